@@ -1,0 +1,45 @@
+"""Maximum likelihood: the negative log-likelihood as a loss and as an estimator."""
+
+from typing import TYPE_CHECKING, Any
+
+from nll._backends import use_backend
+from nll.functional import cross_entropy, log_softmax, nll_loss
+from nll.likelihood.fit import fit
+from nll.likelihood.hypotheses import Choice, most_likely
+from nll.likelihood.result import Fit
+from nll.modules import CrossEntropyLoss, LogSoftmax, NLLLoss
+
+if TYPE_CHECKING:
+    from nll.regression.softmax import SoftmaxRegression
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Choice",
+    "CrossEntropyLoss",
+    "Fit",
+    "LogSoftmax",
+    "NLLLoss",
+    "SoftmaxRegression",
+    "cross_entropy",
+    "fit",
+    "log_softmax",
+    "most_likely",
+    "nll_loss",
+    "use_backend",
+]
+
+# Names that need an optional package, imported when they are first asked for.
+_LAZY = {"SoftmaxRegression": "nll.regression.softmax"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'nll' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,220 @@
+"""Every check of a loss's arguments, and its message: "expected ..., got ...".
+
+Where PyTorch checks the same thing, the type of the error is PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+_REDUCTIONS = ("none", "mean", "sum")
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def reduction(name: str, size_average: bool | None, reduce: bool | None) -> str:
+    """Return the reduction asked for, by its name or by PyTorch's two deprecated flags."""
+    if size_average is not None or reduce is not None:
+        name = legacy_reduction(size_average, reduce)
+    if name not in _REDUCTIONS:
+        raise ValueError(f"expected reduction to be one of 'none', 'mean', 'sum', got {name!r}")
+    return name
+
+
+def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
+    """Translate `size_average` and `reduce`, with the warning that PyTorch gives."""
+    if reduce is False:
+        name = "none"
+    else:
+        name = "sum" if size_average is False else "mean"
+    message = f"size_average and reduce args will be deprecated, please use reduction={name!r} instead."
+    warnings.warn(message, stacklevel=4)
+    return name
+
+
+def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> None:
+    """Check what log_softmax is given."""
+    _tensor("input", input)
+    if not isinstance(dim, Integral):
+        raise TypeError(f"expected dim to be an int, got {type(dim).__name__}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"expected dtype to be a torch.dtype, got {type(dtype).__name__}")
+    rank = max(input.dim(), 1)
+    if not -rank <= dim < rank:
+        raise IndexError(f"expected dim to be in [{-rank}, {rank - 1}], got {dim}")
+    _floating("input", input.dtype if dtype is None else dtype)
+
+
+def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """Check what nll_loss is given; return the target in the shape of the rows."""
+    _tensor("input", input)
+    _tensor("target", target)
+    if input.dim() == 0:
+        raise ValueError("expected input of shape (C), (N, C) or (N, C, d1, ...), got a scalar")
+    _integer("ignore_index", ignore_index)
+    _floating("input", input.dtype)
+    _class_weight(weight, input)
+    return _labels(input, target)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    temperature: float,
+    softcap: float | None,
+    z_loss: float,
+) -> Tensor:
+    """Check what cross_entropy is given; return the target in the shape of the rows, or of the input."""
+    _options(label_smoothing, temperature, softcap, z_loss)
+    _tensor("input", input)
+    _tensor("target", target)
+    if target.shape != input.shape:
+        return nll_loss(input, target, weight, ignore_index)
+    _integer("ignore_index", ignore_index)
+    _floating("input", input.dtype)
+    if not target.is_floating_point():
+        raise RuntimeError(
+            "expected class probabilities of floating point type for a target of the input's shape "
+            f"{_shape(input)}, got {_name(target.dtype)}"
+        )
+    if input.dim() == 0:
+        raise ValueError("expected input of shape (C), (N, C) or (N, C, d1, ...), got a scalar")
+    if ignore_index >= 0:
+        raise RuntimeError(
+            f"expected no ignore_index for a target of class probabilities, got ignore_index={ignore_index}"
+        )
+    _class_weight(weight, input)
+    return target
+
+
+def row_weights(weights: Tensor | None, rows: torch.Size, dtype: torch.dtype) -> Tensor | None:
+    """Check the rows' weights; return them in the dtype of the rows' losses."""
+    if weights is None:
+        return None
+    _tensor("row_weights", weights)
+    if weights.shape != rows:
+        raise ValueError(f"expected row_weights of the rows' shape {tuple(rows)}, got {_shape(weights)}")
+    if weights.is_complex():
+        raise ValueError(f"expected real row_weights, got {_name(weights.dtype)}")
+    return weights.to(dtype)
+
+
+def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
+    """Check the mask of allowed classes; return it in a shape that broadcasts against the input."""
+    if allowed is None:
+        return None
+    _tensor("allowed_classes", allowed)
+    if allowed.dtype != torch.bool:
+        raise ValueError(f"expected allowed_classes to be a mask of bool, got {_name(allowed.dtype)}")
+    if allowed.shape == input.shape:
+        return allowed
+    classes = _classes(input)
+    if allowed.shape != (classes,):
+        raise ValueError(
+            f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, "
+            f"got {_shape(allowed)}"
+        )
+    return allowed if input.dim() <= 2 else allowed.view(-1, *[1] * (input.dim() - 2))
+
+
+def label_error(target: Tensor, classes: int, ignore_index: int) -> IndexError | None:
+    """Return the error for the first label that is neither a class nor ignored, if there is one."""
+    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    if not bool(wrong.any()):
+        return None
+    row = tuple(wrong.nonzero()[0].tolist())
+    value = int(target[row])
+    where = f" at row {row[0] if len(row) == 1 else row}" if row else ""
+    return IndexError(
+        f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got {value}{where}"
+    )
+
+
+def _labels(input: Tensor, target: Tensor) -> Tensor:
+    if input.dim() == 1:
+        if target.numel() != 1 or target.dim() > 1:
+            raise ValueError(
+                f"expected one label for an input of shape {_shape(input)}, got a target of {_shape(target)}"
+            )
+        target = target.reshape(())
+    else:
+        rows = (input.shape[0], *input.shape[2:])
+        if target.shape != rows:
+            message = (
+                f"expected a target of shape {rows} for an input of {_shape(input)}, got {_shape(target)}"
+            )
+            batch = target.shape[0] if target.dim() else 0
+            raise RuntimeError(message) if batch == rows[0] else ValueError(message)
+    if target.dtype is not torch.int64 and target.dtype is not torch.uint8:
+        raise RuntimeError(f"expected labels of type int64 or uint8, got {_name(target.dtype)}")
+    return target
+
+
+def _class_weight(weight: Tensor | None, input: Tensor) -> None:
+    if weight is None:
+        return
+    _tensor("weight", weight)
+    classes = _classes(input)
+    if weight.shape != (classes,):
+        raise RuntimeError(f"expected weight of shape ({classes},), one for each class, got {_shape(weight)}")
+    half = input.dtype is torch.bfloat16 or input.dtype is torch.float16
+    if weight.dtype is not input.dtype and not (half and weight.dtype is torch.float32):
+        wanted = _name(input.dtype) + (" or float32" if half else "")
+        raise RuntimeError(f"expected weight of type {wanted}, got {_name(weight.dtype)}")
+
+
+def _options(label_smoothing: float, temperature: float, softcap: float | None, z_loss: float) -> None:
+    for name, value in (
+        ("label_smoothing", label_smoothing),
+        ("temperature", temperature),
+        ("z_loss", z_loss),
+    ):
+        if type(value) is not float and not isinstance(value, Real):
+            raise TypeError(f"expected {name} to be a real number, got {type(value).__name__}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise RuntimeError(f"expected label_smoothing in [0, 1], got {label_smoothing}")
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"expected a finite temperature above 0, got {temperature}")
+    if not 0.0 <= z_loss < math.inf:
+        raise ValueError(f"expected a finite z_loss of at least 0, got {z_loss}")
+    if softcap is not None:
+        if not isinstance(softcap, Real):
+            raise TypeError(f"expected softcap to be a real number or None, got {type(softcap).__name__}")
+        if not 0.0 < softcap < math.inf:
+            raise ValueError(f"expected a finite softcap above 0, or None, got {softcap}")
+
+
+def _tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
+
+
+def _integer(name: str, value: object) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
+
+
+def _floating(name: str, dtype: torch.dtype) -> None:
+    if dtype not in _FLOATS:
+        raise NotImplementedError(
+            f"expected {name} of type float32, float64, bfloat16 or float16, got {_name(dtype)}"
+        )
+
+
+def _classes(input: Tensor) -> int:
+    return input.shape[0 if input.dim() == 1 else 1]
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,149 @@
+"""The definition of each loss in plain PyTorch: every device, every dtype, every derivative.
+
+Shapes: `input` is (C), (N, C) or (N, C, d1, ..., dk); "the rows" are what is left without the class
+dimension: (), (N) or (N, d1, ..., dk). Arguments have been checked by the caller, labels excepted:
+an operator of PyTorch checks those as it reads them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class RowLosses(NamedTuple):
+    """What a reduction needs of every row."""
+
+    loss: Tensor  # -sum_c q_c w_c log p_c; 0 where the label is ignored
+    mass: Tensor  # the row's share of the mean's denominator: w_label, or 1 for probabilities; 0 if ignored
+    kept: Tensor | None  # 1 where the label is kept, 0 where it is ignored; None: every row is kept
+    lse: Tensor | None  # log-sum-exp of the scores, asked for by the z-loss
+
+
+def class_dim(input: Tensor) -> int:
+    """The dimension of the classes: the first of (C), the second of (N, C, ...)."""
+    return 0 if input.dim() == 1 else 1
+
+
+def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+    """x - log sum exp x along `dim`; half types accumulate in float32 inside PyTorch's operator."""
+    return torch.log_softmax(input, dim, dtype=dtype)
+
+
+def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> RowLosses:
+    """Gather, weigh and negate log-probabilities that are already there."""
+    loss = _pick(input, target, ignore_index)
+    mass, kept = _label_mass(input, target, weight, ignore_index)
+    loss = loss.to(mass.dtype)
+    return RowLosses(loss if weight is None else loss * mass, mass, kept, None)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,  # the rows' labels, or class probabilities of the input's shape
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    temperature: float,
+    softcap: float | None,
+    allowed: Tensor | None,  # broadcasts against the input
+    with_lse: bool,
+) -> RowLosses:
+    """-sum_c q_c w_c log p_c with p = softmax(scores) and q the smoothed target."""
+    z = scores(input, temperature, softcap, allowed)
+    dim = class_dim(input)
+    log_p = torch.log_softmax(z, dim)
+    by_class = None if weight is None else along(weight.to(z.dtype), z)
+    if target.shape == input.shape:
+        loss = _expected_nll(log_p, target, by_class, label_smoothing, allowed)
+        mass, kept = torch.ones_like(loss), None
+    else:
+        loss, mass, kept = _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed)
+    return RowLosses(loss, mass, kept, torch.logsumexp(z, dim) if with_lse else None)
+
+
+def scores(input: Tensor, temperature: float, softcap: float | None, allowed: Tensor | None) -> Tensor:
+    """z = softcap * tanh(x / softcap) / temperature, in float32 or better; -inf for classes not allowed."""
+    z = input.float() if input.dtype in _HALF else input
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    if temperature != 1.0:
+        z = z / temperature
+    return z if allowed is None else z.masked_fill(~allowed, -torch.inf)
+
+
+def along(per_class: Tensor, input: Tensor) -> Tensor:
+    """View a vector over the classes so that it broadcasts against the input."""
+    return per_class if input.dim() <= 2 else per_class.view(-1, *[1] * (input.dim() - 2))
+
+
+def _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed):
+    """-w_y log p_y, of which label smoothing moves a share to the mean of -w_c log p_c over the classes."""
+    loss = _pick(log_p, target, ignore_index)
+    mass, kept = _label_mass(log_p, target, weight, ignore_index)
+    if weight is not None:
+        loss = loss * mass
+    if label_smoothing > 0.0:
+        uniform = _uniform_nll(log_p, by_class, allowed)
+        uniform = torch.where(target == ignore_index, 0.0, uniform)
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
+    return loss, mass, kept
+
+
+def _expected_nll(log_p, q, by_class, label_smoothing, allowed):
+    """-sum_c q_c w_c log p_c for class probabilities q."""
+    dim = class_dim(log_p)
+    terms = log_p if by_class is None else log_p * by_class
+    if allowed is not None:  # 0 log 0 = 0 where no probability is asked of a class that can have none
+        terms = terms.masked_fill(~allowed & (q == 0), 0.0)
+    loss = -(q * terms).sum(dim)
+    if label_smoothing > 0.0:
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * _uniform_nll(log_p, by_class, allowed)
+    return loss
+
+
+def _uniform_nll(log_p, by_class, allowed):
+    """The mean of -w_c log p_c over the allowed classes."""
+    dim = class_dim(log_p)
+    terms = log_p if by_class is None else log_p * by_class
+    if allowed is None:
+        return -terms.mean(dim)
+    allowed = allowed.expand_as(terms)
+    return -terms.masked_fill(~allowed, 0.0).sum(dim) / allowed.sum(dim)
+
+
+def _label_mass(input, target, weight, ignore_index):
+    """The weight of each row's label (1 without weights; 0 where ignored), and which rows are kept.
+
+    In float32 for half types: these are the terms of a sum over all rows.
+    """
+    dtype = torch.float32 if input.dtype in _HALF else input.dtype
+    kept = (target != ignore_index).to(dtype)
+    if weight is None:
+        return kept, kept
+    label = target.clamp(0, weight.numel() - 1).long()  # a label out of range is reported elsewhere
+    return weight.to(dtype)[label] * kept, kept
+
+
+def _pick(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """-log p of each row's label, 0 where ignored."""
+    if log_p.device.type == "cpu":
+        return F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
+    return pick_or_nan(log_p, target, ignore_index)
+
+
+def pick_or_nan(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """-log p of each row's label, NaN where the label is out of range.
+
+    An accelerator's own check ends the process's context, and asking for the labels would wait for the device.
+    """
+    wrong = (target != ignore_index) & ((target < 0) | (target >= log_p.shape[class_dim(log_p)]))
+    rows = F.nll_loss(
+        log_p, torch.where(wrong, ignore_index, target), ignore_index=ignore_index, reduction="none"
+    )
+    return torch.where(wrong, torch.nan, rows)

@@ -1,0 +1,1 @@
+"""Maximum likelihood estimates: hypotheses, families with a closed form, Newton's method, the result."""

@@ -1,0 +1,15 @@
+"""Rows in blocks: sums over rows add, so that a block at a time gives the answer of all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+# A block's widest temporary fits in the cache of one core.
+_BLOCK_BYTES = 1 << 20
+
+
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    """Yield slices that cover `rows`; `width` is how many float64 numbers a row needs at the most."""
+    size = max(64, _BLOCK_BYTES // (8 * max(width, 1)))
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))

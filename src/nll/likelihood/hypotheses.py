@@ -1,0 +1,166 @@
+"""Which of several hypotheses makes the data most likely: maximum likelihood as a choice."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from nll.likelihood.families import FAMILIES
+from nll.likelihood.observations import observe
+
+# Sums of n rounded logarithms: two hypotheses whose log-likelihoods differ by less are a tie.
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The log-likelihood of each hypothesis, and which one makes the data most likely."""
+
+    log_likelihoods: dict[str, float]  # -inf: the data are impossible under it
+    winner: str | None  # None: a tie, or data that are impossible under every hypothesis
+    tied: tuple[str, ...]  # the hypotheses that share the largest likelihood, when there are several
+    impossible: tuple[str, ...]  # the hypotheses under which the data cannot happen
+    n: int
+
+    @property
+    def likelihood_ratios(self) -> dict[str, float]:
+        """How many times as likely the data are under the best hypothesis as under each: 1 for the best itself."""
+        best = max(self.log_likelihoods.values())
+        return {name: _exp(best - value) for name, value in self.log_likelihoods.items()}
+
+    @property
+    def status(self) -> str:
+        """The verdict as a sentence."""
+        if self.winner is not None:
+            return f"{self.winner} makes the data most likely"
+        if self.tied:
+            return "a tie: the data are equally likely under " + " and ".join(self.tied)
+        return "the data are impossible under every hypothesis"
+
+    def summary(self) -> str:
+        """A table: the hypotheses from the most to the least likely."""
+        width = max(map(len, self.log_likelihoods))
+        ratios = self.likelihood_ratios
+        lines = [f"{'':{width}}  log-likelihood  times less likely than the best"]
+        for name, value in sorted(self.log_likelihoods.items(), key=lambda item: -item[1]):
+            lines.append(f"{name:{width}}  {value:14.8g}  {ratios[name]:.6g}")
+        return "\n".join([*lines, f"{self.status} (n = {self.n})."])
+
+    def __str__(self) -> str:
+        """Return the summary."""
+        return self.summary()
+
+
+def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]], data: Any) -> Choice:
+    """Choose the hypothesis that makes the data most likely.
+
+    Args:
+        hypotheses: name -> a distribution (of torch.distributions), or a function from the data, a float64
+            tensor (n) or (n, k), to the log-probability of each row, or of all.
+        data: a number, or (n) or (n, k) of them.
+
+    Returns: a `Choice`. A row outside a distribution's support has probability 0 under it.
+
+    Raises: ValueError for no hypotheses, missing values, or a log-probability that is NaN, +inf or of a wrong
+    shape; TypeError for a hypothesis that is neither a distribution nor a function.
+    """
+    if not isinstance(hypotheses, Mapping):
+        raise TypeError(
+            f"expected hypotheses as a dict of name -> distribution, got {type(hypotheses).__name__}"
+        )
+    if not hypotheses:
+        raise ValueError("expected at least one hypothesis, got none")
+    single = isinstance(data, (int, float)) or (isinstance(data, Tensor) and data.dim() == 0)
+    values = observe([float(data)] if single else data).values
+    found = {str(name): _log_likelihood(str(name), it, values) for name, it in hypotheses.items()}
+    best = max(found.values())
+    if best == -math.inf:
+        return Choice(found, None, (), tuple(found), len(values))
+    top = tuple(name for name, value in found.items() if best - value <= _TIE * max(1.0, abs(best)))
+    impossible = tuple(name for name, value in found.items() if value == -math.inf)
+    return Choice(
+        found, top[0] if len(top) == 1 else None, top if len(top) > 1 else (), impossible, len(values)
+    )
+
+
+def _log_likelihood(name: str, hypothesis: Distribution | Callable[[Tensor], Any], values: Tensor) -> float:
+    if isinstance(hypothesis, Distribution):
+        rows = _log_probs(name, hypothesis, values)
+    elif callable(hypothesis):
+        rows = torch.as_tensor(hypothesis(values), dtype=torch.float64)
+    else:
+        raise TypeError(
+            f"expected a distribution or a function for hypothesis {name!r}, got {type(hypothesis).__name__}"
+        )
+    if rows.shape not in ((), (len(values),)):
+        raise ValueError(
+            f"expected {len(values)} log-probabilities under hypothesis {name!r}, got shape {tuple(rows.shape)}"
+        )
+    wrong = rows.isnan() | (rows == torch.inf)
+    if bool(wrong.any()):
+        where = f" at row {int(wrong.nonzero()[0])}" if rows.dim() else ""
+        raise ValueError(
+            f"expected log-probabilities below +inf under hypothesis {name!r}, "
+            f"got {float(rows[wrong].reshape(-1)[0])}{where}"
+        )
+    return float(rows.sum())
+
+
+def _log_probs(name: str, hypothesis: Distribution, values: Tensor) -> Tensor:
+    """Log-probability of each row in float64, -inf outside the support."""
+    if hypothesis.batch_shape:
+        raise ValueError(
+            f"expected one distribution for hypothesis {name!r}, got a batch of {tuple(hypothesis.batch_shape)}"
+        )
+    if values.shape[1:] != hypothesis.event_shape:
+        raise ValueError(
+            f"expected rows of shape {tuple(hypothesis.event_shape)} for hypothesis {name!r}, "
+            f"got {tuple(values.shape[1:])}"
+        )
+    hypothesis = _in_float64(hypothesis)
+    support = hypothesis.support
+    assert support is not None
+    possible = support.check(values)
+    rows = torch.full((len(values),), -torch.inf, dtype=torch.float64)
+    rows[possible] = _exact_log_prob(hypothesis, values[possible]).double()
+    return rows
+
+
+def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
+    """log P, -inf where P = 0: PyTorch keeps the probabilities of some families away from 0 and 1."""
+    family = FAMILIES.get(type(distribution))
+    if family is None or family.log_prob is None or "logits" in vars(distribution):
+        return distribution.log_prob(values)
+    held = vars(distribution)
+    return family.log_prob(
+        values, **{name: held[name] for name in distribution.arg_constraints if name in held}
+    )
+
+
+def _in_float64(distribution: Distribution) -> Distribution:
+    """The same distribution with float64 parameters, as far as its parameters are known.
+
+    Bernoulli(0.99) holds 0.99 in float32. Its shortest decimal, 0.99, is what was written, so that ties are ties.
+    """
+    parameters, held = distribution.arg_constraints, vars(distribution)
+    if not set(inspect.signature(type(distribution)).parameters) - {"validate_args"} <= set(parameters):
+        return distribution
+    return type(distribution)(**{name: _shortest(held[name]) for name in parameters if name in held})
+
+
+def _shortest(parameter: Any) -> Any:
+    if not isinstance(parameter, Tensor) or parameter.dtype != torch.float32:
+        return parameter
+    digits = [float(str(number)) for number in parameter.detach().cpu().reshape(-1).numpy()]
+    return torch.tensor(digits, dtype=torch.float64).reshape(parameter.shape)
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709.0 else math.inf

@@ -1,0 +1,129 @@
+"""The data of a fit: one row per observation in float64, its weight, and what may not be there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Rows of data and their frequencies."""
+
+    values: Tensor  # (n) or (n, k), float64
+    weights: Tensor  # (n), float64: how often each row was seen
+    rows: Tensor  # (n), the number of each row in the data as given
+    dropped: int = 0  # rows with a missing value that were left out
+    categories: tuple[str, ...] | None = None  # the names of the integers, where the data were text
+
+    @property
+    def n(self) -> float:
+        """The number of observations: the sum of the weights."""
+        return float(self.weights.sum())
+
+
+def observe(
+    data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False
+) -> Observations:
+    """Turn a list, array, tensor or column into observations.
+
+    Raises ValueError naming the first row that is missing (unless `missing="drop"`), or the first weight that
+    is not a frequency; TypeError for data that are not numbers.
+    """
+    if missing not in ("raise", "drop"):
+        raise ValueError(f"expected missing to be 'raise' or 'drop', got {missing!r}")
+    values, categories = _numbers(data, categorical)
+    if values.dim() not in (1, 2):
+        raise ValueError(f"expected data of shape (n) or (n, k), got {tuple(values.shape)}")
+    frequency = _frequencies(weights, values.shape[0])
+    absent = values.isnan() if values.dim() == 1 else values.isnan().any(1)
+    if missing == "raise" and bool(absent.any()):
+        row = int(absent.nonzero()[0])
+        count = int(absent.sum())
+        raise ValueError(
+            f"expected no missing values, got {count}, the first at row {row}; missing='drop' leaves them out"
+        )
+    seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
+    if seen.numel() == 0:
+        raise ValueError("expected at least one observation, got none")
+    return Observations(values[seen], frequency[seen], seen, int(absent.sum()), categories)
+
+
+def require_support(
+    observed: Observations, inside: Callable[[Tensor], Tensor], expected: str, model: str
+) -> None:
+    """Raise ValueError naming the first row and value outside the support of a model."""
+    ok = inside(observed.values)
+    if ok.dim() == 2:
+        ok = ok.all(1)
+    if bool(ok.all()):
+        return
+    index = int((~ok).nonzero()[0])
+    value = observed.values[index].tolist()
+    raise ValueError(
+        f"data outside the support of {model}: expected {expected}, got {_plain(value)} "
+        f"at row {int(observed.rows[index])}"
+    )
+
+
+def _numbers(data: Any, categorical: bool) -> tuple[Tensor, tuple[str, ...] | None]:
+    if isinstance(data, Tensor):
+        if data.is_complex():
+            raise TypeError(f"expected data of real numbers, got {data.dtype}")
+        return data.detach().to(torch.float64), None
+    array = np.asarray(data.to_numpy() if hasattr(data, "to_numpy") else data)
+    if array.dtype.kind in "OUST" and categorical:
+        return _encode(array)
+    try:
+        array = array.astype(np.float64) if array.dtype.kind != "c" else np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError):
+        bad = next(
+            (row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value)
+        )
+        raise TypeError(f"expected data of real numbers, got {bad[1]!r} at row {bad[0]}") from None
+    return torch.from_numpy(np.ascontiguousarray(array)), None
+
+
+def _encode(array: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
+    """Number the texts of a column in their sorted order; None and NaN become NaN."""
+    absent = np.array([value is None or value != value for value in array.tolist()], dtype=bool)
+    names, codes = np.unique(array[~absent].astype(str), return_inverse=True)
+    values = np.full(array.shape, np.nan)
+    values[~absent] = codes
+    return torch.from_numpy(values), tuple(names.tolist())
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return value is None
+    return True
+
+
+def _frequencies(weights: Any, n: int) -> Tensor:
+    if weights is None:
+        return torch.ones(n, dtype=torch.float64)
+    frequency, _ = _numbers(weights, categorical=False)
+    if frequency.shape != (n,):
+        raise ValueError(f"expected {n} weights, one for each row, got shape {tuple(frequency.shape)}")
+    wrong = ~(torch.isfinite(frequency) & (frequency >= 0))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"expected finite weights of at least 0, got {_plain(frequency[row].item())} at row {row}"
+        )
+    if n and float(frequency.sum()) == 0.0:
+        raise ValueError("expected weights with a positive sum, got all zero")
+    return frequency
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return f"{value:.17g}" if float(f"{value:.6g}") != value else f"{value:.6g}"

@@ -1,0 +1,155 @@
+"""The result of a fit: estimates, their errors, and an honest word on both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nll.likelihood import intervals
+
+Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A maximum likelihood estimate.
+
+    `params` and `standard_errors` have the names of the family's parameters; `covariance` is that of the
+    parameters flattened in this order. An error that does not exist is NaN, and `status` says why.
+    """
+
+    model: str
+    params: dict[str, Tensor]
+    covariance: Tensor  # (P, P)
+    log_likelihood: float
+    n: float  # the sum of the frequencies
+    df: int  # how many parameters are free
+    status: str  # a sentence
+    converged: bool  # whether the maximum was found
+    decrement: float | None = (
+        None  # what one more Newton step would add to the log-likelihood; None: closed form
+    )
+    steps: int = 0
+    labels: dict[str, Labels] = field(default_factory=dict)
+    information: str = "observed"  # which information the covariance is the inverse of
+    null_log_likelihood: float | None = None  # of the model with constants only
+    response: str | None = None
+    baseline: str | None = None  # the class that the others are compared with
+    dropped: int = 0  # rows with missing values that were left out
+    exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
+    log_likelihood_at: Callable[[Tensor], float] | None = field(
+        default=None, repr=False
+    )  # of flattened parameters
+
+    @property
+    def nll(self) -> float:
+        """The negative log-likelihood at the estimate."""
+        return -self.log_likelihood
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion, 2 df - 2 log L."""
+        return 2 * self.df - 2 * self.log_likelihood
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, df log n - 2 log L."""
+        return self.df * math.log(self.n) - 2 * self.log_likelihood
+
+    @property
+    def pseudo_r_squared(self) -> float | None:
+        """McFadden's 1 - log L / log L0, where there is a null model with log L0 < 0."""
+        null = self.null_log_likelihood
+        return None if not null else 1 - self.log_likelihood / null
+
+    @property
+    def standard_errors(self) -> dict[str, Tensor]:
+        """The square roots of the covariance's diagonal, shaped as the parameters."""
+        return self._shaped(self.covariance.diagonal().clamp(min=0).sqrt())
+
+    @property
+    def names(self) -> list[str]:
+        """One name for each number in the flattened parameters: 'loc', 'probs[0]', 'coef[virginica, width]'."""
+        names: list[str] = []
+        for name, value in self.params.items():
+            labels = self.labels.get(name) or tuple(tuple(map(str, range(size))) for size in value.shape)
+            names += [name + (f"[{', '.join(at)}]" if at else "") for at in product(*labels)]
+        return names
+
+    @property
+    def vector(self) -> Tensor:
+        """All parameters in one vector, in the order of `names` and `covariance`."""
+        return torch.cat([value.reshape(-1) for value in self.params.values()])
+
+    def interval(self, level: float = 0.95, method: str | None = None) -> dict[str, Tensor]:
+        """Confidence intervals: name -> tensor of the parameter's shape with (low, high) last.
+
+        Args:
+            level: the probability that an interval covers the truth, in (0, 1).
+            method: "wald" (estimate -+ z * standard error) or "exact", for families that have one (Uniform).
+                None: the exact one where it exists.
+
+        Raises: ValueError for a level out of range, or a method that this model has not.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"expected level in (0, 1), got {level}")
+        known = ["wald"] if self.exact_interval is None else ["exact"]
+        if method is None:
+            method = known[0]
+        if method not in known:
+            raise ValueError(f"expected method {known[0]!r} for {self.model}, got {method!r}")
+        if self.exact_interval is not None:
+            return self.exact_interval(level)
+        errors = self.standard_errors
+        return {name: intervals.wald(value, errors[name], level) for name, value in self.params.items()}
+
+    def summary(self) -> str:
+        """The table that people know, as plain text."""
+        from nll.report.text import summary
+
+        return summary(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is a number or a text, as plain Python values (NaN and infinities included)."""
+        interval = self.interval()
+        return {
+            "model": self.model,
+            "response": self.response,
+            "baseline": self.baseline,
+            "n": self.n,
+            "dropped": self.dropped,
+            "df": self.df,
+            "log_likelihood": self.log_likelihood,
+            "null_log_likelihood": self.null_log_likelihood,
+            "pseudo_r_squared": self.pseudo_r_squared,
+            "aic": self.aic,
+            "bic": self.bic,
+            "converged": self.converged,
+            "status": self.status,
+            "decrement": self.decrement,
+            "steps": self.steps,
+            "information": self.information,
+            "labels": {name: [list(along) for along in labels] for name, labels in self.labels.items()},
+            "params": {name: value.tolist() for name, value in self.params.items()},
+            "standard_errors": {name: value.tolist() for name, value in self.standard_errors.items()},
+            "interval": {name: value.tolist() for name, value in interval.items()},
+            "names": self.names,
+            "covariance": self.covariance.tolist(),
+        }
+
+    def __str__(self) -> str:
+        """Return the summary."""
+        return self.summary()
+
+    def _shaped(self, vector: Tensor) -> dict[str, Tensor]:
+        shapes = [value.shape for value in self.params.values()]
+        parts = vector.split([shape.numel() for shape in shapes])
+        return {
+            name: part.reshape(shape) for name, part, shape in zip(self.params, parts, shapes, strict=True)
+        }

@@ -1,0 +1,84 @@
+"""The losses as modules: they hold options and make one call.
+
+Each is a subclass of PyTorch's own module, so that code which asks for that type, its state dict and its
+constructor's arguments goes on working.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor, nn
+
+from nll import functional
+
+
+class LogSoftmax(nn.LogSoftmax):
+    """`nll.log_softmax` along `dim`. Without `dim`, PyTorch's deprecated choice of one, with its warning."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return log-probabilities of the input's shape."""
+        return functional.log_softmax(input, _implicit_dim(input) if self.dim is None else self.dim)
+
+
+class NLLLoss(nn.NLLLoss):
+    """`nll.nll_loss` with its options held: NLLLoss(weight, size_average, ignore_index, reduce, reduction)."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of labels given log-probabilities; see `nll.nll_loss` for shapes."""
+        return functional.nll_loss(
+            input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
+        )
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """`nll.cross_entropy` with its options held; the row weights come with each call."""
+
+    allowed_classes: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        allowed_classes: Tensor | None = None,
+    ) -> None:
+        """Take the arguments of `nll.cross_entropy` of the same names."""
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.temperature = temperature
+        self.softcap = softcap
+        self.z_loss = z_loss
+        self.register_buffer("allowed_classes", allowed_classes)
+
+    def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """Return the loss of labels or class probabilities; see `nll.cross_entropy` for shapes."""
+        return functional.cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            temperature=self.temperature,
+            softcap=self.softcap,
+            z_loss=self.z_loss,
+            row_weights=row_weights,
+            allowed_classes=self.allowed_classes,
+        )
+
+
+def _implicit_dim(input: Tensor) -> int:
+    """Return the dimension that PyTorch chose before `dim` was required."""
+    warnings.warn(
+        "Implicit dimension choice for log_softmax has been deprecated. "
+        "Change the call to include dim=X as an argument.",
+        stacklevel=5,
+    )
+    return 0 if input.dim() in (0, 1, 3) else 1

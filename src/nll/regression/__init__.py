@@ -1,0 +1,1 @@
+"""Regressions: a likelihood whose parameters are linear in the columns of a table."""
