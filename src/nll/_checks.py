@@ -27,10 +27,7 @@ def reduction(name: str, size_average: bool | None, reduce: bool | None) -> str:
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     """Translate `size_average` and `reduce`, with the warning that PyTorch gives."""
-    if reduce is False:
-        name = "none"
-    else:
-        name = "sum" if size_average is False else "mean"
+    name = "none" if reduce is False else "sum" if size_average is False else "mean"
     message = f"size_average and reduce args will be deprecated, please use reduction={name!r} instead."
     warnings.warn(message, stacklevel=4)
     return name
@@ -118,8 +115,7 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
     classes = _classes(input)
     if allowed.shape != (classes,):
         raise ValueError(
-            f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, "
-            f"got {_shape(allowed)}"
+            f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, got {_shape(allowed)}"
         )
     return allowed if input.dim() <= 2 else allowed.view(-1, *[1] * (input.dim() - 2))
 
@@ -132,9 +128,7 @@ def label_error(target: Tensor, classes: int, ignore_index: int) -> IndexError |
     row = tuple(wrong.nonzero()[0].tolist())
     value = int(target[row])
     where = f" at row {row[0] if len(row) == 1 else row}" if row else ""
-    return IndexError(
-        f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got {value}{where}"
-    )
+    return IndexError(f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got {value}{where}")
 
 
 def _labels(input: Tensor, target: Tensor) -> Tensor:
@@ -147,9 +141,7 @@ def _labels(input: Tensor, target: Tensor) -> Tensor:
     else:
         rows = (input.shape[0], *input.shape[2:])
         if target.shape != rows:
-            message = (
-                f"expected a target of shape {rows} for an input of {_shape(input)}, got {_shape(target)}"
-            )
+            message = f"expected a target of shape {rows} for an input of {_shape(input)}, got {_shape(target)}"
             batch = target.shape[0] if target.dim() else 0
             raise RuntimeError(message) if batch == rows[0] else ValueError(message)
     if target.dtype is not torch.int64 and target.dtype is not torch.uint8:
@@ -203,9 +195,7 @@ def _integer(name: str, value: object) -> None:
 
 def _floating(name: str, dtype: torch.dtype) -> None:
     if dtype not in _FLOATS:
-        raise NotImplementedError(
-            f"expected {name} of type float32, float64, bfloat16 or float16, got {_name(dtype)}"
-        )
+        raise NotImplementedError(f"expected {name} of type float32, float64, bfloat16 or float16, got {_name(dtype)}")
 
 
 def _classes(input: Tensor) -> int:

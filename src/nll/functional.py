@@ -107,16 +107,12 @@ def cross_entropy(
     `label_smoothing` out of range; ValueError for other options out of range.
     """
     reduction = _checks.reduction(reduction, size_average, reduce)
-    target = _checks.cross_entropy(
-        input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss
-    )
+    target = _checks.cross_entropy(input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss)
     allowed = _checks.allowed_classes(allowed_classes, input)
     backend = _backends.choose()
     options = (weight, ignore_index, label_smoothing, temperature, softcap, allowed, z_loss > 0.0)
     rows = _with_labels(backend.cross_entropy, input, target, *options)
-    return _reduce(
-        rows, reduction, z_loss, _checks.row_weights(row_weights, rows.loss.shape, rows.loss.dtype)
-    )
+    return _reduce(rows, reduction, z_loss, _checks.row_weights(row_weights, rows.loss.shape, rows.loss.dtype))
 
 
 def _with_labels(kernel, input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, *options):

@@ -143,7 +143,5 @@ def pick_or_nan(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     An accelerator's own check ends the process's context, and asking for the labels would wait for the device.
     """
     wrong = (target != ignore_index) & ((target < 0) | (target >= log_p.shape[class_dim(log_p)]))
-    rows = F.nll_loss(
-        log_p, torch.where(wrong, ignore_index, target), ignore_index=ignore_index, reduction="none"
-    )
+    rows = F.nll_loss(log_p, torch.where(wrong, ignore_index, target), ignore_index=ignore_index, reduction="none")
     return torch.where(wrong, torch.nan, rows)

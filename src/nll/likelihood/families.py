@@ -28,20 +28,14 @@ class Family:
     support: str  # as a reader would say it: "0 or 1"
     inside: Callable[..., Tensor]  # (values, **given) -> mask
     estimate: Callable[..., Params]  # (values, weights, **given) -> parameters
-    covariance: Callable[
-        [Params, float], Tensor
-    ]  # (parameters, size) -> covariance of the flattened parameters
-    log_prob: Callable[..., Tensor] | None = (
-        None  # (values, **parameters, **given), where PyTorch's is not exact
-    )
+    covariance: Callable[[Params, float], Tensor]  # (parameters, size) -> covariance of the flattened parameters
+    log_prob: Callable[..., Tensor] | None = None  # (values, **parameters, **given), where PyTorch's is not exact
     size: Callable[..., Tensor] | None = None  # (values, weights, **given): trials, where a row is several
     given: tuple[str, ...] = ()  # what the data do not tell
     columns: bool = False  # an observation is a row of numbers
     simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
     information: str = "observed"
-    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = (
-        None  # (parameters, n, level), exact
-    )
+    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None  # (parameters, n, level), exact
     not_regular: str | None = None  # why the information means nothing here
 
     @property
@@ -139,9 +133,7 @@ def _median(values: Tensor, weights: Tensor) -> Tensor:
     order = values.argsort()
     below = weights[order].cumsum(0)
     half = below[-1] / 2
-    first = int(
-        torch.searchsorted(below, half)
-    )  # the first value that at least half of the weight does not exceed
+    first = int(torch.searchsorted(below, half))  # the first value that at least half of the weight does not exceed
     value = values[order[first]]
     return (value + values[order[first + 1]]) / 2 if bool(below[first] == half) else value
 
@@ -264,9 +256,9 @@ FAMILIES: dict[type[td.Distribution], Family] = {
             _uniform_estimate,
             lambda params, n: torch.full((2, 2), torch.nan, dtype=torch.float64),
             _uniform_log_prob,
+            information="none",
             interval=_uniform_interval,
-            not_regular="the support moves with the parameters, so that there is no information; "
-            "interval() is exact",
+            not_regular="the support moves with the parameters, so that there is no information; interval() is exact",
         ),
     )
 }

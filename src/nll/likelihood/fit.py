@@ -42,9 +42,7 @@ def fit(
     """
     family = _family(model)
     given = _given(family, fixed or {})
-    observed = observe(
-        data, weights, missing=missing, categorical=family.distribution.__name__ == "Categorical"
-    )
+    observed = observe(data, weights, missing=missing, categorical=family.distribution.__name__ == "Categorical")
     _require_shape(family, observed)
     given = {name: _of_rows(name, value, observed) for name, value in given.items()}
     require_support(observed, partial(family.inside, **given), family.support, family.name)
@@ -74,9 +72,7 @@ def _given(family: Family, fixed: dict[str, Any]) -> dict[str, Any]:
 def _require_shape(family: Family, observed: Observations) -> None:
     wanted, shape = ("(n, K)", 2) if family.columns else ("(n)", 1)
     if observed.values.dim() != shape:
-        raise ValueError(
-            f"expected data of shape {wanted} for {family.name}, got {tuple(observed.values.shape)}"
-        )
+        raise ValueError(f"expected data of shape {wanted} for {family.name}, got {tuple(observed.values.shape)}")
 
 
 def _of_rows(name: str, value: Any, observed: Observations) -> Tensor:
@@ -86,9 +82,7 @@ def _of_rows(name: str, value: Any, observed: Observations) -> Tensor:
         raise ValueError(f"expected one {name}, or one for each row, got shape {tuple(number.shape)}")
     wrong = ~(torch.isfinite(number) & (number > 0) & (number == number.round()))
     if bool(wrong.any()):
-        raise ValueError(
-            f"expected {name} to be a positive integer, got {float(number[wrong].reshape(-1)[0]):g}"
-        )
+        raise ValueError(f"expected {name} to be a positive integer, got {float(number[wrong].reshape(-1)[0]):g}")
     return number if number.dim() == 0 else number[observed.rows]
 
 
@@ -99,9 +93,7 @@ def _result(family: Family, observed: Observations, given: dict[str, Tensor]) ->
         raise ValueError(f"expected at least one trial for {family.name}, got none")
     params = family.estimate(values, weights, **given)
     covariance, status, attained = _judge(family, params, family.covariance(params, float(size)))
-    log_likelihood = _LogLikelihood(
-        family, observed, given, {name: value.shape for name, value in params.items()}
-    )
+    log_likelihood = _LogLikelihood(family, observed, given, {name: value.shape for name, value in params.items()})
     flat = torch.cat([value.reshape(-1) for value in params.values()])
     maximum = log_likelihood(flat) if attained else math.inf
     if attained and not (math.isfinite(maximum) and not bool(covariance.isinf().any())):
@@ -157,9 +149,8 @@ def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], lis
         constraint = family.distribution.arg_constraints[name]  # type: ignore[index]
         for at, number in enumerate(value.reshape(-1).tolist()):
             label = f"{name}{f'[{at}]' if value.dim() else ''} = {number:g}"
-            if constraint in (constraints.unit_interval, constraints.simplex) and number in (0.0, 1.0):
-                closed.append((index, label))
-            elif constraint is constraints.nonnegative and number == 0.0:
+            probability = constraint in (constraints.unit_interval, constraints.simplex)
+            if (probability and number in (0.0, 1.0)) or (constraint is constraints.nonnegative and number == 0.0):
                 closed.append((index, label))
             elif constraint is constraints.positive and number in (0.0, torch.inf):
                 open_.append((index, label))
@@ -170,21 +161,17 @@ def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], lis
 def _labels(params: Params, observed: Observations) -> dict[str, Labels]:
     if observed.categories is None:
         return {}
-    return {name: (observed.categories,) for name in params}
+    return dict.fromkeys(params, (observed.categories,))
 
 
 class _LogLikelihood:
     """The log-likelihood of the data as a function of the flattened parameters."""
 
-    def __init__(
-        self, family: Family, observed: Observations, given: dict[str, Tensor], shapes: dict[str, Any]
-    ):
+    def __init__(self, family: Family, observed: Observations, given: dict[str, Tensor], shapes: dict[str, Any]):
         self.family, self.observed, self.given, self.shapes = family, observed, given, shapes
 
     def __call__(self, vector: Tensor) -> float:
         parts = vector.split([shape.numel() for shape in self.shapes.values()])
-        params = {
-            name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        params = {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
         rows = self.family.log_probs(self.observed.values, params, self.given)
         return float((self.observed.weights * rows).sum())

@@ -72,9 +72,7 @@ def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]]
     shape; TypeError for a hypothesis that is neither a distribution nor a function.
     """
     if not isinstance(hypotheses, Mapping):
-        raise TypeError(
-            f"expected hypotheses as a dict of name -> distribution, got {type(hypotheses).__name__}"
-        )
+        raise TypeError(f"expected hypotheses as a dict of name -> distribution, got {type(hypotheses).__name__}")
     if not hypotheses:
         raise ValueError("expected at least one hypothesis, got none")
     single = isinstance(data, (int, float)) or (isinstance(data, Tensor) and data.dim() == 0)
@@ -85,9 +83,7 @@ def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]]
         return Choice(found, None, (), tuple(found), len(values))
     top = tuple(name for name, value in found.items() if best - value <= _TIE * max(1.0, abs(best)))
     impossible = tuple(name for name, value in found.items() if value == -math.inf)
-    return Choice(
-        found, top[0] if len(top) == 1 else None, top if len(top) > 1 else (), impossible, len(values)
-    )
+    return Choice(found, top[0] if len(top) == 1 else None, top if len(top) > 1 else (), impossible, len(values))
 
 
 def _log_likelihood(name: str, hypothesis: Distribution | Callable[[Tensor], Any], values: Tensor) -> float:
@@ -139,9 +135,7 @@ def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
     if family is None or family.log_prob is None or "logits" in vars(distribution):
         return distribution.log_prob(values)
     held = vars(distribution)
-    return family.log_prob(
-        values, **{name: held[name] for name in distribution.arg_constraints if name in held}
-    )
+    return family.log_prob(values, **{name: held[name] for name in distribution.arg_constraints if name in held})
 
 
 def _in_float64(distribution: Distribution) -> Distribution:

@@ -27,9 +27,7 @@ class Observations:
         return float(self.weights.sum())
 
 
-def observe(
-    data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False
-) -> Observations:
+def observe(data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False) -> Observations:
     """Turn a list, array, tensor or column into observations.
 
     Raises ValueError naming the first row that is missing (unless `missing="drop"`), or the first weight that
@@ -40,7 +38,7 @@ def observe(
     values, categories = _numbers(data, categorical)
     if values.dim() not in (1, 2):
         raise ValueError(f"expected data of shape (n) or (n, k), got {tuple(values.shape)}")
-    frequency = _frequencies(weights, values.shape[0])
+    frequency = frequencies(weights, values.shape[0])
     absent = values.isnan() if values.dim() == 1 else values.isnan().any(1)
     if missing == "raise" and bool(absent.any()):
         row = int(absent.nonzero()[0])
@@ -54,9 +52,7 @@ def observe(
     return Observations(values[seen], frequency[seen], seen, int(absent.sum()), categories)
 
 
-def require_support(
-    observed: Observations, inside: Callable[[Tensor], Tensor], expected: str, model: str
-) -> None:
+def require_support(observed: Observations, inside: Callable[[Tensor], Tensor], expected: str, model: str) -> None:
     """Raise ValueError naming the first row and value outside the support of a model."""
     ok = inside(observed.values)
     if ok.dim() == 2:
@@ -82,9 +78,7 @@ def _numbers(data: Any, categorical: bool) -> tuple[Tensor, tuple[str, ...] | No
     try:
         array = array.astype(np.float64) if array.dtype.kind != "c" else np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError):
-        bad = next(
-            (row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value)
-        )
+        bad = next((row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value))
         raise TypeError(f"expected data of real numbers, got {bad[1]!r} at row {bad[0]}") from None
     return torch.from_numpy(np.ascontiguousarray(array)), None
 
@@ -106,7 +100,8 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _frequencies(weights: Any, n: int) -> Tensor:
+def frequencies(weights: Any, n: int) -> Tensor:
+    """Check `weights` as frequencies of n rows; None: each row was seen once."""
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
     frequency, _ = _numbers(weights, categorical=False)
@@ -115,9 +110,7 @@ def _frequencies(weights: Any, n: int) -> Tensor:
     wrong = ~(torch.isfinite(frequency) & (frequency >= 0))
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"expected finite weights of at least 0, got {_plain(frequency[row].item())} at row {row}"
-        )
+        raise ValueError(f"expected finite weights of at least 0, got {_plain(frequency[row].item())} at row {row}")
     if n and float(frequency.sum()) == 0.0:
         raise ValueError("expected weights with a positive sum, got all zero")
     return frequency

@@ -43,8 +43,8 @@ Progress = Callable[[int, float, float], None]  # (step, log-likelihood, decreme
 
 def maximise(sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress | None = None) -> Optimum:
     """Maximise a smooth function, given its value, score and information as one call."""
-    theta, here = start, sums(start)
-    if not bool(torch.isfinite(here.log_likelihood)):
+    theta, here, decrement = start, sums(start), torch.nan
+    if not _finite(here):
         return Optimum(theta, here, torch.nan, 0, False, "not finite: the likelihood at the starting values")
     for step in range(_MAX_STEPS):
         direction = ascent(here)
@@ -59,6 +59,10 @@ def maximise(sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress |
             last = max(float(here.score @ ascent(here)) / 2, 0.0)
             return Optimum(theta, here, last, step + 1, True, "converged")
     return Optimum(theta, here, decrement, _MAX_STEPS, False, f"out of steps: {_MAX_STEPS} Newton steps")
+
+
+def _finite(sums: Sums) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in sums)
 
 
 def ascent(sums: Sums) -> Tensor:
@@ -85,13 +89,11 @@ def _line_search(
     for _ in range(_MAX_HALVINGS):
         ahead = theta + length * direction
         there = sums(ahead)
-        if float(there.log_likelihood) >= value + 1e-4 * length * 2 * decrement - slack:
+        if _finite(there) and float(there.log_likelihood) >= value + 2e-4 * length * decrement - slack:
             return ahead, there
         length /= 2
     return None
 
 
 def _stuck(decrement: float) -> str:
-    return (
-        f"stopped: no step along the ascent direction raises the likelihood (expected gain {decrement:.3g})"
-    )
+    return f"stopped: no step along the ascent direction raises the likelihood (expected gain {decrement:.3g})"

@@ -32,9 +32,7 @@ class Fit:
     df: int  # how many parameters are free
     status: str  # a sentence
     converged: bool  # whether the maximum was found
-    decrement: float | None = (
-        None  # what one more Newton step would add to the log-likelihood; None: closed form
-    )
+    decrement: float | None = None  # what one more Newton step would add to the log-likelihood; None: closed form
     steps: int = 0
     labels: dict[str, Labels] = field(default_factory=dict)
     information: str = "observed"  # which information the covariance is the inverse of
@@ -43,9 +41,7 @@ class Fit:
     baseline: str | None = None  # the class that the others are compared with
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
-    log_likelihood_at: Callable[[Tensor], float] | None = field(
-        default=None, repr=False
-    )  # of flattened parameters
+    log_likelihood_at: Callable[[Tensor], float] | None = field(default=None, repr=False)  # of flattened parameters
 
     @property
     def nll(self) -> float:
@@ -72,6 +68,12 @@ class Fit:
     def standard_errors(self) -> dict[str, Tensor]:
         """The square roots of the covariance's diagonal, shaped as the parameters."""
         return self._shaped(self.covariance.diagonal().clamp(min=0).sqrt())
+
+    @property
+    def p_values(self) -> dict[str, Tensor]:
+        """For each number, P(|Z| > |estimate / standard error|): the Wald test of the value 0."""
+        errors = self.standard_errors
+        return {name: intervals.p_value(value / errors[name]) for name, value in self.params.items()}
 
     @property
     def names(self) -> list[str]:
@@ -150,6 +152,4 @@ class Fit:
     def _shaped(self, vector: Tensor) -> dict[str, Tensor]:
         shapes = [value.shape for value in self.params.values()]
         parts = vector.split([shape.numel() for shape in shapes])
-        return {
-            name: part.reshape(shape) for name, part, shape in zip(self.params, parts, shapes, strict=True)
-        }
+        return {name: part.reshape(shape) for name, part, shape in zip(self.params, parts, shapes, strict=True)}

@@ -29,6 +29,10 @@ class Columns:
         """How many coefficients a linear score has."""
         return len(self.names)
 
+    def given(self) -> Tensor:
+        """The columns in their own units, the intercept's included: (n, p)."""
+        return torch.linalg.solve(self.to_given, self.x, left=False)
+
     @classmethod
     def of(cls, given: Tensor, names: list[str] | None, intercept: bool) -> Columns:
         """Standardise the columns `given` (n, p), to which the intercept is added."""
@@ -51,9 +55,7 @@ class Columns:
     def require_rank(self) -> None:
         """Raise ValueError naming a column that the others determine, and how."""
         if len(self.x) < self.count:
-            raise ValueError(
-                f"expected at least as many rows as coefficients, got {len(self.x)} for {self.count}"
-            )
+            raise ValueError(f"expected at least as many rows as coefficients, got {len(self.x)} for {self.count}")
         direction = existence.null_direction(self.x)
         if direction is None:
             return

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from nll.likelihood.blocks import blocks
+from nll.likelihood.optimise import Optimum
+
+# Where another step would gain less than this and yet no maximum is near, the likelihood has flattened on its way up.
+_NEARLY_FLAT = 1e-4
 
 
 def certified(decrement: float, covariance: Tensor, x: Tensor, scores: int) -> bool:
@@ -29,6 +33,15 @@ def certified(decrement: float, covariance: Tensor, x: Tensor, scores: int) -> b
         return False
     nu = (2 * max(decrement, 0.0)) ** 0.5
     return nu * _largest_range(covariance, x, scores) <= 0.5
+
+
+def verdict(found: Optimum, exists: bool, direction: str) -> str:
+    """Say how a search ended: converged, stopped, or rising for ever along `direction`."""
+    if found.reached and exists:
+        return "converged: a finite maximum exists, and the Newton steps reached it"
+    if found.decrement <= _NEARLY_FLAT and not exists:
+        return f"no finite estimate: the likelihood keeps rising along a direction {direction}"
+    return found.status
 
 
 def _largest_range(covariance: Tensor, x: Tensor, scores: int) -> float:

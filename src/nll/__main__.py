@@ -1,0 +1,5 @@
+"""`python -m nll` is the command `nll`."""
+
+from nll.cli import main
+
+main()

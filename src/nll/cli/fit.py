@@ -1,0 +1,224 @@
+"""`nll fit`: maximum likelihood estimates from a table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+import typer
+
+from nll.cli import terminal
+from nll.cli.tables import read_table
+from nll.likelihood.families import FAMILIES
+from nll.likelihood.fit import fit as fit_family
+from nll.likelihood.observations import observe
+from nll.likelihood.optimise import Progress
+from nll.likelihood.result import Fit
+from nll.regression import design as designs
+from nll.regression.linear import RESPONSES, fit_linear
+from nll.regression.softmax_likelihood import code_of, fit_softmax, label
+
+_DISTRIBUTIONS = {f.name.lower(): f.distribution for f in FAMILIES.values() if not f.columns and not f.given}
+_REGRESSIONS = ("softmax", *RESPONSES)
+
+
+class Missing(str, Enum):
+    """What to do about rows with a missing value."""
+
+    error = "error"
+    drop = "drop"
+
+
+class Job(NamedTuple):
+    """What is to be fitted, as it was asked for."""
+
+    path: Path
+    family: str
+    baseline: str | None
+    alpha: float
+    weights: str | None
+    missing: str
+
+
+class Fitted(NamedTuple):
+    """A fit, and what its report shows besides."""
+
+    fit: Fit
+    title: str
+    shown: dict[str, Any]
+
+
+def fit(
+    table: Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)],
+    formula: Annotated[str | None, typer.Argument(help="For example 'y ~ a + b:c + C(group)'.")] = None,
+    column: Annotated[str | None, typer.Option(help="Fit one column's distribution instead of a formula.")] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With a formula: {', '.join(_REGRESSIONS)} (softmax unless given). "
+            f"With --column: {', '.join(_DISTRIBUTIONS)} or negative_binomial."
+        ),
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="The class that the others are compared with.")] = None,
+    alpha: Annotated[float, typer.Option(min=0.0, help="Ridge penalty of a softmax regression.")] = 0.0,
+    weights: Annotated[str | None, typer.Option(help="The column of frequencies: how often a row was seen.")] = None,
+    missing: Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")] = Missing.error,
+    level: Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")] = 0.95,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page with the table and pictures.")] = None,
+) -> None:
+    """Fit a likelihood to a table; print the estimates with their errors.
+
+    Exit codes: 0 the fit converged; 1 it did not, and the status says why; 2 the input cannot be used.
+    """
+    console = terminal.console(stderr=str(json_file) == "-")
+    policy = "drop" if missing is Missing.drop else "raise"
+    try:
+        _require_folders(json_file, report)
+        family = _family(formula, column, family, baseline, alpha)
+        job = Job(table, family, baseline, alpha, weights, policy)
+        with terminal.progress(console) as progress:
+            fitted = _fit_formula(job, str(formula), progress) if column is None else _fit_column(job, column, progress)
+    except (ValueError, TypeError) as error:
+        _fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
+    terminal.show(console, fitted.fit, level)
+    if json_file is not None:
+        _write_json(fitted.fit, json_file)
+    if report is not None:
+        with console.status("Drawing the report"):
+            report.write_text(_page(fitted, level), encoding="utf-8")
+        console.print(f"Report: {report}", highlight=False)
+    raise typer.Exit(0 if fitted.fit.converged else 1)
+
+
+def _family(formula: str | None, column: str | None, family: str | None, baseline: str | None, alpha: float) -> str:
+    """Return the family that is meant; ValueError for options that do not go together."""
+    if (formula is None) == (column is None):
+        raise ValueError("expected a formula or --column, got " + ("neither" if column is None else "both"))
+    if column is not None and family is None:
+        raise ValueError("expected --family with --column, got none")
+    known = _REGRESSIONS if column is None else (*_DISTRIBUTIONS, "negative_binomial")
+    family = family or "softmax"
+    if family not in known:
+        raise ValueError(f"expected --family to be one of {', '.join(known)}, got {family!r}")
+    if family != "softmax" and (baseline is not None or alpha):
+        raise ValueError(f"expected --baseline and --alpha with softmax only, got --family {family}")
+    return family
+
+
+def _fit_formula(job: Job, formula: str, progress: Progress) -> Fitted:
+    parsed = designs.parse(formula)
+    wanted = designs.variables(parsed) + ([job.weights] if job.weights else [])
+    data = designs.design(read_table(job.path, wanted), parsed, weights=job.weights, missing=job.missing)
+    run = _softmax if job.family == "softmax" else _linear
+    fitted, shown = run(job, data, progress)
+    return Fitted(replace(fitted, dropped=data.dropped), f"{formula} ({job.path.name})", shown)
+
+
+def _softmax(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, dict[str, Any]]:
+    from nll.report import assess
+
+    plain = data.y.to_numpy() if data.y.dtype.kind in "iufb" else data.y.astype(str).to_numpy(dtype=object)
+    values, codes = np.unique(plain, return_inverse=True)
+    classes = [label(value) for value in values.tolist()]
+    base = code_of(job.baseline, values.tolist())
+    columns = data.columns()
+    fitted = fit_softmax(
+        columns,
+        torch.from_numpy(codes),
+        data.weights,
+        classes,
+        baseline=base,
+        alpha=job.alpha,
+        response=data.response,
+        progress=progress,
+    )
+    coef = np.insert(fitted.params["coef"].numpy(), base, 0.0, axis=0)
+    probabilities = torch.softmax(columns.given() @ torch.from_numpy(coef).T, 1).numpy()
+    weights = data.weights.numpy()
+    return fitted, {
+        "classes": classes,
+        "confusion": assess.confusion(codes, probabilities, weights),
+        "calibration": [
+            assess.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
+        ],
+    }
+
+
+def _linear(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, dict[str, Any]]:
+    from nll.report import assess
+
+    y, columns = designs.numbers(data.y, data.response), data.columns()
+    observed = observe(y, data.weights)
+    fitted = fit_linear(job.family, columns, observed, response=data.response, progress=progress)
+    mean = RESPONSES[job.family].mean(columns.given() @ fitted.params["coef"]).numpy()
+    weights = data.weights.numpy()
+    shown: dict[str, Any] = {"calibration": [assess.calibration("mean", mean, y, weights)]}
+    if job.family == "bernoulli":
+        both = np.stack([1 - mean, mean], 1)
+        shown |= {"classes": ["0", "1"], "confusion": assess.confusion(y.astype(int), both, weights)}
+    return fitted, shown
+
+
+def _fit_column(job: Job, column: str, progress: Progress) -> Fitted:
+    wanted = [column] + ([job.weights] if job.weights else [])
+    frame = read_table(job.path, wanted)
+    designs.require_columns(wanted, [str(name) for name in frame.columns])
+    frame, dropped = designs.complete_rows(frame, wanted, job.missing)
+    weights = None if job.weights is None else designs.numbers(frame[job.weights], job.weights)
+    title = f"{column} as {job.family} ({job.path.name})"
+    if job.family == "categorical":
+        data: Any = np.array([label(value) for value in frame[column].tolist()], dtype=object)
+    else:
+        data = designs.numbers(frame[column], column)
+    observed = observe(data, weights, categorical=job.family == "categorical")
+    if job.family == "negative_binomial":
+        constant = designs.constant(len(observed.values))
+        fitted = fit_linear(job.family, constant, observed, response=column, progress=progress)
+        return Fitted(replace(fitted, response=column, dropped=dropped), title, {})
+    fitted = fit_family(_DISTRIBUTIONS[job.family], data, weights=weights)
+    return Fitted(replace(fitted, response=column, dropped=dropped), title, {"observed": observed})
+
+
+def _page(fitted: Fitted, level: float) -> str:
+    from nll.report import html, plots
+
+    shown = dict(fitted.shown)
+    observed = shown.pop("observed", None)
+    if observed is not None and fitted.fit.converged:
+        shown["distribution"] = plots.distribution(fitted.fit, observed.values, observed.weights)
+    return html.page(fitted.fit, title=fitted.title, level=level, **shown)
+
+
+def _require_folders(*files: Path | None) -> None:
+    """Complain about a folder that is not there before the fit, not after it."""
+    for file in files:
+        if file is not None and str(file) != "-" and not file.parent.is_dir():
+            raise ValueError(f"expected a folder that exists for {file}, got no such folder: {file.parent}")
+
+
+def _write_json(fit: Fit, file: Path) -> None:
+    text = json.dumps(_finite(fit.to_dict()), indent=1, allow_nan=False)
+    if str(file) == "-":
+        typer.echo(text)
+    else:
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"nll: {message}", err=True)
+    raise typer.Exit(2)

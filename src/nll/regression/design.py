@@ -1,0 +1,175 @@
+"""From a table and a formula to the response and the columns of a regression, with an error for what cannot be."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from formulaic import Formula, StructuredFormula
+from torch import Tensor
+
+from nll.likelihood.observations import frequencies
+from nll.regression.columns import INTERCEPT, Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Design:
+    """The response and the columns of the rows that are complete."""
+
+    response: str
+    y: pd.Series
+    x: pd.DataFrame  # without the intercept
+    intercept: bool
+    weights: Tensor  # (n), frequencies above 0
+    dropped: int  # rows with missing values that were left out
+
+    def columns(self) -> Columns:
+        """Return the columns standardised for a search."""
+        given = torch.from_numpy(np.array(self.x, dtype=np.float64))
+        return Columns.of(given, [str(name) for name in self.x.columns], self.intercept)
+
+
+def constant(rows: int) -> Columns:
+    """Return a design with an intercept and nothing else."""
+    return Columns.of(torch.empty(rows, 0, dtype=torch.float64), [], intercept=True)
+
+
+def parse(formula: str) -> StructuredFormula:
+    """Read a formula such as "y ~ a + b:c"; ValueError says what is wrong with it."""
+    try:
+        parsed = Formula.from_spec(formula)
+    except Exception as error:  # the parts of a formula are Python, which can fail in any way
+        raise ValueError(f"expected a formula like 'y ~ a + b', got {formula!r}: {_first_line(error)}") from None
+    if not isinstance(parsed, StructuredFormula) or len(parsed.lhs) != 1:
+        raise ValueError(f"expected a formula with one response, like 'y ~ a + b', got {formula!r}")
+    return parsed
+
+
+def variables(formula: StructuredFormula) -> list[str]:
+    """The names of the columns that a formula reads."""
+    return sorted(str(name) for name in formula.required_variables)
+
+
+def require_columns(wanted: list[str], present: list[str]) -> None:
+    """Raise ValueError for the first column that the table has not, with the names that come near."""
+    for name in wanted:
+        if name in present:
+            continue
+        near = difflib.get_close_matches(name, present, n=3)
+        hint = f"; near to it: {', '.join(near)}" if near else f"; the table has {', '.join(present)}"
+        raise ValueError(f"expected a column of the table, got {name!r}{hint}")
+
+
+def design(
+    table: pd.DataFrame, formula: StructuredFormula, *, weights: str | None = None, missing: str = "raise"
+) -> Design:
+    """Build the response and the columns of a regression.
+
+    Args:
+        table: the data.
+        formula: as `parse` returns it. Text columns become categories.
+        weights: the column of frequencies.
+        missing: "raise", or "drop" to leave out rows with a missing value in a column that is used.
+
+    Raises: ValueError for an unknown column, missing values (counted by column), a text in a column of numbers,
+    an infinite value, or a column of one category.
+    """
+    used = variables(formula) + ([weights] if weights else [])
+    require_columns(used, [str(name) for name in table.columns])
+    table, dropped = complete_rows(table, used, missing)
+    counted = frequencies(None if weights is None else numbers(table[weights], weights), len(table))
+    table, counted = table.loc[(counted > 0).numpy()], counted[counted > 0]
+    response = str(next(iter(formula.lhs)))
+    for name in used:
+        _require_usable(table, name, categories=name == response or f"C({name}" in str(formula).replace(" ", ""))
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is named below
+            matrices = formula.get_model_matrix(table, context={})
+    except Exception as error:  # see parse
+        raise ValueError(f"expected a formula that the table can fill, got {_first_line(error)}") from None
+    x = matrices.rhs
+    for name in x.columns:
+        _require_finite(x[name])
+    intercept = INTERCEPT in x.columns
+    return Design(
+        response=response,
+        y=_response(table, response, matrices.lhs),
+        x=x.drop(columns=INTERCEPT) if intercept else x,
+        intercept=intercept,
+        weights=counted,
+        dropped=dropped,
+    )
+
+
+def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[pd.DataFrame, int]:
+    """Return the rows in which every used column has a value, and how many have not."""
+    absent = table[used].isna()
+    incomplete = absent.to_numpy().any(axis=1)
+    count = int(incomplete.sum())
+    if count and missing != "drop":
+        by_column = ", ".join(f"{name}: {n}" for name, n in absent.sum().items() if n)
+        raise ValueError(
+            f"expected no missing values, got {count} incomplete {'row' if count == 1 else 'rows'} ({by_column}); "
+            "missing='drop' leaves them out"
+        )
+    if count == len(table):
+        raise ValueError("expected at least one complete row, got none")
+    return table.loc[~incomplete], count
+
+
+def numbers(column: pd.Series, name: str) -> np.ndarray:
+    """Return a column as float64; ValueError names the first row and value that is no number."""
+    try:
+        return column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        row = next(row for row, value in column.items() if not _is_number(value))
+        raise ValueError(f"expected numbers in column {name!r}, got {column[row]!r} at row {row}") from None
+
+
+def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:
+    """A column as it stands, classes of any type included; or the values of an expression."""
+    if response in table.columns:
+        return table[response]
+    if evaluated.shape[1] != 1:
+        raise ValueError(f"expected a response of one column, got {', '.join(evaluated.columns)}")
+    return evaluated.iloc[:, 0]
+
+
+def _require_usable(table: pd.DataFrame, name: str, categories: bool) -> None:
+    column = table[name]
+    if column.dtype.kind in "iufb":
+        return _require_finite(column)
+    if categories:
+        return
+    is_number = [_is_number(value) for value in column]
+    if any(is_number):
+        row = column.index[is_number.index(False)] if not all(is_number) else None
+        got = "texts" if row is None else f"{column[row]!r} at row {row}"
+        raise ValueError(f"expected numbers in column {name!r}, got {got}; C({name}) takes its values as categories")
+    if column.nunique() == 1:
+        raise ValueError(f"expected columns that vary, got constant column {name!r}")
+
+
+def _require_finite(column: pd.Series) -> None:
+    wrong = ~np.isfinite(column.to_numpy(dtype=np.float64))
+    if wrong.any():
+        row = column.index[wrong][0]
+        raise ValueError(f"expected finite values in column {column.name!r}, got {column[row]} at row {row}")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,276 @@
+"""Regression of a response whose distribution has one parameter that is linear in the columns, through a link.
+
+    bernoulli          logits = x'b
+    poisson            log rate = x'b
+    normal             loc = x'b, and scale
+    negative_binomial  log mean = x'b, and total_count: variance = mean + mean^2 / total_count
+
+The second parameter, where there is one, is estimated as its logarithm and reported on its own scale (delta method).
+Derivatives by the linear score and by the second parameter are exact, by automatic differentiation of each row's
+log-probability; the columns then enter as in a vector generalised linear model (Yee 2015, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nll.likelihood import covariance as cov
+from nll.likelihood.blocks import blocks
+from nll.likelihood.observations import Observations, require_support
+from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
+from nll.likelihood.result import Fit
+from nll.regression import existence
+from nll.regression.columns import Columns
+
+
+class Response(NamedTuple):
+    """The distribution of a response given its linear score."""
+
+    support: str
+    inside: Callable[[Tensor], Tensor]
+    log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]  # (y, score, log of the second parameter) -> (n)
+    mean: Callable[[Tensor], Tensor]  # of the linear score
+    link: Callable[[Tensor], Tensor]  # mean -> linear score
+    second: str | None = None  # the name of the second parameter
+    title: str = ""
+
+
+# A scale below this share of the largest response is rounding: the columns fit the response exactly.
+_EXACT = 1e-13
+
+
+def _counts(y: Tensor) -> Tensor:
+    return torch.isfinite(y) & (y >= 0) & (y == y.round())
+
+
+def _normal(y: Tensor, score: Tensor, log_scale: Tensor) -> Tensor:
+    return -0.5 * ((y - score) * torch.exp(-log_scale)).square() - log_scale - 0.5 * math.log(2 * math.pi)
+
+
+def _poisson(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
+    return y * score - score.exp() - torch.lgamma(y + 1)
+
+
+def _negative_binomial(y: Tensor, score: Tensor, log_count: Tensor) -> Tensor:
+    """With r = total_count: log C(y + r - 1, y) + r log(r / (r + mean)) + y log(mean / (r + mean))."""
+    r = log_count.exp()
+    choose = torch.lgamma(y + r) - torch.lgamma(r) - torch.lgamma(y + 1)
+    return choose - r * F.softplus(score - log_count) - y * F.softplus(log_count - score)
+
+
+RESPONSES = {
+    "bernoulli": Response(
+        "0 or 1",
+        lambda y: (y == 0) | (y == 1),
+        lambda y, score, _: y * score - F.softplus(score),
+        torch.sigmoid,
+        torch.logit,
+        title="Bernoulli regression (logit)",
+    ),
+    "poisson": Response(
+        "a non-negative integer", _counts, _poisson, torch.exp, torch.log, title="Poisson regression (log)"
+    ),
+    "normal": Response(
+        "a finite number", torch.isfinite, _normal, lambda s: s, lambda m: m, "scale", title="Normal regression"
+    ),
+    "negative_binomial": Response(
+        "a non-negative integer",
+        _counts,
+        _negative_binomial,
+        torch.exp,
+        torch.log,
+        "total_count",
+        title="Negative binomial regression (log)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LinearLikelihood:
+    """The log-likelihood of a response; the parameters are the coefficients, then log of the second parameter."""
+
+    response: Response
+    columns: Columns
+    y: Tensor
+    weights: Tensor
+
+    def sums(self, theta: Tensor) -> Sums:
+        """Add up log-likelihood, score and information over the rows."""
+        p, total = self.columns.count, len(theta)
+        value = torch.zeros((), dtype=torch.float64)
+        score = torch.zeros(total, dtype=torch.float64)
+        information = torch.zeros(total, total, dtype=torch.float64)
+        for rows in blocks(len(self.y), 2 * total):
+            x, w = self.columns.x[rows], self.weights[rows]
+            log_prob, g, h = self._row_derivatives(self.y[rows], x @ theta[:p], theta[p:])
+            value += w @ log_prob
+            score[:p] += x.T @ (w * g[0])
+            information[:p, :p] -= x.T @ ((w * h[0][0])[:, None] * x)
+            if self.response.second:
+                cross = x.T @ (w * h[0][1])
+                score[p] += w @ g[1]
+                information[:p, p] -= cross
+                information[p, :p] -= cross
+                information[p, p] -= w @ h[1][1]
+        return Sums(value, score, information)
+
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        """The log-likelihood alone."""
+        p = self.columns.count
+        log_second = theta[p:].expand(1) if self.response.second else theta.new_zeros(1)
+        value = torch.zeros((), dtype=torch.float64)
+        for rows in blocks(len(self.y), p):
+            scores = self.columns.x[rows] @ theta[:p]
+            value += self.weights[rows] @ self.response.log_prob(self.y[rows], scores, log_second)
+        return value
+
+    def start(self) -> Tensor:
+        """Least squares on the scores of the responses, drawn a little towards their mean to keep them finite."""
+        mean = (self.weights @ self.y) / self.weights.sum()
+        target = self.y if self.response.second == "scale" else self.response.link((self.y + mean) / 2)
+        root = self.weights.sqrt()[:, None]
+        coef = torch.linalg.lstsq(root * self.columns.x, root * target[:, None]).solution[:, 0]
+        if self.response.second is None:
+            return coef
+        fitted = self.response.mean(self.columns.x @ coef)
+        residual = (self.weights @ (self.y - fitted).square()) / self.weights.sum()
+        if self.response.second == "scale":
+            return torch.cat([coef, residual.clamp(min=torch.finfo(torch.float64).tiny).log()[None] / 2])
+        excess = (self.weights @ ((self.y - fitted).square() - fitted)) / (self.weights @ fitted.square())
+        return torch.cat([coef, -excess.clamp(1e-3, 1e3).log()[None]])
+
+    def _row_derivatives(self, y: Tensor, score: Tensor, second: Tensor) -> tuple[Tensor, list, list]:
+        """Each row's log-probability, its gradient and its Hessian by (linear score, log second parameter)."""
+        inputs = [score.detach().requires_grad_()]
+        if self.response.second:
+            inputs.append(second.expand(len(y)).clone().requires_grad_())
+        with torch.enable_grad():
+            log_prob = self.response.log_prob(y, inputs[0], inputs[-1])
+            gradient = torch.autograd.grad(log_prob.sum(), inputs, create_graph=True)
+            hessian = [
+                torch.autograd.grad(g.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+                for g in gradient
+            ]
+        return log_prob.detach(), [g.detach() for g in gradient], hessian
+
+
+def fit_linear(
+    family: str,
+    columns: Columns,
+    observed: Observations,
+    *,
+    response: str | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Fit a response to columns by maximum likelihood.
+
+    Args:
+        family: "bernoulli", "poisson", "normal" or "negative_binomial".
+        columns: the columns of the rows in `observed`.
+        observed: the responses (n) and their frequencies.
+        response: the name of the response, for the table.
+        progress: called before each step with (step, log-likelihood, Newton decrement).
+
+    Raises: ValueError naming the first response outside the family's support, or a column that others determine.
+    """
+    kind = RESPONSES[family]
+    require_support(observed, kind.inside, kind.support, family)
+    _require_varying(observed.values, family)
+    columns.require_rank()
+    problem = LinearLikelihood(kind, columns, observed.values, observed.weights)
+    if family == "negative_binomial":
+        poisson = LinearLikelihood(RESPONSES["poisson"], columns, observed.values, observed.weights)
+        found = maximise(poisson.sums, poisson.start(), progress)
+        if found.reached and not _overdispersed(poisson, found.theta):
+            return _result(poisson, found, kind, response, observed, border=True)
+    found = maximise(problem.sums, problem.start(), progress)
+    return _result(problem, found, kind, response, observed)
+
+
+def _require_varying(y: Tensor, family: str) -> None:
+    """Counts may all be equal, but for 0; the other responses vary, or the estimate is at infinity."""
+    first = float(y[0])
+    if bool((y == first).all()) and (first == 0.0 or family in ("bernoulli", "normal")):
+        raise ValueError(f"expected a response that varies, got {first:g} in every row")
+
+
+def _overdispersed(poisson: LinearLikelihood, theta: Tensor) -> bool:
+    """Whether the likelihood rises as 1 / total_count leaves 0: its slope there is sum((y - mean)^2 - y) / 2."""
+    fitted = (poisson.columns.x @ theta).exp()
+    return float(poisson.weights @ ((poisson.y - fitted).square() - poisson.y)) > 0.0
+
+
+def _result(
+    problem: LinearLikelihood,
+    found: Optimum,
+    kind: Response,
+    response: str | None,
+    observed: Observations,
+    border: bool = False,
+) -> Fit:
+    p = problem.columns.count
+    to_given = problem.columns.to_given
+    coef = to_given @ found.theta[:p]
+    inverse = cov.inverse(found.sums.information)
+    exists = existence.certified(found.decrement, inverse[:p, :p], problem.columns.x, 1)
+    exact = kind.second == "scale" and float(found.theta[p]) < math.log(_EXACT * float(problem.y.abs().max()))
+    converged = found.reached and exists and not exact
+    if not converged:
+        inverse = torch.full_like(inverse, torch.nan)
+    params, jacobian = {"coef": coef}, to_given
+    if problem.response.second:
+        params[problem.response.second] = found.theta[p].exp()
+        jacobian = torch.block_diag(to_given, found.theta[p].exp())
+    covariance = cov.transformed(inverse, jacobian)
+    status = existence.verdict(found, exists, "of the coefficients")
+    if exact:
+        status = "no maximum: the response is fitted exactly, and the likelihood grows without bound towards scale = 0"
+    if border:
+        params["total_count"] = torch.tensor(torch.inf, dtype=torch.float64)
+        covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
+        status = "at the border of the parameter space: total_count = inf, the counts vary no more than Poisson's do"
+    return Fit(
+        model=kind.title,
+        params=params,
+        covariance=covariance,
+        log_likelihood=float(problem.log_likelihood(found.theta)),
+        n=observed.n,
+        df=p + (kind.second is not None),
+        status=status,
+        converged=converged,
+        decrement=found.decrement,
+        steps=found.steps,
+        labels={"coef": (tuple(problem.columns.names),)},
+        null_log_likelihood=_null_log_likelihood(problem, found) if problem.columns.intercept else None,
+        response=response,
+        dropped=observed.dropped,
+        log_likelihood_at=None if border else _AtParameters(problem),
+    )
+
+
+def _null_log_likelihood(problem: LinearLikelihood, found: Optimum) -> float:
+    """The largest log-likelihood with a constant as the only column."""
+    if problem.columns.count == 1:
+        return float(found.sums.log_likelihood)
+    alone = Columns.of(problem.columns.x[:, :0], [], intercept=True)
+    null = LinearLikelihood(problem.response, alone, problem.y, problem.weights)
+    return float(maximise(null.sums, null.start()).sums.log_likelihood)
+
+
+class _AtParameters:
+    """The log-likelihood as a function of the coefficients of the columns as given, and the second parameter."""
+
+    def __init__(self, problem: LinearLikelihood) -> None:
+        self.problem = problem
+
+    def __call__(self, vector: Tensor) -> float:
+        columns = self.problem.columns
+        coef = torch.linalg.solve(columns.to_given, vector[: columns.count])
+        return float(self.problem.log_likelihood(torch.cat([coef, vector[columns.count :].log()])))

@@ -1,0 +1,95 @@
+"""The rows of a result's table, as text ready to be laid out by a terminal, a text or a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from nll.likelihood.result import Fit
+
+
+class Group(NamedTuple):
+    """Rows under one title: a class, or a parameter."""
+
+    title: str
+    columns: list[str]  # the headings, the first empty
+    rows: list[list[str]]
+
+
+def header(fit: Fit) -> list[tuple[str, str]]:
+    """What a reader asks first: the model, the data, the fit, and whether to trust it."""
+    entries: list[tuple[str, str | None]] = [
+        ("Model", fit.model),
+        ("Response", fit.response),
+        ("Baseline", fit.baseline),
+        ("Observations", f"{fit.n:.12g}"),
+        ("Left out", f"{fit.dropped} with missing values" if fit.dropped else None),
+        ("Parameters (df)", str(fit.df)),
+        ("Log-likelihood", number(fit.log_likelihood, 12)),
+        ("Null log-likelihood", _optional(fit.null_log_likelihood, 12)),
+        ("Pseudo R-squared", _optional(fit.pseudo_r_squared, 6)),
+        ("AIC", number(fit.aic, 10)),
+        ("BIC", number(fit.bic, 10)),
+        ("Information", fit.information),
+        ("Converged", "yes" if fit.converged else "NO"),
+        ("Newton decrement", None if fit.decrement is None else f"{fit.decrement:.3g} ({fit.steps} steps)"),
+        ("Status", fit.status),
+    ]
+    return [(name, value) for name, value in entries if value is not None]
+
+
+def groups(fit: Fit, level: float = 0.95) -> list[Group]:
+    """The estimates: a group for each class of a softmax regression, else one for all parameters."""
+    low, high = f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"
+    rows = _rows(fit, level)
+    if fit.baseline is None:
+        tested = any(row[3] for row in rows)
+        keep = range(7) if tested else (0, 1, 2, 5, 6)
+        headings = ["", "estimate", "std err", "z", "P>|z|", low, high]
+        return [Group("", [headings[j] for j in keep], [[row[j] for j in keep] for row in rows])]
+    classes, columns = fit.labels["coef"]
+    found = []
+    for k, name in enumerate(classes):
+        part = rows[k * len(columns) : (k + 1) * len(columns)]
+        named = [[column, *row[1:]] for column, row in zip(columns, part, strict=True)]
+        title = f"{fit.response or 'y'} = {name} (against {fit.baseline})"
+        found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
+    return found
+
+
+def number(value: float, digits: int) -> str:
+    """A number with so many significant digits."""
+    return f"{value:.{digits}g}"
+
+
+def _optional(value: float | None, digits: int) -> str | None:
+    return None if value is None else number(value, digits)
+
+
+def _rows(fit: Fit, level: float) -> list[list[str]]:
+    """Name, estimate, standard error, z, p, low, high; only coefficients are tested against 0."""
+    errors = torch.cat([value.reshape(-1) for value in fit.standard_errors.values()])
+    bounds = torch.cat([value.reshape(-1, 2) for value in fit.interval(level).values()])
+    z = fit.vector / errors
+    p = torch.cat([value.reshape(-1) for value in fit.p_values.values()])
+    rows = []
+    for i, name in enumerate(fit.names):
+        tested = name.startswith("coef[")
+        rows.append(
+            [
+                name.removeprefix("coef[").removesuffix("]") if tested else name,
+                number(float(fit.vector[i]), 8),
+                number(float(errors[i]), 8),
+                f"{float(z[i]):.3f}" if tested else "",
+                _probability(float(p[i])) if tested else "",
+                number(float(bounds[i, 0]), 6),
+                number(float(bounds[i, 1]), 6),
+            ]
+        )
+    return rows
+
+
+def _probability(p: float) -> str:
+    return f"{p:.4f}" if p >= 1e-4 or p != p else f"{p:.1e}"
