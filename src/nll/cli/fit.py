@@ -16,14 +16,13 @@ from nll.cli import terminal
 from nll.cli.tables import read_table
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.fit import fit as fit_family
-from nll.likelihood.observations import observe
-from nll.likelihood.optimise import Progress
+from nll.likelihood.observations import label, observe
 from nll.likelihood.result import Fit
 from nll.regression import design as designs
 from nll.regression.linear import RESPONSES, fit_linear
-from nll.regression.softmax_likelihood import code_of, fit_softmax, label
+from nll.regression.softmax_likelihood import code_of, fit_softmax
 
-_DISTRIBUTIONS = {f.name.lower(): f.distribution for f in FAMILIES.values() if not f.columns and not f.given}
+_DISTRIBUTIONS = {f.name.lower(): f for f in FAMILIES.values() if not f.columns and not f.given}
 _REGRESSIONS = ("softmax", *RESPONSES)
 
 
@@ -82,15 +81,16 @@ def fit(
         _require_folders(json_file, report)
         family = _family(formula, column, family, baseline, alpha)
         job = Job(table, family, baseline, alpha, weights, policy)
-        with terminal.progress(console) as progress:
-            fitted = _fit_formula(job, str(formula), progress) if column is None else _fit_column(job, column, progress)
+        with terminal.Stages(console) as stages:
+            fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
     except (ValueError, TypeError) as error:
         _fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
     terminal.show(console, fitted.fit, level)
     if json_file is not None:
         _write_json(fitted.fit, json_file)
     if report is not None:
-        with console.status("Drawing the report"):
+        with terminal.Stages(console) as stages:
+            stages.say("Drawing the report")
             report.write_text(_page(fitted, level), encoding="utf-8")
         console.print(f"Report: {report}", highlight=False)
     raise typer.Exit(0 if fitted.fit.converged else 1)
@@ -111,16 +111,19 @@ def _family(formula: str | None, column: str | None, family: str | None, baselin
     return family
 
 
-def _fit_formula(job: Job, formula: str, progress: Progress) -> Fitted:
+def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     parsed = designs.parse(formula)
     wanted = designs.variables(parsed) + ([job.weights] if job.weights else [])
-    data = designs.design(read_table(job.path, wanted), parsed, weights=job.weights, missing=job.missing)
+    stages.say(f"Reading {job.path.name}")
+    table = read_table(job.path, wanted)
+    stages.say("Building the columns")
+    data = designs.design(table, parsed, weights=job.weights, missing=job.missing)
     run = _softmax if job.family == "softmax" else _linear
-    fitted, shown = run(job, data, progress)
+    fitted, shown = run(job, data, stages)
     return Fitted(replace(fitted, dropped=data.dropped), f"{formula} ({job.path.name})", shown)
 
 
-def _softmax(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, dict[str, Any]]:
+def _softmax(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
     from nll.report import assess
 
     plain = data.y.to_numpy() if data.y.dtype.kind in "iufb" else data.y.astype(str).to_numpy(dtype=object)
@@ -136,7 +139,7 @@ def _softmax(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, d
         baseline=base,
         alpha=job.alpha,
         response=data.response,
-        progress=progress,
+        progress=stages.step,
     )
     coef = np.insert(fitted.params["coef"].numpy(), base, 0.0, axis=0)
     probabilities = torch.softmax(columns.given() @ torch.from_numpy(coef).T, 1).numpy()
@@ -150,12 +153,12 @@ def _softmax(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, d
     }
 
 
-def _linear(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, dict[str, Any]]:
+def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
     from nll.report import assess
 
     y, columns = designs.numbers(data.y, data.response), data.columns()
     observed = observe(y, data.weights)
-    fitted = fit_linear(job.family, columns, observed, response=data.response, progress=progress)
+    fitted = fit_linear(job.family, columns, observed, response=data.response, progress=stages.step)
     mean = RESPONSES[job.family].mean(columns.given() @ fitted.params["coef"]).numpy()
     weights = data.weights.numpy()
     shown: dict[str, Any] = {"calibration": [assess.calibration("mean", mean, y, weights)]}
@@ -165,33 +168,35 @@ def _linear(job: Job, data: designs.Design, progress: Progress) -> tuple[Fit, di
     return fitted, shown
 
 
-def _fit_column(job: Job, column: str, progress: Progress) -> Fitted:
+def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
     wanted = [column] + ([job.weights] if job.weights else [])
+    stages.say(f"Reading {job.path.name}")
     frame = read_table(job.path, wanted)
     designs.require_columns(wanted, [str(name) for name in frame.columns])
     frame, dropped = designs.complete_rows(frame, wanted, job.missing)
     weights = None if job.weights is None else designs.numbers(frame[job.weights], job.weights)
     title = f"{column} as {job.family} ({job.path.name})"
     if job.family == "categorical":
-        data: Any = np.array([label(value) for value in frame[column].tolist()], dtype=object)
+        data: Any = frame[column].astype(object)
     else:
         data = designs.numbers(frame[column], column)
     observed = observe(data, weights, categorical=job.family == "categorical")
     if job.family == "negative_binomial":
         constant = designs.constant(len(observed.values))
-        fitted = fit_linear(job.family, constant, observed, response=column, progress=progress)
+        fitted = fit_linear(job.family, constant, observed, response=column, progress=stages.step)
         return Fitted(replace(fitted, response=column, dropped=dropped), title, {})
-    fitted = fit_family(_DISTRIBUTIONS[job.family], data, weights=weights)
-    return Fitted(replace(fitted, response=column, dropped=dropped), title, {"observed": observed})
+    family = _DISTRIBUTIONS[job.family]
+    fitted = fit_family(family.distribution, data, weights=weights)
+    return Fitted(replace(fitted, response=column, dropped=dropped), title, {"drawn": (family, observed)})
 
 
 def _page(fitted: Fitted, level: float) -> str:
     from nll.report import html, plots
 
     shown = dict(fitted.shown)
-    observed = shown.pop("observed", None)
-    if observed is not None and fitted.fit.converged:
-        shown["distribution"] = plots.distribution(fitted.fit, observed.values, observed.weights)
+    family, observed = shown.pop("drawn", (None, None))
+    if family is not None and fitted.fit.converged:
+        shown["distribution"] = plots.distribution(fitted.fit, family, observed.values, observed.weights)
     return html.page(fitted.fit, title=fitted.title, level=level, **shown)
 
 

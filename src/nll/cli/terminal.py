@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from threading import Timer
 
 from rich import box
 from rich.console import Console
-from rich.live import Live
-from rich.spinner import Spinner
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from nll.likelihood.optimise import Progress
 from nll.likelihood.result import Fit
 from nll.report import table
 
@@ -56,26 +52,32 @@ def _estimates(group: table.Group, widths: list[int]) -> Table:
     return shown
 
 
-@contextmanager
-def progress(console: Console) -> Iterator[Progress]:
-    """Yield a callback for the search; a line appears once the search has taken a second."""
-    spinner = Spinner("dots", text="")
-    live = Live(spinner, console=console, transient=True, refresh_per_second=8)
-    begin = time.monotonic()
-    shown = False
+class Stages:
+    """A line with a moving bar for work that takes more than a second; nothing where no terminal listens."""
 
-    def report(step: int, log_likelihood: float, decrement: float) -> None:
-        nonlocal shown
-        spinner.update(
-            text=f"Newton step {step}: log-likelihood {log_likelihood:.6f}, to gain {decrement:.2e}, "
-            f"{time.monotonic() - begin:.0f} s"
-        )
-        if not shown and time.monotonic() - begin > _PATIENCE and console.is_terminal:
-            live.start()
-            shown = True
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task("", total=None)
+        self._timer = Timer(_PATIENCE, self._bar.start)
+        self._timer.daemon = True
+        self._listened = console.is_terminal
 
-    try:
-        yield report
-    finally:
-        if shown:
-            live.stop()
+    def __enter__(self) -> Stages:
+        """Start waiting for a second to pass."""
+        if self._listened:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the line away."""
+        self._timer.cancel()
+        self._bar.stop()
+
+    def say(self, what: str) -> None:
+        """Name the work at hand."""
+        self._bar.update(self._task, description=what)
+
+    def step(self, step: int, log_likelihood: float, decrement: float) -> None:
+        """Report a step of the search: what `maximise` calls."""
+        self.say(f"Newton step {step}: log-likelihood {log_likelihood:.6f}, expected gain {decrement:.1e}")

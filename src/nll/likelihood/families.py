@@ -43,6 +43,11 @@ class Family:
         """The name of the distribution's class."""
         return self.distribution.__name__
 
+    @property
+    def discrete(self) -> bool:
+        """Whether the distribution gives probability to single numbers."""
+        return self.distribution.support.is_discrete  # type: ignore[union-attr]
+
     def log_probs(self, values: Tensor, params: Params, given: dict[str, Any]) -> Tensor:
         """Log-probability or log-density of each row."""
         if self.log_prob is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.likelihood.families import FAMILIES, Family, Params
+from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, observe, require_support
 from nll.likelihood.result import Fit, Labels
 
@@ -93,7 +94,9 @@ def _result(family: Family, observed: Observations, given: dict[str, Tensor]) ->
         raise ValueError(f"expected at least one trial for {family.name}, got none")
     params = family.estimate(values, weights, **given)
     covariance, status, attained = _judge(family, params, family.covariance(params, float(size)))
-    log_likelihood = _LogLikelihood(family, observed, given, {name: value.shape for name, value in params.items()})
+    log_likelihood = _FamilyLogLikelihood(
+        family, observed, given, {name: value.shape for name, value in params.items()}
+    )
     flat = torch.cat([value.reshape(-1) for value in params.values()])
     maximum = log_likelihood(flat) if attained else math.inf
     if attained and not (math.isfinite(maximum) and not bool(covariance.isinf().any())):
@@ -164,7 +167,7 @@ def _labels(params: Params, observed: Observations) -> dict[str, Labels]:
     return dict.fromkeys(params, (observed.categories,))
 
 
-class _LogLikelihood:
+class _FamilyLogLikelihood(LogLikelihood):
     """The log-likelihood of the data as a function of the flattened parameters."""
 
     def __init__(self, family: Family, observed: Observations, given: dict[str, Tensor], shapes: dict[str, Any]):

@@ -84,12 +84,22 @@ def _numbers(data: Any, categorical: bool) -> tuple[Tensor, tuple[str, ...] | No
 
 
 def _encode(array: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
-    """Number the texts of a column in their sorted order; None and NaN become NaN."""
+    """Number the categories of a column in their sorted order; None and NaN become NaN."""
     absent = np.array([value is None or value != value for value in array.tolist()], dtype=bool)
-    names, codes = np.unique(array[~absent].astype(str), return_inverse=True)
+    present = array[~absent].tolist()
+    try:
+        categories = sorted(set(present))
+    except TypeError:  # of several types
+        categories = sorted(set(present), key=str)
+    code = {value: number for number, value in enumerate(categories)}
     values = np.full(array.shape, np.nan)
-    values[~absent] = codes
-    return torch.from_numpy(values), tuple(names.tolist())
+    values[~absent] = [code[value] for value in present]
+    return torch.from_numpy(values), tuple(map(label, categories))
+
+
+def label(value: Any) -> str:
+    """A class as a reader writes it: 1, not 1.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import intervals
+from nll.likelihood.model import LogLikelihood
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -41,7 +42,7 @@ class Fit:
     baseline: str | None = None  # the class that the others are compared with
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
-    log_likelihood_at: Callable[[Tensor], float] | None = field(default=None, repr=False)  # of flattened parameters
+    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters
 
     @property
     def nll(self) -> float:

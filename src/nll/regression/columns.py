@@ -29,9 +29,10 @@ class Columns:
         """How many coefficients a linear score has."""
         return len(self.names)
 
-    def given(self) -> Tensor:
-        """The columns in their own units, the intercept's included: (n, p)."""
-        return torch.linalg.solve(self.to_given, self.x, left=False)
+    def given(self, column: int | None = None) -> Tensor:
+        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
+        back = torch.linalg.inv(self.to_given)
+        return self.x @ (back if column is None else back[:, column])
 
     @classmethod
     def of(cls, given: Tensor, names: list[str] | None, intercept: bool) -> Columns:

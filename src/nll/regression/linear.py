@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
+from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, require_support
 from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
 from nll.likelihood.result import Fit
@@ -264,7 +265,7 @@ def _null_log_likelihood(problem: LinearLikelihood, found: Optimum) -> float:
     return float(maximise(null.sums, null.start()).sums.log_likelihood)
 
 
-class _AtParameters:
+class _AtParameters(LogLikelihood):
     """The log-likelihood as a function of the coefficients of the columns as given, and the second parameter."""
 
     def __init__(self, problem: LinearLikelihood) -> None:

@@ -14,9 +14,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from nll import functional
+from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
 from nll.regression.columns import Columns
-from nll.regression.softmax_likelihood import code_of, fit_softmax, label
+from nll.regression.softmax_likelihood import code_of, fit_softmax
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):

@@ -11,6 +11,8 @@ from torch import Tensor
 from nll import functional
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
+from nll.likelihood.model import LogLikelihood
+from nll.likelihood.observations import label
 from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
 from nll.likelihood.result import Fit
 from nll.regression import existence
@@ -52,7 +54,7 @@ class SoftmaxLikelihood:
         """The log-likelihood alone, without the penalty."""
         value = torch.zeros((), dtype=torch.float64)
         for rows in blocks(len(self.labels), self.classes + self.columns.count):
-            log_p = functional.log_softmax(self._scores(self.columns.x[rows], theta), dim=1)
+            log_p = functional.log_softmax(self.scores(self.columns.x[rows], theta), dim=1)
             value -= self.weights[rows] @ functional.nll_loss(log_p, self.labels[rows], reduction="none")
         return value
 
@@ -72,7 +74,7 @@ class SoftmaxLikelihood:
         square = torch.zeros(k * p, k * p, dtype=torch.float64)
         for rows in blocks(len(self.labels), k * p + self.classes):
             x, y, w = self.columns.x[rows], self.labels[rows], self.weights[rows]
-            log_p = functional.log_softmax(self._scores(x, theta), dim=1)
+            log_p = functional.log_softmax(self.scores(x, theta), dim=1)
             value -= w @ functional.nll_loss(log_p, y, reduction="none")
             prob = log_p[:, 1:].exp()
             residual = torch.nn.functional.one_hot(y, self.classes)[:, 1:] - prob
@@ -84,7 +86,8 @@ class SoftmaxLikelihood:
         information = torch.block_diag(*own) - square
         return Sums(value, score.reshape(-1), information)
 
-    def _scores(self, x: Tensor, theta: Tensor) -> Tensor:
+    def scores(self, x: Tensor, theta: Tensor) -> Tensor:
+        """The scores of rows, (rows, K), with zeros for the baseline."""
         scores = x @ theta.reshape(self.classes - 1, -1).T
         return torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
 
@@ -134,11 +137,6 @@ def fit_softmax(
     return _result(problem, found, [classes[k] for k in order], response)
 
 
-def label(value: Any) -> str:
-    """A class as a reader writes it: 1, not 1.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def code_of(baseline: Any, classes: list[Any]) -> int:
     """The code of a class given as its value or as a reader writes it; None: the first."""
     if baseline is None:
@@ -183,16 +181,34 @@ def _result(problem: SoftmaxLikelihood, found: Optimum, classes: list[str], resp
     )
 
 
-class _AtCoefficients:
+class _AtCoefficients(LogLikelihood):
     """The log-likelihood as a function of the coefficients of the columns as given."""
 
     def __init__(self, problem: SoftmaxLikelihood) -> None:
         self.problem = problem
 
     def __call__(self, vector: Tensor) -> float:
+        return float(self.problem.log_likelihood(self._standardised(vector)))
+
+    def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
+        """Move one class's score only: its log-sum-exp with that of the other classes, found once."""
+        problem = self.problem
+        k, column = divmod(index, problem.columns.count)
+        theta, x = self._standardised(vector), problem.columns.given(column)
+        total = torch.zeros(len(steps), dtype=torch.float64)
+        for rows in blocks(len(x), len(steps) + problem.classes):
+            scores = problem.scores(problem.columns.x[rows], theta)
+            labels = problem.labels[rows]
+            own = scores.gather(1, labels[:, None])
+            rest = torch.cat([scores[:, : k + 1], scores[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
+            change = x[rows, None] * steps
+            log_p = own + (labels == k + 1)[:, None] * change - torch.logaddexp(rest, scores[:, k + 1, None] + change)
+            total += problem.weights[rows] @ log_p
+        return total
+
+    def _standardised(self, vector: Tensor) -> Tensor:
         coef = vector.reshape(self.problem.classes - 1, -1)
-        standardised = torch.linalg.solve(self.problem.columns.to_given, coef.T).T
-        return float(self.problem.log_likelihood(standardised.reshape(-1)))
+        return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
 
 
 def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, classes: list[str]) -> str:
@@ -208,7 +224,7 @@ def _fitted_surely(problem: SoftmaxLikelihood, theta: Tensor) -> list[int]:
     """The classes whose rows are all fitted with a probability near 1."""
     least = torch.zeros(problem.classes, dtype=torch.float64)
     for rows in blocks(len(problem.labels), problem.classes + problem.columns.count):
-        log_p = functional.log_softmax(problem._scores(problem.columns.x[rows], theta), dim=1)
+        log_p = functional.log_softmax(problem.scores(problem.columns.x[rows], theta), dim=1)
         own = log_p.gather(1, problem.labels[rows][:, None])[:, 0]
         least.scatter_reduce_(0, problem.labels[rows], own, "amin")
     return (least > math.log(0.999)).nonzero()[:, 0].tolist()

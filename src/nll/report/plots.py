@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from nll.likelihood.families import Family
     from nll.likelihood.result import Fit
     from nll.report.assess import Calibration
 
@@ -49,12 +50,10 @@ def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]
 
 def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, points: int) -> None:
     assert fit.log_likelihood_at is not None
-    centre = fit.vector
-    # The others held fixed, the curvature is that of the information's diagonal, narrower than the marginal error.
     steps = np.linspace(-3.0, 3.0, points) * error
-    gain = np.array([fit.log_likelihood_at(_moved(centre, index, step)) for step in steps]) - fit.log_likelihood
+    gain = fit.log_likelihood_at.along(fit.vector, index, torch.from_numpy(steps)).numpy() - fit.log_likelihood
     gain[~np.isfinite(gain)] = np.nan
-    at = float(centre[index])
+    at = float(fit.vector[index])
     axis.axvspan(at - 1.959964 * error, at + 1.959964 * error, color=_BLUE, alpha=0.10, lw=0)
     axis.plot(at + steps, gain, color=_BLUE, lw=1.4)
     axis.plot(at + steps, _quadratic(steps, gain), color=_GREY, lw=1.0, ls="--")
@@ -63,12 +62,6 @@ def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, points: in
     axis.tick_params(labelsize=6.5)
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.locator_params(axis="x", nbins=4)
-
-
-def _moved(centre: Tensor, index: int, step: float) -> Tensor:
-    moved = centre.clone()
-    moved[index] += step
-    return moved
 
 
 def _quadratic(steps: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -94,20 +87,17 @@ def calibration(curves: list[Calibration]) -> Figure:
     return figure
 
 
-def distribution(fit: Fit, values: Tensor, weights: Tensor) -> Figure:
-    """The data as shares or a density, and the fitted log-probabilities over them."""
-    from nll.likelihood.families import FAMILIES
-
-    family = next(family for family in FAMILIES.values() if family.name == fit.model)
+def distribution(fit: Fit, family: Family, values: Tensor, weights: Tensor) -> Figure:
+    """The data as shares or a density, and the fitted probabilities or density over them."""
     data, share = values.numpy(), (weights / weights.sum()).numpy()
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    if family.support in ("0 or 1", "a non-negative integer"):
+    if family.discrete:
         at = torch.arange(int(data.max()) + 1, dtype=torch.float64)
         axis.bar(at, np.bincount(data.astype(int), share), color=_BLUE, alpha=0.35, label="data")
         axis.plot(at, family.log_probs(at, fit.params, {}).exp(), "o", color=_RED, ms=4, label="fit")
         axis.set_ylabel("probability")
-        if family.name == "Categorical" and fit.labels:
+        if fit.labels:
             axis.set_xticks(at.numpy(), fit.labels["probs"][0], rotation=30, ha="right")
     else:
         bins = min(80, max(5, math.ceil(2 * len(data) ** (1 / 3))))
