@@ -20,6 +20,9 @@ def reduction(name: str, size_average: bool | None, reduce: bool | None) -> str:
     """Return the reduction asked for, by its name or by PyTorch's two deprecated flags."""
     if size_average is not None or reduce is not None:
         name = legacy_reduction(size_average, reduce)
+    if name == "elementwise_mean":
+        warn_deprecated("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", 4)
+        name = "mean"
     if name not in _REDUCTIONS:
         raise ValueError(f"expected reduction to be one of 'none', 'mean', 'sum', got {name!r}")
     return name
@@ -27,10 +30,17 @@ def reduction(name: str, size_average: bool | None, reduce: bool | None) -> str:
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     """Translate `size_average` and `reduce`, with the warning that PyTorch gives."""
-    name = "none" if reduce is False else "sum" if size_average is False else "mean"
+    everything = [flag is None or bool(flag) for flag in (reduce, size_average)]
+    name = "none" if not everything[0] else "mean" if everything[1] else "sum"
     message = f"size_average and reduce args will be deprecated, please use reduction={name!r} instead."
-    warnings.warn(message, stacklevel=4)
+    warn_deprecated(message, 5)
     return name
+
+
+def warn_deprecated(message: str, stacklevel: int) -> None:
+    """Warn, but for compiled code, in which there is nothing to warn with."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(message, stacklevel=stacklevel)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> None:
@@ -87,7 +97,7 @@ def cross_entropy(
         raise RuntimeError(
             f"expected no ignore_index for a target of class probabilities, got ignore_index={ignore_index}"
         )
-    _class_weight(weight, input)
+    _class_weight(weight, input, of_labels=False)
     return target
 
 
@@ -134,9 +144,8 @@ def label_error(target: Tensor, classes: int, ignore_index: int) -> IndexError |
 def _labels(input: Tensor, target: Tensor) -> Tensor:
     if input.dim() == 1:
         if target.numel() != 1 or target.dim() > 1:
-            raise ValueError(
-                f"expected one label for an input of shape {_shape(input)}, got a target of {_shape(target)}"
-            )
+            message = f"expected one label for an input of shape {_shape(input)}, got a target of {_shape(target)}"
+            raise RuntimeError(message) if target.dim() > 1 else ValueError(message)
         target = target.reshape(())
     else:
         rows = (input.shape[0], *input.shape[2:])
@@ -146,16 +155,18 @@ def _labels(input: Tensor, target: Tensor) -> Tensor:
             raise RuntimeError(message) if batch == rows[0] else ValueError(message)
     if target.dtype is not torch.int64 and target.dtype is not torch.uint8:
         raise RuntimeError(f"expected labels of type int64 or uint8, got {_name(target.dtype)}")
-    return target
+    return target.long()  # a byte would wrap the ignore_index it is compared with
 
 
-def _class_weight(weight: Tensor | None, input: Tensor) -> None:
+def _class_weight(weight: Tensor | None, input: Tensor, of_labels: bool = True) -> None:
     if weight is None:
         return
     _tensor("weight", weight)
     classes = _classes(input)
     if weight.shape != (classes,):
         raise RuntimeError(f"expected weight of shape ({classes},), one for each class, got {_shape(weight)}")
+    if not of_labels:
+        return  # multiplied into probabilities, with PyTorch's promotion of types
     half = input.dtype is torch.bfloat16 or input.dtype is torch.float16
     if weight.dtype is not input.dtype and not (half and weight.dtype is torch.float32):
         wanted = _name(input.dtype) + (" or float32" if half else "")
@@ -189,7 +200,7 @@ def _tensor(name: str, value: object) -> None:
 
 
 def _integer(name: str, value: object) -> None:
-    if not isinstance(value, Integral):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
 
 

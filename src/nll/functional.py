@@ -58,7 +58,11 @@ def nll_loss(
     target = _checks.nll_loss(input, target, weight, ignore_index)
     backend = _backends.choose()
     rows = _with_labels(backend.nll_loss, input, target, weight, ignore_index)
-    return _reduce(rows, reduction).to(input.dtype)
+    loss = _reduce(rows, reduction)
+    # Under autocast PyTorch's nll_loss answers in float32.
+    device = input.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return loss if autocast else loss.to(input.dtype)
 
 
 def cross_entropy(

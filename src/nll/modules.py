@@ -6,11 +6,9 @@ constructor's arguments goes on working.
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor, nn
 
-from nll import functional
+from nll import _checks, functional
 
 
 class LogSoftmax(nn.LogSoftmax):
@@ -76,9 +74,9 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 
 def _implicit_dim(input: Tensor) -> int:
     """Return the dimension that PyTorch chose before `dim` was required."""
-    warnings.warn(
+    message = (
         "Implicit dimension choice for log_softmax has been deprecated. "
-        "Change the call to include dim=X as an argument.",
-        stacklevel=5,
+        "Change the call to include dim=X as an argument."
     )
+    _checks.warn_deprecated(message, 6)
     return 0 if input.dim() in (0, 1, 3) else 1

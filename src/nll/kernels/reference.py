@@ -58,10 +58,10 @@ def cross_entropy(
     z = scores(input, temperature, softcap, allowed)
     dim = class_dim(input)
     log_p = torch.log_softmax(z, dim)
-    by_class = None if weight is None else along(weight.to(z.dtype), z)
+    by_class = None if weight is None else along(weight, z)
     if target.shape == input.shape:
         loss = _expected_nll(log_p, target, by_class, label_smoothing, allowed)
-        mass, kept = torch.ones_like(loss), None
+        mass, kept = torch.full_like(loss, float(input.shape[dim] > 0)), None
     else:
         loss, mass, kept = _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed)
     return RowLosses(loss, mass, kept, torch.logsumexp(z, dim) if with_lse else None)
@@ -91,6 +91,8 @@ def _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, a
     if label_smoothing > 0.0:
         uniform = _uniform_nll(log_p, by_class, allowed)
         uniform = torch.where(target == ignore_index, 0.0, uniform)
+        if label_smoothing == 1.0 and allowed is not None:  # 0 log 0 = 0 for a label that is not allowed
+            return uniform, mass, kept
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
     return loss, mass, kept
 
@@ -99,12 +101,13 @@ def _expected_nll(log_p, q, by_class, label_smoothing, allowed):
     """-sum_c q_c w_c log p_c for class probabilities q."""
     dim = class_dim(log_p)
     terms = log_p if by_class is None else log_p * by_class
+    if label_smoothing > 0.0:  # before the product: 0 log 0 would be NaN, where a smoothed q is above 0
+        q = q.to(torch.promote_types(q.dtype, log_p.dtype))  # not in half precision
+        may = torch.ones_like(q) if allowed is None else allowed.expand_as(q).to(q.dtype)
+        q = (1.0 - label_smoothing) * q + label_smoothing * may / may.sum(dim, keepdim=True)
     if allowed is not None:  # 0 log 0 = 0 where no probability is asked of a class that can have none
         terms = terms.masked_fill(~allowed & (q == 0), 0.0)
-    loss = -(q * terms).sum(dim)
-    if label_smoothing > 0.0:
-        loss = (1.0 - label_smoothing) * loss + label_smoothing * _uniform_nll(log_p, by_class, allowed)
-    return loss
+    return -(q * terms).sum(dim)
 
 
 def _uniform_nll(log_p, by_class, allowed):
@@ -127,12 +130,15 @@ def _label_mass(input, target, weight, ignore_index):
     if weight is None:
         return kept, kept
     label = target.clamp(0, weight.numel() - 1).long()  # a label out of range is reported elsewhere
-    return weight.to(dtype)[label] * kept, kept
+    mass = weight.to(dtype).index_select(0, label.reshape(-1)).reshape(label.shape)
+    return torch.where(kept == 0.0, 0.0, mass), kept
 
 
 def _pick(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """-log p of each row's label, 0 where ignored."""
     if log_p.device.type == "cpu":
+        if log_p.dim() == 4:  # PyTorch's gradient of its nll_loss2d is written for one layout
+            log_p = log_p.contiguous()
         return F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
     return pick_or_nan(log_p, target, ignore_index)
 

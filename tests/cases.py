@@ -1,0 +1,455 @@
+"""The one table of cases that every backend of the losses runs, and the two judges of a result.
+
+`definition` is the loss in float64, written as plain sums over a matrix of rows from its formula and nothing
+else; `pytorch` asks PyTorch's own function, for cases whose arguments it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BACKENDS = ["reference"]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+HALF = (torch.bfloat16, torch.float16)
+REDUCTIONS = ["none", "mean", "sum"]
+
+# What our losses take and PyTorch's do not.
+EXTRAS = {"temperature", "softcap", "z_loss", "row_weights", "allowed_classes"}
+
+
+class Problem(NamedTuple):
+    """Arguments for one call: loss(input, target, **kwargs)."""
+
+    input: Tensor
+    target: Tensor
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One set of arguments, the same numbers in every dtype up to rounding."""
+
+    name: str
+    shape: tuple[int, ...] = (6, 5)
+    target: str = "labels"  # or "uint8" (labels), "probabilities", "one-hot", "masses" (with any sum)
+    layout: str = "contiguous"  # of the numbers in memory; the others are in _lay
+    logits: str = "normal"  # "large": about +-1e4; "infinite": one class of each row is -inf; "minus infinity"
+    ignored: str = "none"  # or "some", "all": which rows have the label ignore_index
+    weight: str = "none"  # "positive", or "zeros": weights of some classes are 0
+    row_weights: bool = False
+    allowed: str = "all"  # "classes": a mask (C); "input": one for each row; "not the label": the label is out
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def build(self, dtype: torch.dtype) -> Problem:
+        """Return the arguments of cross_entropy."""
+        draw = torch.Generator().manual_seed(self.seed)
+        classes = self.shape[_class_dim(self.shape)]
+        rows = tuple(n for d, n in enumerate(self.shape) if d != _class_dim(self.shape))
+        labels = torch.randint(0, classes, rows, generator=draw)
+        if self.target == "uint8" and classes > 156:
+            labels.view(-1)[0] = 156  # what an ignore_index of -100 becomes when it is wrapped into a byte
+        input = 2.0 * torch.randn(self.shape, generator=draw, dtype=torch.float64)
+        if self.logits == "large":
+            input += 1e4 * input.sign()
+        elif self.logits == "infinite":  # not the label: that row would lose everything
+            input.scatter_(_class_dim(self.shape), ((labels + 1) % classes)[_new(self.shape)], -torch.inf)
+        elif self.logits == "minus infinity":
+            input.view(-1, classes)[0, labels.view(-1)[0]] = -torch.inf
+        allowed = self._allowed(labels, draw)
+        if self.target == "one-hot":
+            target = torch.zeros(self.shape, dtype=dtype)
+            target.scatter_(_class_dim(self.shape), labels[_new(self.shape)], 1.0)
+        elif self.target in ("probabilities", "masses"):
+            target = torch.rand(self.shape, generator=draw, dtype=torch.float64)
+            if allowed is not None:
+                target = target * _broadcast(allowed, self.shape)
+            if self.target == "probabilities":
+                target = target / target.sum(_class_dim(self.shape), keepdim=True)
+            target = target.to(dtype)
+        else:
+            target = self._ignore(labels)
+        kwargs = dict(self.options)
+        if self.weight != "none":
+            weight = torch.rand(classes, generator=draw, dtype=torch.float64) + 0.2
+            kwargs["weight"] = _lay(weight.to(dtype), self.layout)
+            if self.weight == "zeros":
+                kwargs["weight"][::3] = 0.0
+        if self.row_weights:
+            row_weights = torch.rand(rows, generator=draw, dtype=torch.float64)
+            kwargs["row_weights"] = _lay(row_weights.to(dtype), self.layout)
+        if allowed is not None:
+            kwargs["allowed_classes"] = _lay(allowed, self.layout)
+        return Problem(_lay(input.to(dtype), self.layout), _lay(target, self.layout), kwargs)
+
+    def build_nll(self, dtype: torch.dtype) -> Problem:
+        """Return the arguments of nll_loss: log-probabilities in place of the scores."""
+        scores, target, kwargs = self.build(torch.float64)
+        log_p = scores.log_softmax(_class_dim(self.shape)).to(dtype)
+        kwargs = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+        return Problem(_lay(log_p, self.layout), target, kwargs)
+
+    def _ignore(self, labels: Tensor) -> Tensor:
+        """Mark every third row, or all, as ignored; see that the others' labels are not ignore_index."""
+        classes, ignore_index = self.shape[_class_dim(self.shape)], self.options.get("ignore_index", -100)
+        if self.ignored == "all":
+            labels = torch.full_like(labels, ignore_index)
+        elif self.ignored == "some":
+            labels = torch.where(labels == ignore_index, (labels + 1) % classes, labels)
+            labels.view(-1)[1::3] = ignore_index
+        return labels.to(torch.uint8) if self.target == "uint8" else labels
+
+    def _allowed(self, labels: Tensor, draw: torch.Generator) -> Tensor | None:
+        if self.allowed == "all":
+            return None
+        classes = self.shape[_class_dim(self.shape)]
+        if self.allowed == "classes":
+            mask = torch.rand(classes, generator=draw) < 0.3
+            mask[labels] = True
+            return mask
+        mask = torch.rand(self.shape, generator=draw) < 0.6
+        label = labels[_new(self.shape)]
+        mask.scatter_(_class_dim(self.shape), (label + 1) % classes, True)  # never a row with nothing left
+        return mask.scatter_(_class_dim(self.shape), label, self.allowed == "input")
+
+    @property
+    def in_pytorch(self) -> bool:
+        """Whether PyTorch's cross_entropy takes these arguments and gets them right."""
+        extras = EXTRAS & self.options.keys() or self.row_weights or self.allowed != "all"
+        # It takes uint8 labels for (C) and (N, C) only, and not with weights and smoothing at once.
+        weighted_smoothing = self.weight != "none" and "label_smoothing" in self.options
+        bytes_fit = len(self.shape) <= 2 and not weighted_smoothing
+        return not extras and (self.target != "uint8" or bytes_fit)
+
+    @property
+    def in_nll_loss(self) -> bool:
+        """Whether nll_loss takes these arguments."""
+        labels = self.target in ("labels", "uint8")
+        return labels and self.in_pytorch and "label_smoothing" not in self.options
+
+
+def _case(name: str, shape: tuple[int, ...] = (6, 5), *, options: dict[str, Any] | None = None, **rest) -> Case:
+    return Case(name, shape, options=options or {}, **rest)
+
+
+SMOOTH = {"label_smoothing": 0.1}
+EVERYTHING = {"label_smoothing": 0.1, "temperature": 0.7, "softcap": 3.0, "z_loss": 0.01}
+
+# Reductions are added below.
+BASE_CASES = [
+    # shapes
+    _case("C", (5,)),
+    _case("C with weights and smoothing", (5,), weight="positive", options=SMOOTH),
+    _case("C with probabilities", (5,), target="probabilities"),
+    _case("C with everything", (5,), row_weights=True, allowed="classes", options=EVERYTHING),
+    _case("N C"),
+    _case("N C d1", (4, 5, 3)),
+    _case("N C d1 with probabilities", (4, 5, 3), target="probabilities", weight="positive", options=SMOOTH),
+    _case("N C d1 d2", (2, 5, 3, 2)),
+    _case("N C d1 d2 with weights", (2, 5, 3, 2), weight="positive", ignored="some"),
+    _case("N C d1 d2 with smoothing", (2, 5, 3, 2), weight="positive", ignored="some", options=SMOOTH),
+    _case("N C d1 d2 with probabilities", (2, 5, 3, 2), target="probabilities", weight="positive"),
+    _case("N C d1 d2 d3", (2, 4, 2, 1, 3), weight="positive", ignored="some"),
+    _case("zero rows", (0, 5)),
+    _case("zero rows with weights and smoothing", (0, 5), weight="positive", options=SMOOTH),
+    _case("zero rows of probabilities", (0, 5), target="probabilities"),
+    _case("zero rows of three dimensions", (0, 5, 3)),
+    _case("zero rows of four dimensions", (2, 5, 0, 3), row_weights=True, options={"z_loss": 0.01}),
+    _case("one class", (6, 1)),
+    _case("one class with smoothing", (6, 1), weight="positive", options=SMOOTH),
+    _case("one class with probabilities", (6, 1), target="probabilities"),
+    _case("one row", (1, 5)),
+    _case("many classes", (3, 1000)),
+    # layouts in memory
+    _case("transposed", layout="transposed", weight="positive"),
+    _case("transposed probabilities", target="probabilities", layout="transposed"),
+    _case("strided", layout="strided", weight="positive", ignored="some"),
+    _case("strided with smoothing", (4, 5, 3), layout="strided", weight="positive", options=SMOOTH),
+    _case("strided probabilities", (4, 5, 3), target="probabilities", layout="strided"),
+    _case("transposed of four dimensions", (2, 5, 3, 2), layout="transposed", weight="positive", options=SMOOTH),
+    _case("classes last", (2, 5, 3, 2), layout="classes last"),
+    _case("classes last of probabilities", (4, 5, 3), target="probabilities", layout="classes last"),
+    _case(
+        "classes last with everything",
+        (2, 5, 3, 2),
+        layout="classes last",
+        row_weights=True,
+        allowed="input",
+        options=EVERYTHING,
+    ),
+    _case("expanded rows", layout="expanded"),
+    # class weights
+    _case("weights", weight="positive"),
+    _case("weights of zero", weight="zeros", seed=1),
+    _case("weights with probabilities", target="probabilities", weight="positive"),
+    # ignored rows
+    _case("ignored", ignored="some"),
+    _case("ignored with weights", ignored="some", weight="positive"),
+    _case("ignored with smoothing", ignored="some", options=SMOOTH),
+    _case("ignored with weights and smoothing", ignored="some", weight="positive", options=SMOOTH),
+    _case("ignored class 0", ignored="some", options={"ignore_index": 0}),
+    _case("ignored class 4 with weights", ignored="some", weight="positive", options={"ignore_index": 4}),
+    _case("ignored class 0 with smoothing", ignored="some", options={"ignore_index": 0, **SMOOTH}),
+    _case("ignored index above the classes", ignored="some", options={"ignore_index": 255}),
+    _case("all ignored", ignored="all"),
+    _case("all ignored with weights", ignored="all", weight="positive"),
+    _case("all ignored with smoothing", ignored="all", options=SMOOTH),
+    _case("all ignored of class 0", ignored="all", options={"ignore_index": 0}),
+    _case("all ignored with everything", ignored="all", row_weights=True, options=EVERYTHING),
+    # label smoothing
+    _case("smoothing", options=SMOOTH),
+    _case("smoothing of all", options={"label_smoothing": 1.0}),
+    _case("smoothing with weights", weight="positive", options=SMOOTH),
+    # class probabilities
+    _case("probabilities", target="probabilities"),
+    _case("probabilities with smoothing", target="probabilities", options=SMOOTH),
+    _case("probabilities smoothed away", target="probabilities", options={"label_smoothing": 1.0}),
+    _case("one-hot", target="one-hot", weight="positive"),
+    _case("masses with smoothing", target="masses", weight="positive", options=SMOOTH),
+    # labels of one byte
+    _case("uint8", target="uint8", weight="positive"),
+    _case("uint8 with smoothing", target="uint8", options=SMOOTH),
+    _case("uint8 with weights and smoothing", target="uint8", weight="positive", options=SMOOTH),
+    _case("uint8 ignored class 0", target="uint8", ignored="some", options={"ignore_index": 0}),
+    _case("uint8 ignored 255", target="uint8", ignored="some", options={"ignore_index": 255}),
+    _case("uint8 label 156", (4, 200), target="uint8"),
+    _case("uint8 and an index beyond bytes", target="uint8", options={"ignore_index": 256}),
+    _case("uint8 N C d1 d2", (2, 5, 3, 2), target="uint8", ignored="some", options={"ignore_index": 0}),
+    # scores
+    _case("temperature", options={"temperature": 0.3}),
+    _case("temperature above one", (4, 5, 3), ignored="some", options={"temperature": 4.0}),
+    _case("softcap", options={"softcap": 1.5}),
+    _case("softcap and temperature", weight="positive", options={"softcap": 1.5, "temperature": 0.3}),
+    # z-loss
+    _case("z-loss", options={"z_loss": 0.1}),
+    _case("z-loss with weights", ignored="some", weight="positive", options={"z_loss": 0.1}),
+    _case("z-loss with smoothing", ignored="some", options={"z_loss": 0.1, **SMOOTH}),
+    _case("z-loss with probabilities", target="probabilities", options={"z_loss": 0.1}),
+    # weights of rows
+    _case("row weights", row_weights=True),
+    _case("row weights with weights", row_weights=True, weight="positive", ignored="some"),
+    _case("row weights with z-loss", row_weights=True, ignored="some", options={"z_loss": 0.1}),
+    _case("row weights with probabilities", (4, 5, 3), target="probabilities", row_weights=True),
+    # allowed classes
+    _case("allowed classes", (4, 7), allowed="classes"),
+    _case("allowed classes with smoothing", (4, 7), allowed="classes", weight="positive", options=SMOOTH),
+    _case("allowed classes of four dimensions", (2, 9, 2, 2), allowed="classes", options=SMOOTH),
+    _case("allowed classes with probabilities", (4, 7), target="probabilities", allowed="classes"),
+    _case("allowed classes by row", (4, 7), allowed="input"),
+    _case("allowed classes by row with smoothing", (3, 7, 2), allowed="input", weight="positive", options=SMOOTH),
+    _case("allowed with smoothed masses", (4, 7), target="masses", allowed="input", options=SMOOTH),
+    _case("labels not allowed", (4, 7), allowed="not the label"),
+    # extreme scores
+    _case("large", logits="large"),
+    _case("large with smoothing", logits="large", weight="positive", options=SMOOTH),
+    _case("large with probabilities", logits="large", target="probabilities"),
+    _case("large with softcap", logits="large", options={"softcap": 30.0, "z_loss": 0.01}),
+    _case("minus infinity", logits="infinite", weight="positive"),
+    _case("minus infinity with z-loss", logits="infinite", options={"z_loss": 0.1}),
+    _case("minus infinity with softcap", logits="infinite", options={"softcap": 5.0}),
+    _case("minus infinity with smoothing", logits="infinite", options=SMOOTH),
+    _case("minus infinity with probabilities", logits="infinite", target="probabilities"),
+    _case("minus infinity with smoothed probabilities", logits="infinite", target="probabilities", options=SMOOTH),
+    _case("minus infinity with smoothed one-hot", logits="infinite", target="one-hot", options=SMOOTH),
+    _case("minus infinity at the label", logits="minus infinity"),
+    # combinations
+    _case(
+        "everything",
+        (4, 9, 3),
+        ignored="some",
+        weight="positive",
+        row_weights=True,
+        allowed="classes",
+        options=EVERYTHING,
+    ),
+    _case(
+        "everything by row",
+        ignored="some",
+        weight="positive",
+        row_weights=True,
+        allowed="input",
+        options={"ignore_index": 2, **EVERYTHING},
+    ),
+    _case(
+        "everything with probabilities",
+        (4, 9, 3),
+        target="probabilities",
+        weight="positive",
+        row_weights=True,
+        allowed="input",
+        options=EVERYTHING,
+    ),
+]
+
+CASES = [
+    replace(case, name=f"{case.name}, {reduction}", options={**case.options, "reduction": reduction})
+    for case in BASE_CASES
+    for reduction in REDUCTIONS
+]
+
+
+class Truth(NamedTuple):
+    """The loss in float64, and the size of the terms whose rounding it inherits, reduced in the same way."""
+
+    loss: Tensor
+    scale: Tensor
+
+
+def definition(
+    input: Tensor,  # (C), (N, C) or (N, C, d1, ...), any dtype
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    row_weights: Tensor | None = None,
+    allowed_classes: Tensor | None = None,
+    *,
+    normalise: bool = True,  # False: the input is log-probabilities already
+) -> Truth:
+    """l_i = -sum_c q_ic w_c log p_ic + z_loss lse_i^2, in float64 with autograd."""
+    x = _matrix(input.double())  # (R, C)
+    may = torch.ones_like(x, dtype=torch.bool)
+    if allowed_classes is not None:
+        may = _matrix(_broadcast(allowed_classes, input.shape).expand(input.shape))
+    z = x if softcap is None else softcap * (x / softcap).tanh()
+    z = torch.where(may, z / temperature, -torch.inf)
+    top = z.detach().max(dim=1, keepdim=True).values
+    lse = top + (z - top).exp().sum(dim=1, keepdim=True).log()
+    log_p = z - lse if normalise else x
+
+    q, mass, labelled = _smoothed_target(input, target, may, label_smoothing, ignore_index, weight)
+    w = torch.ones(x.shape[1], dtype=torch.float64) if weight is None else weight.double()
+    # 0 log 0 = 0 for a class that can have no probability, and for every class but the label.
+    counted = (q != 0.0) | (may & (not labelled))
+    kept = target.reshape(-1).long() != ignore_index if labelled else torch.ones(x.shape[0], dtype=torch.bool)
+    loss = -(q * w * torch.where(counted, log_p, 0.0)).sum(dim=1)
+    loss = torch.where(kept, loss, 0.0)
+    squares = torch.where(kept, lse[:, 0] ** 2, 0.0)
+
+    # |z| + |lse| bounds what log p is computed from; the infinite terms are exact.
+    reach = torch.where(z.isfinite(), z.detach().abs(), 0.0).amax(1, keepdim=True) if x.numel() else lse.detach()
+    reach = 2.0 * reach + 1.0
+    sizes = (torch.where(counted, q * w, 0.0).abs() * reach).sum(1).detach() + z_loss * reach[:, 0] ** 2
+    sizes = torch.where(kept, sizes, 0.0)
+
+    share = torch.ones_like(mass) if row_weights is None else row_weights.double().reshape(-1)
+    rows = target.shape if labelled else _row_shape(input.shape)
+
+    def reduce(of_rows: Tensor, of_squares: Tensor | float) -> Tensor:
+        if reduction == "mean":
+            total = (share * of_rows).sum() / (share * mass).sum()
+            return total + z_loss * (share * of_squares).sum() / (share * kept).sum() if z_loss else total
+        total = share * (of_rows + z_loss * of_squares if z_loss else of_rows)
+        return total.sum() if reduction == "sum" else total.reshape(rows)
+
+    return Truth(reduce(loss, squares), reduce(sizes, 0.0 * squares.detach()))
+
+
+def _smoothed_target(input, target, may, label_smoothing, ignore_index, weight):
+    """The smoothed target q (R, C), the rows' shares of the mean's denominator, and whether it is labels."""
+    labelled = not target.is_floating_point()
+    if labelled:
+        label = target.reshape(-1).long()
+        kept = label != ignore_index
+        label = torch.where(kept, label, 0)
+        q = F.one_hot(label, may.shape[1]).double()
+        mass = kept.double() if weight is None else torch.where(kept, weight.double()[label], 0.0)
+    else:
+        q = _matrix(target.double())
+        mass = torch.ones(q.shape[0], dtype=torch.float64)
+    if label_smoothing:
+        q = (1.0 - label_smoothing) * q + label_smoothing * may.double() / may.sum(dim=1, keepdim=True)
+    return q, mass, labelled
+
+
+def definition_nll(input: Tensor, target: Tensor, **kwargs: Any) -> Truth:
+    """l_i = -w_y log p_iy, the log-probabilities being given."""
+    return definition(input, target, **kwargs, normalise=False)
+
+
+def definition_log_softmax(input: Tensor, dim: int) -> Tensor:
+    """x - log sum exp x in float64."""
+    x = input.double()
+    top = x.detach().amax(dim, keepdim=True)
+    return x - (top + (x - top).exp().sum(dim, keepdim=True).log())
+
+
+def pytorch(loss: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the loss and gradient of PyTorch's function of the same name, computed in the dtype of ours.
+
+    For half types our cross_entropy answers in float32: PyTorch is then asked in float32, its best.
+    """
+    if loss.__name__ == "cross_entropy" and problem.input.dtype in HALF:
+        problem = _in_float32(problem)
+    # Its nll_loss has no gradient for four dimensions that are not contiguous.
+    problem = problem._replace(input=problem.input.contiguous())
+    return differentiate(getattr(F, loss.__name__), problem)
+
+
+def differentiate(loss: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return loss(...) and the gradient by its input of the sum of what it returns."""
+    input = problem.input.detach().requires_grad_()
+    value = loss(input, problem.target, **problem.kwargs)
+    (gradient,) = torch.autograd.grad(value.sum(), input)
+    return value.detach(), gradient
+
+
+def _in_float32(problem: Problem) -> Problem:
+    def cast(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return Problem(
+        cast(problem.input), cast(problem.target), {key: cast(value) for key, value in problem.kwargs.items()}
+    )
+
+
+def _lay(tensor: Tensor, layout: str) -> Tensor:
+    """Return the same numbers laid out differently in memory."""
+    if tensor.dim() == 0 or tensor.numel() == 0:
+        return tensor
+    if layout == "transposed":  # the first dimension moves fastest
+        return tensor.permute(*reversed(range(tensor.dim()))).contiguous().permute(*reversed(range(tensor.dim())))
+    if layout == "classes last":  # the second dimension moves fastest
+        return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.dim() > 2 else tensor
+    if layout == "strided":  # every other element along every dimension, NaN or a wrong label between
+        junk = torch.nan if tensor.is_floating_point() else 99
+        room = torch.full([2 * n for n in tensor.shape], junk, dtype=tensor.dtype)
+        view = room[(slice(None, None, 2),) * tensor.dim()]
+        return view.copy_(tensor)
+    if layout == "expanded":  # all rows are the first one, which is in memory once
+        return tensor[:1].expand(tensor.shape)
+    return tensor
+
+
+def _class_dim(shape: tuple[int, ...]) -> int:
+    return 0 if len(shape) == 1 else 1
+
+
+def _new(shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Index that gives a tensor of the rows a class dimension of one."""
+    return (None,) if len(shape) == 1 else (slice(None), None)
+
+
+def _row_shape(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(n for d, n in enumerate(shape) if d != _class_dim(shape))
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    """View scores as (rows, classes)."""
+    classes = tensor.shape[_class_dim(tensor.shape)]
+    return tensor.movedim(_class_dim(tensor.shape), -1).reshape(-1, classes)
+
+
+def _broadcast(per_class: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """View a vector over the classes so that it broadcasts against the input; leave the input's shape alone."""
+    return per_class if per_class.dim() == len(shape) else per_class.view(-1, *[1] * (len(shape) - 2))
