@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BACKENDS = ["reference"]
+from nll import _backends
+
+BACKENDS = list(_backends.BACKENDS)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALF = (torch.bfloat16, torch.float16)
 REDUCTIONS = ["none", "mean", "sum"]

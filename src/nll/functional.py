@@ -5,11 +5,14 @@ Class scores have the shape (C), (N, C) or (N, C, d1, ..., dk); the rows have th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from nll import _backends, _checks
-from nll.kernels.reference import RowLosses
+from nll.kernels import reference
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -25,7 +28,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Raises: IndexError for a dimension that the input has not, TypeError for arguments of a wrong type.
     """
     _checks.log_softmax(input, dim, dtype)
-    return _backends.choose().log_softmax(input, dim, dtype)
+    return _backends.choose(input).log_softmax(input, dim, dtype)
 
 
 def nll_loss(
@@ -56,9 +59,11 @@ def nll_loss(
     """
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.nll_loss(input, target, weight, ignore_index)
-    backend = _backends.choose()
-    rows = _with_labels(backend.nll_loss, input, target, weight, ignore_index)
-    loss = _reduce(rows, reduction)
+    with _naming_labels(input, target, ignore_index):
+        rows = _backends.choose(input).nll_loss(input, target, ignore_index)
+        mass = reference.label_mass(input, target, weight, ignore_index)
+    rows = rows.to(mass.dtype)
+    loss = _reduce(rows if weight is None else rows * mass, mass, reduction)
     # Under autocast PyTorch's nll_loss answers in float32.
     device = input.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -113,51 +118,65 @@ def cross_entropy(
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.cross_entropy(input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss)
     allowed = _checks.allowed_classes(allowed_classes, input)
-    backend = _backends.choose()
-    options = (weight, ignore_index, label_smoothing, temperature, softcap, allowed, z_loss > 0.0)
-    rows = _with_labels(backend.cross_entropy, input, target, *options)
-    return _reduce(rows, reduction, z_loss, _checks.row_weights(row_weights, rows.loss.shape, rows.loss.dtype))
+    backend = _backends.choose(input, target, weight, allowed)
+    with _naming_labels(input, target, ignore_index):
+        mass, kept = _masses(input, target, weight, ignore_index)
+        row_weights = _checks.row_weights(row_weights, mass.shape, mass.dtype)
+        slopes = _slopes(mass, kept, row_weights, "none" if backend is reference else reduction, z_loss)
+        options = (weight, ignore_index, label_smoothing, temperature, softcap, allowed, slopes)
+        rows, squared = backend.cross_entropy(input, target, *options)
+    loss = _reduce(rows, mass, reduction, row_weights)
+    if squared is None:
+        return loss
+    return loss + z_loss * _reduce(torch.where(kept == 0.0, 0.0, squared), kept, reduction, row_weights)
 
 
-def _with_labels(kernel, input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, *options):
-    """Call a kernel, which meets a label out of range as it reads it; say then which row it is.
+@contextmanager
+def _naming_labels(input: Tensor, target: Tensor, ignore_index: int) -> Iterator[None]:
+    """Name the row and the value of the label that a kernel met out of range.
 
-    Checking afterwards costs a correct call nothing. A compiled call has no Python left to do this; there the
-    error is that of the compiled code.
+    Kernels check labels as they read them; looking again afterwards costs a correct call nothing. A compiled call
+    has no Python left to do this; there the error is that of the compiled code.
     """
-    if torch.compiler.is_compiling():
-        return kernel(input, target, weight, ignore_index, *options)
     try:
-        return kernel(input, target, weight, ignore_index, *options)
+        yield
     except IndexError:
-        error = _checks.label_error(target, input.shape[0 if input.dim() == 1 else 1], ignore_index)
+        error = _checks.label_error(target, input.shape[reference.class_dim(input)], ignore_index)
         if error is None:
             raise
         raise error from None
 
 
-def _reduce(
-    rows: RowLosses,
-    reduction: str,
-    z_loss: float = 0.0,
-    row_weights: Tensor | None = None,
-) -> Tensor:
-    """Reduce the rows; "mean" is sum(r l) / sum(r w) + z_loss * sum(r lse^2) / sum(r) over the kept rows."""
-    loss, mass = rows.loss, rows.mass
+def _masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """What each row counts for in the mean of the loss, and in the mean of the z-loss."""
+    if target.shape != input.shape:
+        mass = reference.label_mass(input, target, weight, ignore_index)
+        return mass, mass if weight is None else (target != ignore_index).to(mass.dtype)
+    classes = input.shape[reference.class_dim(input)]
+    shape = input.shape[: reference.class_dim(input)] + input.shape[reference.class_dim(input) + 1 :]
+    like = torch.promote_types(torch.promote_types(input.dtype, target.dtype), torch.float32)
+    # Without classes there are no rows, as PyTorch counts them.
+    ones = torch.full(shape, float(classes > 0), dtype=like, device=input.device)
+    return ones, ones
+
+
+def _slopes(mass: Tensor, kept: Tensor, row_weights: Tensor | None, reduction: str, z_loss: float) -> reference.Slopes:
+    """What `_reduce` will multiply the rows with, by the same operations, so that it comes true to the last bit."""
+    if reduction == "none":
+        return reference.Slopes(with_lse=z_loss > 0.0)
+    found = []
+    for share, factor in ((mass, 1.0), (kept, z_loss)):
+        slope = torch.ones_like(share) * factor
+        if reduction == "mean":
+            slope = slope / (share if row_weights is None else share * row_weights).sum()
+        found.append(slope if row_weights is None else slope * row_weights)
+    return reference.Slopes(found[0], found[1] if z_loss > 0.0 else None, z_loss > 0.0)
+
+
+def _reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | None = None) -> Tensor:
+    """Reduce the rows; "mean" is sum(r l) / sum(r mass) with row weights r."""
     if row_weights is not None:
-        loss, mass = loss * row_weights, mass * row_weights
-    if reduction == "mean":
-        loss = loss.sum() / mass.sum()
-    elif reduction == "sum":
-        loss = loss.sum()
-    if rows.lse is None:
-        return loss
-    share = torch.ones_like(rows.mass) if rows.kept is None else rows.kept
-    squared = torch.where(share == 0.0, 0.0, rows.lse.square())
-    if row_weights is not None:
-        squared, share = squared * row_weights, share * row_weights
-    if reduction == "mean":
-        squared = squared.sum() / share.sum()
-    elif reduction == "sum":
-        squared = squared.sum()
-    return loss + z_loss * squared
+        rows, mass = rows * row_weights, mass * row_weights
+    if reduction == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.sum() / mass.sum()

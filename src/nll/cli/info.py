@@ -10,8 +10,8 @@ import torch
 from rich.table import Table
 
 import nll
-from nll._backends import BACKENDS
 from nll.cli import terminal
+from nll.kernels import cpu, reference
 
 # package -> what it brings, and the extra that installs it
 _OPTIONAL = {
@@ -46,7 +46,8 @@ def facts() -> list[tuple[str, str]]:
         ("Machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"),
         ("Threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),
         ("Devices", ", ".join(_devices())),
-        ("Backends", "; ".join(f"{name}: {_first_line(module)}" for name, module in BACKENDS.items())),
+        ("Backend reference", _first_line(reference)),
+        ("Backend cpu", cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}"),
     ]
     for package, (brings, extra) in _OPTIONAL.items():
         installed = _version(package)

@@ -16,13 +16,15 @@ from torch import Tensor
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class RowLosses(NamedTuple):
-    """What a reduction needs of every row."""
+class Slopes(NamedTuple):
+    """What the reduction is about to multiply each row's loss and squared log-sum-exp with.
 
-    loss: Tensor  # -sum_c q_c w_c log p_c; 0 where the label is ignored
-    mass: Tensor  # the row's share of the mean's denominator: w_label, or 1 for probabilities; 0 if ignored
-    kept: Tensor | None  # 1 where the label is kept, 0 where it is ignored; None: every row is kept
-    lse: Tensor | None  # log-sum-exp of the scores, asked for by the z-loss
+    A backend may compute the gradient for these slopes together with the loss, and use it if they come true.
+    """
+
+    loss: Tensor | None = None
+    squared: Tensor | None = None
+    with_lse: bool = False  # whether the squared log-sum-exp is asked for
 
 
 def class_dim(input: Tensor) -> int:
@@ -35,12 +37,13 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
     return torch.log_softmax(input, dim, dtype=dtype)
 
 
-def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> RowLosses:
-    """Gather, weigh and negate log-probabilities that are already there."""
-    loss = _pick(input, target, ignore_index)
-    mass, kept = _label_mass(input, target, weight, ignore_index)
-    loss = loss.to(mass.dtype)
-    return RowLosses(loss if weight is None else loss * mass, mass, kept, None)
+def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """-log p of each row's label, 0 where it is ignored; a label out of range raises IndexError."""
+    if input.device.type != "cpu":
+        return pick_or_nan(input, target, ignore_index)
+    if input.dim() == 4:  # PyTorch's gradient of its nll_loss2d is written for one layout
+        input = input.contiguous()
+    return F.nll_loss(input, target, ignore_index=ignore_index, reduction="none")
 
 
 def cross_entropy(
@@ -52,19 +55,18 @@ def cross_entropy(
     temperature: float,
     softcap: float | None,
     allowed: Tensor | None,  # broadcasts against the input
-    with_lse: bool,
-) -> RowLosses:
-    """-sum_c q_c w_c log p_c with p = softmax(scores) and q the smoothed target."""
+    slopes: Slopes,  # of use to backends that compute the gradient beforehand
+) -> tuple[Tensor, Tensor | None]:
+    """Each row's -sum_c q_c w_c log p_c, p = softmax(scores), q the smoothed target; if asked, its logsumexp^2 too."""
     z = scores(input, temperature, softcap, allowed)
     dim = class_dim(input)
     log_p = torch.log_softmax(z, dim)
     by_class = None if weight is None else along(weight, z)
     if target.shape == input.shape:
         loss = _expected_nll(log_p, target, by_class, label_smoothing, allowed)
-        mass, kept = torch.full_like(loss, float(input.shape[dim] > 0)), None
     else:
-        loss, mass, kept = _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed)
-    return RowLosses(loss, mass, kept, torch.logsumexp(z, dim) if with_lse else None)
+        loss = _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed)
+    return loss, torch.logsumexp(z, dim).square() if slopes.with_lse else None
 
 
 def scores(input: Tensor, temperature: float, softcap: float | None, allowed: Tensor | None) -> Tensor:
@@ -84,17 +86,16 @@ def along(per_class: Tensor, input: Tensor) -> Tensor:
 
 def _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed):
     """-w_y log p_y, of which label smoothing moves a share to the mean of -w_c log p_c over the classes."""
-    loss = _pick(log_p, target, ignore_index)
-    mass, kept = _label_mass(log_p, target, weight, ignore_index)
+    loss = nll_loss(log_p, target, ignore_index)
     if weight is not None:
-        loss = loss * mass
+        loss = loss * label_mass(log_p, target, weight, ignore_index)
     if label_smoothing > 0.0:
         uniform = _uniform_nll(log_p, by_class, allowed)
         uniform = torch.where(target == ignore_index, 0.0, uniform)
         if label_smoothing == 1.0 and allowed is not None:  # 0 log 0 = 0 for a label that is not allowed
-            return uniform, mass, kept
+            return uniform
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
-    return loss, mass, kept
+    return loss
 
 
 def _expected_nll(log_p, q, by_class, label_smoothing, allowed):
@@ -120,27 +121,18 @@ def _uniform_nll(log_p, by_class, allowed):
     return -terms.masked_fill(~allowed, 0.0).sum(dim) / allowed.sum(dim)
 
 
-def _label_mass(input, target, weight, ignore_index):
-    """The weight of each row's label (1 without weights; 0 where ignored), and which rows are kept.
+def label_mass(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """The weight of each row's label: 1 without weights, 0 where ignored.
 
     In float32 for half types: these are the terms of a sum over all rows.
     """
     dtype = torch.float32 if input.dtype in _HALF else input.dtype
-    kept = (target != ignore_index).to(dtype)
+    kept = target != ignore_index
     if weight is None:
-        return kept, kept
-    label = target.clamp(0, weight.numel() - 1).long()  # a label out of range is reported elsewhere
+        return kept.to(dtype)
+    label = target.clamp(0, max(weight.numel() - 1, 0))  # a label out of range is reported elsewhere
     mass = weight.to(dtype).index_select(0, label.reshape(-1)).reshape(label.shape)
-    return torch.where(kept == 0.0, 0.0, mass), kept
-
-
-def _pick(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """-log p of each row's label, 0 where ignored."""
-    if log_p.device.type == "cpu":
-        if log_p.dim() == 4:  # PyTorch's gradient of its nll_loss2d is written for one layout
-            log_p = log_p.contiguous()
-        return F.nll_loss(log_p, target, ignore_index=ignore_index, reduction="none")
-    return pick_or_nan(log_p, target, ignore_index)
+    return torch.where(kept, mass, 0.0)
 
 
 def pick_or_nan(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
