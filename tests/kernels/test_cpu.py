@@ -1,0 +1,194 @@
+"""What the compiled loops promise beyond the case table: bits, threads, instruction sets, memory, forks."""
+
+import gc
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nll
+from nll.kernels import cpu
+
+pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=f"{cpu.MISSING}")
+SETS = [] if cpu.MISSING else cpu._cpu.instruction_sets()
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    with nll.use_backend("cpu"):
+        yield
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request):
+    cpu._cpu.use_instruction_set(request.param)
+    yield request.param
+    cpu._cpu.use_instruction_set(SETS[0])
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def exp_errors(first: int, last: int, step: int) -> float:
+    """The largest relative error of exp in units of 2^-24, over every `step`-th float32 between two bit patterns."""
+    worst = 0.0
+    for begin in range(first, last, step << 22):
+        bits = torch.arange(begin, min(begin + (step << 22), last), step, dtype=torch.int64)
+        x = (bits - (1 << 32)).to(torch.int32).view(torch.float32)
+        y = torch.empty_like(x)
+        cpu._cpu.exp_negative(x.data_ptr(), y.data_ptr(), x.numel())
+        truth = x.double().exp()
+        worst = max(worst, float(((y.double() - truth) / truth).abs().max()) * 2**24)
+    return worst
+
+
+# The bits of -0.0 and of the last number whose exponential is normal, -87.33654.
+RANGE = (0x80000000, 0xC2AEAC4F)
+
+
+@pytest.mark.parametrize("step", [4099, pytest.param(1, marks=pytest.mark.slow)])
+def test_exp_keeps_its_bound(step, instruction_set):
+    assert exp_errors(*RANGE, step) <= 2.0
+
+
+def test_exp_far_below_is_zero(instruction_set):
+    x = torch.tensor([-200.0, -torch.inf, -3e38, torch.nan])
+    y = torch.ones(4)
+    cpu._cpu.exp_negative(x.data_ptr(), y.data_ptr(), 4)
+    assert y[:3].tolist() == [0.0, 0.0, 0.0]
+    assert y[3].isnan()
+
+
+def rows_of(input, target, **options):
+    x = input.clone().requires_grad_()
+    loss = nll.cross_entropy(x, target, reduction="none", **options)
+    loss.sum().backward()
+    assert x.grad is not None
+    return loss.detach(), x.grad
+
+
+LAYOUTS = [(70, 33), (70, 1000), (9, 40000), (5, 21, 130), (3, 300, 7)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
+def test_every_instruction_set_is_as_exact_as_pytorch(shape, dtype, instruction_set):
+    input = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))).to(dtype)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(2))
+    weight = torch.rand(shape[1], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for options in ({}, {"label_smoothing": 0.1, "weight": weight}):
+        theirs = input.float() if dtype in cpu._TYPES and dtype.itemsize == 2 else input
+        ours = {**options, "weight": options["weight"].to(theirs.dtype)} if options else {}
+        loss, gradient = rows_of(input, target, **ours)
+        x = input.double().clone().requires_grad_()
+        truth = F.cross_entropy(x, target, reduction="none", **options)
+        truth.sum().backward()
+        their_error = (F.cross_entropy(theirs, target, reduction="none", **ours) - truth).abs().max()
+        unit = torch.finfo(loss.dtype).eps * truth.detach().abs().max()
+        assert (loss - truth).abs().max() <= their_error + 4 * unit
+        rounding = torch.finfo(dtype).eps * x.grad.abs()  # of the result, and of the arithmetic that led to it
+        assert ((gradient - x.grad).abs() <= rounding + 4 * torch.finfo(loss.dtype).eps * x.grad.abs().max()).all()
+
+
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
+def test_a_row_has_the_same_bits_in_any_company(shape, threads):
+    draw = torch.Generator().manual_seed(4)
+    input = torch.randn(shape, generator=draw)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=draw)
+    loss, gradient = rows_of(input, target)
+    order = torch.randperm(shape[0], generator=draw)
+    for part in (order, order[:1], order[: shape[0] // 2 + 1]):
+        for count in (1, 2, 3):
+            threads(count)
+            part_loss, part_gradient = rows_of(input[part], target[part])
+            assert torch.equal(part_loss, loss[part])
+            assert torch.equal(part_gradient, gradient[part])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_threads_share_long_rows_without_a_trace(count, threads):
+    input, target = torch.randn(1, 300_000), torch.tensor([123_456])
+    x, y = input.clone().requires_grad_(), input.clone().requires_grad_()
+    nll.cross_entropy(x, target).backward()
+    threads(count)
+    nll.cross_entropy(y, target).backward()
+    assert torch.equal(x.grad, y.grad)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25, 0.3, -2.0, 0.0])
+def test_any_upstream_gradient(factor):
+    x = torch.randn(40, 500, requires_grad=True)
+    target = torch.randint(0, 500, (40,))
+    (factor * nll.cross_entropy(x, target, z_loss=1e-3)).backward()
+    y = x.detach().double().requires_grad_()
+    (factor * nll.cross_entropy(y, target, z_loss=1e-3)).backward()
+    torch.testing.assert_close(x.grad, y.grad.float(), rtol=1e-5, atol=1e-9)
+
+
+def test_the_first_gradient_is_not_the_second():
+    """The gradient that the forward pass made is handed over once; the next backward makes its own."""
+    x = torch.randn(40, 500, requires_grad=True)
+    loss = nll.cross_entropy(x, torch.randint(0, 500, (40,)))
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    kept = first.clone()
+    first.mul_(0.0)
+    (second,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(second, kept)
+
+
+def test_logits_that_were_changed_are_noticed_where_they_are_needed():
+    x = torch.randn(40, 500, requires_grad=True) * 1.0
+    loss = nll.cross_entropy(x, torch.randint(0, 500, (40,)), reduction="none")
+    x.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.sum().backward()
+
+
+def test_memory_of_a_large_gradient_is_used_again():
+    cpu._cpu.release()
+    x = torch.randn(2000, 1000, requires_grad=True)
+    target = torch.randint(0, 1000, (2000,))
+    nll.cross_entropy(x, target).backward()
+    address = x.grad.data_ptr()
+    x.grad = None
+    gc.collect()
+    assert cpu._cpu.kept_bytes() >= x.numel() * 4
+    nll.cross_entropy(x, target).backward()
+    assert x.grad.data_ptr() == address
+    x.grad = None
+    cpu._cpu.release()
+    assert cpu._cpu.kept_bytes() == 0
+
+
+def test_a_forked_process_computes_too(threads):
+    threads(2)
+    x, target = torch.randn(400, 1000), torch.randint(0, 1000, (400,))
+    expected = nll.cross_entropy(x, target).item()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if nll.cross_entropy(x, target).item() == expected else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("label", [-1, 7, 2**40, -(2**40)])
+def test_the_first_label_out_of_range_is_named(label):
+    target = torch.zeros(5000, dtype=torch.int64)
+    target[[1234, 4000]] = torch.tensor([label, 9])
+    with pytest.raises(IndexError, match=f"got {label} at row 1234"):
+        nll.cross_entropy(torch.randn(5000, 7), target)
+
+
+@pytest.mark.slow
+def test_more_scores_than_32_bits_count():
+    rows, classes = 33, 1 << 26
+    x = torch.empty(rows, classes, dtype=torch.bfloat16).normal_(generator=torch.Generator().manual_seed(5))
+    target = torch.full((rows,), classes - 1)
+    loss = nll.cross_entropy(x, target, reduction="none")
+    last = x[-1].double()
+    assert abs(loss[-1].item() - (last.logsumexp(0) - last[-1]).item()) < 1e-5
