@@ -38,7 +38,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nll' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    try:
+        return getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        needed = str(error.name).partition(".")[0]
+        raise ModuleNotFoundError(
+            f"nll.{name} needs {needed}, which is not installed: pip install 'nll[regression]'", name=error.name
+        ) from None
 
 
 def __dir__() -> list[str]:

@@ -78,7 +78,7 @@ def fit(
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
     try:
-        _require_folders(json_file, report)
+        _require_places(json_file, report)
         family = _family(formula, column, family, baseline, alpha)
         job = Job(table, family, baseline, alpha, weights, policy)
         with terminal.Stages(console) as stages:
@@ -86,12 +86,16 @@ def fit(
     except (ValueError, TypeError) as error:
         _fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
     terminal.show(console, fitted.fit, level)
-    if json_file is not None:
-        _write_json(fitted.fit, json_file)
+    try:
+        if json_file is not None:
+            _write_json(fitted.fit, level, json_file)
+        if report is not None:
+            with terminal.Stages(console) as stages:
+                stages.say("Drawing the report")
+                report.write_text(_page(fitted, level), encoding="utf-8")
+    except OSError as error:
+        _fail(f"expected a file that can be written, got: {error}")
     if report is not None:
-        with terminal.Stages(console) as stages:
-            stages.say("Drawing the report")
-            report.write_text(_page(fitted, level), encoding="utf-8")
         console.print(f"Report: {report}", highlight=False)
     raise typer.Exit(0 if fitted.fit.converged else 1)
 
@@ -106,6 +110,8 @@ def _family(formula: str | None, column: str | None, family: str | None, baselin
     family = family or "softmax"
     if family not in known:
         raise ValueError(f"expected --family to be one of {', '.join(known)}, got {family!r}")
+    if not np.isfinite(alpha):
+        raise ValueError(f"expected a finite alpha of at least 0, got {alpha}")
     if family != "softmax" and (baseline is not None or alpha):
         raise ValueError(f"expected --baseline and --alpha with softmax only, got --family {family}")
     return family
@@ -115,7 +121,7 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     parsed = designs.parse(formula)
     wanted = designs.variables(parsed) + ([job.weights] if job.weights else [])
     stages.say(f"Reading {job.path.name}")
-    table = read_table(job.path, wanted)
+    table = read_table(job.path, list(dict.fromkeys(wanted)))
     stages.say("Building the columns")
     data = designs.design(table, parsed, weights=job.weights, missing=job.missing)
     run = _softmax if job.family == "softmax" else _linear
@@ -126,6 +132,8 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
 def _softmax(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
     from nll.report import assess
 
+    if data.y.dtype.kind == "f" and (data.y % 1 != 0).any():
+        raise ValueError(f"expected classes, got the measurements of {data.response!r}; --family normal fits them")
     plain = data.y.to_numpy() if data.y.dtype.kind in "iufb" else data.y.astype(str).to_numpy(dtype=object)
     values, codes = np.unique(plain, return_inverse=True)
     classes = [label(value) for value in values.tolist()]
@@ -157,7 +165,7 @@ def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fi
     from nll.report import assess
 
     y, columns = designs.numbers(data.y, data.response), data.columns()
-    observed = observe(y, data.weights)
+    observed = replace(observe(y, data.weights), rows=data.rows)
     fitted = fit_linear(job.family, columns, observed, response=data.response, progress=stages.step)
     mean = RESPONSES[job.family].mean(columns.given() @ fitted.params["coef"]).numpy()
     weights = data.weights.numpy()
@@ -171,22 +179,23 @@ def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fi
 def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
     wanted = [column] + ([job.weights] if job.weights else [])
     stages.say(f"Reading {job.path.name}")
-    frame = read_table(job.path, wanted)
-    designs.require_columns(wanted, [str(name) for name in frame.columns])
-    frame, dropped = designs.complete_rows(frame, wanted, job.missing)
-    weights = None if job.weights is None else designs.numbers(frame[job.weights], job.weights)
+    table = read_table(job.path, list(dict.fromkeys(wanted)))
+    designs.require_columns(wanted, [str(name) for name in table.columns])
+    frame, dropped = designs.complete_rows(table, wanted, job.missing)
     title = f"{column} as {job.family} ({job.path.name})"
-    if job.family == "categorical":
-        data: Any = frame[column].astype(object)
-    else:
-        data = designs.numbers(frame[column], column)
-    observed = observe(data, weights, categorical=job.family == "categorical")
+    # In their places in the table, so that errors name its rows; the incomplete ones are missing and weigh nothing.
+    categorical = job.family == "categorical"
+    data: Any = np.full(len(table), None if categorical else np.nan, dtype=object if categorical else np.float64)
+    data[frame.index] = frame[column].astype(object) if categorical else designs.numbers(frame[column], column)
+    weights = np.zeros(len(table))
+    weights[frame.index] = 1.0 if job.weights is None else designs.numbers(frame[job.weights], job.weights)
+    observed = observe(data, weights, missing="drop", categorical=categorical)
     if job.family == "negative_binomial":
         constant = designs.constant(len(observed.values))
         fitted = fit_linear(job.family, constant, observed, response=column, progress=stages.step)
         return Fitted(replace(fitted, response=column, dropped=dropped), title, {})
     family = _DISTRIBUTIONS[job.family]
-    fitted = fit_family(family.distribution, data, weights=weights)
+    fitted = fit_family(family.distribution, data, weights=weights, missing="drop")
     return Fitted(replace(fitted, response=column, dropped=dropped), title, {"drawn": (family, observed)})
 
 
@@ -200,15 +209,17 @@ def _page(fitted: Fitted, level: float) -> str:
     return html.page(fitted.fit, title=fitted.title, level=level, **shown)
 
 
-def _require_folders(*files: Path | None) -> None:
+def _require_places(*files: Path | None) -> None:
     """Complain about a folder that is not there before the fit, not after it."""
     for file in files:
+        if file is not None and file.is_dir():
+            raise ValueError(f"expected a file to write, got the folder {file}")
         if file is not None and str(file) != "-" and not file.parent.is_dir():
             raise ValueError(f"expected a folder that exists for {file}, got no such folder: {file.parent}")
 
 
-def _write_json(fit: Fit, file: Path) -> None:
-    text = json.dumps(_finite(fit.to_dict()), indent=1, allow_nan=False)
+def _write_json(fit: Fit, level: float, file: Path) -> None:
+    text = json.dumps(_finite(fit.to_dict(level)), indent=1, allow_nan=False)
     if str(file) == "-":
         typer.echo(text)
     else:

@@ -72,7 +72,8 @@ class Stages:
     def __exit__(self, *_: object) -> None:
         """Take the line away."""
         self._timer.cancel()
-        self._bar.stop()
+        if self._bar.live.is_started:  # or it would write an empty line
+            self._bar.stop()
 
     def say(self, what: str) -> None:
         """Name the work at hand."""

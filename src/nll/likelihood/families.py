@@ -48,6 +48,10 @@ class Family:
         """Whether the distribution gives probability to single numbers."""
         return self.distribution.support.is_discrete  # type: ignore[union-attr]
 
+    def __reduce__(self) -> tuple:
+        """Pickle the name: the functions are found again in the table."""
+        return _family, (self.distribution,)
+
     def log_probs(self, values: Tensor, params: Params, given: dict[str, Any]) -> Tensor:
         """Log-probability or log-density of each row."""
         if self.log_prob is not None:
@@ -56,7 +60,23 @@ class Family:
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (weights / weights.sum()) @ values
+    """The mean, as a distance from the first value: exact where all are equal, and precise far from 0."""
+    return values[0] + (weights @ (values - values[0])) / weights.sum()
+
+
+def log_peak(x: Tensor) -> Tensor:
+    """log P(x) of a Poisson variable whose rate is x: x log x - x - log x!, by Stirling's series for large x."""
+    n = x.clamp(min=16.0)
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * n * n)) / (n * n)) / (n * n)) / n
+    return torch.where(x < 16, torch.xlogy(x, x) - x - torch.lgamma(x + 1), -series - 0.5 * (2 * math.pi * n).log())
+
+
+def _distance(x: Tensor, mean: Tensor) -> Tensor:
+    """x log(x / mean) + mean - x, without the cancellation (Loader 2000, "Fast and accurate computation of binomial
+    probabilities"): with s = log(mean / x), x (exp(s) - 1 - s).
+    """
+    s = mean.log() - x.log()
+    return torch.where(x > 0, x * (torch.expm1(s) - s), mean)
 
 
 def _whole(values: Tensor) -> Tensor:
@@ -75,13 +95,19 @@ def _diagonal(*variances: Tensor) -> Tensor:
 
 
 def _binomial_estimate(values: Tensor, weights: Tensor, total_count: Any = 1) -> Params:
-    return {"probs": (weights @ values) / _trials(values, weights, total_count)}
+    n = torch.as_tensor(total_count, dtype=torch.float64)
+    successes, failures = weights @ values, weights @ (n - values)
+    return {"probs": successes / (successes + failures)}
 
 
 def _binomial_log_prob(values: Tensor, probs: Tensor, total_count: Any = 1) -> Tensor:
     n = torch.as_tensor(total_count, dtype=torch.float64)
-    choose = torch.lgamma(n + 1) - torch.lgamma(values + 1) - torch.lgamma(n - values + 1)
-    return choose + torch.xlogy(values, probs) + torch.special.xlog1py(n - values, -probs)
+    peaks = log_peak(values) + log_peak(n - values) - log_peak(n)
+    return peaks - _distance(values, n * probs) - _distance(n - values, n * (1 - probs))
+
+
+def _poisson_log_prob(values: Tensor, rate: Tensor) -> Tensor:
+    return log_peak(values) - _distance(values, rate)
 
 
 def _trials(values: Tensor, weights: Tensor, total_count: Any) -> Tensor:
@@ -100,6 +126,9 @@ def _binomial_inside(values: Tensor, total_count: Any = 1) -> Tensor:
 # Categorical, Multinomial: shares of the counts, covariance (diag(p) - p p') / trials.
 
 
+MOST_CATEGORIES = 1_000_000
+
+
 def _categorical_estimate(values: Tensor, weights: Tensor) -> Params:
     counts = torch.bincount(values.long(), weights=weights)
     return {"probs": counts / counts.sum()}
@@ -115,8 +144,8 @@ def _multinomial_estimate(values: Tensor, weights: Tensor) -> Params:
 
 
 def _multinomial_log_prob(values: Tensor, probs: Tensor) -> Tensor:
-    orders = torch.lgamma(values.sum(1) + 1) - torch.lgamma(values + 1).sum(1)
-    return orders + torch.xlogy(values, probs).sum(1)
+    n = values.sum(1)
+    return (log_peak(values) - _distance(values, n[:, None] * probs)).sum(1) - log_peak(n)
 
 
 def _shares_covariance(params: Params, trials: float) -> Tensor:
@@ -138,9 +167,12 @@ def _median(values: Tensor, weights: Tensor) -> Tensor:
     order = values.argsort()
     below = weights[order].cumsum(0)
     half = below[-1] / 2
-    first = int(torch.searchsorted(below, half))  # the first value that at least half of the weight does not exceed
+    # The first value that half of the weight does not exceed, but for the rounding of the sums.
+    slack = 1e-14 * below[-1]
+    first = int(torch.searchsorted(below, half - slack))
     value = values[order[first]]
-    return (value + values[order[first + 1]]) / 2 if bool(below[first] == half) else value
+    tied = bool((below[first] - half).abs() <= slack) and first + 1 < len(values)
+    return (value + values[order[first + 1]]) / 2 if tied else value
 
 
 # Uniform: the extremes. Both are reached by the data, so that the score is not 0 there and there is no information;
@@ -171,7 +203,10 @@ def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
     loc = _mean(values, weights)
     residual = values - loc
     unit = residual.abs().max().clamp(min=torch.finfo(torch.float64).tiny)  # squares overflow above 1e154
-    return {"loc": loc, "scale": unit * _mean((residual / unit) ** 2, weights).sqrt()}
+    share, residual = weights / weights.sum(), residual / unit
+    # The mean is rounded: what it is off by is not part of the spread.
+    variance = (share @ residual**2 - (share @ residual) ** 2).clamp(min=0)
+    return {"loc": loc, "scale": unit * variance.sqrt()}
 
 
 _COUNTS = "a non-negative integer"
@@ -210,6 +245,7 @@ FAMILIES: dict[type[td.Distribution], Family] = {
             _whole,
             lambda x, w: {"rate": _mean(x, w)},
             lambda params, n: _diagonal(params["rate"] / n),
+            _poisson_log_prob,
         ),
         Family(
             td.Categorical,
@@ -267,3 +303,7 @@ FAMILIES: dict[type[td.Distribution], Family] = {
         ),
     )
 }
+
+
+def _family(distribution: type[td.Distribution]) -> Family:
+    return FAMILIES[distribution]

@@ -6,11 +6,12 @@ import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Exponential, constraints
 
-from nll.likelihood.families import FAMILIES, Family, Params
+from nll.likelihood.families import FAMILIES, MOST_CATEGORIES, Family, Params
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, observe, require_support
 from nll.likelihood.result import Fit, Labels
@@ -47,6 +48,8 @@ def fit(
     _require_shape(family, observed)
     given = {name: _of_rows(name, value, observed) for name, value in given.items()}
     require_support(observed, partial(family.inside, **given), family.support, family.name)
+    if family.name == "Categorical":
+        _require_few_categories(observed)
     return _result(family, observed, given)
 
 
@@ -60,6 +63,8 @@ def _family(model: Any) -> Family:
 
 
 def _given(family: Family, fixed: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(fixed, dict):
+        raise TypeError(f"expected fixed as a dict of name -> value, got {type(fixed).__name__}")
     for name in family.given:
         if name not in fixed:
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
@@ -78,13 +83,27 @@ def _require_shape(family: Family, observed: Observations) -> None:
 
 def _of_rows(name: str, value: Any, observed: Observations) -> Tensor:
     """A positive whole number for all rows, or one for each row of the data as given."""
-    number = torch.as_tensor(value, dtype=torch.float64)
-    if number.dim() > 1 or (number.dim() == 1 and number.numel() <= int(observed.rows[-1])):
+    try:
+        number = torch.tensor(np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise TypeError(f"expected {name} to be a positive integer, got {value!r}") from None
+    if value is None:
+        raise TypeError(f"expected {name} to be a positive integer, got None")
+    if number.dim() > 1 or (number.dim() == 1 and len(number) != observed.given):
         raise ValueError(f"expected one {name}, or one for each row, got shape {tuple(number.shape)}")
     wrong = ~(torch.isfinite(number) & (number > 0) & (number == number.round()))
     if bool(wrong.any()):
         raise ValueError(f"expected {name} to be a positive integer, got {float(number[wrong].reshape(-1)[0]):g}")
     return number if number.dim() == 0 else number[observed.rows]
+
+
+def _require_few_categories(observed: Observations) -> None:
+    most = int(observed.values.argmax())
+    if float(observed.values[most]) >= MOST_CATEGORIES:
+        raise ValueError(
+            f"expected at most {MOST_CATEGORIES} categories, got the number {int(observed.values[most])} at row "
+            f"{int(observed.rows[most])}; as texts, numbers may be any"
+        )
 
 
 def _result(family: Family, observed: Observations, given: dict[str, Tensor]) -> Fit:
@@ -93,17 +112,17 @@ def _result(family: Family, observed: Observations, given: dict[str, Tensor]) ->
     if float(size) == 0.0:
         raise ValueError(f"expected at least one trial for {family.name}, got none")
     params = family.estimate(values, weights, **given)
-    covariance, status, attained = _judge(family, params, family.covariance(params, float(size)))
+    covariance, status, attained = _judge(family, params, family.covariance(params, float(size)), values)
     log_likelihood = _FamilyLogLikelihood(
         family, observed, given, {name: value.shape for name, value in params.items()}
     )
     flat = torch.cat([value.reshape(-1) for value in params.values()])
     maximum = log_likelihood(flat) if attained else math.inf
-    if attained and not (math.isfinite(maximum) and not bool(covariance.isinf().any())):
-        status, attained = (
-            "not finite: the likelihood or its curvature overflows float64; rescale the data",
-            False,
-        )
+    variances = covariance.diagonal()
+    lost = variances.isinf() | (variances < torch.finfo(torch.float64).tiny)  # NaN where there is a border
+    if attained and not (math.isfinite(maximum) and not bool(lost.any()) and bool(torch.isfinite(flat).all())):
+        status = "not finite: the likelihood or its curvature overflows float64; rescale the data"
+        covariance, attained = torch.full_like(covariance, torch.nan), False
     interval = None if family.interval is None else partial(family.interval, params, observed.n)
     return Fit(
         model=family.name,
@@ -122,10 +141,11 @@ def _result(family: Family, observed: Observations, given: dict[str, Tensor]) ->
     )
 
 
-def _judge(family: Family, params: Params, covariance: Tensor) -> tuple[Tensor, str, bool]:
+def _judge(family: Family, params: Params, covariance: Tensor, values: Tensor) -> tuple[Tensor, str, bool]:
     """Return the covariance with NaN where there is none, the status, and whether the maximum is attained."""
     closed, open_ = _borders(family, params)
-    if open_:
+    equal = bool((values == values[0]).all()) and (family.distribution is not Exponential or float(values[0]) == 0.0)
+    if open_ and equal:  # and not a number too large or too small for float64
         return torch.full_like(covariance, torch.nan), _unbounded(open_), False
     if family.not_regular:
         return covariance, f"not regular: {family.not_regular}", True

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -33,7 +34,7 @@ class Choice:
     def likelihood_ratios(self) -> dict[str, float]:
         """How many times as likely the data are under the best hypothesis as under each: 1 for the best itself."""
         best = max(self.log_likelihoods.values())
-        return {name: _exp(best - value) for name, value in self.log_likelihoods.items()}
+        return {name: _exp(best - value) for name, value in self.log_likelihoods.items()}  # NaN: -inf - -inf
 
     @property
     def status(self) -> str:
@@ -76,7 +77,7 @@ def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]]
     if not hypotheses:
         raise ValueError("expected at least one hypothesis, got none")
     single = isinstance(data, (int, float)) or (isinstance(data, Tensor) and data.dim() == 0)
-    values = observe([float(data)] if single else data).values
+    values = _observed([float(data)] if single else data)
     found = {str(name): _log_likelihood(str(name), it, values) for name, it in hypotheses.items()}
     best = max(found.values())
     if best == -math.inf:
@@ -86,11 +87,26 @@ def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]]
     return Choice(found, top[0] if len(top) == 1 else None, top if len(top) > 1 else (), impossible, len(values))
 
 
+def _observed(data: Any) -> Tensor:
+    try:
+        return observe(data).values
+    except ValueError as error:
+        raise ValueError(str(error).removesuffix("; missing='drop' leaves them out")) from None
+
+
 def _log_likelihood(name: str, hypothesis: Distribution | Callable[[Tensor], Any], values: Tensor) -> float:
     if isinstance(hypothesis, Distribution):
         rows = _log_probs(name, hypothesis, values)
+    elif isinstance(hypothesis, type):
+        raise TypeError(
+            f"expected a distribution or a function for hypothesis {name!r}, got the class {hypothesis.__name__}; "
+            "give its parameters"
+        )
     elif callable(hypothesis):
-        rows = torch.as_tensor(hypothesis(values), dtype=torch.float64)
+        rows = hypothesis(values)
+        if not isinstance(rows, (Tensor, int, float, list, tuple, np.ndarray, np.number)):
+            raise TypeError(f"expected log-probabilities under hypothesis {name!r}, got {type(rows).__name__}")
+        rows = torch.as_tensor(rows, dtype=torch.float64).detach()
     else:
         raise TypeError(
             f"expected a distribution or a function for hypothesis {name!r}, got {type(hypothesis).__name__}"
@@ -132,10 +148,12 @@ def _log_probs(name: str, hypothesis: Distribution, values: Tensor) -> Tensor:
 def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
     """log P, -inf where P = 0: PyTorch keeps the probabilities of some families away from 0 and 1."""
     family = FAMILIES.get(type(distribution))
-    if family is None or family.log_prob is None or "logits" in vars(distribution):
+    held = _parameters(distribution)
+    if family is None or family.log_prob is None or held is None or "logits" in held:
         return distribution.log_prob(values)
-    held = vars(distribution)
-    return family.log_prob(values, **{name: held[name] for name in distribution.arg_constraints if name in held})
+    return family.log_prob(
+        values, **{name: value for name, value in held.items() if name != "total_count" or family.given}
+    )
 
 
 def _in_float64(distribution: Distribution) -> Distribution:
@@ -143,10 +161,28 @@ def _in_float64(distribution: Distribution) -> Distribution:
 
     Bernoulli(0.99) holds 0.99 in float32. Its shortest decimal, 0.99, is what was written, so that ties are ties.
     """
-    parameters, held = distribution.arg_constraints, vars(distribution)
-    if not set(inspect.signature(type(distribution)).parameters) - {"validate_args"} <= set(parameters):
+    held = _parameters(distribution)
+    if held is None:
         return distribution
-    return type(distribution)(**{name: _shortest(held[name]) for name in parameters if name in held})
+    return type(distribution)(**{name: _shortest(value) for name, value in held.items()})
+
+
+def _parameters(distribution: Distribution) -> dict[str, Any] | None:
+    """The arguments that make this distribution; None where they are not known.
+
+    Of probs and logits, the one that it was made from: the other may be there too, from an earlier call.
+    """
+    wanted = set(inspect.signature(type(distribution)).parameters) - {"validate_args"}
+    if not wanted <= {*distribution.arg_constraints, "total_count"} or "scale_tril" in wanted:
+        return None
+    held = {name: getattr(distribution, name) for name in wanted - {"probs", "logits"}}
+    if {"probs", "logits"} <= wanted:
+        inner = getattr(distribution, "_categorical", distribution)
+        made = vars(inner)
+        param = made.get("_param", made.get("probs", made.get("logits")))
+        of = "logits" if param is made.get("logits") else "probs"
+        held[of] = getattr(distribution, of)
+    return held
 
 
 def _shortest(parameter: Any) -> Any:
@@ -157,4 +193,4 @@ def _shortest(parameter: Any) -> Any:
 
 
 def _exp(x: float) -> float:
-    return math.exp(x) if x < 709.0 else math.inf
+    return math.inf if x >= 709.0 else math.exp(x)

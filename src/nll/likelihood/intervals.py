@@ -8,7 +8,7 @@ from torch import Tensor
 
 def wald(estimate: Tensor, standard_error: Tensor, level: float) -> Tensor:
     """Return (low, high) in a new last dimension: estimate -+ z se, with z the quantile of (1 + level) / 2."""
-    z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
+    z = -torch.special.ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64))
     return torch.stack([estimate - z * standard_error, estimate + z * standard_error], dim=-1)
 
 

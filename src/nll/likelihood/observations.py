@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Observations:
     values: Tensor  # (n) or (n, k), float64
     weights: Tensor  # (n), float64: how often each row was seen
     rows: Tensor  # (n), the number of each row in the data as given
+    given: int  # how many rows the data had
     dropped: int = 0  # rows with a missing value that were left out
     categories: tuple[str, ...] | None = None  # the names of the integers, where the data were text
 
@@ -49,7 +50,7 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")
-    return Observations(values[seen], frequency[seen], seen, int(absent.sum()), categories)
+    return Observations(values[seen], frequency[seen], seen, len(values), int(absent.sum()), categories)
 
 
 def require_support(observed: Observations, inside: Callable[[Tensor], Tensor], expected: str, model: str) -> None:
@@ -67,25 +68,49 @@ def require_support(observed: Observations, inside: Callable[[Tensor], Tensor], 
     )
 
 
-def _numbers(data: Any, categorical: bool) -> tuple[Tensor, tuple[str, ...] | None]:
+def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, tuple[str, ...] | None]:
     if isinstance(data, Tensor):
         if data.is_complex():
-            raise TypeError(f"expected data of real numbers, got {data.dtype}")
-        return data.detach().to(torch.float64), None
-    array = np.asarray(data.to_numpy() if hasattr(data, "to_numpy") else data)
+            raise TypeError(f"expected {what} of real numbers, got {data.dtype}")
+        return data.detach().to_dense().cpu().to(torch.float64), None
+    array = _array(data)
     if array.dtype.kind in "OUST" and categorical:
         return _encode(array)
+    if array.dtype.kind in "cmM":  # NumPy would take the real part, or count from 1970
+        raise TypeError(f"expected {what} of real numbers, got {array.dtype}")
+    if array.dtype.kind == "O":
+        array = np.where(_absent(array), np.nan, array)
     try:
-        array = array.astype(np.float64) if array.dtype.kind != "c" else np.asarray(array, dtype=np.float64)
+        array = array.astype(np.float64)
+    except OverflowError:
+        row = next(row for row, value in enumerate(array.reshape(-1).tolist()) if abs(value) > 2**1023)
+        raise ValueError(f"expected numbers within float64, got an integer beyond 1e308 at row {row}") from None
     except (TypeError, ValueError):
         bad = next((row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value))
-        raise TypeError(f"expected data of real numbers, got {bad[1]!r} at row {bad[0]}") from None
+        raise TypeError(f"expected {what} of real numbers, got {bad[1]!r} at row {bad[0]}") from None
     return torch.from_numpy(np.ascontiguousarray(array)), None
+
+
+def _array(data: Any) -> np.ndarray:
+    if isinstance(data, np.ma.MaskedArray):
+        return data.astype(object).filled(None)  # type: ignore[arg-type]
+    try:
+        return np.asarray(data)
+    except ValueError:
+        raise ValueError("expected data of shape (n) or (n, k), got rows of different lengths") from None
+
+
+def _absent(array: np.ndarray) -> np.ndarray:
+    """Where an array of objects has None, NaN or pandas.NA."""
+    absent = [value is None or type(value).__name__ == "NAType" or value != value for value in array.reshape(-1)]
+    return np.array(absent, dtype=bool).reshape(array.shape)
 
 
 def _encode(array: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
     """Number the categories of a column in their sorted order; None and NaN become NaN."""
-    absent = np.array([value is None or value != value for value in array.tolist()], dtype=bool)
+    if array.ndim != 1:
+        raise ValueError(f"expected data of shape (n) for Categorical, got {array.shape}")
+    absent = _absent(array)
     present = array[~absent].tolist()
     try:
         categories = sorted(set(present))
@@ -110,19 +135,24 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def frequencies(weights: Any, n: int) -> Tensor:
-    """Check `weights` as frequencies of n rows; None: each row was seen once."""
+def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tensor:
+    """Check `weights` as frequencies of n rows; None: each row was seen once. `rows`: their numbers, in messages."""
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
-    frequency, _ = _numbers(weights, categorical=False)
+    frequency, _ = _numbers(weights, categorical=False, what="weights")
     if frequency.shape != (n,):
         raise ValueError(f"expected {n} weights, one for each row, got shape {tuple(frequency.shape)}")
     wrong = ~(torch.isfinite(frequency) & (frequency >= 0))
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"expected finite weights of at least 0, got {_plain(frequency[row].item())} at row {row}")
+        raise ValueError(
+            f"expected finite weights of at least 0, got {_plain(frequency[row].item())} "
+            f"at row {row if rows is None else rows[row]}"
+        )
     if n and float(frequency.sum()) == 0.0:
         raise ValueError("expected weights with a positive sum, got all zero")
+    if not bool(torch.isfinite(frequency.sum())):
+        raise ValueError("expected weights with a finite sum, got inf")
     return frequency
 
 

@@ -41,8 +41,10 @@ class Optimum(NamedTuple):
 Progress = Callable[[int, float, float], None]  # (step, log-likelihood, decrement)
 
 
-def maximise(sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress | None = None) -> Optimum:
-    """Maximise a smooth function, given its value, score and information as one call."""
+def maximise(
+    sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress | None = None, unit: float = 1.0
+) -> Optimum:
+    """Maximise a smooth function, given its value, score and information as one call; `unit`: of its value."""
     theta, here, decrement = start, sums(start), torch.nan
     if not _finite(here):
         return Optimum(theta, here, torch.nan, 0, False, "not finite: the likelihood at the starting values")
@@ -51,13 +53,15 @@ def maximise(sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress |
         decrement = float(here.score @ direction) / 2
         if progress is not None:
             progress(step, float(here.log_likelihood), decrement)
-        found = _line_search(sums, theta, here, direction, decrement)
+        found = _line_search(sums, theta, here, direction, decrement, unit)
         if found is None:
-            return Optimum(theta, here, decrement, step, decrement <= _TOLERANCE, _stuck(decrement))
+            return Optimum(theta, here, decrement, step, decrement <= _TOLERANCE * unit, _stuck(decrement))
         theta, here = found
-        if decrement <= _TOLERANCE:
+        if decrement <= _TOLERANCE * unit:
             last = max(float(here.score @ ascent(here)) / 2, 0.0)
-            return Optimum(theta, here, last, step + 1, True, "converged")
+            if last <= _TOLERANCE * unit:
+                return Optimum(theta, here, last, step + 1, True, "converged")
+            decrement = last
     return Optimum(theta, here, decrement, _MAX_STEPS, False, f"out of steps: {_MAX_STEPS} Newton steps")
 
 
@@ -80,11 +84,11 @@ def ascent(sums: Sums) -> Tensor:
 
 
 def _line_search(
-    sums: Callable[[Tensor], Sums], theta: Tensor, here: Sums, direction: Tensor, decrement: float
+    sums: Callable[[Tensor], Sums], theta: Tensor, here: Sums, direction: Tensor, decrement: float, unit: float
 ) -> tuple[Tensor, Sums] | None:
     """Halve the step until the value rises by a ten-thousandth of what is expected (Armijo), or to rounding."""
     value = float(here.log_likelihood)
-    slack = 1e-12 * (1.0 + abs(value))
+    slack = 1e-12 * (unit + abs(value))
     length = 1.0
     for _ in range(_MAX_HALVINGS):
         ahead = theta + length * direction

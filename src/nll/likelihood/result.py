@@ -100,6 +100,8 @@ class Fit:
 
         Raises: ValueError for a level out of range, or a method that this model has not.
         """
+        if isinstance(level, bool) or not isinstance(level, (int, float)):
+            raise TypeError(f"expected level to be a number, got {type(level).__name__}")
         if not 0.0 < level < 1.0:
             raise ValueError(f"expected level in (0, 1), got {level}")
         known = ["wald"] if self.exact_interval is None else ["exact"]
@@ -118,9 +120,9 @@ class Fit:
 
         return summary(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, level: float = 0.95) -> dict[str, Any]:
         """Everything that is a number or a text, as plain Python values (NaN and infinities included)."""
-        interval = self.interval()
+        interval = self.interval(level)
         return {
             "model": self.model,
             "response": self.response,
@@ -141,6 +143,7 @@ class Fit:
             "labels": {name: [list(along) for along in labels] for name, labels in self.labels.items()},
             "params": {name: value.tolist() for name, value in self.params.items()},
             "standard_errors": {name: value.tolist() for name, value in self.standard_errors.items()},
+            "level": level,
             "interval": {name: value.tolist() for name, value in interval.items()},
             "names": self.names,
             "covariance": self.covariance.tolist(),

@@ -38,14 +38,18 @@ class Columns:
     def of(cls, given: Tensor, names: list[str] | None, intercept: bool) -> Columns:
         """Standardise the columns `given` (n, p), to which the intercept is added."""
         names = names or [f"x{j}" for j in range(given.shape[1])]
-        centre = given.mean(0) if intercept else torch.zeros(given.shape[1], dtype=torch.float64)
+        varies = given.amax(0) > given.amin(0) if intercept else given.any(0)
+        _require_varying(names, varies)
+        centre = given.mean(0) if intercept else torch.zeros(len(names), dtype=torch.float64)
         x = given - centre
+        unit = x.abs().amax(0)  # squares overflow above 1e154
+        x.div_(unit)
+        if intercept:  # once more: the mean was rounded
+            left = x.mean(0)
+            x, centre = x - left, centre + left * unit
         spread = x.square().mean(0).sqrt()
-        # A constant column is left with rounding errors of its mean: no spread at all.
-        spread = torch.where(spread > 1e-13 * centre.abs(), spread, 0.0)
-        _require_varying(names, spread, centre)
-        scale = torch.where(spread > 0, 1 / spread, 1.0)
-        x.mul_(scale)
+        x.div_(spread)
+        scale = 1 / (unit * spread)
         if not intercept:
             return cls(x, names, False, torch.diag(scale))
         ones = torch.ones(len(x), 1, dtype=torch.float64)
@@ -62,18 +66,23 @@ class Columns:
             return
         weights = self.to_given @ direction
         slopes = weights[1:] if self.intercept else weights
-        last = int(slopes.abs().argmax()) + self.intercept
+        # The largest; of equal ones the last, whatever the rounding.
+        last = int((slopes.abs() > (1 - 1e-6) * slopes.abs().max()).nonzero()[-1]) + self.intercept
+        # A coefficient may be small in its units; the constant is what the others do not cancel, up to rounding.
+        if self.intercept:
+            cancelled = (self.to_given[0, 1:] * direction[1:]).abs().max()
+            direction[0] = weights[0] * (weights[0].abs() > 1e-9 * cancelled)
         others = [
             f"{float(-weight / weights[last]):+.6g}" + ("" if name == INTERCEPT else f" {name}")
-            for j, (name, weight) in enumerate(zip(self.names, weights, strict=True))
-            if j != last and abs(float(weight / weights[last])) > 1e-9
+            for j, (name, weight, used) in enumerate(zip(self.names, weights, direction, strict=True))
+            if j != last and used
         ]
         raise ValueError(
             f"expected linearly independent columns, got {self.names[last]!r} = {' '.join(others) or '0'} in every row"
         )
 
 
-def _require_varying(names: list[str], spread: Tensor, centre: Tensor) -> None:
-    constant = [name for name, size in zip(names, spread.tolist(), strict=True) if size == 0.0]
+def _require_varying(names: list[str], varies: Tensor) -> None:
+    constant = [name for name, varied in zip(names, varies.tolist(), strict=True) if not varied]
     if constant:
         raise ValueError(f"expected columns that vary, got constant column {', '.join(map(repr, constant))}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from formulaic import Formula, StructuredFormula
+from formulaic import Formula, SimpleFormula, StructuredFormula
 from torch import Tensor
 
 from nll.likelihood.observations import frequencies
@@ -27,6 +28,7 @@ class Design:
     x: pd.DataFrame  # without the intercept
     intercept: bool
     weights: Tensor  # (n), frequencies above 0
+    rows: Tensor  # (n), the number of each row in the table as given
     dropped: int  # rows with missing values that were left out
 
     def columns(self) -> Columns:
@@ -48,6 +50,10 @@ def parse(formula: str) -> StructuredFormula:
         raise ValueError(f"expected a formula like 'y ~ a + b', got {formula!r}: {_first_line(error)}") from None
     if not isinstance(parsed, StructuredFormula) or len(parsed.lhs) != 1:
         raise ValueError(f"expected a formula with one response, like 'y ~ a + b', got {formula!r}")
+    if not isinstance(parsed.rhs, SimpleFormula):
+        raise ValueError(f"expected a formula with one set of columns, like 'y ~ a + b', got {formula!r}")
+    if len(parsed.rhs) == 0:
+        raise ValueError(f"expected at least one column or an intercept, got {formula!r}")
     return parsed
 
 
@@ -81,21 +87,28 @@ def design(
     an infinite value, or a column of one category.
     """
     used = variables(formula) + ([weights] if weights else [])
+    if INTERCEPT in used:
+        raise ValueError(
+            f"expected columns with names other than {INTERCEPT!r}, which is the constant's, got {INTERCEPT!r}"
+        )
     require_columns(used, [str(name) for name in table.columns])
     table, dropped = complete_rows(table, used, missing)
-    counted = frequencies(None if weights is None else numbers(table[weights], weights), len(table))
+    given = None if weights is None else numbers(table[weights], weights)
+    counted = frequencies(given, len(table), table.index.tolist())
     table, counted = table.loc[(counted > 0).numpy()], counted[counted > 0]
     response = str(next(iter(formula.lhs)))
+    table = table.assign(**{name: _plain(table[name]) for name in used})
     for name in used:
-        _require_usable(table, name, categories=name == response or f"C({name}" in str(formula).replace(" ", ""))
+        _require_usable(table, name, name == response, f"C({name}" in str(formula).replace(" ", "").replace("`", ""))
     try:
         with np.errstate(all="ignore"):  # what is not finite is named below
-            matrices = formula.get_model_matrix(table, context={})
+            matrices = formula.get_model_matrix(table, context={}, na_action="ignore")
     except Exception as error:  # see parse
         raise ValueError(f"expected a formula that the table can fill, got {_first_line(error)}") from None
     x = matrices.rhs
-    for name in x.columns:
-        _require_finite(x[name])
+    for part in (matrices.lhs, x):
+        for name in part.columns:
+            _require_finite(part[name])
     intercept = INTERCEPT in x.columns
     return Design(
         response=response,
@@ -103,6 +116,7 @@ def design(
         x=x.drop(columns=INTERCEPT) if intercept else x,
         intercept=intercept,
         weights=counted,
+        rows=torch.from_numpy(np.array(table.index)),
         dropped=dropped,
     )
 
@@ -141,19 +155,34 @@ def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:
     return evaluated.iloc[:, 0]
 
 
-def _require_usable(table: pd.DataFrame, name: str, categories: bool) -> None:
+def _plain(column: pd.Series) -> pd.Series:
+    """Truth values and decimal numbers, which a table holds as objects, as the numbers that they are."""
+    if column.dtype.kind != "O":
+        return column
+    if column.map(lambda value: isinstance(value, (Decimal, int, float))).all():
+        column = (
+            column.astype(np.float64) if not column.map(lambda value: value is True or value is False).all() else column
+        )
+    return column.infer_objects()
+
+
+def _require_usable(table: pd.DataFrame, name: str, response: bool, categories: bool) -> None:
     column = table[name]
     if column.dtype.kind in "iufb":
+        if categories and not response and column.nunique() == 1:
+            raise ValueError(f"expected columns that vary, got constant column {name!r}")
         return _require_finite(column)
+    if response:
+        return
+    if column.nunique() == 1:
+        raise ValueError(f"expected columns that vary, got constant column {name!r}")
     if categories:
         return
     is_number = [_is_number(value) for value in column]
-    if any(is_number):
+    if any(is_number) or not all(isinstance(value, (str, bytes, bool)) for value in column):
         row = column.index[is_number.index(False)] if not all(is_number) else None
         got = "texts" if row is None else f"{column[row]!r} at row {row}"
         raise ValueError(f"expected numbers in column {name!r}, got {got}; C({name}) takes its values as categories")
-    if column.nunique() == 1:
-        raise ValueError(f"expected columns that vary, got constant column {name!r}")
 
 
 def _require_finite(column: pd.Series) -> None:

@@ -35,11 +35,11 @@ def certified(decrement: float, covariance: Tensor, x: Tensor, scores: int) -> b
     return nu * _largest_range(covariance, x, scores) <= 0.5
 
 
-def verdict(found: Optimum, exists: bool, direction: str) -> str:
+def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> str:
     """Say how a search ended: converged, stopped, or rising for ever along `direction`."""
     if found.reached and exists:
         return "converged: a finite maximum exists, and the Newton steps reached it"
-    if found.decrement <= _NEARLY_FLAT and not exists:
+    if found.decrement <= _NEARLY_FLAT * unit and not exists:
         return f"no finite estimate: the likelihood keeps rising along a direction {direction}"
     return found.status
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
+from nll.likelihood.families import log_peak
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, require_support
-from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
+from nll.likelihood.optimise import Optimum, Progress, Sums, ascent, maximise
 from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
@@ -44,7 +45,7 @@ class Response(NamedTuple):
 
 
 # A scale below this share of the largest response is rounding: the columns fit the response exactly.
-_EXACT = 1e-13
+_EXACT = 16 * torch.finfo(torch.float64).eps
 
 
 def _counts(y: Tensor) -> Tensor:
@@ -56,7 +57,9 @@ def _normal(y: Tensor, score: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def _poisson(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
-    return y * score - score.exp() - torch.lgamma(y + 1)
+    """log P(y; y) less the distance of the rate from y, which has no large terms to cancel."""
+    s = score - y.clamp(min=1).log()
+    return torch.where(y > 0, y * (s - torch.expm1(s)), -score.exp()) + log_peak(y)
 
 
 def _negative_binomial(y: Tensor, score: Tensor, log_count: Tensor) -> Tensor:
@@ -99,13 +102,15 @@ class LinearLikelihood:
 
     response: Response
     columns: Columns
-    y: Tensor
+    y: Tensor  # less `centre`, in `unit`s
     weights: Tensor
+    centre: float = 0.0
+    unit: float = 1.0
 
     def sums(self, theta: Tensor) -> Sums:
         """Add up log-likelihood, score and information over the rows."""
         p, total = self.columns.count, len(theta)
-        value = torch.zeros((), dtype=torch.float64)
+        value = -self.weights.sum() * math.log(self.unit)
         score = torch.zeros(total, dtype=torch.float64)
         information = torch.zeros(total, total, dtype=torch.float64)
         for rows in blocks(len(self.y), 2 * total):
@@ -126,7 +131,7 @@ class LinearLikelihood:
         """The log-likelihood alone."""
         p = self.columns.count
         log_second = theta[p:].expand(1) if self.response.second else theta.new_zeros(1)
-        value = torch.zeros((), dtype=torch.float64)
+        value = -self.weights.sum() * math.log(self.unit)
         for rows in blocks(len(self.y), p):
             scores = self.columns.x[rows] @ theta[:p]
             value += self.weights[rows] @ self.response.log_prob(self.y[rows], scores, log_second)
@@ -138,6 +143,9 @@ class LinearLikelihood:
         target = self.y if self.response.second == "scale" else self.response.link((self.y + mean) / 2)
         root = self.weights.sqrt()[:, None]
         coef = torch.linalg.lstsq(root * self.columns.x, root * target[:, None]).solution[:, 0]
+        if self.response.second == "scale":  # once more on what rounding has left
+            left = target - self.columns.x @ coef
+            coef += torch.linalg.lstsq(root * self.columns.x, root * left[:, None]).solution[:, 0]
         if self.response.second is None:
             return coef
         fitted = self.response.mean(self.columns.x @ coef)
@@ -185,14 +193,32 @@ def fit_linear(
     require_support(observed, kind.inside, kind.support, family)
     _require_varying(observed.values, family)
     columns.require_rank()
+    if family == "normal":
+        problem = _standardised(kind, columns, observed)
+        return _result(problem, _closed_form(problem), family, response, observed)
     problem = LinearLikelihood(kind, columns, observed.values, observed.weights)
     if family == "negative_binomial":
         poisson = LinearLikelihood(RESPONSES["poisson"], columns, observed.values, observed.weights)
         found = maximise(poisson.sums, poisson.start(), progress)
         if found.reached and not _overdispersed(poisson, found.theta):
-            return _result(poisson, found, kind, response, observed, border=True)
+            return _result(poisson, found, family, response, observed, border=True)
     found = maximise(problem.sums, problem.start(), progress)
-    return _result(problem, found, kind, response, observed)
+    return _result(problem, found, family, response, observed)
+
+
+def _standardised(kind: Response, columns: Columns, observed: Observations) -> LinearLikelihood:
+    y = observed.values
+    centre = y[0] if columns.intercept else torch.zeros((), dtype=torch.float64)
+    unit = (y - centre).abs().max()
+    return LinearLikelihood(kind, columns, (y - centre) / unit, observed.weights, float(centre), float(unit))
+
+
+def _closed_form(problem: LinearLikelihood) -> Optimum:
+    """Least squares, and the root mean square of its residuals."""
+    theta = problem.start()
+    sums = problem.sums(theta)
+    decrement = max(float(sums.score @ ascent(sums)) / 2, 0.0) if bool(torch.isfinite(sums.information).all()) else 0.0
+    return Optimum(theta, sums, decrement, 0, True, "converged")
 
 
 def _require_varying(y: Tensor, family: str) -> None:
@@ -211,24 +237,28 @@ def _overdispersed(poisson: LinearLikelihood, theta: Tensor) -> bool:
 def _result(
     problem: LinearLikelihood,
     found: Optimum,
-    kind: Response,
+    family: str,
     response: str | None,
     observed: Observations,
     border: bool = False,
 ) -> Fit:
+    kind = RESPONSES[family]
     p = problem.columns.count
-    to_given = problem.columns.to_given
+    to_given = problem.columns.to_given * problem.unit
     coef = to_given @ found.theta[:p]
+    if problem.columns.intercept:
+        coef[0] += problem.centre
     inverse = cov.inverse(found.sums.information)
     exists = existence.certified(found.decrement, inverse[:p, :p], problem.columns.x, 1)
-    exact = kind.second == "scale" and float(found.theta[p]) < math.log(_EXACT * float(problem.y.abs().max()))
+    scale = problem.unit * float(found.theta[-1].exp())
+    exact = kind.second == "scale" and scale < _EXACT * float(observed.values.abs().max())
     converged = found.reached and exists and not exact
     if not converged:
         inverse = torch.full_like(inverse, torch.nan)
     params, jacobian = {"coef": coef}, to_given
     if problem.response.second:
-        params[problem.response.second] = found.theta[p].exp()
-        jacobian = torch.block_diag(to_given, found.theta[p].exp())
+        params[problem.response.second] = problem.unit * found.theta[p].exp()
+        jacobian = torch.block_diag(to_given, params[problem.response.second])
     covariance = cov.transformed(inverse, jacobian)
     status = existence.verdict(found, exists, "of the coefficients")
     if exact:
@@ -249,20 +279,21 @@ def _result(
         decrement=found.decrement,
         steps=found.steps,
         labels={"coef": (tuple(problem.columns.names),)},
-        null_log_likelihood=_null_log_likelihood(problem, found) if problem.columns.intercept else None,
+        null_log_likelihood=_null_log_likelihood(problem, found, family, observed)
+        if problem.columns.intercept
+        else None,
         response=response,
         dropped=observed.dropped,
         log_likelihood_at=None if border else _AtParameters(problem),
     )
 
 
-def _null_log_likelihood(problem: LinearLikelihood, found: Optimum) -> float:
-    """The largest log-likelihood with a constant as the only column."""
+def _null_log_likelihood(problem: LinearLikelihood, found: Optimum, family: str, observed: Observations) -> float:
+    """The largest log-likelihood of the same family with a constant as the only column."""
     if problem.columns.count == 1:
         return float(found.sums.log_likelihood)
     alone = Columns.of(problem.columns.x[:, :0], [], intercept=True)
-    null = LinearLikelihood(problem.response, alone, problem.y, problem.weights)
-    return float(maximise(null.sums, null.start()).sums.log_likelihood)
+    return fit_linear(family, alone, observed).log_likelihood
 
 
 class _AtParameters(LogLikelihood):
@@ -273,5 +304,9 @@ class _AtParameters(LogLikelihood):
 
     def __call__(self, vector: Tensor) -> float:
         columns = self.problem.columns
-        coef = torch.linalg.solve(columns.to_given, vector[: columns.count])
-        return float(self.problem.log_likelihood(torch.cat([coef, vector[columns.count :].log()])))
+        given = vector[: columns.count].clone()
+        if columns.intercept:
+            given[0] -= self.problem.centre
+        coef = torch.linalg.solve(columns.to_given, given / self.problem.unit)
+        second = vector[columns.count :] / self.problem.unit
+        return float(self.problem.log_likelihood(torch.cat([coef, second.log()])))

@@ -55,8 +55,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         it warns (ConvergenceWarning); `result_.status` says what is wrong.
         """
         self._check_options()
+        X, y = _detached(X), _detached(y)
         names, response = _column_names(X), getattr(y, "name", None)
         _require_finite(X, names)
+        _require_one_type(y)
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
@@ -101,7 +103,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, _detached(X), dtype=np.float64, reset=False)
         return X @ self.coef_.T + self.intercept_
 
     def _check_options(self) -> None:
@@ -109,12 +111,26 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
+        if not isinstance(self.fit_intercept, (bool, np.bool_)):
+            raise TypeError(f"expected fit_intercept to be True or False, got {self.fit_intercept!r}")
 
     def _set_coefficients(self, base: int, intercept: bool) -> None:
         """Spread the estimate over all classes in the order of `classes_`, with zeros for the baseline."""
         full = np.insert(self.result_.params["coef"].numpy(), base, 0.0, axis=0)
         self.coef_ = full[:, 1:] if intercept else full
         self.intercept_ = full[:, 0] if intercept else np.zeros(len(full))
+
+
+def _detached(data: Any) -> Any:
+    return data.detach().cpu() if isinstance(data, torch.Tensor) else data
+
+
+def _require_one_type(y: Any) -> None:
+    """Classes are sorted: those of several types have no order."""
+    array = np.asarray(y)
+    types = sorted({type(value).__name__ for value in array.reshape(-1).tolist()}) if array.dtype.kind == "O" else []
+    if len(types) > 1:
+        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
 
 
 def _column_names(X: Any) -> list[str] | None:
@@ -124,7 +140,8 @@ def _column_names(X: Any) -> list[str] | None:
 def _require_finite(X: Any, names: list[str] | None) -> None:
     """Name the first row and column that is NaN or infinite; leave other complaints to scikit-learn."""
     try:
-        array = np.asarray(X, dtype=np.float64)
+        array = np.asarray(X)
+        array = array.astype(np.float64) if array.dtype.kind != "c" else np.empty(0)
     except (TypeError, ValueError):
         return
     if array.ndim != 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class SoftmaxLikelihood:
     def __init__(self, columns: Columns, labels: Tensor, weights: Tensor, classes: int, alpha: float) -> None:
         self.columns, self.labels, self.weights, self.classes = columns, labels, weights, classes
         self.counts = torch.bincount(labels, weights=weights, minlength=classes)
+        self.unit = min(1.0, float(weights.mean()))  # of the log-likelihood, where weights are shares
         self.alpha = alpha
         self.penalty = self._penalty() if alpha > 0.0 else None
 
@@ -133,7 +135,7 @@ def fit_softmax(
         columns.require_rank()
     order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
     problem = SoftmaxLikelihood(columns, order.argsort()[codes], weights, len(classes), alpha)
-    found = maximise(problem.sums, problem.start(), progress)
+    found = maximise(problem.sums, problem.start(), progress, problem.unit)
     return _result(problem, found, [classes[k] for k in order], response)
 
 
@@ -141,6 +143,8 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
     """The code of a class given as its value or as a reader writes it; None: the first."""
     if baseline is None:
         return 0
+    if np.ndim(baseline) > 0:
+        raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
     for same in (lambda value: value == baseline, lambda value: label(value) == str(baseline)):
         found = [code for code, value in enumerate(classes) if same(value)]
         if found:
@@ -212,7 +216,7 @@ class _AtCoefficients(LogLikelihood):
 
 
 def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, classes: list[str]) -> str:
-    verdict = existence.verdict(found, exists, "that separates classes")
+    verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
     certain = [] if exists else _fitted_surely(problem, found.theta)
     if not certain:
         return verdict

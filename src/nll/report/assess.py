@@ -36,5 +36,7 @@ def calibration(name: str, predicted: np.ndarray, seen: np.ndarray, weights: np.
     total = total[full]
     mean = np.bincount(number, weights * predicted, _BINS)[full] / total
     outcome = np.bincount(number, weights * seen, _BINS)[full] / total
-    spread = np.bincount(number, weights * seen**2, _BINS)[full] / total - outcome**2
-    return Calibration(name, mean, outcome, np.sqrt(np.maximum(spread, 0.0) / total))
+    centre = np.zeros(_BINS)
+    centre[full] = outcome
+    spread = np.bincount(number, weights * (seen - centre[number]) ** 2, _BINS)[full] / total
+    return Calibration(name, mean, outcome, np.sqrt(spread / total))

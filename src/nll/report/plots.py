@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nll.report.assess import Calibration
 
 _BLUE, _GREY, _RED = "#1f5fa8", "#9a9a9a", "#b3261e"
+_BARS = 500  # more numbers than this are shown as a density
 _PANELS = 5  # in a row of the grid
 
 
@@ -92,7 +93,7 @@ def distribution(fit: Fit, family: Family, values: Tensor, weights: Tensor) -> F
     data, share = values.numpy(), (weights / weights.sum()).numpy()
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    if family.discrete:
+    if family.discrete and data.max() < _BARS:
         at = torch.arange(int(data.max()) + 1, dtype=torch.float64)
         axis.bar(at, np.bincount(data.astype(int), share), color=_BLUE, alpha=0.35, label="data")
         axis.plot(at, family.log_probs(at, fit.params, {}).exp(), "o", color=_RED, ms=4, label="fit")
@@ -103,6 +104,7 @@ def distribution(fit: Fit, family: Family, values: Tensor, weights: Tensor) -> F
         bins = min(80, max(5, math.ceil(2 * len(data) ** (1 / 3))))
         axis.hist(data, bins=bins, weights=share, density=True, color=_BLUE, alpha=0.35, label="data")
         at = torch.linspace(float(data.min()), float(data.max()), 400, dtype=torch.float64)
+        at = at.round().unique() if family.discrete else at
         axis.plot(at, family.log_probs(at, fit.params, {}).exp(), color=_RED, lw=1.4, label="fit")
         axis.set_ylabel("density")
     axis.set_xlabel(fit.response or "x")
@@ -122,5 +124,6 @@ def svg(figure: Figure) -> str:
 
 
 def _short(name: str) -> str:
-    name = name.removeprefix("coef[").removesuffix("]")
+    if name.startswith("coef["):
+        name = name[5:-1]
     return name if len(name) <= 28 else name[:27] + "…"

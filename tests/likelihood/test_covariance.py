@@ -1,0 +1,48 @@
+"""The inverse of an information matrix, whatever the units of its parameters, and the delta method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nll.likelihood.covariance import inverse, transformed
+
+INFORMATION = torch.tensor([[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("exponents", [(0, 0, 0), (-80, 3, 70), (-150, 0, 150)])
+def test_inverse_in_any_units(exponents):
+    """By powers of ten of the parameters: units of 1e-150 and 1e150 in one matrix leave the digits as they are."""
+    unit = torch.tensor([10.0**e for e in exponents], dtype=torch.float64)
+    found = inverse(INFORMATION * unit[:, None] * unit) * unit[:, None] * unit
+    torch.testing.assert_close(found, torch.linalg.inv(INFORMATION), rtol=1e-14, atol=0)
+    torch.testing.assert_close(found, found.T, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(
+    "information",
+    [
+        pytest.param([[1.0, 1.0], [1.0, 1.0]], id="singular"),
+        pytest.param([[1.0, 2.0], [2.0, 1.0]], id="a saddle"),
+        pytest.param([[1.0, 0.0], [0.0, -1.0]], id="a minimum along one axis"),
+        pytest.param([[1.0, 0.0], [0.0, 0.0]], id="flat"),
+        pytest.param([[1.0, 0.0], [0.0, float("nan")]], id="NaN"),
+        pytest.param([[1.0, float("nan")], [float("nan"), 1.0]], id="NaN beside the diagonal"),
+        pytest.param([[float("inf"), 0.0], [0.0, 1.0]], id="infinite"),
+        pytest.param([[1.0, 1.0 - 1e-16], [1.0 - 1e-16, 1.0]], id="singular to rounding"),
+    ],
+)
+def test_what_has_no_inverse_is_nan(information):
+    assert bool(inverse(torch.tensor(information, dtype=torch.float64)).isnan().all())
+
+
+def test_the_delta_method():
+    """Var(a'x) = a' V a for each row a of the Jacobian."""
+    covariance = torch.linalg.inv(INFORMATION)
+    jacobian = torch.tensor([[1.0, -1.0, 0.0], [0.0, 2.0, 0.0]], dtype=torch.float64)
+    found = transformed(covariance, jacobian)
+    assert float(found[0, 0]) == pytest.approx(
+        float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]), rel=1e-14
+    )
+    assert float(found[1, 1]) == pytest.approx(float(4 * covariance[1, 1]), rel=1e-14)
+    assert float(found[0, 1]) == pytest.approx(float(2 * covariance[0, 1] - 2 * covariance[1, 1]), rel=1e-14)

@@ -1,0 +1,328 @@
+"""Responses whose one parameter is linear in the columns: against statsmodels, and against their own derivatives."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+import torch
+from scipy import optimize, stats
+from statsmodels.discrete.discrete_model import NegativeBinomial
+from torch import Tensor
+from torch import distributions as td
+
+from nll.likelihood.observations import observe
+from nll.regression.columns import Columns
+from nll.regression.linear import RESPONSES, LinearLikelihood, fit_linear
+
+FAMILIES = list(RESPONSES)
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def sample(family: str, n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, 2)) * [1.0, 4.0] + [0.5, -2.0]
+    score = x @ [0.5, -0.1] + 0.2
+    mean = np.exp(score)
+    return x, {
+        "bernoulli": draw.random(n) < 1 / (1 + np.exp(-score)),
+        "poisson": draw.poisson(mean),
+        "normal": score + 0.7 * draw.normal(size=n),
+        "negative_binomial": draw.negative_binomial(2.0, 2.0 / (2.0 + mean)),
+    }[family].astype(float)
+
+
+def fitted(family: str, x, y, weights=None, intercept: bool = True):
+    given = torch.tensor(np.asarray(x, dtype=float))
+    return fit_linear(family, Columns.of(given, None, intercept), observe(y, weights), response="y")
+
+
+def log_likelihood(family: str, x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
+    """By torch.distributions, as a function of the coefficients and the second parameter."""
+    score = x @ theta[: x.shape[1]]
+    distribution = {
+        "bernoulli": lambda: td.Bernoulli(logits=score),
+        "poisson": lambda: td.Poisson(score.exp()),
+        "normal": lambda: td.Normal(score, theta[-1]),
+        "negative_binomial": lambda: td.NegativeBinomial(theta[-1], logits=score - theta[-1].log()),
+    }[family]()
+    return distribution.log_prob(y).sum()
+
+
+def same(found: Tensor, expected, rel: float) -> None:
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=torch.float64), rtol=rel, atol=0)
+
+
+# Against statsmodels.
+
+
+@pytest.mark.parametrize(
+    ("family", "model"), [("bernoulli", sm.Logit), ("poisson", sm.Poisson)], ids=["bernoulli", "poisson"]
+)
+def test_one_parameter(family, model):
+    x, y = sample(family)
+    peer = model(y, sm.add_constant(x)).fit(disp=0, method="newton", tol=1e-12)
+    result = fitted(family, x, y)
+    same(result.params["coef"], peer.params, 1e-9)
+    same(result.standard_errors["coef"], peer.bse, 1e-8)
+    assert result.log_likelihood == pytest.approx(peer.llf, rel=1e-12)
+    assert result.null_log_likelihood == pytest.approx(peer.llnull, rel=1e-9)
+    assert (result.converged, result.df, result.n) == (True, 3, 300)
+
+
+def test_normal():
+    """Least squares, with the maximum likelihood scale sqrt(SSR / n) and the errors that go with it."""
+    x, y = sample("normal")
+    peer = sm.OLS(y, sm.add_constant(x)).fit()
+    result = fitted("normal", x, y)
+    scale = math.sqrt(peer.ssr / 300)
+    same(result.params["coef"], peer.params, 1e-11)
+    same(result.params["scale"], scale, 1e-11)
+    same(result.standard_errors["coef"], peer.bse * math.sqrt(297 / 300), 1e-10)
+    same(result.standard_errors["scale"], scale / math.sqrt(600), 1e-10)
+    assert result.log_likelihood == pytest.approx(peer.llf, rel=1e-12)
+    assert result.null_log_likelihood == pytest.approx(sm.OLS(y, np.ones(300)).fit().llf, rel=1e-12)
+    assert (result.converged, result.df) == (True, 4)
+
+
+def test_negative_binomial():
+    """statsmodels' alpha is 1 / total_count."""
+    x, y = sample("negative_binomial")
+    peer = NegativeBinomial(y, sm.add_constant(x)).fit(disp=0, method="newton", maxiter=200, tol=1e-12)
+    result = fitted("negative_binomial", x, y)
+    alpha, error = peer.params[-1], peer.bse[-1]
+    same(result.params["coef"], peer.params[:-1], 1e-7)
+    same(result.params["total_count"], 1 / alpha, 1e-7)
+    same(result.standard_errors["coef"], peer.bse[:-1], 1e-6)
+    same(result.standard_errors["total_count"], error / alpha**2, 1e-6)
+    assert result.log_likelihood == pytest.approx(peer.llf, rel=1e-11)
+    assert (result.converged, result.df) == (True, 4)
+
+
+# Against automatic differentiation.
+
+
+@families
+@pytest.mark.parametrize("intercept", [True, False])
+def test_score_and_information(family, intercept):
+    """At the estimate the gradient of torch.distributions' log_prob is 0, and its Hessian the information."""
+    x, y = sample(family)
+    result = fitted(family, x, y, intercept=intercept)
+    columns = torch.from_numpy(np.c_[np.ones(300), x] if intercept else x)
+    theta = result.vector.clone()
+
+    def value(vector: Tensor) -> Tensor:
+        return log_likelihood(family, columns, torch.from_numpy(y), vector)
+
+    assert result.log_likelihood == pytest.approx(float(value(theta)), rel=1e-12)
+    errors = result.covariance.diagonal().sqrt()
+    assert float((torch.func.grad(value)(theta) * errors).abs().max()) < 1e-9
+    covariance = torch.linalg.inv(-torch.autograd.functional.hessian(value, theta))
+    torch.testing.assert_close(result.covariance, covariance, rtol=1e-8, atol=1e-14)
+
+
+@families
+def test_derivatives_away_from_the_estimate(family):
+    x, y = sample(family)
+    columns = Columns.of(torch.from_numpy(x), None, intercept=True)
+    problem = LinearLikelihood(RESPONSES[family], columns, torch.from_numpy(y), torch.linspace(0.5, 2, 300).double())
+    theta = torch.tensor([0.3, -0.2, 0.1, 0.4][: 3 + bool(RESPONSES[family].second)], dtype=torch.float64)
+    sums = problem.sums(theta)
+    assert float(sums.log_likelihood) == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-13)
+    same(sums.score, torch.func.grad(problem.log_likelihood)(theta), 1e-11)
+    same(sums.information, -torch.autograd.functional.hessian(problem.log_likelihood, theta), 1e-10)
+
+
+# The same model, said differently.
+
+
+@families
+def test_weights_are_repeated_rows(family):
+    x, y = sample(family)
+    weights = np.random.default_rng(1).integers(1, 4, 300)
+    weighted, repeated = fitted(family, x, y, weights), fitted(family, np.repeat(x, weights, 0), np.repeat(y, weights))
+    same(weighted.vector, repeated.vector, 1e-9)
+    torch.testing.assert_close(weighted.covariance, repeated.covariance, rtol=1e-8, atol=1e-15)
+    assert weighted.log_likelihood == pytest.approx(repeated.log_likelihood, rel=1e-12)
+    assert weighted.null_log_likelihood == pytest.approx(repeated.null_log_likelihood, rel=1e-11)
+    assert (weighted.n, weighted.df) == (repeated.n, repeated.df)
+
+
+@families
+@pytest.mark.parametrize(("centre", "spread"), [(5e4, 2e4), (1e6, 1.0), (0.0, 1e-8), (0.0, 1e100)])
+def test_units_of_a_column_do_not_matter(family, centre, spread):
+    x, y = sample(family)
+    z = (x[:, 0] * spread + centre - centre) / spread  # with the digits that the offset leaves
+    plain = fitted(family, np.c_[z, x[:, 1]], y)
+    moved = fitted(family, np.c_[z * spread + centre, x[:, 1]], y)
+    assert moved.log_likelihood == pytest.approx(plain.log_likelihood, rel=1e-12)
+    for attribute in ("params", "standard_errors"):
+        found, expected = getattr(moved, attribute)["coef"], getattr(plain, attribute)["coef"]
+        same(found[1] * spread, expected[1], 1e-8)
+        same(found[2], expected[2], 1e-8)
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(1e9, 1.0), (1e13, 100.0), (0.0, 1e-140), (0.0, 1e140)])
+def test_units_of_a_normal_response_do_not_matter(centre, spread):
+    x, y = sample("normal")
+    y = np.round(y, 2)
+    plain = fitted("normal", x, y)
+    moved = fitted("normal", x, y * spread + centre)
+    assert moved.converged
+    same(moved.params["coef"][1:] / spread, plain.params["coef"][1:], 1e-6)
+    same(moved.params["scale"] / spread, plain.params["scale"], 1e-6)
+    same(moved.standard_errors["coef"] / spread, plain.standard_errors["coef"], 1e-6)
+    assert moved.log_likelihood == pytest.approx(plain.log_likelihood - 300 * math.log(spread), rel=1e-8)
+
+
+@pytest.mark.parametrize("spread", [1e-200, 1e200])
+def test_errors_beyond_float64_are_unknown(spread):
+    """Where a variance is no number of float64, its error is NaN, and not 0 or infinite."""
+    x, y = sample("normal")
+    plain = fitted("normal", x, y)
+    for moved in (fitted("normal", x, y * spread), fitted("normal", x / [1.0, spread], y)):
+        for name, error in moved.standard_errors.items():
+            assert bool((error.isnan() | (error > 0) & error.isfinite()).all()), name
+    same(fitted("normal", x, y * spread).params["coef"] / spread, plain.params["coef"], 1e-9)
+
+
+def test_one_constant_is_the_mean():
+    """With no columns, the closed forms: mean, logit of the mean, log of the mean."""
+    nothing = np.zeros((300, 0))
+    for family, link in (
+        ("bernoulli", lambda m: math.log(m / (1 - m))),
+        ("poisson", math.log),
+        ("normal", lambda m: m),
+        ("negative_binomial", math.log),
+    ):
+        _, y = sample(family)
+        result = fitted(family, nothing, y)
+        same(result.params["coef"][0], link(y.mean()), 1e-10)
+        assert result.null_log_likelihood == pytest.approx(result.log_likelihood, rel=1e-14)
+
+
+def test_large_counts_and_a_steep_rate():
+    """Means from 1e-6 to 1e12 in one table."""
+    x = np.linspace(-1, 1, 50)
+    y = np.random.default_rng(0).poisson(np.exp(np.minimum(21 * x + 7, 27.7)))
+    result = fitted("poisson", x[:, None], y)
+    peer = sm.GLM(y, sm.add_constant(x), family=sm.families.Poisson()).fit(tol=1e-14, maxiter=200)
+    assert result.converged
+    same(result.params["coef"], peer.params, 1e-9)
+
+
+# Where there is no estimate, or one at the border.
+
+
+def test_counts_that_vary_no_more_than_poisson():
+    x, _ = sample("poisson")
+    y = np.random.default_rng(0).binomial(6, 0.5, 300).astype(float)
+    result, poisson = fitted("negative_binomial", x, y), fitted("poisson", x, y)
+    assert result.status == (
+        "at the border of the parameter space: total_count = inf, the counts vary no more than Poisson's do"
+    )
+    assert result.converged
+    assert float(result.params["total_count"]) == math.inf
+    assert math.isnan(float(result.standard_errors["total_count"]))
+    same(result.params["coef"], poisson.params["coef"], 1e-12)
+    same(result.standard_errors["coef"], poisson.standard_errors["coef"], 1e-12)
+    assert result.log_likelihood == poisson.log_likelihood
+    assert (result.df, result.model) == (4, "Negative binomial regression (log)")
+
+
+def test_counts_that_vary_a_little_more_than_poisson():
+    """A total_count in the hundreds is found, not taken for infinity; the mean is that of the data."""
+    y = np.random.default_rng(1).poisson(3, 1000).astype(float)
+
+    def nll(log_r: float) -> float:
+        r = math.exp(log_r)
+        return -stats.nbinom.logpmf(y, r, r / (r + y.mean())).sum()
+
+    peer = optimize.minimize_scalar(nll, bounds=(0, 12), method="bounded", options={"xatol": 1e-8})
+    result = fitted("negative_binomial", np.zeros((1000, 0)), y)
+    assert result.converged
+    assert math.log(result.params["total_count"]) == pytest.approx(peer.x, abs=1e-2)  # the peak is flat
+    assert result.nll == pytest.approx(peer.fun, abs=1e-8)
+
+
+def test_the_null_model_of_a_border_is_of_the_same_family():
+    """Both are negative binomial: the null model may be overdispersed where the columns explain it."""
+    x = np.repeat([0.0, 3.0], 100)
+    y = np.random.default_rng(0).binomial(40, np.where(x == 0, 0.05, 0.6)).astype(float)
+    result = fitted("negative_binomial", x[:, None], y)
+    null = fitted("negative_binomial", np.zeros((200, 0)), y)
+    assert "total_count = inf" in result.status
+    assert result.null_log_likelihood == pytest.approx(null.log_likelihood, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "intercept"), [(3, True), (300, True), (300, False)])
+def test_a_response_that_is_fitted_exactly(rows, intercept):
+    x, _ = sample("normal", n=rows)
+    result = fitted("normal", x, x @ [2.0, -1.0] + (3.0 if intercept else 0.0), intercept=intercept)
+    assert result.status == (
+        "no maximum: the response is fitted exactly, and the likelihood grows without bound towards scale = 0"
+    )
+    assert not result.converged
+    assert all(bool(error.isnan().all()) for error in result.standard_errors.values())
+
+
+def test_a_response_that_is_nearly_fitted_exactly_is_not():
+    """Noise of 1e-9 is noise, 1e6 times what rounding is."""
+    x, _ = sample("normal")
+    y = x @ [2.0, -1.0] + 1e-9 * np.random.default_rng(0).normal(size=300)
+    peer = sm.OLS(y, sm.add_constant(x)).fit()
+    result = fitted("normal", x, y)
+    assert result.converged
+    same(result.params["scale"], math.sqrt(peer.ssr / 300), 1e-5)
+
+
+GROUPS = np.repeat([0.0, 1.0], 150)
+
+
+@pytest.mark.parametrize(
+    ("family", "x", "y"),
+    [
+        pytest.param("bernoulli", np.arange(300.0), np.arange(300.0) > 100, id="bernoulli: apart"),
+        pytest.param("bernoulli", GROUPS, GROUPS * sample("bernoulli")[1], id="bernoulli: a group of zeros"),
+        pytest.param("poisson", GROUPS, GROUPS * sample("poisson")[1], id="poisson: a group of zeros"),
+        pytest.param(
+            "negative_binomial",
+            GROUPS,
+            GROUPS * sample("negative_binomial")[1],
+            id="negative binomial: a group of zeros",
+        ),
+    ],
+)
+def test_separation(family, x, y):
+    result = fitted(family, x[:, None], y)
+    assert result.status == "no finite estimate: the likelihood keeps rising along a direction of the coefficients"
+    assert not result.converged
+    assert all(bool(error.isnan().all()) for error in result.standard_errors.values())
+
+
+X = np.arange(3.0)[:, None]
+OUTSIDE = "data outside the support of "
+
+
+@pytest.mark.parametrize(
+    ("family", "x", "y", "message"),
+    [
+        ("bernoulli", X, [0, 1, 2], OUTSIDE + "bernoulli: expected 0 or 1, got 2 at row 2"),
+        ("poisson", X, [0, 1.5, 2], OUTSIDE + "poisson: expected a non-negative integer, got 1.5 at row 1"),
+        ("normal", X, [0, math.inf, 2], OUTSIDE + "normal: expected a finite number, got inf at row 1"),
+        ("negative_binomial", X, [-1, 1, 2],
+         OUTSIDE + "negative_binomial: expected a non-negative integer, got -1 at row 0"),
+        ("bernoulli", X, [1, 1, 1], "expected a response that varies, got 1 in every row"),
+        ("normal", X, [2, 2, 2], "expected a response that varies, got 2 in every row"),
+        ("poisson", X, [0, 0, 0], "expected a response that varies, got 0 in every row"),
+        ("poisson", np.c_[X, X], [0, 2, 1], "expected linearly independent columns, got 'x1' = +1 x0 in every row"),
+        ("poisson", X[:2] * 0 + 7, [2, 1], "expected columns that vary, got constant column 'x0'"),
+        ("poisson", np.eye(2), [2, 1], "expected at least as many rows as coefficients, got 2 for 3"),
+    ],
+)  # fmt: skip
+def test_bad_input(family, x, y, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fitted(family, x, y)

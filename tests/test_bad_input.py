@@ -1,0 +1,364 @@
+"""The tour of bad input to the estimators: each call, the exception and its exact message."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import distributions as td
+
+from nll import SoftmaxRegression, fit, most_likely
+
+CLOSED_FORMS = (
+    "Bernoulli, Binomial, Geometric, Poisson, Categorical, Multinomial, Normal, LogNormal, Exponential, Laplace, "
+    "Uniform"
+)
+NO_CLOSED_FORM = f"expected a family with a closed-form estimate ({CLOSED_FORMS}), got "
+CLASS = "expected a class of torch.distributions such as Normal, got "
+OUTSIDE = "data outside the support of "
+NUMBERS = "expected data of real numbers, got "
+COUNT = "expected a non-negative integer, got "
+MISSING = "expected no missing values, got 1, the first at row {}; missing='drop' leaves them out"
+TRIALS = "expected total_count to be a positive integer, got "
+
+
+def case(expected: type[Exception], message: str, *arguments: Any, **options: Any):
+    return pytest.param(arguments, options, expected, message, id=message[:70])
+
+
+def raises(call, arguments, options, expected, message) -> None:
+    with pytest.raises(expected) as caught:
+        call(*arguments, **options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected", "message"),
+    [
+        # The model.
+        case(TypeError, CLASS + "str", "Normal", [1.0]),
+        case(TypeError, CLASS + "Normal", td.Normal(0.0, 1.0), [1.0]),
+        case(TypeError, CLASS + "NoneType", None, [1.0]),
+        case(ValueError, NO_CLOSED_FORM + "Gamma", td.Gamma, [1.0]),
+        case(ValueError, NO_CLOSED_FORM + "int", int, [1.0]),
+        # The data.
+        case(TypeError, NUMBERS + "'x' at row 1", td.Normal, [1.0, "x"]),
+        case(TypeError, NUMBERS + "'one' at row 0", td.Normal, "one"),
+        case(TypeError, NUMBERS + "torch.complex64", td.Normal, torch.tensor([1j])),
+        case(TypeError, NUMBERS + "complex128", td.Normal, np.array([1j])),
+        case(TypeError, NUMBERS + "datetime.date(2020, 1, 1) at row 0", td.Normal, [datetime.date(2020, 1, 1)]),
+        case(TypeError, NUMBERS + "datetime64[D]", td.Normal, np.array(["2020-01-01"], dtype="M8[D]")),
+        case(TypeError, NUMBERS + "{'a': 1} at row 0", td.Normal, {"a": 1}),
+        case(ValueError, "expected data of shape (n) for Normal, got (2, 2)", td.Normal, [[1.0, 2.0], [3.0, 4.0]]),
+        case(ValueError, "expected data of shape (n) for Normal, got (2, 1)", td.Normal, pd.DataFrame({"a": [1, 2]})),
+        case(ValueError, "expected data of shape (n, K) for Multinomial, got (2,)", td.Multinomial, [1, 2]),
+        case(ValueError, "expected data of shape (n) or (n, k), got (1, 1, 1)", td.Normal, [[[1.0]]]),
+        case(
+            ValueError, "expected data of shape (n) or (n, k), got rows of different lengths", td.Normal, [[1], [2, 3]]
+        ),
+        case(ValueError, "expected at least one observation, got none", td.Normal, []),
+        case(ValueError, "expected at least one observation, got none", td.Poisson, [math.nan], missing="drop"),
+        case(ValueError, "expected at least one trial for Multinomial, got none", td.Multinomial, [[0, 0]]),
+        case(
+            ValueError, "expected numbers within float64, got an integer beyond 1e308 at row 1", td.Normal, [1, 10**400]
+        ),
+        case(
+            ValueError,
+            "expected at most 1000000 categories, got the number 1000000000000 at row 1; as texts, numbers may be any",
+            td.Categorical,
+            [0, 10**12],
+        ),
+        # The support.
+        case(ValueError, OUTSIDE + "Bernoulli: expected 0 or 1, got 2 at row 1", td.Bernoulli, [1, 2]),
+        case(ValueError, OUTSIDE + "Bernoulli: expected 0 or 1, got 0.5 at row 0", td.Bernoulli, [0.5, 7]),
+        case(ValueError, OUTSIDE + "Geometric: " + COUNT + "-1 at row 2", td.Geometric, [0, 1, -1]),
+        case(ValueError, OUTSIDE + "Poisson: " + COUNT + "0.1 at row 0", td.Poisson, [0.1]),
+        case(ValueError, OUTSIDE + "Poisson: " + COUNT + "inf at row 0", td.Poisson, [math.inf]),
+        case(ValueError, OUTSIDE + "Categorical: " + COUNT + "1.5 at row 1", td.Categorical, [1, 1.5]),
+        case(ValueError, OUTSIDE + "Normal: expected a finite number, got -inf at row 1", td.Normal, [1.0, -math.inf]),
+        case(ValueError, OUTSIDE + "LogNormal: expected a positive number, got 0 at row 0", td.LogNormal, [0.0, 1.0]),
+        case(
+            ValueError, OUTSIDE + "Exponential: expected a non-negative number, got -2 at row 0", td.Exponential, [-2]
+        ),
+        case(
+            ValueError,
+            OUTSIDE + "Multinomial: expected non-negative integers, got [3, -1] at row 1",
+            td.Multinomial,
+            [[1, 2], [3, -1]],
+        ),
+        case(
+            ValueError,
+            OUTSIDE + "Binomial: expected an integer from 0 to total_count, got 4 at row 1",
+            td.Binomial,
+            [1, 4],
+            fixed={"total_count": 3},
+        ),
+        # Rows are those of the data as given, whatever was left out before them.
+        case(
+            ValueError,
+            OUTSIDE + "Poisson: " + COUNT + "-1 at row 3",
+            td.Poisson,
+            [None, 1, 2, -1],
+            missing="drop",
+            weights=[1, 0, 1, 1],
+        ),
+        # Missing values.
+        case(ValueError, MISSING.format(1), td.Normal, [1.0, None]),
+        case(ValueError, MISSING.format(0), td.Multinomial, [[1, math.nan], [1, 2]]),
+        case(ValueError, MISSING.format(1), td.Categorical, ["a", None]),
+        case(ValueError, "expected missing to be 'raise' or 'drop', got 'skip'", td.Normal, [1.0], missing="skip"),
+        # The weights.
+        case(
+            ValueError,
+            "expected finite weights of at least 0, got -1 at row 1",
+            td.Normal,
+            [1.0, 2.0],
+            weights=[1, -1],
+        ),
+        case(
+            ValueError,
+            "expected finite weights of at least 0, got nan at row 0",
+            td.Normal,
+            [1.0, 2.0],
+            weights=[math.nan, 1],
+        ),
+        case(ValueError, "expected weights with a positive sum, got all zero", td.Normal, [1.0], weights=[0]),
+        case(ValueError, "expected 2 weights, one for each row, got shape (1,)", td.Normal, [1.0, 2.0], weights=[1]),
+        case(ValueError, "expected 1 weights, one for each row, got shape (1, 1)", td.Normal, [1.0], weights=[[1]]),
+        case(TypeError, "expected weights of real numbers, got 'x' at row 0", td.Normal, [1.0], weights=["x"]),
+        # What is fixed.
+        case(ValueError, "expected fixed={'total_count': ...} for Binomial, got no total_count", td.Binomial, [1]),
+        case(ValueError, "expected nothing in fixed for Normal, got 'loc'", td.Normal, [1.0], fixed={"loc": 0.0}),
+        case(
+            ValueError,
+            "expected 'total_count' in fixed for Binomial, got 'n'",
+            td.Binomial,
+            [1],
+            fixed={"total_count": 3, "n": 3},
+        ),
+        case(ValueError, TRIALS + "0", td.Binomial, [0], fixed={"total_count": 0}),
+        case(ValueError, TRIALS + "2.5", td.Binomial, [0], fixed={"total_count": 2.5}),
+        case(TypeError, TRIALS + "'three'", td.Binomial, [0], fixed={"total_count": "three"}),
+        case(TypeError, TRIALS + "None", td.Binomial, [0], fixed={"total_count": None}),
+        case(TypeError, "expected fixed as a dict of name -> value, got list", td.Binomial, [0], fixed=[3]),
+        case(
+            ValueError,
+            "expected one total_count, or one for each row, got shape (1,)",
+            td.Binomial,
+            [1, 2],
+            fixed={"total_count": [3]},
+        ),
+        case(
+            ValueError,
+            "expected one total_count, or one for each row, got shape (3,)",
+            td.Binomial,
+            [1, 2],
+            fixed={"total_count": [3, 4, 5]},
+        ),
+        case(
+            ValueError,
+            "expected one total_count, or one for each row, got shape (2,)",
+            td.Binomial,
+            [1, 2, None],
+            fixed={"total_count": [3, 4]},
+            missing="drop",
+        ),
+    ],
+)
+def test_fit(arguments, options, expected, message):
+    raises(fit, arguments, options, expected, message)
+
+
+FAIR = td.Bernoulli(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected", "message"),
+    [
+        case(TypeError, "expected hypotheses as a dict of name -> distribution, got Bernoulli", FAIR, [1]),
+        case(TypeError, "expected hypotheses as a dict of name -> distribution, got list", [FAIR], [1]),
+        case(ValueError, "expected at least one hypothesis, got none", {}, [1]),
+        case(
+            TypeError,
+            "expected a distribution or a function for hypothesis 'p', got float",
+            {"fair": FAIR, "p": 0.5},
+            [1],
+        ),
+        case(
+            TypeError,
+            "expected a distribution or a function for hypothesis 'p', got the class Bernoulli; give its parameters",
+            {"p": td.Bernoulli},
+            [1],
+        ),
+        case(
+            ValueError,
+            "expected one distribution for hypothesis 'p', got a batch of (2,)",
+            {"p": td.Bernoulli(torch.tensor([0.1, 0.9]))},
+            [1, 0],
+        ),
+        case(
+            ValueError,
+            "expected one distribution for hypothesis 'p', got a batch of (1,)",
+            {"p": td.Bernoulli(torch.tensor([0.1]))},
+            [1],
+        ),
+        case(ValueError, "expected rows of shape () for hypothesis 'p', got (2,)", {"p": FAIR}, [[1, 0]]),
+        case(
+            ValueError,
+            "expected rows of shape (2,) for hypothesis 'p', got ()",
+            {"p": td.MultivariateNormal(torch.zeros(2), torch.eye(2))},
+            [1, 0],
+        ),
+        case(ValueError, "expected at least one observation, got none", {"p": FAIR}, []),
+        case(ValueError, "expected no missing values, got 1, the first at row 0", {"p": FAIR}, [math.nan]),
+        case(TypeError, NUMBERS + "'white' at row 0", {"p": FAIR}, ["white"]),
+        case(
+            ValueError,
+            "expected log-probabilities below +inf under hypothesis 'f', got nan at row 1",
+            {"f": lambda x: torch.tensor([-1.0, math.nan])},
+            [1, 0],
+        ),
+        case(
+            ValueError,
+            "expected log-probabilities below +inf under hypothesis 'f', got inf",
+            {"f": lambda x: math.inf},
+            [1, 0],
+        ),
+        case(
+            ValueError,
+            "expected 2 log-probabilities under hypothesis 'f', got shape (3,)",
+            {"f": lambda x: [-1.0, -1.0, -1.0]},
+            [1, 0],
+        ),
+        case(
+            TypeError,
+            "expected log-probabilities under hypothesis 'f', got NoneType",
+            {"f": lambda x: None},
+            [1, 0],
+        ),
+    ],
+)
+def test_most_likely(arguments, options, expected, message):
+    raises(most_likely, arguments, options, expected, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected", "message"),
+    [
+        case(ValueError, "expected level in (0, 1), got 0", 0),
+        case(ValueError, "expected level in (0, 1), got 1.0", 1.0),
+        case(ValueError, "expected level in (0, 1), got 95", 95),
+        case(ValueError, "expected level in (0, 1), got nan", math.nan),
+        case(TypeError, "expected level to be a number, got str", "95%"),
+        case(ValueError, "expected method 'wald' for Normal, got 'exact'", method="exact"),
+        case(ValueError, "expected method 'wald' for Normal, got 'profile'", method="profile"),
+    ],
+)
+def test_interval(arguments, options, expected, message):
+    raises(fit(td.Normal, [1.0, 2.0]).interval, arguments, options, expected, message)
+
+
+def test_interval_of_uniform():
+    with pytest.raises(ValueError, match=r"^expected method 'exact' for Uniform, got 'wald'$"):
+        fit(td.Uniform, [1.0, 2.0]).interval(method="wald")
+
+
+# SoftmaxRegression: what concerns the data as arrays is scikit-learn's, in its words.
+
+X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0], [3.0, 1.0], [1.5, 2.5], [0.5, 0.3]])
+Y = np.array([0, 1, 0, 1, 0, 1])
+
+
+def with_value(row: int, column: int, value: float) -> np.ndarray:
+    changed = X.copy()
+    changed[row, column] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected", "message"),
+    [
+        case(TypeError, "expected alpha to be a number, got str", alpha="1"),
+        case(TypeError, "expected alpha to be a number, got NoneType", alpha=None),
+        case(TypeError, "expected alpha to be a number, got bool", alpha=True),
+        case(ValueError, "expected a finite alpha of at least 0, got -1", alpha=-1),
+        case(ValueError, "expected a finite alpha of at least 0, got nan", alpha=math.nan),
+        case(ValueError, "expected a finite alpha of at least 0, got inf", alpha=math.inf),
+        case(TypeError, "expected fit_intercept to be True or False, got 'no'", fit_intercept="no"),
+        case(ValueError, "expected baseline to be one of 0, 1, got 2", baseline=2),
+        case(ValueError, "expected baseline to be one of 0, 1, got zero", baseline="zero"),
+        case(ValueError, "expected baseline to be one of 0, 1, got [0 1]", baseline=np.array([0, 1])),
+    ],
+)
+def test_softmax_options(arguments, options, expected, message):
+    raises(SoftmaxRegression(**options).fit, (X, Y), {}, expected, message)
+
+
+NAMED = pd.DataFrame(X, columns=["a", "b"])
+FINITE = "expected finite values in X, got "
+ONE_TYPE = "expected classes of one type, got "
+REQUIRED = "is required by SoftmaxRegression."
+CONTINUOUS = (
+    "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects discrete classes on a "
+    "regression target with continuous values."
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected", "message"),
+    [
+        case(ValueError, FINITE + "NaN at row 2 of column 1", with_value(2, 1, math.nan), Y),
+        case(ValueError, FINITE + "infinity at row 0 of column 0", with_value(0, 0, math.inf), Y),
+        case(ValueError, FINITE + "NaN at row 0 of column 'a'", NAMED.replace(0.0, math.nan), Y),
+        case(ValueError, "could not convert string to float: 'red'", [["red", 1.0]] * 6, Y),
+        case(ValueError, "Found input variables with inconsistent numbers of samples: [6, 5]", X, Y[:5]),
+        case(ValueError, "Found array with 0 feature(s) (shape=(6, 0)) while a minimum of 1 " + REQUIRED, X[:, :0], Y),
+        case(ValueError, "Found array with 1 sample(s) (shape=(1, 2)) while a minimum of 2 " + REQUIRED, X[:1], Y[:1]),
+        case(ValueError, "Input y contains NaN.", X, np.where(Y, math.nan, 0)),
+        case(ValueError, CONTINUOUS, X, X[:, 0] / 3),
+        case(TypeError, ONE_TYPE + "int and str", X, np.array(["a", 1] * 3, object)),
+        case(TypeError, ONE_TYPE + "NoneType and str", X, np.array(["a", None] * 3, object)),
+        case(ValueError, "expected at least two classes, got one class: 1", X, np.ones(6)),
+        case(ValueError, "expected at least two classes, got one class: 1", X, Y, sample_weight=Y),
+        case(ValueError, "expected at least as many rows as coefficients, got 2 for 3", X[:2], Y[:2]),
+        case(ValueError, "expected columns that vary, got constant column 'x0', 'x1'", X * 0 + 1, Y),
+        # Of two columns that are each other, the later one is named, whatever the rounding.
+        case(ValueError, "expected linearly independent columns, got 'x2' = +1 x0 in every row", np.c_[X, X[:, 0]], Y),
+        case(ValueError, "Negative values in data passed to `sample_weight`.", X, Y, sample_weight=-np.ones(6)),
+        case(ValueError, "Input sample_weight contains NaN.", X, Y, sample_weight=np.full(6, math.nan)),
+        case(ValueError, "sample_weight.shape == (5,), expected (6,)!", X, Y, sample_weight=np.ones(5)),
+        case(ValueError, "Sample weights must contain at least one non-zero number.", X, Y, sample_weight=np.zeros(6)),
+    ],
+)  # fmt: skip
+def test_softmax_fit(arguments, options, expected, message):
+    raises(SoftmaxRegression().fit, arguments, options, expected, message)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "decision_function"])
+def test_softmax_predict(method):
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError, match=r"^This SoftmaxRegression instance is not fitted yet"):
+        getattr(SoftmaxRegression(), method)(X)
+    predict = getattr(SoftmaxRegression(alpha=1.0).fit(NAMED, Y), method)
+    for data, message in [
+        (NAMED[["a"]], "The feature names should match those that were passed during fit"),
+        (NAMED[["b", "a"]], "The feature names should match those that were passed during fit"),
+        (NAMED.replace(0.0, math.nan), "Input X contains NaN"),
+        (NAMED.iloc[:0], r"Found array with 0 sample\(s\)"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{message}"):
+            predict(data)
+
+
+def test_what_is_not_found_is_a_warning_that_can_be_caught():
+    with pytest.warns(ConvergenceWarning, match="^no finite estimate: ") as caught:
+        SoftmaxRegression().fit(X, X[:, 0] > 1)
+    assert caught[0].filename == __file__  # it points at the caller

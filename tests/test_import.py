@@ -1,0 +1,114 @@
+"""`import nll` is light, and needs PyTorch and NumPy alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+HEAVY = (
+    "torch._dynamo", "triton", "scipy", "sklearn", "matplotlib", "pandas", "pyarrow", "formulaic", "jinja2", "rich",
+    "typer", "statsmodels", "polars", "sympy",
+)  # fmt: skip
+
+# Every finder of modules, blind to these packages: to Python they are not installed.
+HIDDEN = f"""
+import sys
+
+class Blind:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {tuple(name for name in HEAVY if not name.startswith("torch"))!r}:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+sys.meta_path = [Blind(finder) for finder in sys.meta_path]
+"""
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_import_does_not_import():
+    """Compared with what PyTorch itself brings."""
+    code = "import sys, torch; before = set(sys.modules); import nll; print(*sorted(set(sys.modules) - before))"
+    added = python(code).split()
+    assert "nll.functional" in added
+    assert [name for name in added if name.startswith(HEAVY)] == []
+    assert [name for name in added if name.startswith(("nll.regression", "nll.report", "nll.cli"))] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(
+            """
+            x = torch.randn(3, 5, requires_grad=True)
+            loss = nll.cross_entropy(x, torch.tensor([1, 0, 3]))
+            loss.backward()
+            assert torch.equal(loss, nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), torch.tensor([1, 0, 3])))
+            assert x.grad.abs().sum() > 0
+            """,
+            id="the losses",
+        ),
+        pytest.param(
+            """
+            result = nll.fit(torch.distributions.Uniform, [1.0, 2.5, 4.0])
+            assert result.interval()["low"][1] == 1.0
+            assert "not regular" in result.summary()
+            assert nll.fit(torch.distributions.Categorical, ["a", "b", "a"]).params["probs"][0] > 0.6
+            """,
+            id="a fit",
+        ),
+        pytest.param(
+            """
+            boxes = {"A": torch.distributions.Bernoulli(0.99), "B": torch.distributions.Bernoulli(0.01)}
+            assert nll.most_likely(boxes, 1).winner == "A"
+            """,
+            id="a choice",
+        ),
+    ],
+)
+def test_without_any_optional_package(code):
+    python(HIDDEN + "import torch, nll\n" + textwrap.dedent(code))
+
+
+def test_the_estimator_without_its_packages_says_what_to_install():
+    code = """
+    import nll
+    try:
+        nll.SoftmaxRegression
+    except ImportError as error:
+        print(error)
+    """
+    assert python(HIDDEN + textwrap.dedent(code)) == (
+        "nll.SoftmaxRegression needs sklearn, which is not installed: pip install 'nll[regression]'\n"
+    )
+
+
+def test_the_command_without_its_packages_says_what_to_install():
+    code = HIDDEN + "sys.argv = ['nll', 'info']\nimport runpy\nrunpy.run_module('nll', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "nll: the command needs typer, rich, formulaic, pandas, pyarrow, sklearn, matplotlib, jinja2: "
+        "pip install 'nll[cli]'\n"
+    )
+
+
+def test_names():
+    import nll
+
+    assert set(nll.__all__) <= set(dir(nll))
+    assert all(getattr(nll, name) is not None for name in nll.__all__)
+    with pytest.raises(AttributeError, match=r"^module 'nll' has no attribute 'regress'$"):
+        _ = nll.regress
