@@ -93,7 +93,9 @@ def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, 
 
 def _array(data: Any) -> np.ndarray:
     if isinstance(data, np.ma.MaskedArray):
-        return data.astype(object).filled(None)  # type: ignore[arg-type]
+        filled = data.data.astype(object)
+        filled[np.ma.getmaskarray(data)] = None
+        return filled
     try:
         return np.asarray(data)
     except ValueError:
