@@ -43,7 +43,7 @@ def raises(call, arguments, options, expected, message) -> None:
     [
         # The model.
         case(TypeError, CLASS + "str", "Normal", [1.0]),
-        case(TypeError, CLASS + "Normal", td.Normal(0.0, 1.0), [1.0]),
+        case(TypeError, CLASS + "an instance of Normal", td.Normal(0.0, 1.0), [1.0]),
         case(TypeError, CLASS + "NoneType", None, [1.0]),
         case(ValueError, NO_CLOSED_FORM + "Gamma", td.Gamma, [1.0]),
         case(ValueError, NO_CLOSED_FORM + "int", int, [1.0]),
@@ -316,7 +316,7 @@ CONTINUOUS = (
         case(ValueError, FINITE + "NaN at row 2 of column 1", with_value(2, 1, math.nan), Y),
         case(ValueError, FINITE + "infinity at row 0 of column 0", with_value(0, 0, math.inf), Y),
         case(ValueError, FINITE + "NaN at row 0 of column 'a'", NAMED.replace(0.0, math.nan), Y),
-        case(ValueError, "could not convert string to float: 'red'", [["red", 1.0]] * 6, Y),
+        case(ValueError, "expected numbers in X, got 'red' at row 0 of column 0", [["red", 1.0]] * 6, Y),
         case(ValueError, "Found input variables with inconsistent numbers of samples: [6, 5]", X, Y[:5]),
         case(ValueError, "Found array with 0 feature(s) (shape=(6, 0)) while a minimum of 1 " + REQUIRED, X[:, :0], Y),
         case(ValueError, "Found array with 1 sample(s) (shape=(1, 2)) while a minimum of 2 " + REQUIRED, X[:1], Y[:1]),

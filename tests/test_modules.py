@@ -187,3 +187,9 @@ def test_a_module_trains_inside_a_model():
         losses[-1].backward()
         optimiser.step()
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_options_of_a_module_show():
+    module = nll.CrossEntropyLoss(z_loss=1e-4, allowed_classes=torch.ones(5, dtype=torch.bool))
+    assert repr(module) == "CrossEntropyLoss(z_loss=0.0001, allowed_classes=...)"
+    assert repr(nll.CrossEntropyLoss()) == "CrossEntropyLoss()"

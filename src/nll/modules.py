@@ -55,6 +55,12 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.z_loss = z_loss
         self.register_buffer("allowed_classes", allowed_classes)
 
+    def extra_repr(self) -> str:
+        """Return the options that PyTorch's module has not, where they are not the defaults."""
+        usual = {"temperature": 1.0, "softcap": None, "z_loss": 0.0}
+        said = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
+        return ", ".join(said + ["allowed_classes=..."] * (self.allowed_classes is not None))
+
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
         """Return the loss of labels or class probabilities; see `nll.cross_entropy` for shapes."""
         return functional.cross_entropy(

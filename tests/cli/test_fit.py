@@ -14,6 +14,7 @@ import pytest
 from truth import ANES96, EXAMPLES, SPECTOR, spector
 from typer.testing import CliRunner, Result
 
+import nll
 from nll.cli.app import app
 
 ROWS = 60
@@ -432,3 +433,35 @@ def test_options_that_the_parser_refuses(arguments, message):
     result = run(*arguments)
     assert message in " ".join(re.sub("[│╭╮╰╯─]", " ", result.stderr).split())
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_the_table_is_never_written_over(option, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("y,x\n0,1\n1,2\n0,3\n1,3\n", encoding="utf-8")
+    before = table.read_bytes()
+    result = CliRunner().invoke(app, ["fit", str(table), "y ~ x", option, str(tmp_path / "." / "table.csv")])
+    assert (result.exit_code, table.read_bytes()) == (2, before)
+
+
+def test_files_are_there_when_nobody_reads_the_table(tmp_path):
+    table, found = tmp_path / "table.csv", tmp_path / "fit.json"
+    table.write_text("y,x\n0,1\n1,2\n0,3\n1,3\n", encoding="utf-8")
+    command = [sys.executable, "-m", "nll", "fit", str(table), "y ~ x", "--json", str(found)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert json.loads(found.read_text())["converged"]
+
+
+def test_the_report_has_the_level_of_the_table(tmp_path):
+    table, page = tmp_path / "table.csv", tmp_path / "page.html"
+    table.write_text("y,x\n0,1\n1,2\n0,3\n1,3\n", encoding="utf-8")
+    CliRunner().invoke(app, ["fit", str(table), "y ~ x", "--level", "0.8", "--report", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert "80 %" in text
+    assert "95 %" not in text
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).output == f"nll {nll.__version__}\n"

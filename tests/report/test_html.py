@@ -146,5 +146,5 @@ def test_how_many_parameters_are_drawn_is_said(monkeypatch):
     result, text = regression_page()
     assert "parameters with an error are shown" not in text
     everything = plots.likelihood_curves
-    monkeypatch.setattr(plots, "likelihood_curves", lambda fit: everything(fit, most=3))
+    monkeypatch.setattr(plots, "likelihood_curves", lambda fit, level: everything(fit, level, most=3))
     assert "The first 3 of 4 parameters with an error are shown." in page(result, title="")

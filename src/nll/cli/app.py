@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from nll import __version__
 from nll.cli.fit import fit
 from nll.cli.info import info
 
 app = typer.Typer(
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Maximum likelihood: fit a likelihood to a table.",
 )
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Maximum likelihood: fit a likelihood to a table."""
+    if version:
+        typer.echo(f"nll {__version__}")
+        raise typer.Exit
+
+
 app.command()(fit)
 app.command()(info)

@@ -78,15 +78,14 @@ def fit(
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
     try:
-        _require_places(json_file, report)
+        _require_places(table, json_file, report)
         family = _family(formula, column, family, baseline, alpha)
         job = Job(table, family, baseline, alpha, weights, policy)
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
     except (ValueError, TypeError) as error:
         _fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
-    terminal.show(console, fitted.fit, level)
-    try:
+    try:  # before the table is printed: who reads that may stop listening
         if json_file is not None:
             _write_json(fitted.fit, level, json_file)
         if report is not None:
@@ -95,6 +94,7 @@ def fit(
                 report.write_text(_page(fitted, level), encoding="utf-8")
     except OSError as error:
         _fail(f"expected a file that can be written, got: {error}")
+    terminal.show(console, fitted.fit, level)
     if report is not None:
         console.print(f"Report: {report}", highlight=False)
     raise typer.Exit(0 if fitted.fit.converged else 1)
@@ -164,6 +164,8 @@ def _softmax(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[F
 def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
     from nll.report import assess
 
+    if job.family == "bernoulli" and data.y.dtype.kind not in "iufb":
+        raise ValueError(f"expected 0 or 1 in column {data.response!r}, got texts; softmax, the default, takes them")
     y, columns = designs.numbers(data.y, data.response), data.columns()
     observed = replace(observe(y, data.weights), rows=data.rows)
     fitted = fit_linear(job.family, columns, observed, response=data.response, progress=stages.step)
@@ -209,9 +211,13 @@ def _page(fitted: Fitted, level: float) -> str:
     return html.page(fitted.fit, title=fitted.title, level=level, **shown)
 
 
-def _require_places(*files: Path | None) -> None:
-    """Complain about a folder that is not there before the fit, not after it."""
+def _require_places(table: Path, *files: Path | None) -> None:
+    """Complain before the fit, not after it, about a folder that is not there, and about writing over the table."""
+    taken = [table.resolve()]
     for file in files:
+        if file is not None and file.resolve() in taken:
+            raise ValueError(f"expected a file of its own for each result, got {file} again")
+        taken += [] if file is None else [file.resolve()]
         if file is not None and file.is_dir():
             raise ValueError(f"expected a file to write, got the folder {file}")
         if file is not None and str(file) != "-" and not file.parent.is_dir():

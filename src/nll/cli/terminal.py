@@ -31,6 +31,7 @@ def show(console: Console, fit: Fit, level: float) -> None:
         alarm = name in ("Converged", "Status") and not fit.converged
         header.add_row(name, Text(value, style="bold red" if alarm else ""))
     console.print(header)
+    console.print()
     groups = table.groups(fit, level)
     lines = [line for group in groups for line in (group.columns, *group.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Exponential, constraints
+from torch.distributions import Distribution, Exponential, constraints
 
 from nll.likelihood.families import FAMILIES, MOST_CATEGORIES, Family, Params
 from nll.likelihood.model import LogLikelihood
@@ -55,11 +55,15 @@ def fit(
 
 def _family(model: Any) -> Family:
     if not isinstance(model, type):
-        raise TypeError(f"expected a class of torch.distributions such as Normal, got {type(model).__name__}")
+        raise TypeError(f"expected a class of torch.distributions such as Normal, got {_what(model)}")
     if model not in FAMILIES:
         known = ", ".join(family.name for family in FAMILIES.values())
         raise ValueError(f"expected a family with a closed-form estimate ({known}), got {model.__name__}")
     return FAMILIES[model]
+
+
+def _what(model: Any) -> str:
+    return f"{'an instance of ' if isinstance(model, Distribution) else ''}{type(model).__name__}"
 
 
 def _given(family: Family, fixed: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# So many texts without one that comes twice are names or dates, not categories.
+_ALL_DIFFERENT = 20
+
+
 @dataclass(frozen=True)
 class Design:
     """The response and the columns of the rows that are complete."""
@@ -183,6 +187,10 @@ def _require_usable(table: pd.DataFrame, name: str, response: bool, categories: 
         row = column.index[is_number.index(False)] if not all(is_number) else None
         got = "texts" if row is None else f"{column[row]!r} at row {row}"
         raise ValueError(f"expected numbers in column {name!r}, got {got}; C({name}) takes its values as categories")
+    if column.nunique() == len(column) >= _ALL_DIFFERENT:
+        raise ValueError(
+            f"expected categories in column {name!r}, got another text in every row; C({name}) takes them all the same"
+        )
 
 
 def _require_finite(column: pd.Series) -> None:

@@ -133,6 +133,21 @@ def _require_one_type(y: Any) -> None:
         raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
 
 
+def _require_numbers(array: np.ndarray, names: list[str] | None) -> None:
+    """Name the first text that is no number."""
+    for row, column in np.ndindex(array.shape) if array.ndim == 2 else ():
+        if _is_text(array[row, column]):
+            name = repr(names[column]) if names else column
+            raise ValueError(f"expected numbers in X, got {str(array[row, column])!r} at row {row} of column {name}")
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isnan(float(value))
+    except ValueError:
+        return True
+
+
 def _column_names(X: Any) -> list[str] | None:
     return [str(name) for name in X.columns] if hasattr(X, "columns") else None
 
@@ -143,7 +158,7 @@ def _require_finite(X: Any, names: list[str] | None) -> None:
         array = np.asarray(X)
         array = array.astype(np.float64) if array.dtype.kind != "c" else np.empty(0)
     except (TypeError, ValueError):
-        return
+        return _require_numbers(np.asarray(X), names)
     if array.ndim != 2:
         return
     wrong = ~np.isfinite(array)

@@ -220,7 +220,7 @@ def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, classes: l
     certain = [] if exists else _fitted_surely(problem, found.theta)
     if not certain:
         return verdict
-    who = ", ".join(classes[k] for k in certain)
+    who = ", ".join(classes[k] for k in certain[:5]) + (f" and {len(certain) - 5} more" if len(certain) > 5 else "")
     return f"{verdict}; every row of class {who} is fitted with a probability above 0.999"
 
 

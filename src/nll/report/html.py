@@ -38,16 +38,17 @@ def page(
         distribution: a figure of the fitted distribution over the data.
     """
     environment = Environment(loader=PackageLoader("nll.report"), autoescape=select_autoescape(default=True))
-    curves = plots.likelihood_curves(fit)
+    curves = plots.likelihood_curves(fit, level)
     return environment.get_template("report.html.j2").render(
         title=title,
         fit=fit,
+        level=f"{100 * level:g} %",
         header=table.header(fit),
         groups=table.groups(fit, level),
         curves=None if curves is None else plots.svg(curves),
         drawn=0 if curves is None else len(curves.axes),
         confusion=None if confusion is None else _cells(classes, confusion),
-        calibration=plots.svg(plots.calibration(list(calibration))) if calibration else None,
+        calibration=plots.svg(plots.calibration(list(calibration), level)) if calibration else None,
         distribution=None if distribution is None else plots.svg(distribution),
     )
 

@@ -22,11 +22,11 @@ _BARS = 500  # more numbers than this are shown as a density
 _PANELS = 5  # in a row of the grid
 
 
-def likelihood_curves(fit: Fit, most: int = 60, points: int = 17) -> Figure | None:
+def likelihood_curves(fit: Fit, level: float = 0.95, most: int = 60) -> Figure | None:
     """The log-likelihood along each parameter, the others held at the estimate.
 
-    Dashed: the quadratic that the standard errors assume. Shaded: the 95 % Wald interval. At most `most` parameters
-    that have a standard error are drawn; None when there is none.
+    Dashed: the quadratic that the standard errors assume. Shaded: the Wald interval of the level. At most `most`
+    parameters that have a standard error are drawn; None when there is none.
     """
     errors = fit.covariance.diagonal().sqrt()
     drawn = [i for i in range(len(errors)) if bool(torch.isfinite(errors[i]) & (errors[i] > 0))][:most]
@@ -34,7 +34,7 @@ def likelihood_curves(fit: Fit, most: int = 60, points: int = 17) -> Figure | No
         return None
     figure, axes = _grid(len(drawn), 2.6, 2.1)
     for axis, i in zip(axes, drawn, strict=True):
-        _likelihood_curve(axis, fit, i, float(errors[i]), points)
+        _likelihood_curve(axis, fit, i, float(errors[i]), _reach(level))
     return figure
 
 
@@ -49,13 +49,13 @@ def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]
     return figure, axes[:panels]
 
 
-def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, points: int) -> None:
+def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, reach: float) -> None:
     assert fit.log_likelihood_at is not None
-    steps = np.linspace(-3.0, 3.0, points) * error
+    steps = np.linspace(-1.5, 1.5, 17) * max(2.0, reach) * error
     gain = fit.log_likelihood_at.along(fit.vector, index, torch.from_numpy(steps)).numpy() - fit.log_likelihood
     gain[~np.isfinite(gain)] = np.nan
     at = float(fit.vector[index])
-    axis.axvspan(at - 1.959964 * error, at + 1.959964 * error, color=_BLUE, alpha=0.10, lw=0)
+    axis.axvspan(at - reach * error, at + reach * error, color=_BLUE, alpha=0.10, lw=0)
     axis.plot(at + steps, gain, color=_BLUE, lw=1.4)
     axis.plot(at + steps, _quadratic(steps, gain), color=_GREY, lw=1.0, ls="--")
     axis.axvline(at, color=_RED, lw=0.8)
@@ -65,6 +65,11 @@ def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, points: in
     axis.locator_params(axis="x", nbins=4)
 
 
+def _reach(level: float) -> float:
+    """How many standard errors an interval of this level reaches."""
+    return -float(torch.special.ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64)))
+
+
 def _quadratic(steps: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """The parabola through the two points beside the maximum."""
     middle = len(steps) // 2
@@ -72,14 +77,14 @@ def _quadratic(steps: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return near * (steps / steps[middle + 1]) ** 2
 
 
-def calibration(curves: list[Calibration]) -> Figure:
+def calibration(curves: list[Calibration], level: float = 0.95) -> Figure:
     """Observed against predicted means in bins, a panel for each class; the diagonal is a perfect model."""
     figure, axes = _grid(len(curves), 2.6, 2.6) if len(curves) > 1 else _grid(1, 4.4, 4.0)
     for axis, curve in zip(axes, curves, strict=True):
         low = min(curve.predicted.min(), curve.observed.min())
         high = max(curve.predicted.max(), curve.observed.max())
         axis.plot([low, high], [low, high], color=_GREY, lw=1.0, ls="--")
-        bars = 1.959964 * curve.error
+        bars = _reach(level) * curve.error
         axis.errorbar(curve.predicted, curve.observed, bars, color=_BLUE, marker="o", ms=3.5, lw=1.2, elinewidth=0.7)
         axis.set_title(_short(curve.name), fontsize=8)
         axis.tick_params(labelsize=6.5 if len(curves) > 1 else 8)
