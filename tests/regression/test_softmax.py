@@ -410,20 +410,28 @@ def test_hardly_overlapping_classes_have_an_estimate(gap):
     assert float(gradient.abs().max()) < 1e-8
 
 
-@pytest.mark.parametrize("noise", [1e-5, 1e-7, 1e-8, 1e-9, 1e-11])
-def test_converged_means_that_nothing_is_left_to_gain(noise):
-    """A column that is another one but for a little noise: found, refused, or honestly not found."""
-    for seed in range(8):
-        x, y = sample(n=100, classes=2, seed=seed)
-        x = np.c_[x, x[:, 0] + noise * np.random.default_rng(seed).normal(size=len(x))]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            try:
-                result = SoftmaxRegression().fit(x, y).result_
-            except ValueError as error:
-                assert "linearly independent columns" in str(error)  # noqa: PT017, either is right
-                continue
-        assert not result.converged or result.decrement <= 1e-8
+@pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-8, 1e-9])
+def test_columns_that_are_nearly_each_other(noise):
+    """x and x + noise * z span what x and z do: the likelihood is the same, and z's coefficient noise times that."""
+    x, y = sample(columns=2)
+    z = np.random.default_rng(5).normal(size=len(x))
+    near = x[:, 0] + noise * z
+    z = (near - x[:, 0]) / noise  # with the digits that are left of it
+    plain, found = SoftmaxRegression().fit(np.c_[x, z], y).result_, SoftmaxRegression().fit(np.c_[x, near], y).result_
+    assert found.converged
+    assert found.decrement <= 1e-10
+    digits = max(1e-8, 1e-13 / noise)  # those of the difference, which rounding leaves
+    assert found.log_likelihood == pytest.approx(plain.log_likelihood, rel=digits)
+    same(found.params["coef"][:, 3] * noise, plain.params["coef"][:, 3], digits)
+    for column, unit in ((2, 1.0), (3, noise)):
+        same(found.standard_errors["coef"][:, column] * unit, plain.standard_errors["coef"][:, column], digits)
+
+
+def test_a_column_that_is_another_one_to_rounding_is_refused():
+    x, y = sample()
+    near = x[:, 0] + 1e-14 * np.random.default_rng(5).normal(size=len(x))
+    with pytest.raises(ValueError, match=r"^expected linearly independent columns, got 'x2' = \+1 x0 in every row$"):
+        SoftmaxRegression().fit(np.c_[x, near], y)
 
 
 @pytest.mark.parametrize("weight", [1e-12, 1e-300])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,8 +57,18 @@ class Columns:
         to_given[0, 1:] = -centre * scale
         return cls(torch.cat([ones, x], 1), [INTERCEPT, *names], True, to_given)
 
-    def require_rank(self) -> None:
-        """Raise ValueError naming a column that the others determine, and how."""
+    def orthogonal(self) -> Columns:
+        """The same columns as x = Q R, with Q for the search: columns that are nearly each other cost no digits.
+
+        Raises ValueError naming a column that the others determine, and how.
+        """
+        self._require_rank()
+        q, r = torch.linalg.qr(self.x)
+        unit = r.diagonal().sign() * len(self.x) ** 0.5  # so that the intercept's column stays 1
+        back = torch.linalg.solve_triangular(r, torch.diag(unit), upper=True)
+        return replace(self, x=q * unit, to_given=self.to_given @ back)
+
+    def _require_rank(self) -> None:
         if len(self.x) < self.count:
             raise ValueError(f"expected at least as many rows as coefficients, got {len(self.x)} for {self.count}")
         direction = existence.null_direction(self.x)

@@ -192,7 +192,7 @@ def fit_linear(
     kind = RESPONSES[family]
     require_support(observed, kind.inside, kind.support, family)
     _require_varying(observed.values, family)
-    columns.require_rank()
+    columns = columns.orthogonal()
     if family == "normal":
         problem = _standardised(kind, columns, observed)
         return _result(problem, _closed_form(problem), family, response, observed)

@@ -132,7 +132,7 @@ def fit_softmax(
     if len(classes) < 2:
         raise ValueError(f"expected at least two classes, got one class: {', '.join(classes)}")
     if alpha == 0.0:
-        columns.require_rank()
+        columns = columns.orthogonal()
     order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
     problem = SoftmaxLikelihood(columns, order.argsort()[codes], weights, len(classes), alpha)
     found = maximise(problem.sums, problem.start(), progress, problem.unit)
