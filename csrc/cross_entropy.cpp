@@ -76,7 +76,6 @@ template <class T> struct Job {
       if (kept) {
         at_label = (1 - k.smoothing) * label_weight;
         loss = at_label * ((sums.maximum - double(label_score)) + log_sum);
-        if (label_weight == 0 && !(loss == loss)) loss = at_label * (lse - double(label_score));
         mass = at_label;
         if (k.smoothing > 0) {
           spread_share = k.smoothing / double(C);
@@ -412,7 +411,6 @@ template <class T> struct Job {
         Vec<A> g = load<A>(&t.e[size_t(c * width + i)]) * load<A>(&t.p_scale[size_t(i)]);
         if (spread) g -= lane_spread(t, c, i, width) * load<A>(&t.spread_scale[size_t(i)]);
         if (!plain) g *= score_slope<A>(load<A>(&t.z[size_t(c * width + i)]), inverse_temperature, softcap);
-        // The label's own element was settled by close_lane, which left it in z.
         store<A>(&t.e[size_t(c * width + i)], g);
       }
     if (k.labels)
@@ -477,7 +475,7 @@ template <class T> struct Job {
     return plain ? load<A>(z) : score<A>(load<A>(z), inverse_temperature, softcap);
   }
 
-  // One row of a tile: its loss, and what its exponentials are multiplied with. `target` then holds the label's part.
+  // One row of a tile: its loss, and what its exponentials are multiplied with. `target` then holds the label's slope.
   NLL_INLINE void close_lane(Tile& t, int64_t row, int64_t i, int64_t width) const {
     int64_t label = k.labels ? k.labels[row] : 0;
     bool at = k.labels && label != k.ignore_index;

@@ -26,9 +26,9 @@ template <class A> NLL_INLINE Vec<A> score_slope(Vec<A> x, A inverse_temperature
   return (A(1) - t * t) * inverse_temperature;
 }
 
-inline bool along_classes(const Scores& x) {
-  return x.class_stride == 1 && (x.inner == 1 || x.classes > kShort) && x.classes > kShort;
-}
+// Long rows are written as long rows: with dimensions behind the classes the result is laid out otherwise, even if the
+// scores are not (channels last).
+inline bool along_classes(const Scores& x) { return x.class_stride == 1 && x.inner == 1 && x.classes > kShort; }
 
 inline int useful_threads(const Scores& x, int threads) {
   int64_t work = x.outer * x.classes * x.inner;

@@ -110,6 +110,32 @@ def test_a_row_has_the_same_bits_in_any_company(shape, threads):
             assert torch.equal(part_gradient, gradient[part])
 
 
+@pytest.mark.parametrize("classes", [21, 300])
+def test_channels_last(classes):
+    """The classes are neighbours in memory, and yet the result is laid out as the shape says."""
+    draw = torch.Generator().manual_seed(6)
+    input = torch.randn(2, classes, 5, 4, generator=draw).to(memory_format=torch.channels_last)
+    target = torch.randint(0, classes, (2, 5, 4), generator=draw)
+    for labels in (target, torch.randn(input.shape, generator=draw).softmax(1)):
+        ours, theirs = input.clone().requires_grad_(), input.contiguous().requires_grad_()
+        slope = torch.randn(2, 5, 4, generator=draw)
+        for reduction in ("mean", "none"):
+            loss = nll.cross_entropy(ours, labels, reduction=reduction)
+            truth = F.cross_entropy(theirs, labels, reduction=reduction)
+            torch.testing.assert_close(loss, truth)
+            upstream = slope if reduction == "none" else None
+            torch.testing.assert_close(
+                torch.autograd.grad(loss, ours, upstream), torch.autograd.grad(truth, theirs, upstream)
+            )
+    ours, theirs = input.clone().requires_grad_(), input.contiguous().requires_grad_()
+    torch.testing.assert_close(nll.log_softmax(ours, 1), torch.log_softmax(theirs, 1))
+    slope = torch.randn(input.shape, generator=draw)
+    torch.testing.assert_close(
+        torch.autograd.grad(nll.log_softmax(ours, 1), ours, slope),
+        torch.autograd.grad(torch.log_softmax(theirs, 1), theirs, slope),
+    )
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_threads_share_long_rows_without_a_trace(count, threads):
     input, target = torch.randn(1, 300_000), torch.tensor([123_456])
