@@ -10,16 +10,19 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <system_error>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
 
-#if defined(__F16C__) || defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
 #define NLL_INLINE inline __attribute__((always_inline))
+#define NLL_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace nll {
 namespace NLL_ISA {
@@ -37,11 +40,13 @@ template <> struct Simd<float> {
   typedef float V __attribute__((vector_size(kBytes)));
   typedef int32_t I __attribute__((vector_size(kBytes)));
   typedef uint16_t H __attribute__((vector_size(kBytes / 2)));
+  using Element = int32_t;
   static constexpr int W = kBytes / 4;
 };
 template <> struct Simd<double> {
   typedef double V __attribute__((vector_size(kBytes)));
   typedef int64_t I __attribute__((vector_size(kBytes)));
+  using Element = int64_t;
   static constexpr int W = kBytes / 8;
 };
 template <class A> using Vec = typename Simd<A>::V;
@@ -63,24 +68,49 @@ template <class A, class T> NLL_INLINE Vec<A> load(const T* p) {
   return v;
 }
 template <> NLL_INLINE Vec<float> load<float, bf16>(const bf16* p) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+  return (Vec<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
   Simd<float>::H half;
   std::memcpy(&half, p, sizeof half);
   return (Vec<float>)(__builtin_convertvector(half, Simd<float>::I) << 16);
+#endif
 }
 
 template <class A, class T> NLL_INLINE void store(T* p, Vec<A> v) { std::memcpy(p, &v, sizeof v); }
 template <> NLL_INLINE void store<float, bf16>(bf16* p, Vec<float> v) {
   // A NaN that comes from 16 bits, or from arithmetic, has room below: the addition leaves it one.
+#if defined(__AVX512BF16__)
+  __m256bh half = _mm512_cvtneps_pbh((__m512)v);  // what is below the least normal number becomes 0
+#else
   Simd<float>::I bits = (Simd<float>::I)v;
   bits += 0x7fff + ((bits >> 16) & 1);
+#if defined(__AVX512F__)
+  __m256i half = _mm512_cvtepi32_epi16((__m512i)(bits >> 16));
+#else
   Simd<float>::H half = __builtin_convertvector(bits >> 16, Simd<float>::H);
+#endif
+#endif
   std::memcpy(p, &half, sizeof half);
+}
+// Two vectors from 2 W neighbours, in whatever order comes cheapest.
+template <class A, class T> NLL_INLINE void load_two(const T* p, Vec<A>* v) {
+  v[0] = load<A>(p);
+  v[1] = load<A>(p + Simd<A>::W);
+}
+template <> NLL_INLINE void load_two<float, bf16>(const bf16* p, Vec<float>* v) {
+  Simd<float>::I bits;
+  std::memcpy(&bits, p, sizeof bits);
+  v[0] = (Vec<float>)(bits << 16);
+  v[1] = (Vec<float>)(bits & int32_t(0xffff0000));
 }
 
 // float16: by the machine's instruction, or by arithmetic on bits.
 NLL_INLINE float widen(f16 h) {
   uint32_t sign = uint32_t(h.bits & 0x8000) << 16, magnitude = h.bits & 0x7fff;
-  float value;
+  float value = 0;
   if (magnitude >= 0x7c00) {  // infinity, NaN
     uint32_t bits = 0x7f800000 | (magnitude & 0x3ff) << 13;
     std::memcpy(&value, &bits, 4);
@@ -133,6 +163,29 @@ template <> NLL_INLINE void store<float, f16>(f16* p, Vec<float> v) {
 #endif
 }
 
+// Write W numbers past the caches, to an address that is a multiple of their size: a result larger than the caches
+// would be read in only to be overwritten. `finish_streams` before another thread reads them.
+template <class A, class T> NLL_INLINE void stream(T* p, Vec<A> v) {
+  constexpr int bytes = Simd<A>::W * int(sizeof(T));
+  alignas(bytes) T line[Simd<A>::W];
+  store<A>(line, v);
+#if defined(__AVX512F__)
+  if constexpr (bytes == 64) return _mm512_stream_si512((__m512i*)p, *(const __m512i*)line);
+#endif
+#if defined(__AVX__)
+  if constexpr (bytes == 32) return _mm256_stream_si256((__m256i*)p, *(const __m256i*)line);
+#endif
+#if defined(__SSE2__)
+  if constexpr (bytes == 16) return _mm_stream_si128((__m128i*)p, *(const __m128i*)line);
+#endif
+  std::memcpy(p, line, bytes);
+}
+NLL_INLINE void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // The last vector of a row: what lies beyond its end reads as `fill`, and is not written.
 template <class A, class T> NLL_INLINE Vec<A> load_part(const T* p, int count, A fill) {
   T part[Simd<A>::W] = {};
@@ -146,39 +199,102 @@ template <class A, class T> NLL_INLINE void store_part(T* p, Vec<A> v, int count
   store<A>(part, v);
   std::memcpy(p, part, size_t(count) * sizeof(T));
 }
-template <class A, class T> NLL_INLINE A load_one(const T* p) { return load_part<A>(p, 1, A(0))[0]; }
-template <class A, class T> NLL_INLINE void store_one(T* p, A a) { store_part<A>(p, splat<A>(a), 1); }
-
-// exp(x) for x <= 0: 2^n e^r with |r| <= log(2) / 2, e^r by its Taylor series or a minimax polynomial. Below the
-// least normal number the result is 0. Relative error below 1.5 * 2^-24 (float32; the tests measure it) and about 2^-52.
-NLL_INLINE Vec<float> exp_negative(Vec<float> x) {
-  const Vec<float> low = splat(-87.33654f);
 #if defined(__AVX512F__)
-  // Below, 2^n takes care of itself; at -105 the result is 0. Of max(a, b) with a NaN the result is b.
-  Vec<float> bounded = (Vec<float>)_mm512_max_ps(_mm512_set1_ps(-105.0f), (__m512)x);
-#else
-  Vec<float> bounded = x < low ? low : x;  // NaN stays NaN
+template <> NLL_INLINE Vec<float> load_part<float, float>(const float* p, int count, float fill) {
+  return (Vec<float>)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16((1u << count) - 1), p);
+}
+template <> NLL_INLINE void store_part<float, float>(float* p, Vec<float> v, int count) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+}
+#elif defined(__AVX2__)
+NLL_INLINE __m256i lanes_below(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <> NLL_INLINE Vec<float> load_part<float, float>(const float* p, int count, float fill) {
+  __m256i some = lanes_below(count);
+  return (Vec<float>)_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, some), _mm256_castsi256_ps(some));
+}
+template <> NLL_INLINE void store_part<float, float>(float* p, Vec<float> v, int count) {
+  _mm256_maskstore_ps(p, lanes_below(count), (__m256)v);
+}
 #endif
-  Vec<float> n = (bounded * 1.44269504f + 12582912.0f) - 12582912.0f;
-  Vec<float> r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
-  Vec<float> p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+template <class A, class T> NLL_INLINE A load_one(const T* p) {
+  if constexpr (std::is_same_v<A, T>) return *p;
+  return load_part<A>(p, 1, A(0))[0];
+}
+template <class A, class T> NLL_INLINE void store_one(T* p, A a) { store_part<A>(p, splat<A>(a), 1); }
+template <class A, class T> NLL_INLINE Vec<A> load_part_or_all(const T* p, int count, A fill) {
+  return count == Simd<A>::W ? load<A>(p) : load_part<A>(p, count, fill);
+}
+template <class A, class T> NLL_INLINE void put(T* p, Vec<A> v, int count) {
+  count == Simd<A>::W ? store<A>(p, v) : store_part<A>(p, v, count);
+}
+// Zeros from lane `count` on.
+template <class A> NLL_INLINE Vec<A> first_lanes(Vec<A> v, int count) {
+  typename Simd<A>::I lane;
+  for (int i = 0; i < Simd<A>::W; i++) lane[i] = i;
+  return lane < count ? v : Vec<A>{};
+}
+
+// As many numbers as a vector of doubles has, in float64 for a while.
+template <class A> struct Narrow {
+  typedef A V __attribute__((vector_size(sizeof(A) * Simd<double>::W)));
+};
+template <class A> NLL_INLINE Vec<double> widen(const A* p) {
+  typename Narrow<A>::V v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vec<double>);
+}
+// sum[l] += v[l] in float64.
+template <class A> NLL_INLINE void add_to(double* sum, Vec<A> v) {
+  A part[Simd<A>::W];
+  store<A>(part, v);
+  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) store<double>(sum + l, load<double>(sum + l) + widen(part + l));
+}
+template <class A> NLL_INLINE void narrow(A* p, Vec<double> wide) {
+  auto v = __builtin_convertvector(wide, typename Narrow<A>::V);
+  std::memcpy(p, &v, sizeof v);
+}
+
+// exp(x) = 2^n e^r with |r| <= log(2) / 2; e^r by a minimax polynomial (float32) or its Taylor series. Relative error
+// below 1.5 * 2^-24 (float32; 1.7 without fused multiplication; the tests measure it) and about 2^-52; below the least normal number the result is 0 or
+// as small. For numbers that come in 16 bits a shorter way: below 4 * 2^-24 + |x| * 2^-25.
+//
+// `exp_near` answers 0, infinity or NaN where |x| is too large for it, and never a wrong number: a sum shows it.
+template <bool half = false> NLL_INLINE Vec<float> exp_near(Vec<float> x) {
 #if defined(__AVX512F__)
-  (void)low;
+  const Vec<float> bounded = x;
+#else
+  const float low = -87.33654f, high = 88.0f;
+  Vec<float> bounded = x < low ? splat(low) : x > high ? splat(high) : x;  // NaN stays NaN
+#endif
+  Vec<float> n = (bounded * 1.44269504f + 12582912.0f) - 12582912.0f, r, p;
+  if (half) {
+    r = bounded - n * 0.69314718f;
+    p = splat(8.31250473856926e-3f);
+    p = p * r + 4.1890330612659454e-2f;
+    p = p * r + 1.6667115688323975e-1f;
+    p = p * r + 4.99992311000824e-1f;
+  } else {
+    r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    p = splat(1.3813930563628674e-3f);
+    p = p * r + 8.368761278688908e-3f;
+    p = p * r + 4.166840389370918e-2f;
+    p = p * r + 1.666651964187622e-1f;
+    p = p * r + 4.999999403953552e-1f;
+  }
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+#if defined(__AVX512F__)
   return (Vec<float>)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  Vec<float> scale = (Vec<float>)((__builtin_convertvector(n, Simd<float>::I) + 127) << 23);
-  return x < low ? splat(0.0f) : p * scale;
+  p *= (Vec<float>)((__builtin_convertvector(n, Simd<float>::I) + 127) << 23);
+  return x < low ? splat(0.0f) : x > high ? splat(std::numeric_limits<float>::infinity()) : p;
 #endif
 }
-NLL_INLINE Vec<double> exp_negative(Vec<double> x) {
-  const Vec<double> low = splat(-708.39641853226408);
-  Vec<double> bounded = x < low ? low : x;
+template <bool = false> NLL_INLINE Vec<double> exp_near(Vec<double> x) {
+  const double low = -708.39641853226408, high = 709;
+  Vec<double> bounded = x < low ? splat(low) : x > high ? splat(high) : x;
   Vec<double> n = (bounded * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0;
   Vec<double> r = bounded - n * 6.93147180369123816490e-01 - n * 1.90821492927058770002e-10;
   Vec<double> p = splat(1.0 / 6227020800.0);
@@ -186,14 +302,23 @@ NLL_INLINE Vec<double> exp_negative(Vec<double> x) {
                             1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
   for (double c : inverse) p = p * r + c;
   p = p * (r * r) + r + 1.0;
-  Vec<double> scale = (Vec<double>)((__builtin_convertvector(n, Simd<double>::I) + 1023) << 52);
-  return x < low ? splat(0.0) : p * scale;
+  p *= (Vec<double>)((__builtin_convertvector(n, Simd<double>::I) + 1023) << 52);
+  return x < low ? splat(0.0) : x > high ? splat(std::numeric_limits<double>::infinity()) : p;
+}
+// exp(x) of any x up to 88, infinity included.
+template <bool half = false, class V> NLL_INLINE V exponential(V x) {
+#if defined(__AVX512F__)
+  // 2^n takes care of itself; at -105 the result is 0. Of max(a, b) with a NaN the result is b.
+  if constexpr (std::is_same_v<V, Vec<float>>)
+    return exp_near<half>((V)_mm512_max_ps(_mm512_set1_ps(-105.0f), (__m512)x));
+#endif
+  return exp_near<half>(x);
 }
 
 // tanh(x) = sign(x) (1 - e) / (1 + e) with e = exp(-2|x|); near 0 its odd series, where the difference would cancel.
 template <class A> NLL_INLINE Vec<A> hyperbolic_tangent(Vec<A> x) {
   Vec<A> magnitude = x < 0 ? -x : x;
-  Vec<A> e = exp_negative(A(-2) * magnitude);
+  Vec<A> e = exponential(A(-2) * magnitude);
   Vec<A> far = (A(1) - e) / (A(1) + e);
   Vec<A> q = x * x;
   Vec<A> near = splat<A>(A(0));
@@ -204,10 +329,39 @@ template <class A> NLL_INLINE Vec<A> hyperbolic_tangent(Vec<A> x) {
   return x < 0 ? -t : t;
 }
 
-template <class A> NLL_INLINE double total(Vec<A> v) {  // in a fixed order, whatever the call
-  double sum = 0;
-  for (int i = 0; i < Simd<A>::W; i++) sum += double(v[i]);
-  return sum;
+// log(x) of positive normal x; infinity and NaN stay. x = 2^n m with m in [sqrt(1/2), sqrt(2)), and
+// log m = 2 artanh((m - 1) / (m + 1)) by its series. Relative error about 2^-51.
+NLL_INLINE Vec<double> logarithm(Vec<double> x) {
+  using I = Simd<double>::I;
+  const int64_t root_half = 0x3fe6a09e667f3bcd;
+  I n = ((I)x - root_half) >> 52;
+  Vec<double> m = (Vec<double>)((I)x - (n << 52)), whole = __builtin_convertvector(n, Vec<double>);
+  Vec<double> f = (m - 1.0) / (m + 1.0), q = f * f, series = splat(1.0 / 21);
+  const double odd[] = {1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11, 1.0 / 9, 1.0 / 7, 1.0 / 5, 1.0 / 3};
+  for (double c : odd) series = series * q + c;
+  Vec<double> log_m = 2.0 * (f + f * q * series);
+  // log 2 in two parts, the first with room for n
+  Vec<double> value = whole * 6.93147180369123816490e-01 + (whole * 1.90821492927058770002e-10 + log_m);
+  return x <= std::numeric_limits<double>::max() ? value : x;
+}
+
+// Whether a comparison holds in any lane.
+template <class M> NLL_INLINE bool any(M mask) {
+  bool found = false;
+  for (size_t i = 0; i < sizeof mask / sizeof mask[0]; i++) found = found || mask[i] != 0;
+  return found;
+}
+
+// The sum of four vectors, in float64 and in a fixed order.
+template <class A> NLL_INLINE double total(const Vec<A>* v) {
+  constexpr int W = Simd<A>::W;
+  A part[4][W];
+  std::memcpy(part, v, sizeof part);
+  double lane[W];
+  for (int i = 0; i < W; i++) lane[i] = (double(part[0][i]) + double(part[1][i])) + (double(part[2][i]) + double(part[3][i]));
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) lane[i] += lane[i + half];
+  return lane[0];
 }
 template <class A> NLL_INLINE A largest(Vec<A> v) {
   A found = v[0];
@@ -215,16 +369,59 @@ template <class A> NLL_INLINE A largest(Vec<A> v) {
   return found;
 }
 
-// Call f(begin, end) for parts of [0, count) on so many threads. Threads live for one call: starting one costs some
-// 20 microseconds, which `threads` takes into account, and nothing is left that a fork could break.
-template <class F> void parallel(int64_t count, int threads, F f) {
-  int64_t parts = std::min<int64_t>(threads, count);
-  if (parts <= 1) return count > 0 ? f(int64_t(0), count) : void();
+// While it lives, numbers below the least normal one count as 0: processors take a hundred times as long for them, and
+// a softmax of far-off scores is full of them.
+class FlushToZero {
+#if defined(__SSE2__)
+ public:
+  FlushToZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }  // FTZ and DAZ
+  ~FlushToZero() { _mm_setcsr(before_); }
+
+ private:
+  const unsigned before_;
+#endif
+};
+
+// The parts of [0, count) that threads still have to do. Each takes the next when it is done with one: rows that are
+// ignored and neighbours on the machine make equal shares unequal.
+class Shares {
+ public:
+  Shares(int64_t count, int threads) : count_(count), step_(std::max<int64_t>(1, count / (16 * int64_t(threads)))) {}
+  bool take(int64_t* begin, int64_t* end) {
+    *begin = next_.fetch_add(step_, std::memory_order_relaxed);
+    *end = std::min(count_, *begin + step_);
+    return *begin < count_;
+  }
+
+ private:
+  std::atomic<int64_t> next_{0};
+  const int64_t count_, step_;
+};
+
+// Call work(shares) on so many threads. Threads live for one call: starting one costs some 20 microseconds, which
+// `threads` takes into account, and nothing is left that a fork could break.
+template <class F> void parallel(int64_t count, int threads, F work) {
+  threads = int(std::min<int64_t>(threads, count));
+  Shares shares(count, std::max(threads, 1));
   std::vector<std::thread> others;
-  others.reserve(size_t(parts - 1));
-  for (int64_t t = 1; t < parts; t++) others.emplace_back(f, count * t / parts, count * (t + 1) / parts);
-  f(int64_t(0), count / parts);
+  try {
+    for (int t = 1; t < threads; t++)
+      others.emplace_back([&] {
+        FlushToZero flush;
+        work(shares);
+      });
+  } catch (const std::system_error&) {  // no more threads for this process: the others do its share
+  }
+  FlushToZero flush;
+  work(shares);
   for (std::thread& thread : others) thread.join();
+}
+// Call f(i) for every i in [0, count).
+template <class F> void parallel_each(int64_t count, int threads, F f) {
+  parallel(count, threads, [&](Shares& shares) {
+    for (int64_t begin, end; shares.take(&begin, &end);)
+      for (int64_t i = begin; i < end; i++) f(i);
+  });
 }
 
 }  // namespace NLL_ISA

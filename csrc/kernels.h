@@ -18,24 +18,31 @@ struct Scores {
 };
 
 enum class Mode : int {
-  forward = 0,   // loss, maximum, sum
+  forward = 0,   // loss, shift, sum
   gradient = 1,  // these and, in the same pass over memory, the gradient
-  backward = 2,  // the gradient from the stored maximum and sum
+  backward = 2,  // the gradient from the stored shift and sum
 };
 
+enum class Reduction : int { none = 0, mean = 1, sum = 2 };
+
+// Row i counts f_i (l_i / M + z_loss lse_i^2 / K), with l_i = -sum_c q_c w_c log p_c and, for the mean, M = sum f_i w_label
+// and K = sum f_i over the rows that are kept; else M = K = 1.
 struct CrossEntropy {
   Scores x;
   Mode mode;
-  void* gradient;            // contiguous (outer, classes, inner), or the scores' own buffer and strides
-  bool in_place;             // whether it is the latter
-  const int64_t* labels;     // (rows), or null
-  const void* probabilities; // contiguous (outer, classes, inner) of A, or null
-  const void* weight;        // (classes) of A, or null
+  void* gradient;             // contiguous (outer, classes, inner), or the scores' own buffer and strides
+  bool in_place;              // whether it is the latter; in mode backward alone
+  const int64_t* labels;      // (rows), or null
+  const void* probabilities;  // contiguous (outer, classes, inner) of A, or null
+  const void* weight;         // (classes) of A, or null
+  const void* row_factor;     // (rows) of A: f, or null for ones
   int64_t ignore_index;
   double smoothing, inverse_temperature, softcap;  // softcap 0: none
-  void *loss, *maximum, *sum;                      // (rows) of A: -sum q w log p; log-sum-exp = maximum + log(sum)
-  const void *slope, *z_slope;                     // (rows) of A or null: the upstream gradient of loss and of lse^2
-  double slope_all, z_slope_all;                   // in their place where null
+  double z_loss;
+  Reduction reduction;
+  double upstream;             // the gradient of the result
+  void* loss;                  // (1) of A: the sum of what the rows count, NaN for the mean of none; unless reduced by none
+  void *rows, *shift, *sum;    // (rows) of A: what each counts; log-sum-exp = shift + log(sum)
   int threads;
 };
 
@@ -46,19 +53,20 @@ struct LogSoftmax {
   int threads;
 };
 
-// Each returns -1, or the number of the first row whose label is out of range.
 struct Kernels {
   const char* name;
-  int64_t (*cross_entropy)(const CrossEntropy&);
-  int64_t (*log_softmax)(const LogSoftmax&);
-  int64_t (*log_softmax_backward)(const LogSoftmax&);
-  void (*exp_negative)(const float* x, float* y, int64_t n);  // for its test
+  int64_t (*cross_entropy)(const CrossEntropy&);  // -1, or the first row whose label is out of range: nothing is done then
+  void (*log_softmax)(const LogSoftmax&);
+  void (*log_softmax_backward)(const LogSoftmax&);
+  void (*zero)(void* data, int64_t bytes, int threads);
+  void (*exponential)(const float* x, float* y, int64_t n);  // for its test
 };
 
 namespace baseline { extern const Kernels kernels; }
 #if defined(__x86_64__)
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
+namespace avx512_bf16 { extern const Kernels kernels; }
 #endif
 
 }  // namespace nll

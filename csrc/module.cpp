@@ -6,11 +6,8 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "kernels.h"
@@ -24,6 +21,8 @@ std::vector<const nll::Kernels*> available() {
   std::vector<const nll::Kernels*> found;
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16"))
+    found.push_back(&nll::avx512_bf16::kernels);
   if (__builtin_cpu_supports("x86-64-v4")) found.push_back(&nll::avx512::kernels);
   if (__builtin_cpu_supports("x86-64-v3")) found.push_back(&nll::avx2::kernels);
 #endif
@@ -43,44 +42,57 @@ nll::Scores scores(Address data, int type, std::tuple<int64_t, int64_t, int64_t>
 }
 
 // ---- Memory for gradients: touching fresh pages costs more than the arithmetic. Large blocks come from huge pages, and
-// the last one given back is kept for the next gradient of that size.
+// the last three given back are kept for the next that fit: log_softmax and nll_loss in two calls have three at once.
 
-constexpr size_t kHuge = size_t(1) << 21;
+constexpr size_t kHuge = size_t(1) << 21, kKept = 3;
+
+struct Span {
+  void* data;
+  size_t bytes;
+};
 
 class Pool {
  public:
-  void* take(size_t bytes) {
+  Span take(size_t bytes) {
     {
       std::lock_guard<std::mutex> hold(lock_);
-      if (kept_ && kept_bytes_ == bytes) {
-        void* found = kept_;
-        kept_ = nullptr;
-        return found;
-      }
+      for (auto span = kept_.begin(); span != kept_.end(); ++span)
+        if (span->bytes >= bytes && span->bytes / 2 <= bytes) {
+          Span found = *span;
+          kept_.erase(span);
+          return found;
+        }
     }
     void* fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (fresh == MAP_FAILED) return nullptr;
+    if (fresh == MAP_FAILED) return {nullptr, 0};
 #if defined(MADV_HUGEPAGE)
     madvise(fresh, bytes, MADV_HUGEPAGE);
 #endif
-    return fresh;
+    return {fresh, bytes};
   }
-  void give(void* block, size_t bytes) {
+  void give(Span span) {
     std::lock_guard<std::mutex> hold(lock_);
-    std::swap(kept_, block);
-    std::swap(kept_bytes_, bytes);
-    if (block) munmap(block, bytes);
+    kept_.push_back(span);
+    if (kept_.size() > kKept) drop();
   }
   size_t kept() {
     std::lock_guard<std::mutex> hold(lock_);
-    return kept_ ? kept_bytes_ : 0;
+    size_t sum = 0;
+    for (const Span& span : kept_) sum += span.bytes;
+    return sum;
   }
-  void clear() { give(nullptr, 0); }
+  void clear() {
+    std::lock_guard<std::mutex> hold(lock_);
+    while (!kept_.empty()) drop();
+  }
 
  private:
+  void drop() {  // the one that has waited longest
+    munmap(kept_.front().data, kept_.front().bytes);
+    kept_.erase(kept_.begin());
+  }
   std::mutex lock_;
-  void* kept_ = nullptr;
-  size_t kept_bytes_ = 0;
+  std::vector<Span> kept_;
 };
 Pool& pool() {
   static Pool* one = new Pool;  // never destroyed: tensors may outlive the module
@@ -89,17 +101,16 @@ Pool& pool() {
 
 // A block of memory that Python's buffer protocol shows; the tensor over it keeps it alive.
 struct Block {
-  size_t bytes;
-  void* data;
-  explicit Block(size_t wanted) : bytes((wanted + kHuge - 1) / kHuge * kHuge), data(pool().take(bytes)) {
-    if (!data) throw std::bad_alloc();
+  Span span;
+  explicit Block(size_t wanted) : span(pool().take((wanted + kHuge - 1) / kHuge * kHuge)) {
+    if (!span.data) throw std::bad_alloc();
   }
-  ~Block() { pool().give(data, bytes); }
+  ~Block() { pool().give(span); }
   Block(const Block&) = delete;
 };
 int block_buffer(PyObject* self, Py_buffer* view, int flags) {
   Block* block = nb::inst_ptr<Block>(self);
-  return PyBuffer_FillInfo(view, self, block->data, Py_ssize_t(block->bytes), 0, flags);
+  return PyBuffer_FillInfo(view, self, block->span.data, Py_ssize_t(block->span.bytes), 0, flags);
 }
 PyType_Slot block_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(block_buffer)}, {0, nullptr}};
 
@@ -125,13 +136,28 @@ NB_MODULE(_cpu, m) {
       "cross_entropy",
       [](Address data, int type, std::tuple<int64_t, int64_t, int64_t> sizes,
          std::tuple<int64_t, int64_t, int64_t> strides, int mode, Address gradient, bool in_place, Address labels,
-         Address probabilities, Address weight, int64_t ignore_index, double smoothing, double inverse_temperature,
-         double softcap, Address loss, Address maximum, Address sum, Address slope, Address z_slope, double slope_all,
-         double z_slope_all, int threads) {
-        nll::CrossEntropy job{scores(data, type, sizes, strides), nll::Mode(mode), at<void*>(gradient), in_place,
-                              at<const int64_t*>(labels), at<const void*>(probabilities), at<const void*>(weight),
-                              ignore_index, smoothing, inverse_temperature, softcap, at<void*>(loss), at<void*>(maximum),
-                              at<void*>(sum), at<const void*>(slope), at<const void*>(z_slope), slope_all, z_slope_all,
+         Address probabilities, Address weight, Address row_factor, int64_t ignore_index, double smoothing,
+         double inverse_temperature, double softcap, double z_loss, int reduction, double upstream, Address loss,
+         Address rows, Address shift, Address sum, int threads) {
+        nll::CrossEntropy job{scores(data, type, sizes, strides),
+                              nll::Mode(mode),
+                              at<void*>(gradient),
+                              in_place,
+                              at<const int64_t*>(labels),
+                              at<const void*>(probabilities),
+                              at<const void*>(weight),
+                              at<const void*>(row_factor),
+                              ignore_index,
+                              smoothing,
+                              inverse_temperature,
+                              softcap,
+                              z_loss,
+                              nll::Reduction(reduction),
+                              upstream,
+                              at<void*>(loss),
+                              at<void*>(rows),
+                              at<void*>(shift),
+                              at<void*>(sum),
                               threads};
         return chosen->cross_entropy(job);
       },
@@ -141,21 +167,13 @@ NB_MODULE(_cpu, m) {
       [](Address data, int type, std::tuple<int64_t, int64_t, int64_t> sizes,
          std::tuple<int64_t, int64_t, int64_t> strides, Address result, Address out, int threads) {
         nll::LogSoftmax job{scores(data, type, sizes, strides), at<const void*>(result), at<void*>(out), threads};
-        return result ? chosen->log_softmax_backward(job) : chosen->log_softmax(job);
+        result ? chosen->log_softmax_backward(job) : chosen->log_softmax(job);
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
-      "zero",
-      [](Address data, size_t bytes, int threads) {
-        size_t share = (bytes / size_t(threads) + 4095) / 4096 * 4096;
-        std::vector<std::thread> others;
-        for (size_t begin = share; begin < bytes; begin += share)
-          others.emplace_back([=] { std::memset(at<char*>(data) + begin, 0, std::min(share, bytes - begin)); });
-        std::memset(at<char*>(data), 0, std::min(share, bytes));
-        for (auto& thread : others) thread.join();
-      },
+      "zero", [](Address data, int64_t bytes, int threads) { chosen->zero(at<void*>(data), bytes, threads); },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
-      "exp_negative", [](Address x, Address y, int64_t n) { chosen->exp_negative(at<const float*>(x), at<float*>(y), n); },
+      "exponential", [](Address x, Address y, int64_t n) { chosen->exponential(at<const float*>(x), at<float*>(y), n); },
       nb::call_guard<nb::gil_scoped_release>());
 }

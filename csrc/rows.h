@@ -5,15 +5,19 @@
 // Everything else: a tile of rows side by side in the vector's lanes, the classes one after another.
 #pragma once
 
+#include <utility>
+
 #include "common.h"
 
 namespace nll {
 namespace NLL_ISA {
 
-constexpr int64_t kBlock = 8192;       // scores of a long row that are summed as one
-constexpr int64_t kShort = 160;         // up to so many classes, rows lie side by side
-constexpr int64_t kTileBytes = 1 << 17; // of scores in a tile
-constexpr int64_t kWorth = 1 << 16;     // scores that are worth a thread
+constexpr int64_t kBlock = 4096;         // scores of a long row that are summed as one
+constexpr int64_t kAhead = 1024;         // scores between what is summed and what is fetched
+constexpr int64_t kShort = 160;          // up to so many classes, rows lie side by side
+constexpr int64_t kTileBytes = 1 << 16;  // of scores in a tile
+constexpr int64_t kWorth = 1 << 19;      // scores that are worth a thread: an idle processor takes long to wake
+constexpr int64_t kStream = 1 << 24;     // bytes of a result that are better written past the caches
 
 template <class A> NLL_INLINE Vec<A> score(Vec<A> x, A inverse_temperature, A softcap) {
   if (softcap != 0) x = softcap * hyperbolic_tangent<A>(x / softcap);
@@ -31,7 +35,7 @@ template <class A> NLL_INLINE Vec<A> score_slope(Vec<A> x, A inverse_temperature
 inline bool along_classes(const Scores& x) { return x.class_stride == 1 && x.inner == 1 && x.classes > kShort; }
 
 inline int useful_threads(const Scores& x, int threads) {
-  int64_t work = x.outer * x.classes * x.inner;
+  int64_t work = x.outer * x.inner * (along_classes(x) ? x.classes : 4 * x.classes + 16);
   return int(std::max<int64_t>(1, std::min<int64_t>(threads, work / kWorth)));
 }
 
@@ -51,65 +55,139 @@ struct Tiling {
   int64_t count() const { return outer * per_outer(); }
 };
 
-// Bring a tile in as A, one class after another, `width` apart; beyond `count` repeat zeros.
-template <class T, class A>
-void gather_tile(const T* from, int64_t class_stride, int64_t position_stride, int64_t classes, int64_t count,
-                 int64_t width, A* to) {
+// ---- One long row, or a block of it ----------------------------------------------------------------------------------
+
+// Scores of one cache line, soon to be read.
+template <class T> NLL_INLINE void expect(const T* p) { __builtin_prefetch(p, 0, 3); }
+
+// The largest of n scores; NaN is passed over.
+template <class T> NLL_INLINE Acc<T> maximum(const T* x, int64_t n) {
+  using A = Acc<T>;
   constexpr int W = Simd<A>::W;
-  if (position_stride == 1) {
-    for (int64_t c = 0; c < classes; c++) {
-      const T* line = from + c * class_stride;
-      A* out = to + c * width;
-      int64_t i = 0;
-      for (; i + W <= count; i += W) store<A>(out + i, load<A>(line + i));
-      if (i < count) store<A>(out + i, load_part<A>(line + i, int(count - i), A(0)));
-    }
-    return;
+  const A none = -std::numeric_limits<A>::infinity();
+  Vec<A> m[4] = {splat(none), splat(none), splat(none), splat(none)};
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+    for (int j = 0; j < 4; j++) m[j] = larger(load<A>(x + i + j * W), m[j]);
+  for (; i < n; i += W) m[0] = larger(load_part_or_all<A>(x + i, int(std::min<int64_t>(W, n - i)), none), m[0]);
+  return largest<A>(larger(larger(m[0], m[1]), larger(m[2], m[3])));
+}
+
+// Visit n numbers in vectors, f(index, count), and write each result: past the caches if `streamed`.
+template <class A, class T, class F> NLL_INLINE void write(T* out, int64_t n, bool streamed, F f) {
+  constexpr int W = Simd<A>::W, bytes = W * int(sizeof(T));
+  int64_t i = 0;
+  if (streamed) {
+    i = std::min<int64_t>(n, int64_t(-reinterpret_cast<uintptr_t>(out) % bytes / sizeof(T)));
+    if (i) store_part<A>(out, f(int64_t(0), int(i)), int(i));
+    for (; i + W <= n; i += W) stream<A>(out + i, f(i, W));
   }
-  A lanes[W];
-  for (int64_t i = 0; i < count; i++) {
-    const T* row = from + i * position_stride;
-    int64_t c = 0;
-    if (class_stride == 1)
-      for (; c + W <= classes; c += W) {
-        store<A>(lanes, load<A>(row + c));
-        for (int k = 0; k < W; k++) to[(c + k) * width + i] = lanes[k];
-      }
-    if (class_stride == 1 && c < classes) {
-      store<A>(lanes, load_part<A>(row + c, int(classes - c), A(0)));
-      for (int k = 0; c < classes; k++, c++) to[c * width + i] = lanes[k];
+  for (; i + W <= n; i += W) store<A>(out + i, f(i, W));
+  if (i < n) store_part<A>(out + i, f(i, int(n - i)), int(n - i));
+}
+template <class T> void write_zeros(T* out, int64_t n, bool streamed) {
+  using A = Acc<T>;
+  write<A>(out, n, streamed, [](int64_t, int) { return Vec<A>{}; });
+}
+
+// ---- A tile of rows side by side ---------------------------------------------------------------------------------------
+
+template <class A, int... I> NLL_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, int from, std::integer_sequence<int, I...>) {
+  constexpr int W = Simd<A>::W;
+#if defined(__clang__)
+  return from ? __builtin_shufflevector(a, b, (W / 2 + I / 2 + I % 2 * W)...) : __builtin_shufflevector(a, b, (I / 2 + I % 2 * W)...);
+#else
+  using Index = typename Simd<A>::I;
+  return __builtin_shuffle(a, b, Index{typename Simd<A>::Element(from + I / 2 + I % 2 * W)...});
+#endif
+}
+// Turn W vectors of W numbers over: interleaving the halves log2(W) times.
+template <class A> NLL_INLINE void transpose(Vec<A>* v) {
+  constexpr int W = Simd<A>::W;
+  constexpr auto lanes = std::make_integer_sequence<int, W>{};
+  for (int step = 1; step < W; step *= 2) {
+    Vec<A> next[W];
+    for (int i = 0; i < W / 2; i++) {
+      next[2 * i] = interleave<A>(v[i], v[i + W / 2], 0, lanes);
+      next[2 * i + 1] = interleave<A>(v[i], v[i + W / 2], W / 2, lanes);
     }
-    for (; c < classes; c++) to[c * width + i] = load_one<A>(row + c * class_stride);
+    for (int i = 0; i < W; i++) v[i] = next[i];
   }
 }
 
-template <class T, class A>
-void scatter_tile(const A* from, int64_t width, int64_t classes, int64_t count, int64_t class_stride,
-                  int64_t position_stride, T* to) {
+// Scores of a tile: element (class, position) of a larger tensor.
+template <class T> struct Corner {
+  T* data;
+  int64_t class_stride, position_stride;
+};
+
+// A tile's vectors, W positions of a class: read where they are if positions are neighbours, else brought in as A, one
+// class after another, `width` apart. What lies beyond `count` is anything finite.
+template <class T, class A> struct TileReader {
+  static constexpr int W = Simd<A>::W;
+  Corner<const T> from;
+  int64_t count, width;
+  A* copy;
+  TileReader(Corner<const T> from, int64_t classes, int64_t count, int64_t width, A* copy)
+      : from(from), count(count), width(width), copy(from.position_stride == 1 ? nullptr : copy) {
+    if (!this->copy) return;
+    if (from.class_stride == 1) turn(classes);
+    else
+      for (int64_t i = 0; i < count; i++)
+        for (int64_t c = 0; c < classes; c++)
+          copy[c * width + i] = load_one<A>(from.data + i * from.position_stride + c * from.class_stride);
+  }
+  NLL_INLINE Vec<A> operator()(int64_t c, int64_t i) const {
+    if (copy) return load<A>(copy + c * width + i);
+    return load_part_or_all<A>(from.data + c * from.class_stride + i, int(std::min<int64_t>(W, count - i)), A(0));
+  }
+  NLL_INLINE A one(int64_t c, int64_t i) const {
+    return copy ? copy[c * width + i] : load_one<A>(from.data + c * from.class_stride + i);
+  }
+
+ private:
+  void turn(int64_t classes) {
+    Vec<A> block[W];
+    for (int64_t i = 0; i < count; i += W)
+      for (int64_t c = 0; c < classes; c += W) {
+        int some = int(std::min<int64_t>(W, classes - c)), rows = int(std::min<int64_t>(W, count - i));
+        for (int k = 0; k < W; k++)
+          block[k] = k < rows ? load_part_or_all<A>(from.data + (i + k) * from.position_stride + c, some, A(0)) : Vec<A>{};
+        transpose<A>(block);
+        for (int k = 0; k < some; k++) store<A>(copy + (c + k) * width + i, block[k]);
+      }
+  }
+};
+
+// Write value(class, position), W positions at once, for every element of a tile.
+template <class T, class F> NLL_INLINE void write_tile(Corner<T> to, int64_t classes, int64_t count, bool streamed, F value) {
+  using A = Acc<T>;
   constexpr int W = Simd<A>::W;
-  if (position_stride == 1) {
+  if (to.position_stride == 1) {
     for (int64_t c = 0; c < classes; c++) {
-      T* line = to + c * class_stride;
-      const A* in = from + c * width;
-      int64_t i = 0;
-      for (; i + W <= count; i += W) store<A>(line + i, load<A>(in + i));
-      if (i < count) store_part<A>(line + i, load<A>(in + i), int(count - i));
+      T* line = to.data + c * to.class_stride;
+      const bool whole = streamed && reinterpret_cast<uintptr_t>(line) % (W * sizeof(T)) == 0;
+      for (int64_t i = 0; i < count; i += W) {
+        int some = int(std::min<int64_t>(W, count - i));
+        if (whole && some == W) stream<A>(line + i, value(c, i));
+        else put<A>(line + i, value(c, i), some);
+      }
     }
     return;
   }
-  A lanes[W];
-  for (int64_t i = 0; i < count; i++) {
-    T* row = to + i * position_stride;
-    int64_t c = 0;
-    if (class_stride == 1)
-      for (; c < classes; c += W) {
-        int64_t some = std::min<int64_t>(W, classes - c);
-        for (int64_t k = 0; k < some; k++) lanes[k] = from[(c + k) * width + i];
-        if (some == W) store<A>(row + c, load<A>(lanes));
-        else store_part<A>(row + c, load<A>(lanes), int(some));
+  Vec<A> block[W];
+  for (int64_t i = 0; i < count; i += W)
+    for (int64_t c = 0; c < classes; c += W) {
+      int some = int(std::min<int64_t>(W, classes - c)), rows = int(std::min<int64_t>(W, count - i));
+      for (int k = 0; k < W; k++) block[k] = k < some ? value(c + k, i) : Vec<A>{};
+      transpose<A>(block);
+      for (int k = 0; k < rows; k++) {
+        T* row = to.data + (i + k) * to.position_stride + c * to.class_stride;
+        if (to.class_stride == 1) put<A>(row, block[k], some);
+        else
+          for (int j = 0; j < some; j++) store_one<A>(row + j * to.class_stride, A(block[k][j]));
       }
-    for (; c < classes; c++) store_one<A>(row + c * class_stride, from[c * width + i]);
-  }
+    }
 }
 
 }  // namespace NLL_ISA

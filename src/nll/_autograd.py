@@ -1,4 +1,4 @@
-"""How the compiled losses are differentiated.
+"""How the compiled losses are differentiated, and what the compiler sees of them.
 
 First derivatives run in the kernels. A second derivative, asked for with `create_graph=True`, differentiates the
 reference's definition at the same point; `_backends.choose` sends forward mode and `torch.func` there from the start.
@@ -6,79 +6,105 @@ reference's definition at the same point; `_backends.choose` sends forward mode 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
+from torch.autograd import forward_ad
 
 from nll.kernels import cpu, reference
+from nll.kernels.reference import Options
 
 
-class _CrossEntropyRows(torch.autograd.Function):
-    """(input, target) -> each row's loss and squared log-sum-exp.
+def transforming() -> bool:
+    """Whether a transformation of torch.func, or forward mode, is at work."""
+    return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
 
-    Where the slopes of the reduction are known, the forward pass computes the gradient for them in the same pass over
-    the logits. The first backward hands it over if they came true; any other computes the gradient anew.
+
+# While torch.compile traces, it is to call this and believe the answer. torch.compiler.assume_constant_result does
+# the same, and would import the compiler to do it.
+transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def overwrites(input: Tensor) -> bool:
+    """Whether a backward pass is to come that can overwrite its input."""
+    return torch.is_grad_enabled() and input.requires_grad and not torch.compiler.is_compiling() and not transforming()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """(input, target) -> the loss.
+
+    Where the loss is reduced to a number, the forward pass computes the gradient in the same pass over the scores.
+    The first backward hands it over if it is asked for as it is; any other computes the gradient anew.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, options: tuple, slopes: reference.Slopes
-    ):
-        by_class = None if weight is None else weight.to(cpu.accumulator(input.dtype)).contiguous()
-        scoring = cpu.Scoring(by_class, *options)
-        known = slopes.loss if ctx.needs_input_grad[0] else None
-        loss, sums, ctx.gradient = cpu.cross_entropy(input, target, scoring, known, slopes.squared)
-        ctx.scoring, ctx.slopes, ctx.sums = scoring, slopes, sums
-        ctx.save_for_backward(input, target, weight)
-        if not slopes.with_lse:
-            return loss, None
-        return loss, (sums.maximum + sums.total.log()).square()
+        ctx: Any, input: Tensor, target: Tensor, weight, row_weights, options: Options, in_place: bool
+    ) -> Tensor:
+        at_once = options.reduction != "none" and not in_place
+        loss, ctx.sums, ctx.gradient = cpu.cross_entropy(input, target, weight, row_weights, options, at_once)
+        ctx.options, ctx.in_place, ctx.spent = options, in_place, False
+        ctx.save_for_backward(input, target, weight, row_weights)
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, z_slope: Tensor | None):  # type: ignore[override]
-        if torch.is_grad_enabled():
-            return _second(ctx, slope, z_slope), None, None, None, None
-        gradient, ctx.gradient = ctx.gradient, None
-        if gradient is not None:
-            factor = _factor(slope, z_slope, ctx.slopes)
-            if factor is not None:
-                return gradient if factor == 1.0 else gradient.mul_(factor), None, None, None, None
-        input, target, _ = ctx.saved_tensors
+    def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
+        return _gradient(ctx, slope), None, None, None, None, None
+
+
+def _gradient(ctx: Any, slope: Tensor) -> Tensor:
+    if ctx.in_place:
+        _spend(ctx)
+    if torch.is_grad_enabled():
+        input, target, weight, row_weights = ctx.saved_tensors
+        loss = reference.cross_entropy(input, target, weight, row_weights, None, ctx.options)
+        return torch.autograd.grad(loss, input, slope, create_graph=True)[0]
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is not None:
+        factor = slope.item()
+        if factor == 1.0:
+            return gradient
+        # A power of two moves no digit, but for float16, which may have lost some to underflow.
+        if abs(math.frexp(factor)[0]) == 0.5 and gradient.dtype is not torch.float16:
+            return gradient.mul_(factor)
         del gradient
-        gradient = cpu.cross_entropy_backward(input, target, ctx.scoring, ctx.sums, slope, z_slope)
-        return gradient, None, None, None, None
+    return _gradient_anew(slope, ctx.saved_tensors, ctx.options, ctx.sums, ctx.in_place)
 
 
-def _factor(slope: Tensor, z_slope: Tensor | None, known: reference.Slopes) -> float | None:
-    """The number that makes the known slopes the true ones, if there is one."""
-    assert known.loss is not None
-    if _same(slope, known.loss, 1.0) and _same(z_slope, known.squared, 1.0):
-        return 1.0
-    at = int(known.loss.abs().argmax())
-    factor = float(slope.reshape(-1)[at] / known.loss.reshape(-1)[at])
-    # A power of two moves no digit: other factors would round once more than the gradient's own computation.
-    exact = factor != 0.0 and abs(torch.frexp(torch.tensor(factor)).mantissa.item()) == 0.5
-    return factor if exact and _same(slope, known.loss, factor) and _same(z_slope, known.squared, factor) else None
+def _gradient_anew(slope: Tensor, saved: Any, options: Options, sums: cpu.RowSums, in_place: bool) -> Tensor:
+    """The gradient from the sums of the forward pass."""
+    input, target, weight, row_weights = saved
+    if options.reduction == "none":
+        factor, upstream = slope if row_weights is None else slope * row_weights, 1.0
+    else:
+        factor, upstream = row_weights, slope.item()
+    return cpu.cross_entropy_backward(input, target, weight, factor, options, sums, upstream, in_place)
 
 
-def _same(slope: Tensor | None, known: Tensor | None, factor: float) -> bool:
-    if slope is None or known is None:
-        return known is None
-    return torch.equal(slope, known * factor)
+def _spend(ctx: Any) -> None:
+    """Allow one backward pass, without derivatives of its own."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("expected no second derivative with inplace_backward, which overwrites the scores")
+    if ctx.spent:
+        raise RuntimeError("expected one backward pass with inplace_backward, got a second: the scores are overwritten")
+    ctx.spent = True
 
 
-def _second(ctx: Any, slope: Tensor, z_slope: Tensor | None) -> Tensor:
-    """The gradient as a function that can be differentiated again, by the reference."""
-    input, target, weight = ctx.saved_tensors
-    it = ctx.scoring
-    options = (it.ignore_index, it.label_smoothing, it.temperature, it.softcap, None, ctx.slopes)
-    rows, squared = reference.cross_entropy(input, target, weight, *options)
-    outputs, slopes = [rows], [slope.to(rows.dtype)]
-    if squared is not None and z_slope is not None:
-        outputs.append(squared)
-        slopes.append(z_slope.to(rows.dtype))
-    return torch.autograd.grad(outputs, input, slopes, create_graph=True)[0]
+class _Overwritten(torch.autograd.Function):
+    """The identity; backward writes the gradient into the input's memory, for losses that cannot do so themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.input, ctx.spent = input.detach(), False  # of the same memory and version
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
+        _spend(ctx)
+        return ctx.input.copy_(gradient)
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -119,12 +145,16 @@ class _Pick(torch.autograd.Function):
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
     """As `reference.log_softmax`."""
+    if torch.compiler.is_compiling():
+        return reference.log_softmax(input, dim, dtype)
     input = input if dtype is None else input.to(dtype)
     return _LogSoftmax.apply(input, dim % input.dim())  # type: ignore[return-value]
 
 
 def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """As `reference.nll_loss`."""
+    if torch.compiler.is_compiling():
+        return reference.nll_loss(input, target, ignore_index)
     return _Pick.apply(input, target, ignore_index)  # type: ignore[return-value]
 
 
@@ -132,14 +162,84 @@ def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    temperature: float,
-    softcap: float | None,
+    row_weights: Tensor | None,
     allowed: Tensor | None,
-    slopes: reference.Slopes,
-) -> tuple[Tensor, Tensor | None]:
+    options: Options,
+) -> Tensor:
     """As `reference.cross_entropy`, for all classes allowed."""
     assert allowed is None
-    options = (ignore_index, label_smoothing, temperature, softcap)
-    return _CrossEntropyRows.apply(input, target, weight, options, slopes)  # type: ignore[return-value]
+    if torch.compiler.is_compiling():
+        return _operator(input, target, weight, row_weights, *options)[0]
+    if not (torch.is_grad_enabled() and input.requires_grad):
+        return cpu.cross_entropy(input, target, weight, row_weights, options, with_gradient=False)[0]
+    return _CrossEntropy.apply(input, target, weight, row_weights, options, False)  # type: ignore[return-value]
+
+
+def cross_entropy_in_place(
+    backend: Any,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weights: Tensor | None,
+    allowed: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """As `backend.cross_entropy`; its backward pass overwrites the input with the gradient."""
+    if overwrites(input):
+        if backend is not reference:
+            return _CrossEntropy.apply(input, target, weight, row_weights, options, True)  # type: ignore[return-value]
+        input = _Overwritten.apply(input)  # type: ignore[assignment]
+    return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
+
+
+# ---- For torch.compile: operators that it does not look into. Two of them, rather than one that returns the gradient
+# with the loss: between forward and backward the graph then holds two numbers for each row.
+
+
+_ARGUMENTS = (
+    "Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, SymInt ignore_index, str reduction, "
+    "float label_smoothing, float temperature, float? softcap, float z_loss"
+)
+
+
+@torch.library.custom_op(
+    "nll::cross_entropy", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor loss, Tensor shift, Tensor total)"
+)
+def _operator(input, target, weight, row_weights, *options):
+    loss, sums, _ = cpu.cross_entropy(input, target, weight, row_weights, Options(*options), with_gradient=False)
+    return loss, *sums
+
+
+@_operator.register_fake
+def _(input, target, weight, row_weights, ignore_index, reduction, *_):
+    rows = input.new_empty(reference.rows_shape(input), dtype=cpu.accumulator(input.dtype))
+    return rows if reduction == "none" else rows.new_empty(()), torch.empty_like(rows), torch.empty_like(rows)
+
+
+@torch.library.custom_op(
+    "nll::cross_entropy_backward",
+    mutates_args=(),
+    schema=f"(Tensor slope, Tensor shift, Tensor total, {_ARGUMENTS}) -> Tensor",
+)
+def _backward_operator(slope, shift, total, input, target, weight, row_weights, *options):
+    saved = input, target, weight, row_weights
+    return _gradient_anew(slope, saved, Options(*options), cpu.RowSums(shift, total), False)
+
+
+@_backward_operator.register_fake
+def _(slope, shift, total, input, *_):
+    return input.new_empty(input.shape)
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
+    _, shift, total = output
+    ctx.save_for_backward(shift, total, *inputs[:4])
+    ctx.options = inputs[4:]
+    ctx.mark_non_differentiable(shift, total)
+
+
+def _operator_backward(ctx: Any, slope: Tensor, *_: Tensor | None):
+    return _backward_operator(slope, *ctx.saved_tensors, *ctx.options), *[None] * 9
+
+
+_operator.register_autograd(_operator_backward, setup_context=_setup)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch  # type: ignore[attr-defined]
-from torch.autograd import forward_ad
 
 from nll import _autograd
 from nll.kernels import cpu, reference
@@ -20,35 +18,57 @@ if cpu.MISSING is None:
     BACKENDS["cpu"] = _autograd
 
 # Below so many scores a call of the compiled loops costs more than it saves: PyTorch's operators are written in C++,
-# the way to ours in Python.
-SMALL = 1 << 14
+# the way to ours in Python, some 30 microseconds long. A row counts too, as PyTorch takes each by itself.
+SMALL, SCORES_IN_A_ROW = 1 << 17, 64
 
 _forced: str | None = None
 
 
-def choose(input: Tensor, target: Tensor | None = None, weight: Tensor | None = None, allowed: Tensor | None = None):
+def is_small(input: Tensor, target: Tensor) -> bool:
+    """Whether PyTorch's own cross entropy takes this call, of (N, C) scores and no option of ours, as it is.
+
+    Ours costs microseconds of Python where PyTorch's operator is done in a few. Its result must be the same: in
+    float16 and bfloat16 it is not, nor for labels of one byte.
+    """
+    return (
+        _forced is None
+        and type(input) in _PLAIN
+        and type(target) in _PLAIN
+        and input.dim() == 2
+        and input.numel() + SCORES_IN_A_ROW * input.shape[0] < SMALL
+        and (input.dtype is torch.float32 or input.dtype is torch.float64)
+        and target.dtype is torch.int64
+        and input.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+
+
+def choose(
+    input: Tensor,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    allowed: Tensor | None = None,
+) -> Any:
     """Return the backend that runs a loss of these tensors: the compiled loops if they can and it pays."""
-    if _forced is not None:
-        backend = BACKENDS[_forced]
-        return backend if backend is not _autograd or _compiled_can(input, target, weight, allowed) else reference
-    if cpu.MISSING is None and input.numel() >= SMALL and _compiled_can(input, target, weight, allowed):
-        return _autograd
-    return reference
-
-
-def _compiled_can(input: Tensor, target: Tensor | None, weight: Tensor | None, allowed: Tensor | None) -> bool:
-    """Whether plain tensors in this process's memory are to be differentiated backwards, by the scores alone."""
-    if torch.compiler.is_compiling() or input.device.type != "cpu" or input.numel() == 0 or input.dim() == 0:
-        return False
-    if allowed is not None or forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None:
-        return False
-    others = [tensor for tensor in (target, weight) if tensor is not None]
+    if _forced is not None and _forced != "cpu":
+        return BACKENDS[_forced]
+    if cpu.MISSING is not None:
+        return reference
+    one_operator = target is None or torch.compiler.is_compiling()  # is all that the reference takes
+    if one_operator and _forced is None and input.numel() < SMALL // 4:
+        return reference
+    if allowed is not None or input.device.type != "cpu" or input.numel() == 0 or input.dim() == 0:
+        return reference
+    others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
     if any(tensor.requires_grad or tensor.device.type != "cpu" or type(tensor) not in _PLAIN for tensor in others):
-        return False
-    if weight is not None and not bool(weight.isfinite().all()):
-        return False
+        return reference
     floats = [tensor.dtype for tensor in others if tensor.is_floating_point()]
-    return type(input) in _PLAIN and all(_fits(dtype, input.dtype) for dtype in floats)
+    if type(input) not in _PLAIN or not all(_fits(dtype, input.dtype) for dtype in floats):
+        return reference
+    if weight is not None and (torch.compiler.is_compiling() or not bool(weight.isfinite().all())):
+        return reference
+    return reference if _autograd.transforming() else _autograd
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

@@ -101,8 +101,8 @@ def cross_entropy(
     return target
 
 
-def row_weights(weights: Tensor | None, rows: torch.Size, dtype: torch.dtype) -> Tensor | None:
-    """Check the rows' weights; return them in the dtype of the rows' losses."""
+def row_weights(weights: Tensor | None, rows: torch.Size) -> Tensor | None:
+    """Check the rows' weights."""
     if weights is None:
         return None
     _tensor("row_weights", weights)
@@ -110,7 +110,21 @@ def row_weights(weights: Tensor | None, rows: torch.Size, dtype: torch.dtype) ->
         raise ValueError(f"expected row_weights of the rows' shape {tuple(rows)}, got {_shape(weights)}")
     if weights.is_complex():
         raise ValueError(f"expected real row_weights, got {_name(weights.dtype)}")
-    return weights.to(dtype)
+    return weights
+
+
+def inplace_backward(input: Tensor) -> None:
+    """Check that an input may be overwritten with its gradient."""
+    expected = "expected scores that were computed, to overwrite with their gradient"
+    if input.is_leaf:
+        raise RuntimeError(f"{expected}, got a leaf: inplace_backward would destroy a parameter")
+    if input._base is not None and input._base.is_leaf:
+        raise RuntimeError(f"{expected}, got a view of a leaf: inplace_backward would destroy a parameter")
+    reach = 0
+    for step, size in sorted((step, size) for step, size in zip(input.stride(), input.shape, strict=True) if size > 1):
+        if step <= reach:
+            raise RuntimeError(f"{expected}, got scores that share memory with each other (strides {input.stride()})")
+        reach += step * (size - 1)
 
 
 def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:

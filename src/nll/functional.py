@@ -5,13 +5,10 @@ Class scores have the shape (C), (N, C) or (N, C, d1, ..., dk); the rows have th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
-from nll import _backends, _checks
+from nll import _autograd, _backends, _checks
 from nll.kernels import reference
 
 
@@ -59,11 +56,13 @@ def nll_loss(
     """
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.nll_loss(input, target, weight, ignore_index)
-    with _naming_labels(input, target, ignore_index):
+    try:
         rows = _backends.choose(input).nll_loss(input, target, ignore_index)
         mass = reference.label_mass(input, target, weight, ignore_index)
+    except IndexError as error:
+        raise _named(error, input, target, ignore_index) from None
     rows = rows.to(mass.dtype)
-    loss = _reduce(rows if weight is None else rows * mass, mass, reduction)
+    loss = reference.reduce(rows if weight is None else rows * mass, mass, reduction)
     # Under autocast PyTorch's nll_loss answers in float32.
     device = input.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -85,6 +84,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     row_weights: Tensor | None = None,
     allowed_classes: Tensor | None = None,
+    inplace_backward: bool = False,
 ) -> Tensor:
     """Cross entropy of scores against labels or class probabilities: nll_loss of log_softmax, in one.
 
@@ -108,75 +108,51 @@ def cross_entropy(
         row_weights: of the rows' shape; multiply the rows and enter the denominator of "mean".
         allowed_classes: mask of bool, (C) or the input's shape. The other classes have probability 0
             and no share of the smoothing; a row whose label is one of them has loss +inf.
+        inplace_backward: the backward pass may overwrite `input` with its gradient, which saves a tensor of that
+            size. Nothing may read the scores after that pass: autograd notices what it has saved itself, not a
+            later line of the program, another view of the memory made by `detach` or NumPy, or what a custom
+            function keeps. Compiled code and the transformations of torch.func go without it.
 
     Returns: the loss in float32 for float16 and bfloat16 inputs, else in the dtype of the input.
     Gradients have the dtype of the input.
 
     Raises: as `nll_loss`; RuntimeError for probabilities with an `ignore_index` of 0 or more, or a
-    `label_smoothing` out of range; ValueError for other options out of range.
+    `label_smoothing` out of range; ValueError for other options out of range. With `inplace_backward`,
+    RuntimeError for an input that is a leaf or a view of one, for a second backward pass and for second derivatives.
     """
+    absent = weight is None and row_weights is None and allowed_classes is None and softcap is None
+    usual = type(label_smoothing) is type(temperature) is type(z_loss) is float and not inplace_backward
+    usual = usual and label_smoothing == 0.0 and temperature == 1.0 and z_loss == 0.0
+    if absent and usual and size_average is None and reduce is None and _backends.is_small(input, target):
+        try:
+            return _cross_entropy_loss(input, target, None, _CODES[reduction], ignore_index)
+        except Exception:  # whatever is wrong is named below
+            pass
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.cross_entropy(input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss)
+    row_weights = _checks.row_weights(row_weights, reference.rows_shape(input))
     allowed = _checks.allowed_classes(allowed_classes, input)
-    backend = _backends.choose(input, target, weight, allowed)
-    with _naming_labels(input, target, ignore_index):
-        mass, kept = _masses(input, target, weight, ignore_index)
-        row_weights = _checks.row_weights(row_weights, mass.shape, mass.dtype)
-        slopes = _slopes(mass, kept, row_weights, "none" if backend is reference else reduction, z_loss)
-        options = (weight, ignore_index, label_smoothing, temperature, softcap, allowed, slopes)
-        rows, squared = backend.cross_entropy(input, target, *options)
-    loss = _reduce(rows, mass, reduction, row_weights)
-    if squared is None:
-        return loss
-    return loss + z_loss * _reduce(torch.where(kept == 0.0, 0.0, squared), kept, reduction, row_weights)
+    if inplace_backward and _autograd.overwrites(input):
+        _checks.inplace_backward(input)
+    options = reference.Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
+    backend = _backends.choose(input, target, weight, row_weights, allowed)
+    try:
+        if not inplace_backward:
+            return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
+        return _autograd.cross_entropy_in_place(backend, input, target, weight, row_weights, allowed, options)
+    except IndexError as error:
+        raise _named(error, input, target, ignore_index) from None
 
 
-@contextmanager
-def _naming_labels(input: Tensor, target: Tensor, ignore_index: int) -> Iterator[None]:
+# PyTorch's own operator, and what it calls the reductions.
+_cross_entropy_loss = torch._C._nn.cross_entropy_loss  # type: ignore[attr-defined]
+_CODES = {"none": 0, "mean": 1, "sum": 2}
+
+
+def _named(error: IndexError, input: Tensor, target: Tensor, ignore_index: int) -> IndexError:
     """Name the row and the value of the label that a kernel met out of range.
 
     Kernels check labels as they read them; looking again afterwards costs a correct call nothing. A compiled call
     has no Python left to do this; there the error is that of the compiled code.
     """
-    try:
-        yield
-    except IndexError:
-        error = _checks.label_error(target, input.shape[reference.class_dim(input)], ignore_index)
-        if error is None:
-            raise
-        raise error from None
-
-
-def _masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """What each row counts for in the mean of the loss, and in the mean of the z-loss."""
-    if target.shape != input.shape:
-        mass = reference.label_mass(input, target, weight, ignore_index)
-        return mass, mass if weight is None else (target != ignore_index).to(mass.dtype)
-    classes = input.shape[reference.class_dim(input)]
-    shape = input.shape[: reference.class_dim(input)] + input.shape[reference.class_dim(input) + 1 :]
-    like = torch.promote_types(torch.promote_types(input.dtype, target.dtype), torch.float32)
-    # Without classes there are no rows, as PyTorch counts them.
-    ones = torch.full(shape, float(classes > 0), dtype=like, device=input.device)
-    return ones, ones
-
-
-def _slopes(mass: Tensor, kept: Tensor, row_weights: Tensor | None, reduction: str, z_loss: float) -> reference.Slopes:
-    """What `_reduce` will multiply the rows with, by the same operations, so that it comes true to the last bit."""
-    if reduction == "none":
-        return reference.Slopes(with_lse=z_loss > 0.0)
-    found = []
-    for share, factor in ((mass, 1.0), (kept, z_loss)):
-        slope = torch.ones_like(share) * factor
-        if reduction == "mean":
-            slope = slope / (share if row_weights is None else share * row_weights).sum()
-        found.append(slope if row_weights is None else slope * row_weights)
-    return reference.Slopes(found[0], found[1] if z_loss > 0.0 else None, z_loss > 0.0)
-
-
-def _reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | None = None) -> Tensor:
-    """Reduce the rows; "mean" is sum(r l) / sum(r mass) with row weights r."""
-    if row_weights is not None:
-        rows, mass = rows * row_weights, mass * row_weights
-    if reduction == "none":
-        return rows
-    return rows.sum() if reduction == "sum" else rows.sum() / mass.sum()
+    return _checks.label_error(target, input.shape[reference.class_dim(input)], ignore_index) or error

@@ -47,17 +47,19 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         softcap: float | None = None,
         z_loss: float = 0.0,
         allowed_classes: Tensor | None = None,
+        inplace_backward: bool = False,
     ) -> None:
         """Take the arguments of `nll.cross_entropy` of the same names."""
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.temperature = temperature
         self.softcap = softcap
         self.z_loss = z_loss
+        self.inplace_backward = inplace_backward
         self.register_buffer("allowed_classes", allowed_classes)
 
     def extra_repr(self) -> str:
         """Return the options that PyTorch's module has not, where they are not the defaults."""
-        usual = {"temperature": 1.0, "softcap": None, "z_loss": 0.0}
+        usual = {"temperature": 1.0, "softcap": None, "z_loss": 0.0, "inplace_backward": False}
         said = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
         return ", ".join(said + ["allowed_classes=..."] * (self.allowed_classes is not None))
 
@@ -75,6 +77,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
             z_loss=self.z_loss,
             row_weights=row_weights,
             allowed_classes=self.allowed_classes,
+            inplace_backward=self.inplace_backward,
         )
 
 

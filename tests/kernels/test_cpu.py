@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import nll
 from nll.kernels import cpu
+from nll.kernels.reference import Options
 
 pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=f"{cpu.MISSING}")
 SETS = [] if cpu.MISSING else cpu._cpu.instruction_sets()
@@ -41,7 +42,7 @@ def exp_errors(first: int, last: int, step: int) -> float:
         bits = torch.arange(begin, min(begin + (step << 22), last), step, dtype=torch.int64)
         x = (bits - (1 << 32)).to(torch.int32).view(torch.float32)
         y = torch.empty_like(x)
-        cpu._cpu.exp_negative(x.data_ptr(), y.data_ptr(), x.numel())
+        cpu._cpu.exponential(x.data_ptr(), y.data_ptr(), x.numel())
         truth = x.double().exp()
         worst = max(worst, float(((y.double() - truth) / truth).abs().max()) * 2**24)
     return worst
@@ -53,13 +54,14 @@ RANGE = (0x80000000, 0xC2AEAC4F)
 
 @pytest.mark.parametrize("step", [4099, pytest.param(1, marks=pytest.mark.slow)])
 def test_exp_keeps_its_bound(step, instruction_set):
-    assert exp_errors(*RANGE, step) <= 1.5
+    # Without fused multiplication every step rounds twice.
+    assert exp_errors(*RANGE, step) <= (1.7 if instruction_set == "baseline" else 1.5)
 
 
 def test_exp_far_below_is_zero(instruction_set):
     x = torch.tensor([-200.0, -torch.inf, -3e38, torch.nan])
     y = torch.ones(4)
-    cpu._cpu.exp_negative(x.data_ptr(), y.data_ptr(), 4)
+    cpu._cpu.exponential(x.data_ptr(), y.data_ptr(), 4)
     assert y[:3].tolist() == [0.0, 0.0, 0.0]
     assert y[3].isnan()
 
@@ -92,7 +94,8 @@ def test_every_instruction_set_is_as_exact_as_pytorch(shape, dtype, instruction_
         unit = torch.finfo(loss.dtype).eps * truth.detach().abs().max()
         assert (loss - truth).abs().max() <= their_error + 4 * unit
         rounding = torch.finfo(dtype).eps * x.grad.abs()  # of the result, and of the arithmetic that led to it
-        assert ((gradient - x.grad).abs() <= rounding + 4 * torch.finfo(loss.dtype).eps * x.grad.abs().max()).all()
+        units = 8 if dtype is torch.float64 else 4  # there the truth is no more exact
+        assert ((gradient - x.grad).abs() <= rounding + units * torch.finfo(loss.dtype).eps * x.grad.abs().max()).all()
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)
@@ -218,3 +221,85 @@ def test_more_scores_than_32_bits_count():
     loss = nll.cross_entropy(x, target, reduction="none")
     last = x[-1].double()
     assert abs(loss[-1].item() - (last.logsumexp(0) - last[-1]).item()) < 1e-5
+
+
+OPERATOR_CALLS = {
+    "labels": {},
+    "sum of smoothed rows": {"reduction": "sum", "label_smoothing": 0.1},
+    "rows": {"reduction": "none", "softcap": 5.0, "temperature": 0.5},
+    "probabilities": {"target": "probabilities", "z_loss": 0.01},
+    "weights": {"weight": True, "row_weights": True, "z_loss": 0.01},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OPERATOR_CALLS)
+def test_the_operator_that_the_compiler_sees(name, dtype):
+    options = dict(OPERATOR_CALLS[name])
+    draw = torch.Generator().manual_seed(7)
+    x = torch.randn(20, 300, generator=draw).to(dtype).requires_grad_()
+    y = torch.randint(0, 300, (20,), generator=draw)
+    if options.pop("target", None):
+        y = torch.rand(20, 300, generator=draw).to(dtype)
+    weight = torch.rand(300, generator=draw).to(dtype) if options.pop("weight", None) else None
+    row_weights = torch.rand(20, generator=draw) if options.pop("row_weights", None) else None
+    arguments = (x, y, weight, row_weights, *Options(**options))
+    torch.library.opcheck(torch.ops.nll.cross_entropy.default, arguments)
+    loss, *sums = torch.ops.nll.cross_entropy(*arguments)
+    sums = [tensor.detach() for tensor in sums]
+    slope = torch.rand(loss.shape, generator=draw)
+    torch.library.opcheck(torch.ops.nll.cross_entropy_backward.default, (slope, *sums, x.detach(), *arguments[1:]))
+    torch.testing.assert_close(loss, nll.cross_entropy(x, y, weight, row_weights=row_weights, **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"reduction": "none", "label_smoothing": 0.1, "z_loss": 0.01}], ids=str)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_code_calls_the_operator(options, dynamic):
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph.code)
+        return graph.forward
+
+    def loss(x, y):
+        return nll.cross_entropy(x * 2.0, y, **options).sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend=keep, fullgraph=True, dynamic=dynamic)
+    for rows in (30, 50):
+        x, y = torch.randn(rows, 700, requires_grad=True), torch.randint(0, 700, (rows,))
+        value, truth = compiled(x, y), loss(x, y)
+        torch.testing.assert_close(value, truth)
+        torch.testing.assert_close(torch.autograd.grad(value, x), torch.autograd.grad(truth, x))
+    assert all("ops.nll.cross_entropy" in code for code in graphs)
+    assert len(graphs) == (1 if dynamic else 2)
+
+
+def test_compiled_code_names_the_label_out_of_range():
+    torch.compiler.reset()
+    compiled = torch.compile(nll.cross_entropy, backend="aot_eager", fullgraph=True)
+    with pytest.raises(IndexError, match="row 3"):
+        compiled(torch.randn(30, 700), torch.full((30,), 5).index_fill(0, torch.tensor([3]), 700))
+
+
+@pytest.mark.parametrize("factor", [1.0, 65536.0])
+def test_a_scaled_loss_in_float16_loses_nothing_to_underflow(factor):
+    x = torch.randn(40, 3000, generator=torch.Generator().manual_seed(8)).half().requires_grad_()
+    target = torch.randint(0, 3000, (40,), generator=torch.Generator().manual_seed(9))
+    (nll.cross_entropy(x, target) * factor).backward()
+    y = x.detach().double().requires_grad_()
+    (nll.cross_entropy(y, target) * factor).backward()
+    torch.testing.assert_close(x.grad.double(), y.grad, rtol=1e-3, atol=2.0**-25)
+
+
+def test_confident_rows_lose_nothing():
+    """A label that has nearly all of the probability: the loss is small, right to many digits, never below 0."""
+    for classes in (10, 50_000):
+        x = torch.randn(50, classes, generator=torch.Generator().manual_seed(10))
+        target = torch.randint(0, classes, (50,), generator=torch.Generator().manual_seed(11))
+        x[torch.arange(50), target] = torch.linspace(15.0, 45.0, 50)
+        loss = nll.cross_entropy(x, target, reduction="none")
+        truth = F.cross_entropy(x.double(), target, reduction="none")
+        assert (loss >= 0).all()
+        theirs = F.cross_entropy(x, target, reduction="none")
+        assert (loss - truth).abs().max() <= (theirs - truth).abs().max() + 2.0**-24

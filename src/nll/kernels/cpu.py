@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nll.kernels.reference import Options, class_dim, rows_shape
+
 try:
     _cpu: Any = import_module("nll.kernels._cpu")
     MISSING = None
@@ -20,23 +22,14 @@ except ImportError as error:
 
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _GRADIENT, _BACKWARD = 0, 1, 2
-_POOLED = 1 << 22  # bytes: a tensor that takes longer to touch for the first time than to compute
-
-
-class Scoring(NamedTuple):
-    """What a cross entropy is made of besides scores and targets."""
-
-    weight: Tensor | None  # (C) in the accumulator's type
-    ignore_index: int
-    label_smoothing: float
-    temperature: float
-    softcap: float | None
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+_POOLED = 1 << 20  # bytes: a tensor that takes longer to touch for the first time than to compute
 
 
 class RowSums(NamedTuple):
-    """What the forward pass leaves for the backward: log-sum-exp = maximum + log(total), row by row."""
+    """What the forward pass leaves for the backward: log-sum-exp = shift + log(total), row by row."""
 
-    maximum: Tensor
+    shift: Tensor
     total: Tensor
 
 
@@ -51,30 +44,51 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def cross_entropy(
-    input: Tensor, target: Tensor, scoring: Scoring, slope: Tensor | None, z_slope: Tensor | None
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_factor: Tensor | None,  # multiplies the rows, and counts in "mean"
+    options: Options,
+    with_gradient: bool,  # for an upstream gradient of 1; not of reduction "none"
 ) -> tuple[Tensor, RowSums, Tensor | None]:
-    """Each row's loss and sums; with slopes, in the same pass, the gradient for them.
+    """The reduced loss, and each row's sums; in the same pass over the scores, if asked, the gradient.
 
     Raises IndexError for a label out of range.
     """
     input = _strided(input)
-    shape = input.shape[:1] + input.shape[2:] if input.dim() > 1 else input.shape[:0]
-    loss, maximum, total = torch.empty((3, *shape), dtype=accumulator(input.dtype)).unbind()
-    gradient = None if slope is None else empty_like(input)
-    _run(
-        input, target, scoring, _FORWARD if slope is None else _GRADIENT, gradient, loss, maximum, total, slope, z_slope
+    shape, dtype = rows_shape(input), accumulator(input.dtype)
+    rows, sums = (
+        torch.empty(shape, dtype=dtype),
+        RowSums(torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)),
     )
-    return loss, RowSums(maximum, total), gradient
+    loss = rows if options.reduction == "none" else torch.empty((), dtype=dtype)
+    gradient = empty_like(input) if with_gradient else None
+    mode = _GRADIENT if with_gradient else _FORWARD
+    _run(input, target, weight, row_factor, options, mode, gradient, False, 1.0, loss, rows, sums)
+    return loss, sums, gradient
 
 
 def cross_entropy_backward(
-    input: Tensor, target: Tensor, scoring: Scoring, sums: RowSums, slope: Tensor, z_slope: Tensor | None
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_factor: Tensor | None,
+    options: Options,
+    sums: RowSums,
+    upstream: float,
+    in_place: bool,
 ) -> Tensor:
-    """The gradient of sum_i slope_i loss_i + z_slope_i lse_i^2, from the sums of the forward pass."""
-    input = _strided(input)
-    gradient = empty_like(input)
-    _run(input, target, scoring, _BACKWARD, gradient, None, sums.maximum, sums.total, slope, z_slope)
-    return gradient
+    """`upstream` times the gradient, from the sums of the forward pass; in the memory of the scores if asked."""
+    strided = _strided(input)
+    here = in_place and strided is input
+    gradient = input.detach() if here else empty_like(input)
+    _run(strided, target, weight, row_factor, options, _BACKWARD, gradient, here, upstream, None, None, sums)
+    if not in_place:
+        return gradient
+    if here:
+        torch.autograd.graph.increment_version(input)
+        return gradient
+    return input.detach().copy_(gradient)
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
@@ -109,13 +123,19 @@ def empty_like(input: Tensor) -> Tensor:
     return torch.frombuffer(_cpu.Block(size), dtype=input.dtype, count=input.numel()).view(input.shape)
 
 
-def _run(input, target, scoring, mode, gradient, loss, maximum, total, slope, z_slope) -> None:
+def release() -> None:
+    """Give the memory back that is kept for the next gradient."""
+    _cpu.release()
+
+
+def _run(input, target, weight, row_factor, options, mode, gradient, in_place, upstream, loss, rows, sums) -> None:
     labels, probabilities = (None, target) if target.shape == input.shape else (target.contiguous(), None)
-    if probabilities is not None:
-        probabilities = probabilities.to(maximum.dtype).contiguous()
-    slope = None if slope is None else slope.to(maximum.dtype).contiguous()
-    z_slope = None if z_slope is None else z_slope.to(maximum.dtype).contiguous()
-    sizes, strides = _outer_class_inner(input, 0 if input.dim() == 1 else 1)
+    # Converted tensors need a name: the library sees addresses alone.
+    probabilities, weight, row_factor = (
+        None if tensor is None else tensor.to(sums.shift.dtype).contiguous()
+        for tensor in (probabilities, weight, row_factor)
+    )
+    sizes, strides = _outer_class_inner(input, class_dim(input))
     wrong = _cpu.cross_entropy(
         input.data_ptr(),
         _TYPES[input.dtype],
@@ -123,21 +143,22 @@ def _run(input, target, scoring, mode, gradient, loss, maximum, total, slope, z_
         strides,
         mode,
         _address(gradient),
-        False,
+        in_place,
         _address(labels),
         _address(probabilities),
-        _address(scoring.weight),
-        scoring.ignore_index,
-        scoring.label_smoothing,
-        1.0 / scoring.temperature,
-        scoring.softcap or 0.0,
+        _address(weight),
+        _address(row_factor),
+        options.ignore_index,
+        options.label_smoothing,
+        1.0 / options.temperature,
+        options.softcap or 0.0,
+        options.z_loss,
+        _REDUCTIONS[options.reduction],
+        upstream,
         _address(loss),
-        maximum.data_ptr(),
-        total.data_ptr(),
-        _address(slope),
-        _address(z_slope),
-        0.0,
-        0.0,
+        _address(rows),
+        sums.shift.data_ptr(),
+        sums.total.data_ptr(),
         torch.get_num_threads(),
     )
     if wrong >= 0:

@@ -16,15 +16,15 @@ from torch import Tensor
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class Slopes(NamedTuple):
-    """What the reduction is about to multiply each row's loss and squared log-sum-exp with.
+class Options(NamedTuple):
+    """What a cross entropy is made of besides tensors."""
 
-    A backend may compute the gradient for these slopes together with the loss, and use it if they come true.
-    """
-
-    loss: Tensor | None = None
-    squared: Tensor | None = None
-    with_lse: bool = False  # whether the squared log-sum-exp is asked for
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+    temperature: float = 1.0
+    softcap: float | None = None
+    z_loss: float = 0.0
 
 
 def class_dim(input: Tensor) -> int:
@@ -49,24 +49,55 @@ def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 def cross_entropy(
     input: Tensor,
     target: Tensor,  # the rows' labels, or class probabilities of the input's shape
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    temperature: float,
-    softcap: float | None,
+    weight: Tensor | None,  # (C)
+    row_weights: Tensor | None,  # of the rows' shape
     allowed: Tensor | None,  # broadcasts against the input
-    slopes: Slopes,  # of use to backends that compute the gradient beforehand
-) -> tuple[Tensor, Tensor | None]:
-    """Each row's -sum_c q_c w_c log p_c, p = softmax(scores), q the smoothed target; if asked, its logsumexp^2 too."""
-    z = scores(input, temperature, softcap, allowed)
+    options: Options,
+) -> Tensor:
+    """-sum_c q_c w_c log p_c + z_loss logsumexp^2 of each row, p = softmax(scores), q the smoothed target; reduced."""
+    z = scores(input, options.temperature, options.softcap, allowed)
     dim = class_dim(input)
     log_p = torch.log_softmax(z, dim)
     by_class = None if weight is None else along(weight, z)
     if target.shape == input.shape:
-        loss = _expected_nll(log_p, target, by_class, label_smoothing, allowed)
+        rows = _expected_nll(log_p, target, by_class, options.label_smoothing, allowed)
     else:
-        loss = _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed)
-    return loss, torch.logsumexp(z, dim).square() if slopes.with_lse else None
+        rows = _label_nll(log_p, target, weight, by_class, options.ignore_index, options.label_smoothing, allowed)
+    mass, kept = _masses(input, target, weight, options.ignore_index)
+    if row_weights is not None:
+        row_weights = row_weights.to(mass.dtype)
+    loss = reduce(rows, mass, options.reduction, row_weights)
+    if options.z_loss == 0.0:
+        return loss
+    squared = torch.where(kept == 0.0, 0.0, torch.logsumexp(z, dim).square())
+    return loss + options.z_loss * reduce(squared, kept, options.reduction, row_weights)
+
+
+def reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | None = None) -> Tensor:
+    """Reduce the rows; "mean" is sum(r l) / sum(r mass) with row weights r."""
+    if row_weights is not None:
+        rows, mass = rows * row_weights, mass * row_weights
+    if reduction == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.sum() / mass.sum()
+
+
+def rows_shape(input: Tensor) -> torch.Size:
+    """The input's shape without the dimension of the classes."""
+    dim = class_dim(input)
+    return input.shape[:dim] + input.shape[dim + 1 :]
+
+
+def _masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """What each row counts for in the mean of the loss, and in the mean of the z-loss."""
+    if target.shape != input.shape:
+        mass = label_mass(input, target, weight, ignore_index)
+        return mass, mass if weight is None else (target != ignore_index).to(mass.dtype)
+    like = torch.promote_types(torch.promote_types(input.dtype, target.dtype), torch.float32)
+    # Without classes there are no rows, as PyTorch counts them.
+    classes = input.shape[class_dim(input)]
+    ones = torch.full(rows_shape(input), float(classes > 0), dtype=like, device=input.device)
+    return ones, ones
 
 
 def scores(input: Tensor, temperature: float, softcap: float | None, allowed: Tensor | None) -> Tensor:
