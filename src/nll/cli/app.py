@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nll import __version__
+from nll.cli.bench import bench
 from nll.cli.fit import fit
 from nll.cli.info import info
 
@@ -30,3 +31,4 @@ def about(
 
 app.command()(fit)
 app.command()(info)
+app.command()(bench)

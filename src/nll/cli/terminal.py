@@ -22,6 +22,12 @@ def console(stderr: bool) -> Console:
     return found if found.is_terminal else Console(stderr=stderr, width=120)
 
 
+def seconds(value: float) -> str:
+    """Return a time with three digits."""
+    unit, scale = next(((u, k) for u, k in (("s", 1.0), ("ms", 1e-3)) if value >= k), ("us", 1e-6))
+    return f"{value / scale:.3g} {unit}"
+
+
 def show(console: Console, fit: Fit, level: float) -> None:
     """Print the header and the estimates."""
     header = Table(show_header=False, box=None, pad_edge=False)
