@@ -10,12 +10,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <system_error>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
 #include "kernels.h"
+#include "threads.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -398,23 +397,16 @@ class Shares {
   const int64_t count_, step_;
 };
 
-// Call work(shares) on so many threads. Threads live for one call: starting one costs some 20 microseconds, which
-// `threads` takes into account, and nothing is left that a fork could break.
+// Call work(shares) on so many threads.
 template <class F> void parallel(int64_t count, int threads, F work) {
   threads = int(std::min<int64_t>(threads, count));
   Shares shares(count, std::max(threads, 1));
-  std::vector<std::thread> others;
-  try {
-    for (int t = 1; t < threads; t++)
-      others.emplace_back([&] {
-        FlushToZero flush;
-        work(shares);
-      });
-  } catch (const std::system_error&) {  // no more threads for this process: the others do its share
-  }
-  FlushToZero flush;
-  work(shares);
-  for (std::thread& thread : others) thread.join();
+  auto flushed = [&] {
+    FlushToZero flush;
+    work(shares);
+  };
+  if (threads <= 1) return flushed();
+  on_threads(threads, [](void* body) { (*static_cast<decltype(flushed)*>(body))(); }, &flushed);
 }
 // Call f(i) for every i in [0, count).
 template <class F> void parallel_each(int64_t count, int threads, F f) {

@@ -16,7 +16,7 @@ constexpr int64_t kBlock = 4096;         // scores of a long row that are summed
 constexpr int64_t kAhead = 1024;         // scores between what is summed and what is fetched
 constexpr int64_t kShort = 160;          // up to so many classes, rows lie side by side
 constexpr int64_t kTileBytes = 1 << 16;  // of scores in a tile
-constexpr int64_t kWorth = 1 << 19;      // scores that are worth a thread: an idle processor takes long to wake
+constexpr int64_t kWorth = 1 << 17;      // scores that are worth a thread
 constexpr int64_t kStream = 1 << 24;     // bytes of a result that are better written past the caches
 
 template <class A> NLL_INLINE Vec<A> score(Vec<A> x, A inverse_temperature, A softcap) {
