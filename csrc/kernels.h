@@ -31,7 +31,7 @@ struct CrossEntropy {
   Scores x;
   Mode mode;
   void* gradient;             // contiguous (outer, classes, inner), or the scores' own buffer and strides
-  bool in_place;              // whether it is the latter; in mode backward alone
+  bool in_place;              // whether it is the latter
   const int64_t* labels;      // (rows), or null
   const void* probabilities;  // contiguous (outer, classes, inner) of A, or null
   const void* weight;         // (classes) of A, or null

@@ -117,6 +117,7 @@ PyType_Slot block_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(block_buf
 }  // namespace
 
 NB_MODULE(_cpu, m) {
+  nb::set_leak_warnings(false);  // a gradient may outlive the interpreter's end
   m.attr("isa") = chosen->name;
   m.def("instruction_sets", [] {
     std::vector<std::string> names;

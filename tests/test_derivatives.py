@@ -46,6 +46,19 @@ NAMES = [
 ]
 
 
+LINEAR = [
+    "C with everything",
+    "N C",
+    "ignored with weights and smoothing",
+    "z-loss with weights",
+    "row weights with weights",
+    "masses with smoothing",
+    "softcap and temperature",
+    "z-loss with probabilities",
+    "everything by row",
+]
+
+
 class Function(NamedTuple):
     """A scalar function of some tensors, by our loss and by its definition, and a point to differentiate at."""
 
@@ -76,6 +89,28 @@ def scalar(loss: Callable[..., Tensor], define: Callable[..., Tensor], case: Cas
     return Function(call(loss), call(lambda *args, **kwargs: define(*args, **kwargs).loss), at)
 
 
+def linear_function(case: Case, reduction: str) -> Function:
+    """Scores that are a product, in blocks of two rows or less."""
+    budget = 2 * 8 * 8 * (case.shape[-1] + 5)
+    made = scalar(
+        lambda layer, y, **kwargs: nll.linear_cross_entropy(
+            layer[0], layer[1], y, linear_bias=layer[2], max_memory=budget, **kwargs
+        ),
+        lambda layer, y, **kwargs: definition(layer[0] @ layer[1].T + layer[2], y, **kwargs),
+        case,
+        reduction,
+    )
+    x, *rest = made.at
+    classes = x.shape[-1]
+    head = torch.linspace(-1.0, 1.0, 5 * classes, dtype=torch.float64).view(classes, 5).mul(40.0).sin()
+    bias = torch.linspace(0.5, -0.5, classes, dtype=torch.float64)
+    return Function(
+        lambda x, head, bias, *rest: made.ours((x, head, bias), *rest),
+        lambda x, head, bias, *rest: made.truth((x, head, bias), *rest),
+        ((x @ head).tanh(), head, bias, *rest),
+    )
+
+
 def log_softmax_function() -> Function:
     """The dimension of the classes of (N, C, d1), in a sum with weights."""
     at = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64).view(2, 4, 3).sin() * 3.0
@@ -95,6 +130,9 @@ def functions() -> dict[str, Callable[[], Function]]:
     for i, name in enumerate(NAMES):
         case, reduction = CASES[name], ("mean", "none", "sum")[i % 3]
         table[f"{name}, {reduction}"] = lambda c=case, r=reduction: scalar(nll.cross_entropy, definition, c, r)
+    for i, name in enumerate(LINEAR):
+        case, reduction = CASES[name], ("mean", "none", "sum")[i % 3]
+        table[f"linear, {name}, {reduction}"] = lambda c=case, r=reduction: linear_function(c, r)
     return table
 
 
@@ -266,6 +304,7 @@ COMPILED = [
     "log_softmax",
     "nll_loss, ignored with weights",
     *(name for name in FUNCTIONS if name.startswith(("C with", "N C d1 with", "everything by", "everything with"))),
+    *(name for name in FUNCTIONS if name.startswith(("linear, N C", "linear, ignored", "linear, everything"))),
 ]
 
 

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from nll._backends import use_backend
-from nll.functional import cross_entropy, log_softmax, nll_loss
+from nll._explain import Explanation, explain
+from nll.functional import cross_entropy, linear_cross_entropy, log_softmax, nll_loss
 from nll.likelihood.fit import fit
 from nll.likelihood.hypotheses import Choice, most_likely
 from nll.likelihood.result import Fit
-from nll.modules import CrossEntropyLoss, LogSoftmax, NLLLoss
+from nll.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
 
 if TYPE_CHECKING:
     from nll.regression.softmax import SoftmaxRegression
@@ -17,12 +18,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Choice",
     "CrossEntropyLoss",
+    "Explanation",
     "Fit",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "NLLLoss",
     "SoftmaxRegression",
     "cross_entropy",
+    "explain",
     "fit",
+    "linear_cross_entropy",
     "log_softmax",
     "most_likely",
     "nll_loss",

@@ -175,6 +175,20 @@ def cross_entropy(
     return _CrossEntropy.apply(input, target, weight, row_weights, options, False)  # type: ignore[return-value]
 
 
+def cross_entropy_block(
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_factor: Tensor | None,
+    allowed: Tensor | None,
+    options: Options,
+    with_gradient: bool,
+) -> Tensor:
+    """As `reference.cross_entropy_block`, for all classes allowed; nothing is differentiated by autograd."""
+    assert allowed is None
+    return cpu.cross_entropy_block(scores, target, weight, row_factor, options, with_gradient)
+
+
 def cross_entropy_in_place(
     backend: Any,
     input: Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,22 +53,38 @@ def choose(
     """Return the backend that runs a loss of these tensors: the compiled loops if they can and it pays."""
     if _forced is not None and _forced != "cpu":
         return BACKENDS[_forced]
+    return _autograd if obstacle(input, target, weight, row_weights, allowed) is None else reference
+
+
+def obstacle(
+    input: Tensor,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    allowed: Tensor | None = None,
+) -> str | None:
+    """What keeps a loss of these tensors from the compiled loops, if anything does."""
     if cpu.MISSING is not None:
-        return reference
+        return cpu.MISSING
     one_operator = target is None or torch.compiler.is_compiling()  # is all that the reference takes
     if one_operator and _forced is None and input.numel() < SMALL // 4:
-        return reference
-    if allowed is not None or input.device.type != "cpu" or input.numel() == 0 or input.dim() == 0:
-        return reference
+        return "so few scores take PyTorch's operator less time"
+    if allowed is not None:
+        return "allowed_classes"
+    if input.device.type != "cpu":
+        return f"a tensor on {input.device.type}"
+    if input.numel() == 0 or input.dim() == 0:
+        return "no scores, or a single one"
     others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
-    if any(tensor.requires_grad or tensor.device.type != "cpu" or type(tensor) not in _PLAIN for tensor in others):
-        return reference
-    floats = [tensor.dtype for tensor in others if tensor.is_floating_point()]
-    if type(input) not in _PLAIN or not all(_fits(dtype, input.dtype) for dtype in floats):
-        return reference
+    if any(tensor.requires_grad for tensor in others):
+        return "a gradient by the target or by weights"
+    if any(tensor.device.type != "cpu" or type(tensor) not in _PLAIN for tensor in (input, *others)):
+        return "a tensor of another device or type of its own"
+    if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
+        return "numbers of a wider type than the scores"
     if weight is not None and (torch.compiler.is_compiling() or not bool(weight.isfinite().all())):
-        return reference
-    return reference if _autograd.transforming() else _autograd
+        return "class weights in compiled code, or not finite"
+    return "forward mode, or torch.func" if _autograd.transforming() else None
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -77,6 +93,13 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def _fits(dtype: torch.dtype, scores: torch.dtype) -> bool:
     """Whether a weight or a probability of this type leaves the result in the type that is summed in."""
     return torch.promote_types(dtype, cpu.accumulator(scores)) == cpu.accumulator(scores)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a result; on a processor, that of an earlier one if it is large."""
+    if device.type == "cpu" and cpu.MISSING is None:
+        return cpu.empty(shape, dtype)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 @contextmanager

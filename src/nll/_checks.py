@@ -131,9 +131,7 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
     """Check the mask of allowed classes; return it in a shape that broadcasts against the input."""
     if allowed is None:
         return None
-    _tensor("allowed_classes", allowed)
-    if allowed.dtype != torch.bool:
-        raise ValueError(f"expected allowed_classes to be a mask of bool, got {_name(allowed.dtype)}")
+    _mask("allowed_classes", allowed)
     if allowed.shape == input.shape:
         return allowed
     classes = _classes(input)
@@ -142,6 +140,56 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
             f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, got {_shape(allowed)}"
         )
     return allowed if input.dim() <= 2 else allowed.view(-1, *[1] * (input.dim() - 2))
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | None) -> torch.Size:
+    """Check a linear layer and what goes into it; return the rows' shape."""
+    _tensor("input", input)
+    _tensor("linear_weight", weight)
+    _floating("input", input.dtype)
+    if input.dim() == 0:
+        raise ValueError("expected input of shape (..., F), got a scalar")
+    if weight.dim() != 2 or weight.shape[1] != input.shape[-1]:
+        raise ValueError(
+            f"expected linear_weight of shape (C, {input.shape[-1]}) for an input of {_shape(input)}, "
+            f"got {_shape(weight)}"
+        )
+    if bias is not None:
+        _tensor("linear_bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"expected linear_bias of shape ({weight.shape[0]},), got {_shape(bias)}")
+    for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
+        if tensor is not None and tensor.dtype is not input.dtype:
+            raise RuntimeError(f"expected {name} of the input's type {_name(input.dtype)}, got {_name(tensor.dtype)}")
+    if max_memory is not None:
+        _integer("max_memory", max_memory)
+        if max_memory <= 0:
+            raise ValueError(f"expected max_memory of at least one byte, got {max_memory}")
+    return input.shape[:-1]
+
+
+def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
+    """Check the target's shape, labels (...) or probabilities (..., C); return it as (N) or (N, C)."""
+    _tensor("target", target)
+    if target.shape == rows:
+        return target.reshape(-1)
+    if target.shape != (*rows, classes):
+        raise ValueError(
+            f"expected labels of the rows' shape {tuple(rows)} or probabilities of shape {(*rows, classes)}, "
+            f"got a target of {_shape(target)}"
+        )
+    return target.reshape(-1, classes)
+
+
+def allowed_rows(allowed: Tensor | None, rows: torch.Size, classes: int) -> Tensor | None:
+    """Check the mask of allowed classes of a linear layer's rows; return it as (C) or (N, C)."""
+    if allowed is None:
+        return None
+    _mask("allowed_classes", allowed)
+    if allowed.shape not in ((classes,), (*rows, classes)):
+        expected = f"({classes},) or {(*rows, classes)}"
+        raise ValueError(f"expected allowed_classes of shape {expected}, got {_shape(allowed)}")
+    return allowed if allowed.dim() == 1 else allowed.reshape(-1, classes)
 
 
 def label_error(target: Tensor, classes: int, ignore_index: int) -> IndexError | None:
@@ -211,6 +259,12 @@ def _options(label_smoothing: float, temperature: float, softcap: float | None, 
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
+
+
+def _mask(name: str, value: object) -> None:
+    _tensor(name, value)
+    if value.dtype != torch.bool:  # type: ignore[attr-defined]
+        raise ValueError(f"expected {name} to be a mask of bool, got {_name(value.dtype)}")  # type: ignore[attr-defined]
 
 
 def _integer(name: str, value: object) -> None:

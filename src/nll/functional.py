@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks
+from nll import _autograd, _backends, _checks, _linear
 from nll.kernels import reference
 
 
@@ -142,6 +142,70 @@ def cross_entropy(
         return _autograd.cross_entropy_in_place(backend, input, target, weight, row_weights, allowed, options)
     except IndexError as error:
         raise _named(error, input, target, ignore_index) from None
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    row_weights: Tensor | None = None,
+    allowed_classes: Tensor | None = None,
+    max_memory: int | None = None,
+) -> Tensor:
+    """Cross entropy of the scores input @ linear_weight.T + linear_bias, which are never held as a whole.
+
+    The work goes in blocks of rows. Rows that are ignored are not multiplied, and gradients that nobody has asked for
+    not computed. The result does not depend on `max_memory` but for rounding.
+
+    Args:
+        input: (..., F), a row of features for each label.
+        linear_weight: (C, F), of the input's dtype.
+        target: labels (...), int64 or uint8, or class probabilities (..., C).
+        linear_bias: (C), of the input's dtype.
+        weight, reduction, ignore_index, label_smoothing, temperature, softcap, z_loss, row_weights: as for
+            `cross_entropy`; the rows' shape is (...).
+        allowed_classes: mask of bool, (C) or (..., C), as for `cross_entropy`.
+        max_memory: bytes for everything besides the arguments, the gradients and, for float16 and bfloat16, a float32
+            sum of the gradient by linear_weight; at least one row's scores are held. None: room for 10 million scores,
+            40 MB in float32. `explain` tells what a call will take.
+
+    Returns: the loss in float32 for float16 and bfloat16 inputs, else in the dtype of the input.
+    Gradients have the dtype of what they are by.
+
+    Raises: as `cross_entropy`; ValueError for shapes of the linear layer that do not fit.
+    """
+    reduction = _checks.reduction(reduction, None, None)
+    input, linear_weight, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+    rows = _checks.linear(input, linear_weight, linear_bias, max_memory)
+    classes = linear_weight.shape[0]
+    row_weights = _checks.row_weights(row_weights, rows)
+    problem = _linear.Problem(
+        input.reshape(-1, input.shape[-1]),
+        linear_weight,
+        linear_bias,
+        _checks.linear_target(target, rows, classes),
+        weight,
+        None if row_weights is None else row_weights.reshape(-1),
+        _checks.allowed_rows(allowed_classes, rows, classes),
+    )
+    labels = _checks.cross_entropy(
+        _linear.like(problem), problem.target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss
+    )
+    options = reference.Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
+    try:
+        loss = _linear.cross_entropy(problem._replace(target=labels), options, max_memory)
+    except IndexError as error:
+        raise _checks.label_error(target, classes, ignore_index) or error from None
+    return loss.reshape(rows) if reduction == "none" else loss
 
 
 # PyTorch's own operator, and what it calls the reductions.

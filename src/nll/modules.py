@@ -6,6 +6,9 @@ constructor's arguments goes on working.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from nll import _checks, functional
@@ -78,6 +81,63 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
             row_weights=row_weights,
             allowed_classes=self.allowed_classes,
             inplace_backward=self.inplace_backward,
+        )
+
+
+class LinearCrossEntropyLoss(nn.Module):
+    """`nll.linear_cross_entropy` with its linear layer, `linear`, and its options held."""
+
+    weight: Tensor | None
+    allowed_classes: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        z_loss: float = 0.0,
+        allowed_classes: Tensor | None = None,
+        max_memory: int | None = None,
+    ) -> None:
+        """Make a linear layer from `in_features` to `num_classes`; take the options of `nll.linear_cross_entropy`."""
+        super().__init__()
+        self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
+        self.register_buffer("weight", weight)
+        self.register_buffer("allowed_classes", allowed_classes)
+        self.options = {
+            "reduction": reduction,
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+            "temperature": temperature,
+            "softcap": softcap,
+            "z_loss": z_loss,
+            "max_memory": max_memory,
+        }
+
+    def extra_repr(self) -> str:
+        """Return the options."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+
+    def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """Return the loss of (..., in_features) rows; see `nll.linear_cross_entropy` for the target's shape."""
+        return functional.linear_cross_entropy(
+            input,
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            weight=self.weight,
+            row_weights=row_weights,
+            allowed_classes=self.allowed_classes,
+            **self.options,
         )
 
 

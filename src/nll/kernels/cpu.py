@@ -6,6 +6,7 @@ Shapes as in `reference.py`. Nothing here knows of autograd; `_autograd.py` does
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -68,6 +69,23 @@ def cross_entropy(
     return loss, sums, gradient
 
 
+def cross_entropy_block(
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_factor: Tensor | None,
+    options: Options,  # of reduction "sum"
+    with_gradient: bool,
+) -> Tensor:
+    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the scores."""
+    rows, shift, total = torch.empty(3, len(scores), dtype=accumulator(scores.dtype))
+    mode, loss = _GRADIENT if with_gradient else _FORWARD, torch.empty((), dtype=rows.dtype)
+    gradient = scores if with_gradient else None
+    sums = RowSums(shift, total)
+    _run(scores, target, weight, row_factor, options, mode, gradient, with_gradient, 1.0, loss, rows, sums)
+    return rows
+
+
 def cross_entropy_backward(
     input: Tensor,
     target: Tensor,
@@ -116,11 +134,16 @@ def pick_backward(slope: Tensor, target: Tensor, like: Tensor, ignore_index: int
 
 
 def empty_like(input: Tensor) -> Tensor:
-    """A contiguous tensor of the input's shape; a large one in huge pages that the last gradient may have touched."""
-    size = input.numel() * input.element_size()
-    if size < _POOLED:
-        return torch.empty(input.shape, dtype=input.dtype)
-    return torch.frombuffer(_cpu.Block(size), dtype=input.dtype, count=input.numel()).view(input.shape)
+    """A contiguous tensor of the input's shape and type."""
+    return empty(input.shape, input.dtype)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor; a large one in huge pages that the last gradient may have touched."""
+    count = math.prod(shape)
+    if count * dtype.itemsize < _POOLED:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(_cpu.Block(count * dtype.itemsize), dtype=dtype, count=count).view(shape)
 
 
 def release() -> None:

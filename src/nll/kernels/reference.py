@@ -55,6 +55,69 @@ def cross_entropy(
     options: Options,
 ) -> Tensor:
     """-sum_c q_c w_c log p_c + z_loss logsumexp^2 of each row, p = softmax(scores), q the smoothed target; reduced."""
+    rows, squared = row_losses(input, target, weight, allowed, options)
+    return reduce_losses(rows, squared, input, target, weight, row_weights, options)
+
+
+def cross_entropy_block(
+    scores: Tensor,  # (N, C)
+    target: Tensor,
+    weight: Tensor | None,
+    row_factor: Tensor | None,  # (N)
+    allowed: Tensor | None,
+    options: Options,
+    with_gradient: bool,
+) -> Tensor:
+    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the scores."""
+    rows, squared = row_losses(scores, target, weight, allowed, options)
+    rows = rows if squared is None else rows + options.z_loss * squared
+    if with_gradient:
+        gradient = _row_gradients(scores, target, weight, allowed, options)
+        scores.copy_(gradient if row_factor is None else gradient.mul_(row_factor.unsqueeze(1)))
+    return rows if row_factor is None else rows * row_factor
+
+
+def _row_gradients(
+    input: Tensor, target: Tensor, weight: Tensor | None, allowed: Tensor | None, options: Options
+) -> Tensor:
+    """p sum_c u_c - u, where u_c = w_c q_c, plus 2 z_loss lse p; then by the scores' own derivative, for (N, C)."""
+    z = scores(input, options.temperature, options.softcap, allowed)
+    q, kept = _as_probabilities(input, target, options.ignore_index)
+    u = (_smooth(q, 1, allowed, options.label_smoothing) if options.label_smoothing else q).to(z.dtype)
+    u = u if weight is None else u * weight
+    mass = u.sum(1, keepdim=True)
+    if options.z_loss:
+        mass = mass + 2.0 * options.z_loss * torch.logsumexp(z, 1, keepdim=True)
+    gradient = torch.softmax(z, 1).mul_(mass).sub_(u)
+    if options.softcap is not None:
+        gradient *= 1.0 - torch.tanh(input.to(z.dtype) / options.softcap).square()
+    if allowed is not None:
+        gradient.masked_fill_(~allowed, 0.0)
+    if kept is not None:
+        gradient.masked_fill_(~kept.unsqueeze(1), 0.0)
+    return gradient.div_(options.temperature)
+
+
+def _as_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    """The target as (N, C) and, of labels, the rows that they are classes of: neither ignored nor out of range."""
+    if target.shape == input.shape:
+        return target, None
+    kept = (target != ignore_index) & (target >= 0) & (target < input.shape[1])
+    label = torch.where(kept, target, 0).unsqueeze(1)
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    return torch.zeros_like(input, dtype=dtype).scatter_(1, label, 1.0), kept
+
+
+def _smooth(q: Tensor, dim: int, allowed: Tensor | None, label_smoothing: float) -> Tensor:
+    """Move a share of the probabilities to all allowed classes alike."""
+    may = torch.ones_like(q) if allowed is None else allowed.expand_as(q).to(q.dtype)
+    return (1.0 - label_smoothing) * q + label_smoothing * may / may.sum(dim, keepdim=True)
+
+
+def row_losses(
+    input: Tensor, target: Tensor, weight: Tensor | None, allowed: Tensor | None, options: Options
+) -> tuple[Tensor, Tensor | None]:
+    """-sum_c q_c w_c log p_c of each row and, for a z-loss, logsumexp^2; 0 where it is ignored."""
     z = scores(input, options.temperature, options.softcap, allowed)
     dim = class_dim(input)
     log_p = torch.log_softmax(z, dim)
@@ -63,14 +126,29 @@ def cross_entropy(
         rows = _expected_nll(log_p, target, by_class, options.label_smoothing, allowed)
     else:
         rows = _label_nll(log_p, target, weight, by_class, options.ignore_index, options.label_smoothing, allowed)
-    mass, kept = _masses(input, target, weight, options.ignore_index)
+    if options.z_loss == 0.0:
+        return rows, None
+    squared = torch.logsumexp(z, dim).square()
+    if target.shape != input.shape:
+        squared = torch.where(target == options.ignore_index, 0.0, squared)
+    return rows, squared
+
+
+def reduce_losses(
+    rows: Tensor,
+    squared: Tensor | None,
+    like: Tensor,  # of the scores' shape and type; not read
+    target: Tensor,
+    weight: Tensor | None,
+    row_weights: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """Reduce the rows' losses, and add the z-loss, whose mean counts no class weights."""
+    mass, kept = masses(like, target, weight, options.ignore_index)
     if row_weights is not None:
         row_weights = row_weights.to(mass.dtype)
     loss = reduce(rows, mass, options.reduction, row_weights)
-    if options.z_loss == 0.0:
-        return loss
-    squared = torch.where(kept == 0.0, 0.0, torch.logsumexp(z, dim).square())
-    return loss + options.z_loss * reduce(squared, kept, options.reduction, row_weights)
+    return loss if squared is None else loss + options.z_loss * reduce(squared, kept, options.reduction, row_weights)
 
 
 def reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | None = None) -> Tensor:
@@ -88,7 +166,7 @@ def rows_shape(input: Tensor) -> torch.Size:
     return input.shape[:dim] + input.shape[dim + 1 :]
 
 
-def _masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+def masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
     """What each row counts for in the mean of the loss, and in the mean of the z-loss."""
     if target.shape != input.shape:
         mass = label_mass(input, target, weight, ignore_index)
@@ -135,8 +213,7 @@ def _expected_nll(log_p, q, by_class, label_smoothing, allowed):
     terms = log_p if by_class is None else log_p * by_class
     if label_smoothing > 0.0:  # before the product: 0 log 0 would be NaN, where a smoothed q is above 0
         q = q.to(torch.promote_types(q.dtype, log_p.dtype))  # not in half precision
-        may = torch.ones_like(q) if allowed is None else allowed.expand_as(q).to(q.dtype)
-        q = (1.0 - label_smoothing) * q + label_smoothing * may / may.sum(dim, keepdim=True)
+        q = _smooth(q, dim, allowed, label_smoothing)
     if allowed is not None:  # 0 log 0 = 0 where no probability is asked of a class that can have none
         terms = terms.masked_fill(~allowed & (q == 0), 0.0)
     return -(q * terms).sum(dim)

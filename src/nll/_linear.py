@@ -1,0 +1,454 @@
+"""Losses of a linear layer's scores z = x W' + b, a block of rows at a time: the scores as a whole are never there.
+
+With g the gradient of a block's losses by its scores, dx = g W, dW = g' x summed over the blocks, db = sum g. Where
+the loss is reduced to a number the forward pass does all of that while the block is at hand, three products in all;
+else the backward pass computes the scores again. What else is asked for (derivatives of derivatives, of class weights,
+of class probabilities, forward mode, torch.func) is derived from the definition, by `_blocks.over_blocks`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nll import _autograd, _backends
+from nll._blocks import Rowwise, blocks, over_blocks
+from nll.kernels import reference
+from nll.kernels.reference import Options
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Problem(NamedTuple):
+    """Rows and a head: what the loss is a function of."""
+
+    input: Tensor  # (N, F)
+    head: Tensor  # (C, F)
+    bias: Tensor | None  # (C)
+    target: Tensor  # (N) labels, or (N, C) probabilities
+    weight: Tensor | None  # (C)
+    row_weights: Tensor | None  # (N)
+    allowed: Tensor | None  # (C) or (N, C)
+
+
+# ---- How much at once ----------------------------------------------------------------------------------------------
+
+# Scores that are there at once by default. More make the products faster, which read the head once for each block:
+# with 50 000 classes these are 180 rows. Measured in docs/memory.md.
+SCORES = 10_000_000
+
+
+class Plan(NamedTuple):
+    """Blocks of rows, the product of each in slabs of classes, and the memory that they take."""
+
+    rows: int
+    classes: int
+    dtype: torch.dtype  # that is multiplied in
+    bytes: int  # besides the arguments, the gradients and a float32 sum of the head's
+
+
+def plan(problem: Problem, max_memory: int | None) -> Plan:
+    """Fill a budget of memory: the scores of a block, and what its products need; at least one row at a time."""
+    input = problem.input
+    (classes, features), size = problem.head.shape, input.element_size()
+    budget = SCORES * size if max_memory is None else max_memory
+    dtype, slab, fixed, by_row = input.dtype, classes, 0, (classes + 2 * features) * size
+    if input.dtype in _HALF and not _multiplies(input):
+        dtype = torch.float32
+        slab = min(classes, max(64, min(budget // 24, _SLAB) // (features + 1)))
+        fixed, by_row = 4 * slab * features, by_row + 8 * features + 4 * slab
+    elif input.device.type == "cpu" and input.dtype not in _HALF:
+        slab = min(classes, max(64, min(budget // 8, _SLAB) // (features + 1)))
+        fixed = size * slab * features  # the library lays it out anew
+    rows = max(1, min(len(input), (budget - fixed) // max(by_row, 1)))
+    return Plan(rows, slab, dtype, fixed + rows * by_row)
+
+
+# Numbers of the head that are multiplied at once. What the library for matrix products keeps for itself grows with
+# them; its speed does not.
+_SLAB = 1 << 20
+
+
+def _multiplies(input: Tensor) -> bool:
+    """Whether the machine multiplies matrices of a half type faster than float32; on processors AMX does."""
+    if input.device.type != "cpu":
+        return True
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return input.dtype is torch.bfloat16 and supported is not None and supported()
+
+
+# ---- The products of one block -------------------------------------------------------------------------------------
+
+
+class _Products:
+    """z = x W' + b of a block, and what its gradient adds to those of x, W and b."""
+
+    def __init__(self, problem: Problem, plan: Plan, wanted: tuple[bool, bool, bool]) -> None:
+        head, bias = problem.head, problem.bias
+        self.head, self.bias, self.plan = head, bias, plan
+        self.slabs = list(blocks(len(head), plan.classes))
+        of_input, of_head, of_bias = wanted
+        total = _summed_in(head)
+        self.of_input = torch.zeros_like(problem.input, memory_format=torch.contiguous_format) if of_input else None
+        self.of_head = _backends.empty(head.shape, total, head.device) if of_head else None
+        self.of_bias = torch.zeros(len(head), dtype=total, device=head.device) if of_bias else None
+        self.block = _backends.empty((plan.rows, len(head)), head.dtype, head.device)
+        self.converted, self.part = None, None
+        if plan.dtype is not head.dtype:
+            self.converted = _backends.empty((plan.classes, head.shape[1]), plan.dtype, head.device)
+            self.part = _backends.empty((plan.rows * plan.classes,), plan.dtype, head.device)
+        self.begun = 0  # then 1: the first block overwrites the head's gradient
+
+    def _head(self, slab: slice) -> Tensor:
+        head = self.head[slab]
+        return head if self.converted is None else self.converted[: len(head)].copy_(head)
+
+    def scores(self, x: Tensor) -> Tensor:
+        z = self.block[: len(x)]
+        x = x.to(self.plan.dtype)
+        for slab in self.slabs:
+            head, out = self._head(slab).t(), z[:, slab]
+            product = out if self.part is None else self.part[: out.numel()].view(out.shape)
+            if self.bias is None:
+                torch.mm(x, head, out=product)
+            else:
+                torch.addmm(self.bias[slab].to(x.dtype), x, head, out=product)
+            if self.part is not None:
+                out.copy_(product)
+        return z
+
+    def add(self, rows: slice | Tensor, x: Tensor, g: Tensor) -> None:
+        """Add what a block gives: `rows` of the input have the values x; g is the gradient by their scores."""
+        if self.of_bias is not None:
+            self.of_bias += g.sum(0, dtype=self.of_bias.dtype)
+        x, of_input = x.to(self.plan.dtype), None
+        for slab in self.slabs:
+            part = g[:, slab]
+            if self.part is not None:
+                part = self.part[: part.numel()].view(part.shape).copy_(part)
+            if self.of_input is not None:
+                head = self._head(slab)
+                of_input = part @ head if of_input is None else of_input.addmm_(part, head)
+            if self.of_head is not None:
+                self._add_to_head(slab, part.t(), x)
+        if of_input is not None:
+            self.of_input[rows] = of_input.to(g.dtype)  # type: ignore[index]
+        self.begun = 1
+
+    def _add_to_head(self, slab: slice, a: Tensor, b: Tensor) -> None:
+        total = self.of_head[slab]  # type: ignore[index]
+        if total.dtype is a.dtype:
+            total.addmm_(a, b, beta=self.begun)
+            return
+        for some in blocks(len(a), max(64, _SLAB // (b.shape[1] + 1))):
+            total[some] = a[some] @ b if self.begun == 0 else total[some] + a[some] @ b
+
+    @property
+    def gradients(self) -> Gradients:
+        if self.begun == 0 and self.of_head is not None:  # no row at all
+            self.of_head.zero_()
+        return self.of_input, self.of_head, self.of_bias
+
+
+# ---- The loss and its first derivatives ----------------------------------------------------------------------------
+
+Wanted = tuple[bool, bool, bool]  # the gradients by input, head and bias
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+NOTHING: Wanted = (False, False, False)
+
+
+def _one_pass(
+    problem: Problem, factor: Tensor | None, options: Options, plan: Plan, wanted: Wanted
+) -> tuple[Tensor, Gradients]:
+    """The rows' losses times their factors and, where wanted, the gradients of the sum of those.
+
+    Sums of half types are left in float32.
+    """
+    x, with_gradient = problem.input, any(wanted)
+    products = _Products(problem, plan, wanted)
+    losses = x.new_zeros(len(x), dtype=_summed_in(x))
+    options = options._replace(reduction="sum")
+    mask = _mask(problem, options)
+    for rows in _kept_blocks(problem, options, plan.rows):
+        block = x[rows]
+        scores = products.scores(block)
+        target, weights = problem.target[rows], None if factor is None else factor[rows]
+        allowed = _of_rows(problem.allowed, rows)
+        if mask:
+            scores.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]
+        backend = _backends.choose(scores, target, problem.weight, weights, None if mask else allowed)
+        losses[rows] = backend.cross_entropy_block(
+            scores, target, problem.weight, weights, None if mask else allowed, options, with_gradient
+        )
+        if mask and with_gradient:  # a label that is not allowed has the slope of its score, which is fixed
+            scores.masked_fill_(~allowed, 0.0)  # type: ignore[operator]
+        if with_gradient:
+            products.add(rows, block, scores)
+    return losses, products.gradients
+
+
+def _summed_in(input: Tensor) -> torch.dtype:
+    return torch.promote_types(input.dtype, torch.float32)
+
+
+def _of_rows(allowed: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    return allowed if allowed is None or allowed.dim() == 1 else allowed[rows]
+
+
+def _mask(problem: Problem, options: Options) -> bool:
+    """Whether a score of -inf is all that it takes to rule a class out."""
+    labels = problem.target.dim() == 1
+    return problem.allowed is not None and labels and options.softcap is None and options.label_smoothing == 0.0
+
+
+def _kept_blocks(problem: Problem, options: Options, step: int):
+    """Blocks of the rows that are not ignored: ignored rows are not multiplied."""
+    if problem.target.dim() == 1 and problem.target.device.type == "cpu":
+        kept = problem.target != options.ignore_index
+        if not bool(kept.all()):
+            return kept.nonzero().flatten().split(step) if bool(kept.any()) else ()
+    return blocks(len(problem.input), step) if len(problem.input) else ()
+
+
+class _Normalised(NamedTuple):
+    """The loss as a sum over rows: scale * sum_i factor_i (l_i + z_loss lse_i^2)."""
+
+    factor: Tensor | None
+    scale: Tensor | float
+    scale_of_gradient: Tensor | float  # where nothing counts the loss is NaN, its gradient 0
+    z_loss: float
+
+
+def _normalised(problem: Problem, options: Options) -> _Normalised:
+    """Half types take the mean last: its gradients by scores would be too small for float16."""
+    x, factor = problem.input, problem.row_weights
+    if factor is not None:
+        factor = factor.to(_summed_in(x))
+    if options.reduction != "mean":
+        return _Normalised(factor, 1.0, 1.0, options.z_loss)
+    mass, kept = reference.masses(like(problem), problem.target, problem.weight, options.ignore_index)
+    if factor is not None:
+        mass, kept = mass * factor, kept * factor
+    total = mass.sum()
+    z_loss = options.z_loss and float(options.z_loss * total / kept.sum())
+    if x.dtype in _HALF:
+        return _Normalised(factor, 1.0 / total, 1.0 / torch.where(total == 0.0, 1.0, total), z_loss)
+    each = torch.ones_like(mass) if factor is None else factor
+    return _Normalised((each / total).to(_summed_in(x)), total / total, 1.0, z_loss)
+
+
+def like(problem: Problem) -> Tensor:
+    """A tensor of the scores' shape and type that takes no memory."""
+    return problem.input.new_zeros(()).expand(problem.input.shape[0], problem.head.shape[0])
+
+
+def _value(problem: Problem, options: Options, max_memory: int | None, wanted: Wanted) -> tuple[Tensor, Gradients]:
+    """The loss and the wanted gradients, of reductions to a number, in one pass over the rows."""
+    counts = _normalised(problem, options)
+    by_row = options._replace(z_loss=counts.z_loss)
+    rows, gradients = _one_pass(problem, counts.factor, by_row, plan(problem, max_memory), wanted)
+    if options.reduction == "none":
+        return rows, gradients
+    precise = torch.float64 if rows.device.type == "cpu" else rows.dtype
+    loss = (rows.sum(dtype=precise) * counts.scale).to(rows.dtype)
+    return loss, tuple(None if g is None else _times(g, counts.scale_of_gradient) for g in gradients)  # type: ignore[return-value]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The loss of a `Problem`; the first backward hands over the gradients that the forward pass has computed."""
+
+    @staticmethod
+    def forward(ctx: Any, options: Options, max_memory: int | None, *tensors: Tensor | None):  # type: ignore[override]
+        ctx.options, ctx.max_memory = options, max_memory
+        ctx.save_for_backward(*tensors)
+        at_once = ctx.needs_input_grad[2:5] if options.reduction != "none" else NOTHING
+        loss, gradients = _value(Problem(*tensors), options, max_memory, at_once)  # type: ignore[arg-type]
+        ctx.gradients = gradients if any(at_once) else None
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
+        stored, ctx.gradients = ctx.gradients, None
+        problem, wanted = Problem(*ctx.saved_tensors), ctx.needs_input_grad[2:5]
+        if torch.is_grad_enabled():
+            loss = by_definition(problem, ctx.options, ctx.max_memory)
+            asked: Any = [tensor for tensor, want in zip(problem[:3], wanted, strict=True) if want]
+            found = iter(torch.autograd.grad(loss, asked, slope, create_graph=True))
+            gradients = tuple(next(found) if want else None for want in wanted)
+        elif stored is None:
+            gradients = _gradients(problem, ctx.options, ctx.max_memory, wanted, slope)
+        else:
+            gradients = tuple(None if g is None else _times(g, slope).to(problem.head.dtype) for g in stored)
+        return None, None, *gradients, None, None, None, None
+
+
+def _gradients(problem: Problem, options: Options, max_memory: int | None, wanted: Wanted, slope: Tensor) -> Gradients:
+    """The gradients of slope . loss, the scores being computed again."""
+    by: Tensor | float = slope
+    if options.reduction == "none":  # is the sum with the slopes as weights
+        factor = slope if problem.row_weights is None else slope * problem.row_weights
+        problem, options, by = problem._replace(row_weights=factor), options._replace(reduction="sum"), 1.0
+    _, gradients = _value(problem, options, max_memory, wanted)
+    dtype = problem.head.dtype
+    return tuple(None if g is None else _times(g, by).to(dtype) for g in gradients)  # type: ignore[return-value]
+
+
+def _times(gradient: Tensor, factor: Tensor | float) -> Tensor:
+    """Multiply in place, unless by 1; an accelerator is not asked."""
+    known = not isinstance(factor, Tensor) or factor.device.type == "cpu"
+    return gradient if known and float(factor) == 1.0 else gradient.mul_(factor)
+
+
+def by_definition(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
+    """The loss by the reference's formula for a block of rows: differentiable by every tensor, any number of times."""
+
+    def losses(rows: Any, shared: Any) -> Any:
+        (x, target, mask), (head, bias, weight, by_class) = rows, shared
+        allowed = by_class if mask is None else mask
+        found = reference.row_losses(F.linear(x, head, bias), target, weight, allowed, options)
+        return tuple(part for part in found if part is not None), ()
+
+    by_row = problem.allowed is not None and problem.allowed.dim() == 2
+    rows = problem.input, problem.target, problem.allowed if by_row else None
+    shared = problem.head, problem.bias, problem.weight, None if by_row else problem.allowed
+    function = Rowwise(losses, 1 if options.z_loss == 0.0 else 2)
+    (loss, *more), _ = over_blocks(function, rows, shared, plan_by_definition(problem, max_memory)[0])
+    squared = more[0] if more else None
+    _, _, _, target, weight, row_weights, _ = problem
+    return reference.reduce_losses(loss, squared, like(problem), target, weight, row_weights, options)
+
+
+def plan_by_definition(problem: Problem, max_memory: int | None) -> tuple[int, int]:
+    """A block's rows, and the bytes they take: derivatives keep several tensors of the scores' size at once."""
+    size = max(4, problem.input.element_size())
+    by_row = _KEPT * size * (problem.head.shape[0] + problem.input.shape[1])
+    budget = SCORES * size if max_memory is None else max_memory
+    rows = max(1, min(problem.input.shape[0], budget // by_row))
+    return rows, rows * by_row
+
+
+_KEPT = 8  # tensors of a block that the second derivative holds
+
+
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """What autocast makes of the arguments of a linear layer."""
+    kinds = {tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)}
+    kind = next(iter(kinds)) if len(kinds) == 1 else ""
+    if not kind or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype, cast = torch.get_autocast_dtype(kind), (torch.float32, *_HALF)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in cast else t for t in tensors)
+
+
+def cross_entropy(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
+    """The loss of a linear layer's scores; IndexError for a label out of range."""
+    if _autograd.transforming() or beyond_first_derivatives(problem):
+        return by_definition(problem, options, max_memory)
+    if torch.compiler.is_compiling():
+        wanted = [tensor is not None and tensor.requires_grad for tensor in problem[:3]]
+        return _operator(*problem, *options, max_memory, wanted)[0]
+    _check_labels(problem, options)
+    if not torch.is_grad_enabled():
+        return _value(problem, options, max_memory, NOTHING)[0]
+    return _LinearCrossEntropy.apply(options, max_memory, *problem)  # type: ignore[return-value]
+
+
+def beyond_first_derivatives(problem: Problem) -> bool:
+    others = problem.target, problem.weight, problem.row_weights
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in others)
+
+
+def _check_labels(problem: Problem, options: Options) -> None:
+    target = problem.target
+    if target.dim() != 1 or target.device.type != "cpu":
+        return
+    wrong = (target < 0) | (target >= len(problem.head))
+    if bool((wrong & (target != options.ignore_index)).any()):
+        raise IndexError("label out of range")
+
+
+# ---- For torch.compile: two operators that it does not look into ---------------------------------------------------
+
+_ARGUMENTS = (
+    "Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? weight, Tensor? row_weights, Tensor? allowed, "
+    "SymInt ignore_index, str reduction, float label_smoothing, float temperature, float? softcap, float z_loss, "
+    "SymInt? max_memory"
+)
+_TENSORS = len(Problem._fields)
+
+
+@torch.library.custom_op(
+    "nll::linear_cross_entropy",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, bool[] wanted) -> (Tensor loss, Tensor by_input, Tensor by_head, Tensor by_bias)",
+)
+def _operator(*arguments: Any):
+    """The loss and, where it is a number, the wanted gradients; empty tensors for the others."""
+    *arguments, wanted = arguments  # type: ignore[assignment]
+    problem, options, max_memory = _unpacked(arguments)
+    _check_labels(problem, options)
+    at_once = tuple(wanted) if options.reduction != "none" else NOTHING
+    loss, gradients = _value(problem, options, max_memory, at_once)
+    return loss, *_filled(gradients, problem)
+
+
+@_operator.register_fake
+def _(*arguments: Any):
+    *arguments, wanted = arguments  # type: ignore[assignment]
+    problem, options, _ = _unpacked(arguments)
+    rows = problem.input.new_empty(problem.input.shape[0], dtype=_summed_in(problem.input))
+    at_once = wanted if options.reduction != "none" else NOTHING
+    return rows if options.reduction == "none" else rows.new_empty(()), *_unfilled(problem, at_once)
+
+
+@torch.library.custom_op(
+    "nll::linear_cross_entropy_backward",
+    mutates_args=(),
+    schema=f"(Tensor slope, {_ARGUMENTS}, bool[] wanted) -> (Tensor by_input, Tensor by_head, Tensor by_bias)",
+)
+def _backward_operator(slope: Tensor, *arguments: Any):
+    *arguments, wanted = arguments  # type: ignore[assignment]
+    problem, options, max_memory = _unpacked(arguments)
+    return _filled(_gradients(problem, options, max_memory, tuple(wanted), slope), problem)
+
+
+@_backward_operator.register_fake
+def _(slope: Tensor, *arguments: Any):
+    return _unfilled(_unpacked(arguments[:-1])[0], arguments[-1])
+
+
+def _unpacked(arguments: Any) -> tuple[Problem, Options, int | None]:
+    *rest, max_memory = arguments
+    return Problem(*rest[:_TENSORS]), Options(*rest[_TENSORS:]), max_memory
+
+
+def _filled(gradients: Gradients, problem: Problem) -> tuple[Tensor, ...]:
+    return tuple(problem.input.new_empty(0) if g is None else g.to(problem.input.dtype) for g in gradients)
+
+
+def _unfilled(problem: Problem, wanted: Any) -> tuple[Tensor, ...]:
+    nothing = problem.input.new_empty(0)
+    made = (nothing if t is None else t.new_empty(t.shape) for t in problem[:3])
+    return tuple(g if want else problem.input.new_empty(0) for g, want in zip(made, wanted, strict=True))
+
+
+def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *ctx.arguments, ctx.wanted = inputs[_TENSORS:]
+    ctx.save_for_backward(*inputs[:_TENSORS], *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _operator_backward(ctx: Any, slope: Tensor, *_: Tensor | None):
+    problem, gradients = ctx.saved_tensors[:_TENSORS], ctx.saved_tensors[_TENSORS:]
+    if ctx.arguments[1] == "none":
+        gradients = _backward_operator(slope, *problem, *ctx.arguments, ctx.wanted)
+    else:
+        gradients = tuple(slope.to(g.dtype) * g for g in gradients)
+    found = (g if want else None for g, want in zip(gradients, ctx.wanted, strict=True))
+    return *found, *[None] * (_TENSORS - 3 + len(ctx.arguments) + 1)
+
+
+_operator.register_autograd(_operator_backward, setup_context=_setup)
