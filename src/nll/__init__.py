@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 from nll._backends import use_backend
 from nll._explain import Explanation, explain
-from nll.functional import cross_entropy, linear_cross_entropy, log_softmax, nll_loss
+from nll._statistics import Estimate, TokenStatistics
+from nll.functional import (
+    accuracy,
+    cross_entropy,
+    linear_cross_entropy,
+    log_softmax,
+    nll_loss,
+    perplexity,
+    token_statistics,
+)
 from nll.likelihood.fit import fit
 from nll.likelihood.hypotheses import Choice, most_likely
 from nll.likelihood.result import Fit
@@ -18,12 +27,15 @@ __version__ = "0.1.0"
 __all__ = [
     "Choice",
     "CrossEntropyLoss",
+    "Estimate",
     "Explanation",
     "Fit",
     "LinearCrossEntropyLoss",
     "LogSoftmax",
     "NLLLoss",
     "SoftmaxRegression",
+    "TokenStatistics",
+    "accuracy",
     "cross_entropy",
     "explain",
     "fit",
@@ -31,6 +43,8 @@ __all__ = [
     "log_softmax",
     "most_likely",
     "nll_loss",
+    "perplexity",
+    "token_statistics",
     "use_backend",
 ]
 

@@ -26,6 +26,11 @@ class Rowwise:
 
     call: Callable[[Tensors, Tensors], Parts]
     row_outputs: int
+    smooth: Rowwise | None = None  # what is differentiated, if less: its outputs are the first of these
+
+    @property
+    def differentiated(self) -> Rowwise:
+        return self.smooth or self
 
 
 def over_blocks(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> Parts:
@@ -58,14 +63,19 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        ctx.function, ctx.step, ctx.n_rows, *tensors = inputs
+        function, ctx.step, ctx.n_rows, *tensors = inputs
+        ctx.function, ctx.fixed = function.differentiated, 0
+        if function.smooth is not None:
+            fixed = output[function.smooth.row_outputs :]
+            ctx.fixed = len(fixed)
+            ctx.mark_non_differentiable(*fixed)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor):  # type: ignore[override]
         tensors, n, k = ctx.saved_tensors, ctx.n_rows, ctx.function.row_outputs
-        wanted = ctx.needs_input_grad[3:]
+        wanted, cotangents = ctx.needs_input_grad[3:], cotangents[: len(cotangents) - ctx.fixed]
         rows, shared = over_blocks(
             _pullback(ctx.function, wanted, n),
             (*tensors[:n], *cotangents[:k]),
@@ -84,7 +94,7 @@ class _Blocks(torch.autograd.Function):
         rows, shared = over_blocks(
             _pushforward(ctx.function, moving, n), (*tensors[:n], *of_rows), (*tensors[n:], *of_shared), ctx.step
         )
-        return (*rows, *shared)
+        return (*rows, *shared, *[None] * ctx.fixed)
 
 
 def _loop(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> tuple[Tensor, ...]:

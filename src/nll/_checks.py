@@ -79,7 +79,7 @@ def cross_entropy(
     z_loss: float,
 ) -> Tensor:
     """Check what cross_entropy is given; return the target in the shape of the rows, or of the input."""
-    _options(label_smoothing, temperature, softcap, z_loss)
+    cross_entropy_options(label_smoothing, temperature, softcap, z_loss)
     _tensor("input", input)
     _tensor("target", target)
     if target.shape != input.shape:
@@ -161,10 +161,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int |
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
         if tensor is not None and tensor.dtype is not input.dtype:
             raise RuntimeError(f"expected {name} of the input's type {_name(input.dtype)}, got {_name(tensor.dtype)}")
-    if max_memory is not None:
-        _integer("max_memory", max_memory)
-        if max_memory <= 0:
-            raise ValueError(f"expected max_memory of at least one byte, got {max_memory}")
+    _memory(max_memory)
     return input.shape[:-1]
 
 
@@ -179,6 +176,40 @@ def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
             f"got a target of {_shape(target)}"
         )
     return target.reshape(-1, classes)
+
+
+def scores(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) -> int:
+    """Check scores (..., C) that need no linear layer; return the number of classes."""
+    _tensor("input", input)
+    _floating("input", input.dtype)
+    if input.dim() == 0 or input.shape[-1] == 0:
+        raise ValueError(f"expected scores of shape (..., C), got {_shape(input)}")
+    if linear_bias is not None:
+        raise ValueError("expected linear_bias with a linear_weight only")
+    _memory(max_memory)
+    return input.shape[-1]
+
+
+def row_labels(target: Tensor, rows: torch.Size, ignore_index: int) -> Tensor:
+    """Check labels of the rows' shape; return them as int64."""
+    _tensor("target", target)
+    _integer("ignore_index", ignore_index)
+    if target.shape != rows:
+        raise ValueError(f"expected labels of the rows' shape {tuple(rows)}, got {_shape(target)}")
+    return _integral(target)
+
+
+def topk(count: int, classes: int) -> None:
+    """Check how many of the classes are asked for."""
+    _integer("topk", count)
+    if not 0 <= count <= classes:
+        raise ValueError(f"expected topk in [0, {classes}], got {count}")
+
+
+def clusters(name: str) -> None:
+    """Check what labels depend on each other."""
+    if name not in ("token", "sequence"):
+        raise ValueError(f"expected clusters to be 'token' or 'sequence', got {name!r}")
 
 
 def allowed_rows(allowed: Tensor | None, rows: torch.Size, classes: int) -> Tensor | None:
@@ -215,9 +246,20 @@ def _labels(input: Tensor, target: Tensor) -> Tensor:
             message = f"expected a target of shape {rows} for an input of {_shape(input)}, got {_shape(target)}"
             batch = target.shape[0] if target.dim() else 0
             raise RuntimeError(message) if batch == rows[0] else ValueError(message)
+    return _integral(target)
+
+
+def _integral(target: Tensor) -> Tensor:
     if target.dtype is not torch.int64 and target.dtype is not torch.uint8:
         raise RuntimeError(f"expected labels of type int64 or uint8, got {_name(target.dtype)}")
     return target.long()  # a byte would wrap the ignore_index it is compared with
+
+
+def _memory(max_memory: int | None) -> None:
+    if max_memory is not None:
+        _integer("max_memory", max_memory)
+        if max_memory <= 0:
+            raise ValueError(f"expected max_memory of at least one byte, got {max_memory}")
 
 
 def _class_weight(weight: Tensor | None, input: Tensor, of_labels: bool = True) -> None:
@@ -235,7 +277,10 @@ def _class_weight(weight: Tensor | None, input: Tensor, of_labels: bool = True) 
         raise RuntimeError(f"expected weight of type {wanted}, got {_name(weight.dtype)}")
 
 
-def _options(label_smoothing: float, temperature: float, softcap: float | None, z_loss: float) -> None:
+def cross_entropy_options(
+    label_smoothing: float = 0.0, temperature: float = 1.0, softcap: float | None = None, z_loss: float = 0.0
+) -> None:
+    """Check the options of a cross entropy."""
     for name, value in (
         ("label_smoothing", label_smoothing),
         ("temperature", temperature),

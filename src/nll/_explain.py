@@ -54,8 +54,8 @@ def _of_scores(
     loss: Callable[..., Any], input: Tensor, target: Any = None, weight: Any = None, *_: Any, **options: Any
 ) -> Explanation:
     target = target if isinstance(target, Tensor) and loss is not functional.log_softmax else None
-    plain = loss is functional.cross_entropy and target is not None and not options and weight is None
-    if plain and _backends.is_small(input, target):
+    plain = loss is functional.cross_entropy and not options and weight is None
+    if plain and target is not None and _backends.is_small(input, target):
         return Explanation("pytorch", "a small problem, and PyTorch's operator has the shorter way")
     if loss is functional.nll_loss:
         return _chosen(input)

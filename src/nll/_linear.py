@@ -322,11 +322,16 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
 
 
 def plan_by_definition(problem: Problem, max_memory: int | None) -> tuple[int, int]:
+    """As `rows_by_definition`."""
+    return rows_by_definition(problem.input, problem.head.shape[0], max_memory)
+
+
+def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> tuple[int, int]:
     """A block's rows, and the bytes they take: derivatives keep several tensors of the scores' size at once."""
-    size = max(4, problem.input.element_size())
-    by_row = _KEPT * size * (problem.head.shape[0] + problem.input.shape[1])
+    size = max(4, input.element_size())
+    by_row = _KEPT * size * (classes + input.shape[1])
     budget = SCORES * size if max_memory is None else max_memory
-    rows = max(1, min(problem.input.shape[0], budget // by_row))
+    rows = max(1, min(input.shape[0], budget // by_row))
     return rows, rows * by_row
 
 

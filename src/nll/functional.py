@@ -5,10 +5,15 @@ Class scores have the shape (C), (N, C) or (N, C, d1, ..., dk); the rows have th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks, _linear
+from nll import _autograd, _backends, _checks, _linear, _statistics
+from nll._statistics import TokenStatistics
 from nll.kernels import reference
 
 
@@ -206,6 +211,88 @@ def linear_cross_entropy(
     except IndexError as error:
         raise _checks.label_error(target, classes, ignore_index) or error from None
     return loss.reshape(rows) if reduction == "none" else loss
+
+
+def token_statistics(
+    input: Tensor,
+    target: Tensor,
+    *,
+    linear_weight: Tensor | None = None,
+    linear_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    entropy: bool = False,
+    topk: int = 0,
+    max_memory: int | None = None,
+) -> TokenStatistics:
+    """What scores say about each label: its log-probability, its rank, their entropy and their largest.
+
+    Args:
+        input: scores (..., C), the classes last; with `linear_weight`, features (..., F) that it makes scores of.
+        target: labels (...), int64 or uint8.
+        linear_weight: (C, F), of the input's dtype.
+        linear_bias: (C), of the input's dtype.
+        temperature, softcap, ignore_index: as for `cross_entropy`.
+        entropy: whether to compute it.
+        topk: how many of the most likely classes to name, with their log-probabilities.
+        max_memory: bytes for everything besides arguments, results and gradients, as for `linear_cross_entropy`.
+
+    Returns: `TokenStatistics`, in float32 for float16 and bfloat16 inputs. Differentiable any number of times by the
+    input, the weight and the bias; a block of the scores is there at a time.
+
+    Raises: as `linear_cross_entropy`.
+    """
+    _checks.cross_entropy_options(temperature=temperature, softcap=softcap)
+    if linear_weight is None:
+        classes, rows = _checks.scores(input, linear_bias, max_memory), input.shape[:-1]
+    else:
+        input, head, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+        rows, classes, linear_weight = _checks.linear(input, head, linear_bias, max_memory), head.shape[0], head
+    labels = _checks.row_labels(target, rows, ignore_index)
+    _checks.topk(topk, classes)
+    question = _statistics.Question(
+        input.reshape(-1, input.shape[-1]),
+        labels.reshape(-1),
+        linear_weight,
+        linear_bias,
+        float(temperature),
+        softcap,
+        ignore_index,
+        entropy,
+        topk,
+    )
+    step, _ = _linear.rows_by_definition(question.input, classes, max_memory)
+    try:
+        found = _statistics.answer(question, step)
+    except IndexError as error:
+        raise _checks.label_error(target, classes, ignore_index) or error from None
+    shaped: Any = [None if tensor is None else tensor.reshape(*rows, *tensor.shape[1:]) for tensor in found]
+    return TokenStatistics(*shaped)
+
+
+def perplexity(
+    statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token"
+) -> _statistics.Estimate:
+    """exp of the mean negative log-probability of all labels, with its standard error.
+
+    Args:
+        statistics: of one batch, or of any number of batches, which are gone through once.
+        clusters: "token" takes labels for independent; "sequence" only the entries of the first dimension, which is
+            right for text. The error of the mean is multiplied by the value (delta method).
+    """
+    _checks.clusters(clusters)
+    mean = _statistics.mean_over(statistics, lambda batch: -batch.log_prob, clusters)
+    value = math.exp(mean.value)
+    return _statistics.Estimate(value, value * mean.standard_error, mean.n)
+
+
+def accuracy(
+    statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token"
+) -> _statistics.Estimate:
+    """The share of labels that are the most likely class, with its standard error; arguments as for `perplexity`."""
+    _checks.clusters(clusters)
+    return _statistics.mean_over(statistics, lambda batch: batch.correct, clusters)
 
 
 # PyTorch's own operator, and what it calls the reductions.
