@@ -9,9 +9,11 @@ from nll.functional import (
     accuracy,
     cross_entropy,
     linear_cross_entropy,
+    linear_kl_divergence,
     log_softmax,
     nll_loss,
     perplexity,
+    sampled_cross_entropy,
     token_statistics,
 )
 from nll.likelihood.fit import fit
@@ -40,10 +42,12 @@ __all__ = [
     "explain",
     "fit",
     "linear_cross_entropy",
+    "linear_kl_divergence",
     "log_softmax",
     "most_likely",
     "nll_loss",
     "perplexity",
+    "sampled_cross_entropy",
     "token_statistics",
     "use_backend",
 ]

@@ -199,6 +199,45 @@ def row_labels(target: Tensor, rows: torch.Size, ignore_index: int) -> Tensor:
     return _integral(target)
 
 
+def probabilities(target: Tensor, target_bias: Tensor | None, rows: torch.Size, classes: int) -> Tensor:
+    """Check a target of probabilities (..., C); return it as (N, C)."""
+    _tensor("target", target)
+    if target_bias is not None:
+        raise ValueError("expected target_bias with a target_weight only")
+    if target.shape != (*rows, classes) or not target.is_floating_point():
+        raise ValueError(
+            f"expected a target of probabilities of shape {(*rows, classes)}, "
+            f"got {_name(target.dtype)} of {_shape(target)}"
+        )
+    return target.reshape(-1, classes)
+
+
+def same_rows(found: torch.Size, rows: torch.Size, weight: Tensor, classes: int) -> None:
+    """Check that two linear layers have the same rows and classes."""
+    if found != rows:
+        raise ValueError(f"expected a target of rows {tuple(rows)} as the input has, got {tuple(found)}")
+    if weight.shape[0] != classes:
+        raise ValueError(f"expected target_weight of {classes} classes, got {weight.shape[0]}")
+
+
+def sample(count: int, probabilities: Tensor | None, classes: int) -> None:
+    """Check how many classes are drawn, and from which distribution."""
+    _integer("num_samples", count)
+    if count < 1 or (probabilities is None and count > classes):
+        at_most = f"[1, {classes}]" if probabilities is None else "[1, ...)"
+        raise ValueError(f"expected num_samples in {at_most}, got {count}")
+    if probabilities is None:
+        return
+    _tensor("sampling_probabilities", probabilities)
+    if probabilities.shape != (classes,) or not probabilities.is_floating_point():
+        raise ValueError(
+            f"expected sampling_probabilities of shape ({classes},) and of floating point type, "
+            f"got {_name(probabilities.dtype)} of {_shape(probabilities)}"
+        )
+    if probabilities.device.type == "cpu" and not bool((probabilities >= 0).all() and probabilities.sum() > 0):
+        raise ValueError("expected sampling_probabilities that are not negative and not all 0")
+
+
 def topk(count: int, classes: int) -> None:
     """Check how many of the classes are asked for."""
     _integer("topk", count)

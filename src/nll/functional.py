@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks, _linear, _statistics
+from nll import _autograd, _backends, _checks, _divergence, _linear, _sampled, _statistics
 from nll._statistics import TokenStatistics
 from nll.kernels import reference
 
@@ -210,6 +210,127 @@ def linear_cross_entropy(
         loss = _linear.cross_entropy(problem._replace(target=labels), options, max_memory)
     except IndexError as error:
         raise _checks.label_error(target, classes, ignore_index) or error from None
+    return loss.reshape(rows) if reduction == "none" else loss
+
+
+def linear_kl_divergence(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    target_weight: Tensor | None = None,
+    *,
+    linear_bias: Tensor | None = None,
+    target_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    target_temperature: float | None = None,
+    reverse: bool = False,
+    reduction: str = "mean",
+    row_weights: Tensor | None = None,
+    max_memory: int | None = None,
+) -> Tensor:
+    """KL divergence KL(q || p) of a linear layer's distribution p from a target q, for distillation.
+
+    p = softmax((input @ linear_weight.T + linear_bias) / temperature). The scores of neither are held as a whole.
+
+    Args:
+        input: (..., F).
+        linear_weight: (C, F), of the input's dtype.
+        target: probabilities (..., C), or with `target_weight` the features (..., G) of another model.
+        target_weight: (C, G), the other model's head.
+        linear_bias, target_bias: (C).
+        temperature, target_temperature: divide the scores; the target's is the same unless given. The customary factor
+            temperature^2 (Hinton et al. 2015) is left to the caller.
+        reverse: KL(p || q) instead.
+        reduction: "none", "sum", or "mean", the sum over the sum of the row weights.
+        row_weights: (...); multiply the rows.
+        max_memory: as for `linear_cross_entropy`.
+
+    Returns: the divergence in nats, in float32 for float16 and bfloat16 inputs. Differentiable any number of times by
+    every tensor, those of the target too.
+
+    Raises: ValueError, RuntimeError and TypeError for shapes, types and options that do not fit.
+    """
+    reduction = _checks.reduction(reduction, None, None)
+    _checks.cross_entropy_options(temperature=temperature)
+    input, linear_weight, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+    rows, classes = _checks.linear(input, linear_weight, linear_bias, max_memory), linear_weight.shape[0]
+    other: _divergence.Layer | Tensor
+    if target_weight is None:
+        other = _checks.probabilities(target, target_bias, rows, classes)
+    else:
+        divisor = temperature if target_temperature is None else target_temperature
+        _checks.cross_entropy_options(temperature=divisor)
+        y, head, bias = _linear.autocast(target, target_weight, target_bias)
+        _checks.same_rows(_checks.linear(y, head, bias, None), rows, head, classes)
+        other = _divergence.Layer(y.reshape(-1, y.shape[-1]), head, bias, float(divisor))
+    weights = _checks.row_weights(row_weights, rows)
+    x = input.reshape(-1, input.shape[-1])
+    model = _divergence.Layer(x, linear_weight, linear_bias, float(temperature))
+    step, _ = _linear.rows_by_definition(x, 2 * classes, max_memory)
+    found = _divergence.kl_divergence(model, other, reverse, step).reshape(rows)
+    weights = None if weights is None else weights.to(found.dtype)
+    return reference.reduce(found, torch.ones_like(found), reduction, weights)
+
+
+def sampled_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    num_samples: int,
+    *,
+    sampling_probabilities: Tensor | None = None,
+    linear_bias: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    row_weights: Tensor | None = None,
+    sparse: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Cross entropy of a linear layer's scores, the sum over classes estimated from a sample that all rows share.
+
+    The scores of sampled classes are corrected by the logarithm of how often each is expected; a sampled class that is
+    a row's label counts for nothing in that row. The gradient's bias falls as 1 / num_samples; with every class sampled
+    once the loss is exact.
+
+    Args:
+        input: (..., F).
+        linear_weight: (C, F); only the rows of labels and sampled classes are read.
+        target: labels (...), int64 or uint8.
+        num_samples: classes to draw, at most C for the uniform sample.
+        sampling_probabilities: (C), not negative; classes are drawn with replacement. None: uniformly, without.
+        linear_bias: (C).
+        reduction, ignore_index, temperature, softcap, row_weights: as for `cross_entropy`.
+        sparse: whether the gradient by linear_weight is a sparse tensor, as for torch.nn.Embedding.
+        generator: of the random numbers.
+
+    Returns: the loss in float32 for float16 and bfloat16 inputs.
+
+    Raises: as `linear_cross_entropy`.
+    """
+    reduction = _checks.reduction(reduction, None, None)
+    _checks.cross_entropy_options(temperature=temperature, softcap=softcap)
+    input, linear_weight, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+    rows, classes = _checks.linear(input, linear_weight, linear_bias, None), linear_weight.shape[0]
+    _checks.sample(num_samples, sampling_probabilities, classes)
+    labels = _checks.row_labels(target, rows, ignore_index).reshape(-1)
+    error = _checks.label_error(target, classes, ignore_index) if target.device.type == "cpu" else None
+    if error is not None:
+        raise error
+    weights = _checks.row_weights(row_weights, rows)
+    x, kept = input.reshape(-1, input.shape[-1]), labels != ignore_index
+    label = torch.where(kept & (labels >= 0) & (labels < classes), labels, 0)
+    chosen, log_expected = _sampled.draw(classes, num_samples, sampling_probabilities, generator, input.device)
+    own = _sampled.label_scores(x, linear_weight, linear_bias, label, sparse)
+    others = _sampled.scores(x, linear_weight, linear_bias, chosen, sparse)
+    own, others = (reference.scores(z, temperature, softcap, None) for z in (own, others))
+    others = others - log_expected.to(others.dtype)
+    others = others.masked_fill(chosen == label.unsqueeze(1), -torch.inf)
+    first = torch.where(kept, 0, ignore_index if ignore_index < 0 else -100)
+    flat = None if weights is None else weights.reshape(-1)
+    options = {"ignore_index": ignore_index if ignore_index < 0 else -100, "reduction": reduction}
+    loss = cross_entropy(torch.cat([own.unsqueeze(1), others], 1), first, row_weights=flat, **options)
     return loss.reshape(rows) if reduction == "none" else loss
 
 

@@ -1,0 +1,95 @@
+"""KL divergence of linear layers in blocks, judged by its formula on whole matrices of scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+import nll
+
+
+def normal(*shape: int, seed: int, dtype=torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def problem(dtype=torch.float64) -> tuple[Tensor, ...]:
+    """Features and head of a model with a bias, and of a target of other features."""
+    shapes = [(2, 6, 4), (9, 4), (9,), (2, 6, 3), (9, 3), (9,)]
+    return tuple(normal(*shape, seed=i, dtype=dtype).requires_grad_() for i, shape in enumerate(shapes))
+
+
+def formula(x, head, bias, y, other, other_bias, reverse: bool) -> Tensor:
+    log_p = ((x @ head.T + bias) / 2.0).log_softmax(-1)
+    log_q = ((y @ other.T + other_bias) / 0.5).log_softmax(-1)
+    if reverse:
+        log_p, log_q = log_q, log_p
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def ours(x, head, bias, y, other, other_bias, **options) -> Tensor:
+    return nll.linear_kl_divergence(
+        x,
+        head,
+        y,
+        other,
+        linear_bias=bias,
+        target_bias=other_bias,
+        temperature=2.0,
+        target_temperature=0.5,
+        max_memory=5000,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_two_heads(dtype, reverse):
+    at = problem(dtype)
+    found = ours(*at, reduction="none", reverse=reverse)
+    truth = formula(*(t.double() for t in at), reverse)
+    tolerance = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+    torch.testing.assert_close(found.double(), truth, rtol=tolerance, atol=tolerance)
+    weights = torch.linspace(0.0, 1.0, 12, dtype=torch.float64).view(2, 6)
+    mean = ours(*at, reverse=reverse, row_weights=weights)
+    torch.testing.assert_close(mean.double(), (truth * weights).sum() / weights.sum(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+def test_derivatives_by_both_heads(check):
+    assert check(lambda *at: ours(*at, reduction="sum"), problem())
+
+
+def test_probabilities():
+    x, head, *_ = problem()
+    q = normal(2, 6, 9, seed=8).softmax(-1)
+    q[0, 0] = torch.eye(9)[2]  # zeros count for nothing
+    found = nll.linear_kl_divergence(x, head, q, reduction="none")
+    expected = torch.nn.functional.kl_div((x @ head.T).log_softmax(-1), q, reduction="none").sum(-1)
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.grad(found.sum(), x)[0].isfinite().all()
+
+
+def test_a_distribution_is_no_distance_from_itself():
+    x, head, *_ = problem()
+    found = nll.linear_kl_divergence(x, head, x.detach(), head.detach(), reduction="none")
+    assert found.abs().max() < 1e-15
+    assert torch.autograd.grad(found.sum(), x)[0].abs().max() < 1e-15
+
+
+BAD = [
+    ({"target": torch.ones(2, 5)}, r"probabilities of shape \(2, 4\), got float32 of \(2, 5\)"),
+    ({"target_bias": torch.ones(4)}, "target_bias with a target_weight only"),
+    ({"target": torch.ones(3, 7), "target_weight": torch.ones(4, 7)}, r"rows \(2,\) as the input has, got \(3,\)"),
+    ({"target": torch.ones(2, 7), "target_weight": torch.ones(5, 7)}, "target_weight of 4 classes, got 5"),
+    ({"temperature": -1.0}, "temperature above 0"),
+    ({"row_weights": torch.ones(5)}, r"rows' shape \(2,\), got \(5,\)"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input(wrong, message):
+    arguments = {"input": torch.ones(2, 3), "linear_weight": torch.ones(4, 3), "target": torch.ones(2, 4) / 4, **wrong}
+    with pytest.raises(ValueError, match=message):
+        nll.linear_kl_divergence(**arguments)
