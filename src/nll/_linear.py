@@ -59,7 +59,7 @@ def plan(problem: Problem, max_memory: int | None) -> Plan:
     if input.dtype in _HALF and not _multiplies(input):
         dtype = torch.float32
         slab = min(classes, max(64, min(budget // 24, _SLAB) // (features + 1)))
-        fixed, by_row = 4 * slab * features, by_row + 8 * features + 4 * slab
+        fixed, by_row = 8 * slab * features, by_row + 8 * features + 4 * slab  # converted, and laid out anew
     elif input.device.type == "cpu" and input.dtype not in _HALF:
         slab = min(classes, max(64, min(budget // 8, _SLAB) // (features + 1)))
         fixed = size * slab * features  # the library lays it out anew
