@@ -425,12 +425,12 @@ def in_place(call: Call, room: Tensor, arguments: tuple, options: dict[str, Any]
     computed = []
 
     def view(leaf: Tensor) -> Tensor:
-        computed.append(leaf * 1)
+        computed.append(leaf.clone())  # a product with 1 may change the bits of NaN
         return call.layout.view(computed[0], call.shape)
 
     value, gradient, slope = run(call, room, arguments, {**options, "inplace_backward": True}, None, view)
     gradient = call.layout.view(gradient, call.shape)
-    after, before = computed[0].detach(), room.clone()
+    after, before = computed[0].detach().clone(), room.clone()
     here = call.layout.view(after, call.shape)
     assert torch.equal(here.nan_to_num(77.0), gradient.nan_to_num(77.0))
     for whole in (after, before):
