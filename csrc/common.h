@@ -113,10 +113,11 @@ NLL_INLINE float widen(f16 h) {
   if (magnitude >= 0x7c00) {  // infinity, NaN
     uint32_t bits = 0x7f800000 | (magnitude & 0x3ff) << 13;
     std::memcpy(&value, &bits, 4);
-  } else {  // 2^112 moves the exponent, and makes subnormals normal
-    uint32_t bits = magnitude << 13;
+  } else if (magnitude < 0x400) {  // subnormal: its bits moved would be one of float's, which count as 0 here
+    value = float(magnitude) * 0x1p-24f;
+  } else {
+    uint32_t bits = (magnitude << 13) + 0x38000000;
     std::memcpy(&value, &bits, 4);
-    value *= 0x1p112f;
   }
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
