@@ -80,7 +80,7 @@ def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, **options: A
     problem = _linear.Problem(input.reshape(-1, input.shape[-1]), linear_weight, bias, flat, *weights, None)
     count = max(1, problem.input.shape[0])
     if _autograd.transforming() or _linear.beyond_first_derivatives(problem):
-        step, size = _linear.plan_by_definition(problem, budget)
+        step, size = _linear.rows_by_definition(problem.input, linear_weight.shape[0], budget)
         why = "differentiated by definition: forward mode, torch.func, or a gradient by the target or by weights"
         return Explanation("reference", why, min(step, count), -(-count // step), size)
     how = _linear.plan(problem, budget)

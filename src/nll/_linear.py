@@ -315,15 +315,11 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
     rows = problem.input, problem.target, problem.allowed if by_row else None
     shared = problem.head, problem.bias, problem.weight, None if by_row else problem.allowed
     function = Rowwise(losses, 1 if options.z_loss == 0.0 else 2)
-    (loss, *more), _ = over_blocks(function, rows, shared, plan_by_definition(problem, max_memory)[0])
+    step, _ = rows_by_definition(problem.input, problem.head.shape[0], max_memory)
+    (loss, *more), _ = over_blocks(function, rows, shared, step)
     squared = more[0] if more else None
     _, _, _, target, weight, row_weights, _ = problem
     return reference.reduce_losses(loss, squared, like(problem), target, weight, row_weights, options)
-
-
-def plan_by_definition(problem: Problem, max_memory: int | None) -> tuple[int, int]:
-    """As `rows_by_definition`."""
-    return rows_by_definition(problem.input, problem.head.shape[0], max_memory)
 
 
 def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> tuple[int, int]:

@@ -327,10 +327,9 @@ def sampled_cross_entropy(
     own, others = (reference.scores(z, temperature, softcap, None) for z in (own, others))
     others = others - log_expected.to(others.dtype)
     others = others.masked_fill(chosen == label.unsqueeze(1), -torch.inf)
-    first = torch.where(kept, 0, ignore_index if ignore_index < 0 else -100)
+    first = torch.where(kept, 0, -100)  # the label's score comes first
     flat = None if weights is None else weights.reshape(-1)
-    options = {"ignore_index": ignore_index if ignore_index < 0 else -100, "reduction": reduction}
-    loss = cross_entropy(torch.cat([own.unsqueeze(1), others], 1), first, row_weights=flat, **options)
+    loss = cross_entropy(torch.cat([own.unsqueeze(1), others], 1), first, reduction=reduction, row_weights=flat)
     return loss.reshape(rows) if reduction == "none" else loss
 
 
