@@ -567,7 +567,7 @@ template <class T> struct Job {
     else whole_rows();
     if (k.reduction != Reduction::none && k.mode != Mode::backward) {
       double loss = total_loss();
-      bool of_none = mean && counted.mass == 0 && loss == 0;
+      const bool of_none = mean && counted.mass == 0 && std::isfinite(loss);  // 0 / 0, whatever z_loss adds
       *static_cast<A*>(k.loss) = of_none ? std::numeric_limits<A>::quiet_NaN() : A(loss);
     }
     return -1;

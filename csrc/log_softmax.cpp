@@ -5,20 +5,31 @@ namespace nll {
 namespace NLL_ISA {
 namespace {
 
-// W rows side by side: value(c) gives those of class c; `z` receives them, or the gradient, `width` apart.
+// The sums of value(c) over the classes, for W rows side by side; in float64 after every 64.
+template <class A, class F> NLL_INLINE void sums_of(int64_t classes, double* sum, F value) {
+  std::fill(sum, sum + Simd<A>::W, 0.0);
+  for (int64_t begin = 0; begin < classes; begin += 64) {
+    Vec<A> part = {};
+    for (int64_t c = begin, end = std::min(classes, begin + 64); c < end; c++) part += value(c);
+    add_to<A>(sum, part);
+  }
+}
+// W rows side by side: x(c) gives the scores of class c; `z` receives the result, or the gradient, `width` apart.
 template <class A, class X> NLL_INLINE void forward_lanes(A* z, int64_t classes, int64_t width, X x) {
-  Vec<A> m = splat(-std::numeric_limits<A>::infinity()), s = {};
+  Vec<A> m = splat(-std::numeric_limits<A>::infinity());
   for (int64_t c = 0; c < classes; c++) m = larger(x(c), m);
-  for (int64_t c = 0; c < classes; c++) s += exponential(x(c) - m);
-  A sum[Simd<A>::W], log_sum[Simd<A>::W];
-  store<A>(sum, s);
-  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) narrow(log_sum + l, logarithm(widen(sum + l)));
+  double sum[Simd<A>::W];
+  sums_of<A>(classes, sum, [&](int64_t c) NLL_INLINE_LAMBDA { return exponential(x(c) - m); });
+  A log_sum[Simd<A>::W];
+  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) narrow(log_sum + l, logarithm(load<double>(sum + l)));
   for (int64_t c = 0; c < classes; c++) store<A>(z + c * width, (x(c) - m) - load<A>(log_sum));
 }
 template <class A, class G, class Y> NLL_INLINE void backward_lanes(A* z, int64_t classes, int64_t width, G g, Y y) {
-  Vec<A> s = {};
-  for (int64_t c = 0; c < classes; c++) s += g(c);
-  for (int64_t c = 0; c < classes; c++) store<A>(z + c * width, g(c) - exponential(y(c)) * s);
+  double sum[Simd<A>::W];
+  sums_of<A>(classes, sum, g);
+  A all[Simd<A>::W];
+  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) narrow(all + l, load<double>(sum + l));
+  for (int64_t c = 0; c < classes; c++) store<A>(z + c * width, g(c) - exponential(y(c)) * load<A>(all));
 }
 
 // Visit a long row in vectors; f(vector, index) sees `fill` beyond the end. Returns the sum of what f returns, added up

@@ -310,3 +310,19 @@ def test_the_smallest_float16_numbers_are_read(instruction_set):
     y = torch.full((2, 300), -20.0, dtype=torch.float16)
     slope = (torch.arange(600).view(2, 300) % 40 * 2.0**-24).half()
     assert torch.equal(cpu.log_softmax_backward(slope, y, 1), slope)
+
+
+@pytest.mark.parametrize("classes", [700, 5000])
+def test_sums_of_rows_side_by_side_lose_nothing(classes):
+    # bfloat16 scores near 200 are 1 apart: many equal terms, whose sum one by one drifts to one side.
+    x = (torch.randn(classes, 3, generator=torch.Generator().manual_seed(0)) + 200.0).bfloat16()
+    with nll.use_backend("cpu"):
+        found = nll.log_softmax(x, 0, torch.float32)
+    assert (found.double() - x.double().log_softmax(0)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_a_mean_over_no_weight_is_nan_whatever_the_z_loss_adds(name):
+    x, y = torch.randn(2, 3), torch.zeros(2, dtype=torch.int64)
+    with nll.use_backend(name):
+        assert nll.cross_entropy(x, y, torch.tensor([0.0, 1.0, 1.0]), z_loss=0.1).isnan()
