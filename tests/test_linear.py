@@ -207,6 +207,19 @@ def test_float16_keeps_the_gradient_of_a_mean_over_many_rows():
         assert error(gradient, true) < 2e-3
 
 
+def test_float16_keeps_small_gradients_of_a_scaled_loss():
+    # Small weights: x's gradient is some 1e-4 / N, which is nothing in float16, and plain times the loss's factor.
+    x, head, y = layer_of(3000, 40, torch.float16)
+    with torch.no_grad():
+        head *= 1e-4
+    (gradient,) = torch.autograd.grad(2.0**24 * nll.linear_cross_entropy(x, head, y), x)
+    x64 = x.detach().double().requires_grad_()
+    (truth,) = torch.autograd.grad(2.0**24 * F.cross_entropy(x64 @ head.detach().double().T, y), x64)
+    assert (gradient.double() - truth).abs().max() / truth.abs().max() < 2e-3
+    wrong = (gradient.double() - truth).abs() / truth.abs()
+    assert wrong.median() < 1e-3
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_autocast(reduction, backend):
     x, head, y = layer_of(40, 50, torch.float32)

@@ -82,6 +82,8 @@ def cross_entropy(
     cross_entropy_options(label_smoothing, temperature, softcap, z_loss)
     _tensor("input", input)
     _tensor("target", target)
+    if label_smoothing or target.shape == input.shape:
+        _classes_together(input)
     if target.shape != input.shape:
         return nll_loss(input, target, weight, ignore_index)
     _integer("ignore_index", ignore_index)
@@ -144,8 +146,8 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | None) -> torch.Size:
     """Check a linear layer and what goes into it; return the rows' shape."""
-    _tensor("input", input)
-    _tensor("linear_weight", weight)
+    _plain("input", input)
+    _plain("linear_weight", weight)
     _floating("input", input.dtype)
     if input.dim() == 0:
         raise ValueError("expected input of shape (..., F), got a scalar")
@@ -155,7 +157,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int |
             f"got {_shape(weight)}"
         )
     if bias is not None:
-        _tensor("linear_bias", bias)
+        _plain("linear_bias", bias)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"expected linear_bias of shape ({weight.shape[0]},), got {_shape(bias)}")
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
@@ -180,7 +182,7 @@ def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
 
 def scores(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) -> int:
     """Check scores (..., C) that need no linear layer; return the number of classes."""
-    _tensor("input", input)
+    _plain("input", input)
     _floating("input", input.dtype)
     if input.dim() == 0 or input.shape[-1] == 0:
         raise ValueError(f"expected scores of shape (..., C), got {_shape(input)}")
@@ -343,6 +345,25 @@ def cross_entropy_options(
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
+
+
+def _plain(name: str, value: object) -> None:
+    """Refuse a tensor that is spread over processes: its blocks of rows would be too."""
+    _tensor(name, value)
+    if hasattr(value, "placements"):
+        raise TypeError(
+            f"expected {name} to be a plain Tensor, got {type(value).__name__}: "
+            "rows are independent, so give each process its own (to_local)"
+        )
+
+
+def _classes_together(input: Tensor) -> None:
+    """Refuse scores whose classes are spread over processes: PyTorch's loss_parallel would send back a wrong gradient."""
+    if any(p.is_shard(0 if input.dim() == 1 else 1) for p in getattr(input, "placements", ())):
+        raise RuntimeError(
+            "expected scores whose classes are in one place for label smoothing and class probabilities, "
+            f"got placements {input.placements}"  # type: ignore[attr-defined]
+        )
 
 
 def _mask(name: str, value: object) -> None:

@@ -219,7 +219,7 @@ class _Normalised(NamedTuple):
     factor: Tensor | None
     scale: Tensor | float
     scale_of_gradient: Tensor | float  # where nothing counts the loss is NaN, its gradient 0
-    z_loss: float
+    z_loss: Tensor | float
 
 
 def _normalised(problem: Problem, options: Options) -> _Normalised:
@@ -231,9 +231,12 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
         return _Normalised(factor, 1.0, 1.0, options.z_loss)
     mass, kept = reference.masses(like(problem), problem.target, problem.weight, options.ignore_index)
     if factor is not None:
-        mass, kept = mass * factor, kept * factor
-    total = mass.sum()
-    z_loss = options.z_loss and float(options.z_loss * total / kept.sum())
+        weighted = mass * factor
+        mass, kept = weighted, weighted if kept is mass else kept * factor
+    total, z_loss = mass.sum(), options.z_loss
+    if z_loss and kept is not mass:
+        ratio = z_loss * total / kept.sum()
+        z_loss = float(ratio) if x.device.type == "cpu" else ratio  # an accelerator is not waited for
     if x.dtype in _HALF:
         return _Normalised(factor, 1.0 / total, 1.0 / torch.where(total == 0.0, 1.0, total), z_loss)
     each = torch.ones_like(mass) if factor is None else factor
@@ -245,16 +248,20 @@ def like(problem: Problem) -> Tensor:
     return problem.input.new_zeros(()).expand(problem.input.shape[0], problem.head.shape[0])
 
 
-def _value(problem: Problem, options: Options, max_memory: int | None, wanted: Wanted) -> tuple[Tensor, Gradients]:
-    """The loss and the wanted gradients, of reductions to a number, in one pass over the rows."""
+def _value(
+    problem: Problem, options: Options, max_memory: int | None, wanted: Wanted
+) -> tuple[Tensor, Gradients, Tensor | float]:
+    """The loss and, of reductions to a number, the wanted gradients but for a factor; in one pass over the rows.
+
+    The factor is left to the moment when the upstream gradient is known: float16 would lose digits to either alone.
+    """
     counts = _normalised(problem, options)
     by_row = options._replace(z_loss=counts.z_loss)
     rows, gradients = _one_pass(problem, counts.factor, by_row, plan(problem, max_memory), wanted)
     if options.reduction == "none":
-        return rows, gradients
+        return rows, gradients, 1.0
     precise = torch.float64 if rows.device.type == "cpu" else rows.dtype
-    loss = (rows.sum(dtype=precise) * counts.scale).to(rows.dtype)
-    return loss, tuple(None if g is None else _times(g, counts.scale_of_gradient) for g in gradients)  # type: ignore[return-value]
+    return (rows.sum(dtype=precise) * counts.scale).to(rows.dtype), gradients, counts.scale_of_gradient
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -265,7 +272,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.options, ctx.max_memory = options, max_memory
         ctx.save_for_backward(*tensors)
         at_once = ctx.needs_input_grad[2:5] if options.reduction != "none" else NOTHING
-        loss, gradients = _value(Problem(*tensors), options, max_memory, at_once)  # type: ignore[arg-type]
+        loss, gradients, ctx.scale = _value(Problem(*tensors), options, max_memory, at_once)  # type: ignore[arg-type]
         ctx.gradients = gradients if any(at_once) else None
         return loss
 
@@ -281,7 +288,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         elif stored is None:
             gradients = _gradients(problem, ctx.options, ctx.max_memory, wanted, slope)
         else:
-            gradients = tuple(None if g is None else _times(g, slope).to(problem.head.dtype) for g in stored)
+            gradients = _scaled(stored, slope * ctx.scale, problem)
         return None, None, *gradients, None, None, None, None
 
 
@@ -291,15 +298,16 @@ def _gradients(problem: Problem, options: Options, max_memory: int | None, wante
     if options.reduction == "none":  # is the sum with the slopes as weights
         factor = slope if problem.row_weights is None else slope * problem.row_weights
         problem, options, by = problem._replace(row_weights=factor), options._replace(reduction="sum"), 1.0
-    _, gradients = _value(problem, options, max_memory, wanted)
-    dtype = problem.head.dtype
-    return tuple(None if g is None else _times(g, by).to(dtype) for g in gradients)  # type: ignore[return-value]
+    _, gradients, scale = _value(problem, options, max_memory, wanted)
+    return _scaled(gradients, by * scale, problem)
 
 
-def _times(gradient: Tensor, factor: Tensor | float) -> Tensor:
-    """Multiply in place, unless by 1; an accelerator is not asked."""
+def _scaled(gradients: Gradients, factor: Tensor | float, problem: Problem) -> Gradients:
+    """The gradients times a factor, unless that is 1, in the type of the layer; an accelerator is not asked."""
     known = not isinstance(factor, Tensor) or factor.device.type == "cpu"
-    return gradient if known and float(factor) == 1.0 else gradient.mul_(factor)
+    if not (known and float(factor) == 1.0):
+        gradients = tuple(None if g is None else g.mul_(factor) for g in gradients)  # type: ignore[assignment]
+    return tuple(None if g is None else g.to(problem.head.dtype) for g in gradients)  # type: ignore[return-value]
 
 
 def by_definition(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
@@ -392,8 +400,8 @@ def _operator(*arguments: Any):
     problem, options, max_memory = _unpacked(arguments)
     _check_labels(problem, options)
     at_once = tuple(wanted) if options.reduction != "none" else NOTHING
-    loss, gradients = _value(problem, options, max_memory, at_once)
-    return loss, *_filled(gradients, problem)
+    loss, gradients, scale = _value(problem, options, max_memory, at_once)
+    return loss, *_filled(_scaled(gradients, scale, problem), problem)
 
 
 @_operator.register_fake
@@ -427,7 +435,7 @@ def _unpacked(arguments: Any) -> tuple[Problem, Options, int | None]:
 
 
 def _filled(gradients: Gradients, problem: Problem) -> tuple[Tensor, ...]:
-    return tuple(problem.input.new_empty(0) if g is None else g.to(problem.input.dtype) for g in gradients)
+    return tuple(problem.input.new_empty(0) if g is None else g for g in gradients)
 
 
 def _unfilled(problem: Problem, wanted: Any) -> tuple[Tensor, ...]:

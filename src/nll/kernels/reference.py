@@ -24,7 +24,7 @@ class Options(NamedTuple):
     label_smoothing: float = 0.0
     temperature: float = 1.0
     softcap: float | None = None
-    z_loss: float = 0.0
+    z_loss: float = 0.0  # or a tensor of one number, on an accelerator that is not to be waited for
 
 
 def class_dim(input: Tensor) -> int:
@@ -86,7 +86,7 @@ def _row_gradients(
     u = (_smooth(q, 1, allowed, options.label_smoothing) if options.label_smoothing else q).to(z.dtype)
     u = u if weight is None else u * weight
     mass = u.sum(1, keepdim=True)
-    if options.z_loss:
+    if _counts(options.z_loss):
         mass = mass + 2.0 * options.z_loss * torch.logsumexp(z, 1, keepdim=True)
     gradient = torch.softmax(z, 1).mul_(mass).sub_(u)
     if options.softcap is not None:
@@ -126,12 +126,17 @@ def row_losses(
         rows = _expected_nll(log_p, target, by_class, options.label_smoothing, allowed)
     else:
         rows = _label_nll(log_p, target, weight, by_class, options.ignore_index, options.label_smoothing, allowed)
-    if options.z_loss == 0.0:
+    if not _counts(options.z_loss):
         return rows, None
     squared = torch.logsumexp(z, dim).square()
     if target.shape != input.shape:
         squared = torch.where(target == options.ignore_index, 0.0, squared)
     return rows, squared
+
+
+def _counts(z_loss: Tensor | float) -> bool:
+    """Whether there is a z-loss; a tensor is one, and its value not asked for."""
+    return isinstance(z_loss, Tensor) or z_loss != 0.0
 
 
 def reduce_losses(
