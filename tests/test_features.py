@@ -1,4 +1,4 @@
-"""What a user asks of a loss, feature by feature: the rows of the table in docs/losses.md, each with the test that shows it."""
+"""What users ask of a loss: the rows of a table in docs/losses.md, each with the test that shows it."""
 
 from __future__ import annotations
 
@@ -255,11 +255,10 @@ def test_sampled_softmax(given):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_float8_is_refused(name, given):
+    scores, x = given.scores().to(torch.float8_e4m3fn), given.x.to(torch.float8_e4m3fn)
+    arguments = (scores, given.y) if name == "cross_entropy" else (x, given.head, given.y)
     with pytest.raises(NotImplementedError, match=r"float32, float64, bfloat16 or float16, got float8_e4m3fn"):
-        if name == "cross_entropy":
-            nll.cross_entropy(given.scores().to(torch.float8_e4m3fn), given.y)
-        else:
-            nll.linear_cross_entropy(given.x.to(torch.float8_e4m3fn), given.head, given.y)
+        getattr(nll, name)(*arguments)
 
 
 def _in_a_shard(rank: int, port: int) -> None:

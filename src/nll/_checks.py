@@ -358,7 +358,7 @@ def _plain(name: str, value: object) -> None:
 
 
 def _classes_together(input: Tensor) -> None:
-    """Refuse scores whose classes are spread over processes: PyTorch's loss_parallel would send back a wrong gradient."""
+    """Refuse scores whose classes lie in several processes: loss_parallel would send back a wrong gradient."""
     if any(p.is_shard(0 if input.dim() == 1 else 1) for p in getattr(input, "placements", ())):
         raise RuntimeError(
             "expected scores whose classes are in one place for label smoothing and class probabilities, "
