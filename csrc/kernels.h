@@ -53,11 +53,24 @@ struct LogSoftmax {
   int threads;
 };
 
+// Rows of neighbouring scores; inner is 1. The labels are classes.
+struct Statistics {
+  Scores x;
+  void* gradient;         // null, or the scores' own buffer, contiguous: they are overwritten with their gradient
+  const int64_t* labels;  // (rows)
+  double inverse_temperature, softcap;
+  void *log_prob, *lse, *entropy;  // (rows) of A; for the gradient what the forward pass has found, but for log_prob
+  int64_t* rank;
+  const void *by_log_prob, *by_lse, *by_entropy;  // (rows) of A: the slopes
+  int threads;
+};
+
 struct Kernels {
   const char* name;
   int64_t (*cross_entropy)(const CrossEntropy&);  // -1, or the first row whose label is out of range: nothing is done then
   void (*log_softmax)(const LogSoftmax&);
   void (*log_softmax_backward)(const LogSoftmax&);
+  void (*statistics)(const Statistics&);
   void (*zero)(void* data, int64_t bytes, int threads);
   void (*exponential)(const float* x, float* y, int64_t n);  // for its test
 };

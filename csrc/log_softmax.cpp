@@ -127,6 +127,7 @@ void exponentials(const float* x, float* y, int64_t n) {
 }  // namespace
 
 int64_t cross_entropy(const CrossEntropy&);
+void statistics(const Statistics&);
 
 void log_softmax(const LogSoftmax& k) { dispatch(k, false); }
 void log_softmax_backward(const LogSoftmax& k) { dispatch(k, true); }
@@ -142,8 +143,8 @@ void zero(void* data, int64_t bytes, int threads) {
 
 #define NLL_TEXT(name) #name
 #define NLL_NAME(name) NLL_TEXT(name)
-extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax, log_softmax_backward, zero,
-                                exponentials};
+extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax, log_softmax_backward, statistics,
+                                zero, exponentials};
 
 }  // namespace NLL_ISA
 }  // namespace nll

@@ -172,6 +172,26 @@ NB_MODULE(_cpu, m) {
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
+      "statistics",
+      [](Address data, int type, int64_t rows, int64_t classes, int64_t row_stride, Address gradient, Address labels,
+         double inverse_temperature, double softcap, Address log_prob, Address lse, Address entropy, Address rank,
+         Address by_log_prob, Address by_lse, Address by_entropy, int threads) {
+        chosen->statistics({{at<const void*>(data), nll::Type(type), rows, classes, 1, row_stride, 1, 1},
+                            at<void*>(gradient),
+                            at<const int64_t*>(labels),
+                            inverse_temperature,
+                            softcap,
+                            at<void*>(log_prob),
+                            at<void*>(lse),
+                            at<void*>(entropy),
+                            at<int64_t*>(rank),
+                            at<const void*>(by_log_prob),
+                            at<const void*>(by_lse),
+                            at<const void*>(by_entropy),
+                            threads});
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
       "zero", [](Address data, int64_t bytes, int threads) { chosen->zero(at<void*>(data), bytes, threads); },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(

@@ -6,10 +6,17 @@ import math
 
 import pytest
 import torch
+from cases import BACKENDS
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import nll
+
+
+@pytest.fixture(params=BACKENDS, autouse=True)
+def backend(request):
+    with nll.use_backend(request.param):
+        yield
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:

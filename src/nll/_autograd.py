@@ -189,6 +189,10 @@ def cross_entropy_block(
     return cpu.cross_entropy_block(scores, target, weight, row_factor, options, with_gradient)
 
 
+statistics_block = cpu.statistics_block
+statistics_block_backward = cpu.statistics_block_backward
+
+
 def cross_entropy_in_place(
     backend: Any,
     input: Tensor,

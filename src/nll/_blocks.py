@@ -27,6 +27,7 @@ class Rowwise:
     call: Callable[[Tensors, Tensors], Parts]
     row_outputs: int
     smooth: Rowwise | None = None  # what is differentiated, if less: its outputs are the first of these
+    order: int = 0  # of the derivative that it is
 
     @property
     def differentiated(self) -> Rowwise:
@@ -36,8 +37,10 @@ class Rowwise:
 def over_blocks(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> Parts:
     """Call a function on `step` rows at a time; join what it gives for rows, add up the rest.
 
-    Sums of float16 and bfloat16 are added in float32.
+    Sums of float16 and bfloat16 are added in float32. Derivatives of derivatives hold some three times as many tensors,
+    and take blocks as much smaller.
     """
+    step = max(1, step // 3) if function.order > 1 else step
     # Forward mode by itself cannot be entered again, as the derivative of a block would; and needs no function of ours:
     # a loop of differentiable operators keeps nothing. The compiler is to see operators too.
     plain = forward_ad._current_level >= 0 and _functorch.peek_interpreter_stack() is None
@@ -104,11 +107,19 @@ def _loop(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> tuple
     sums: list[Tensor] = []
     dtypes: list[torch.dtype] = []
     # In place only where nothing records or transforms what is done.
-    add = Tensor.add if torch.is_grad_enabled() or _functorch.peek_interpreter_stack() is not None else Tensor.add_
+    plain = not torch.is_grad_enabled() and _functorch.peek_interpreter_stack() is None
+    add = Tensor.add_ if plain else Tensor.add
     for block in blocks(count, step):
         outputs, parts = function.call(tuple(None if t is None else t[block] for t in rows), shared)
         for found, part in zip(joined, outputs, strict=True):
-            found.append(part)
+            if not plain or step >= count:
+                found.append(part)
+                continue
+            # Small tensors that stay, one a block, would lie between the large ones that come and go, and keep the heap
+            # from using the space of those again.
+            if not found:
+                found.append(part.new_empty(count, *part.shape[1:]))
+            found[0][block] = part
         if not sums:
             dtypes = [part.dtype for part in parts]
             sums = [torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32)) for part in parts]
@@ -127,7 +138,7 @@ def _pullback(function: Rowwise, wanted: tuple[bool, ...], n_rows: int) -> Rowwi
         gradients = pull((*rows[n_rows:], *shared[n_shared:]))
         return gradients[:n_wanted], gradients[n_wanted:]
 
-    return Rowwise(call, n_wanted)
+    return Rowwise(call, n_wanted, order=function.order + 1)
 
 
 def _pushforward(function: Rowwise, moving: list[bool], n_rows: int) -> Rowwise:
@@ -140,7 +151,7 @@ def _pushforward(function: Rowwise, moving: list[bool], n_rows: int) -> Rowwise:
         tangents: Any = torch.func.jvp(of, points, (*rows[n_rows:], *shared[n_shared:]))[1]
         return tangents[: function.row_outputs], tangents[function.row_outputs :]
 
-    return Rowwise(call, function.row_outputs)
+    return Rowwise(call, function.row_outputs, order=function.order + 1)
 
 
 def _of_some(function: Rowwise, tensors: Tensors, chosen: Any, n_rows: int) -> tuple[Callable, tuple]:

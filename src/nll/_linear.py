@@ -15,11 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nll import _autograd, _backends
-from nll._blocks import Rowwise, blocks, over_blocks
+from nll._blocks import Rowwise, over_blocks
+from nll._products import (
+    HALF,
+    NOTHING,
+    Gradients,
+    Plan,
+    Products,
+    Wanted,
+    kept_blocks,
+    plan,
+    rows_by_definition,
+    summed_in,
+)
 from nll.kernels import reference
 from nll.kernels.reference import Options
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class Problem(NamedTuple):
@@ -34,130 +44,7 @@ class Problem(NamedTuple):
     allowed: Tensor | None  # (C) or (N, C)
 
 
-# ---- How much at once ----------------------------------------------------------------------------------------------
-
-# Scores that are there at once by default. More make the products faster, which read the head once for each block:
-# with 50 000 classes these are 180 rows. Measured in docs/memory.md.
-SCORES = 10_000_000
-
-
-class Plan(NamedTuple):
-    """Blocks of rows, the product of each in slabs of classes, and the memory that they take."""
-
-    rows: int
-    classes: int
-    dtype: torch.dtype  # that is multiplied in
-    bytes: int  # besides the arguments, the gradients and a float32 sum of the head's
-
-
-def plan(problem: Problem, max_memory: int | None) -> Plan:
-    """Fill a budget of memory: the scores of a block, and what its products need; at least one row at a time."""
-    input = problem.input
-    (classes, features), size = problem.head.shape, input.element_size()
-    budget = SCORES * size if max_memory is None else max_memory
-    dtype, slab, fixed, by_row = input.dtype, classes, 0, (classes + 2 * features) * size
-    if input.dtype in _HALF and not _multiplies(input):
-        dtype = torch.float32
-        slab = min(classes, max(64, min(budget // 24, _SLAB) // (features + 1)))
-        fixed, by_row = 8 * slab * features, by_row + 8 * features + 4 * slab  # converted, and laid out anew
-    elif input.device.type == "cpu" and input.dtype not in _HALF:
-        slab = min(classes, max(64, min(budget // 8, _SLAB) // (features + 1)))
-        fixed = size * slab * features  # the library lays it out anew
-    rows = max(1, min(len(input), (budget - fixed) // max(by_row, 1)))
-    return Plan(rows, slab, dtype, fixed + rows * by_row)
-
-
-# Numbers of the head that are multiplied at once. What the library for matrix products keeps for itself grows with
-# them; its speed does not.
-_SLAB = 1 << 20
-
-
-def _multiplies(input: Tensor) -> bool:
-    """Whether the machine multiplies matrices of a half type faster than float32; on processors AMX does."""
-    if input.device.type != "cpu":
-        return True
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return input.dtype is torch.bfloat16 and supported is not None and supported()
-
-
-# ---- The products of one block -------------------------------------------------------------------------------------
-
-
-class _Products:
-    """z = x W' + b of a block, and what its gradient adds to those of x, W and b."""
-
-    def __init__(self, problem: Problem, plan: Plan, wanted: tuple[bool, bool, bool]) -> None:
-        head, bias = problem.head, problem.bias
-        self.head, self.bias, self.plan = head, bias, plan
-        self.slabs = list(blocks(len(head), plan.classes))
-        of_input, of_head, of_bias = wanted
-        total = _summed_in(head)
-        self.of_input = torch.zeros_like(problem.input, memory_format=torch.contiguous_format) if of_input else None
-        self.of_head = _backends.empty(head.shape, total, head.device) if of_head else None
-        self.of_bias = torch.zeros(len(head), dtype=total, device=head.device) if of_bias else None
-        self.block = _backends.empty((plan.rows, len(head)), head.dtype, head.device)
-        self.converted, self.part = None, None
-        if plan.dtype is not head.dtype:
-            self.converted = _backends.empty((plan.classes, head.shape[1]), plan.dtype, head.device)
-            self.part = _backends.empty((plan.rows * plan.classes,), plan.dtype, head.device)
-        self.begun = 0  # then 1: the first block overwrites the head's gradient
-
-    def _head(self, slab: slice) -> Tensor:
-        head = self.head[slab]
-        return head if self.converted is None else self.converted[: len(head)].copy_(head)
-
-    def scores(self, x: Tensor) -> Tensor:
-        z = self.block[: len(x)]
-        x = x.to(self.plan.dtype)
-        for slab in self.slabs:
-            head, out = self._head(slab).t(), z[:, slab]
-            product = out if self.part is None else self.part[: out.numel()].view(out.shape)
-            if self.bias is None:
-                torch.mm(x, head, out=product)
-            else:
-                torch.addmm(self.bias[slab].to(x.dtype), x, head, out=product)
-            if self.part is not None:
-                out.copy_(product)
-        return z
-
-    def add(self, rows: slice | Tensor, x: Tensor, g: Tensor) -> None:
-        """Add what a block gives: `rows` of the input have the values x; g is the gradient by their scores."""
-        if self.of_bias is not None:
-            self.of_bias += g.sum(0, dtype=self.of_bias.dtype)
-        x, of_input = x.to(self.plan.dtype), None
-        for slab in self.slabs:
-            part = g[:, slab]
-            if self.part is not None:
-                part = self.part[: part.numel()].view(part.shape).copy_(part)
-            if self.of_input is not None:
-                head = self._head(slab)
-                of_input = part @ head if of_input is None else of_input.addmm_(part, head)
-            if self.of_head is not None:
-                self._add_to_head(slab, part.t(), x)
-        if of_input is not None:
-            self.of_input[rows] = of_input.to(g.dtype)  # type: ignore[index]
-        self.begun = 1
-
-    def _add_to_head(self, slab: slice, a: Tensor, b: Tensor) -> None:
-        total = self.of_head[slab]  # type: ignore[index]
-        if total.dtype is a.dtype:
-            total.addmm_(a, b, beta=self.begun)
-            return
-        for some in blocks(len(a), max(64, _SLAB // (b.shape[1] + 1))):
-            total[some] = a[some] @ b if self.begun == 0 else total[some] + a[some] @ b
-
-    @property
-    def gradients(self) -> Gradients:
-        if self.begun == 0 and self.of_head is not None:  # no row at all
-            self.of_head.zero_()
-        return self.of_input, self.of_head, self.of_bias
-
-
 # ---- The loss and its first derivatives ----------------------------------------------------------------------------
-
-Wanted = tuple[bool, bool, bool]  # the gradients by input, head and bias
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-NOTHING: Wanted = (False, False, False)
 
 
 def _one_pass(
@@ -168,11 +55,11 @@ def _one_pass(
     Sums of half types are left in float32.
     """
     x, with_gradient = problem.input, any(wanted)
-    products = _Products(problem, plan, wanted)
-    losses = x.new_zeros(len(x), dtype=_summed_in(x))
+    products = Products(x, problem.head, problem.bias, plan, wanted)
+    losses = x.new_zeros(len(x), dtype=summed_in(x))
     options = options._replace(reduction="sum")
     mask = _mask(problem, options)
-    for rows in _kept_blocks(problem, options, plan.rows):
+    for rows in kept_blocks(problem.target, options.ignore_index, plan.rows):
         block = x[rows]
         scores = products.scores(block)
         target, weights = problem.target[rows], None if factor is None else factor[rows]
@@ -190,10 +77,6 @@ def _one_pass(
     return losses, products.gradients
 
 
-def _summed_in(input: Tensor) -> torch.dtype:
-    return torch.promote_types(input.dtype, torch.float32)
-
-
 def _of_rows(allowed: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return allowed if allowed is None or allowed.dim() == 1 else allowed[rows]
 
@@ -202,15 +85,6 @@ def _mask(problem: Problem, options: Options) -> bool:
     """Whether a score of -inf is all that it takes to rule a class out."""
     labels = problem.target.dim() == 1
     return problem.allowed is not None and labels and options.softcap is None and options.label_smoothing == 0.0
-
-
-def _kept_blocks(problem: Problem, options: Options, step: int):
-    """Blocks of the rows that are not ignored: ignored rows are not multiplied."""
-    if problem.target.dim() == 1 and problem.target.device.type == "cpu":
-        kept = problem.target != options.ignore_index
-        if not bool(kept.all()):
-            return kept.nonzero().flatten().split(step) if bool(kept.any()) else ()
-    return blocks(len(problem.input), step) if len(problem.input) else ()
 
 
 class _Normalised(NamedTuple):
@@ -226,7 +100,7 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
     """Half types take the mean last: its gradients by scores would be too small for float16."""
     x, factor = problem.input, problem.row_weights
     if factor is not None:
-        factor = factor.to(_summed_in(x))
+        factor = factor.to(summed_in(x))
     if options.reduction != "mean":
         return _Normalised(factor, 1.0, 1.0, options.z_loss)
     mass, kept = reference.masses(like(problem), problem.target, problem.weight, options.ignore_index)
@@ -237,10 +111,10 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
     if z_loss and kept is not mass:
         ratio = z_loss * total / kept.sum()
         z_loss = float(ratio) if x.device.type == "cpu" else ratio  # an accelerator is not waited for
-    if x.dtype in _HALF:
+    if x.dtype in HALF:
         return _Normalised(factor, 1.0 / total, 1.0 / torch.where(total == 0.0, 1.0, total), z_loss)
     each = torch.ones_like(mass) if factor is None else factor
-    return _Normalised((each / total).to(_summed_in(x)), total / total, 1.0, z_loss)
+    return _Normalised((each / total).to(summed_in(x)), total / total, 1.0, z_loss)
 
 
 def like(problem: Problem) -> Tensor:
@@ -257,7 +131,7 @@ def _value(
     """
     counts = _normalised(problem, options)
     by_row = options._replace(z_loss=counts.z_loss)
-    rows, gradients = _one_pass(problem, counts.factor, by_row, plan(problem, max_memory), wanted)
+    rows, gradients = _one_pass(problem, counts.factor, by_row, plan(problem.input, problem.head, max_memory), wanted)
     if options.reduction == "none":
         return rows, gradients, 1.0
     precise = torch.float64 if rows.device.type == "cpu" else rows.dtype
@@ -330,28 +204,6 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
     return reference.reduce_losses(loss, squared, like(problem), target, weight, row_weights, options)
 
 
-def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> tuple[int, int]:
-    """A block's rows, and the bytes they take: derivatives keep several tensors of the scores' size at once."""
-    size = max(4, input.element_size())
-    by_row = _KEPT * size * (classes + input.shape[1])
-    budget = SCORES * size if max_memory is None else max_memory
-    rows = max(1, min(input.shape[0], budget // by_row))
-    return rows, rows * by_row
-
-
-_KEPT = 8  # tensors of a block that the second derivative holds
-
-
-def autocast(*tensors: Any) -> tuple[Any, ...]:
-    """What autocast makes of the arguments of a linear layer."""
-    kinds = {tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)}
-    kind = next(iter(kinds)) if len(kinds) == 1 else ""
-    if not kind or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return tensors
-    dtype, cast = torch.get_autocast_dtype(kind), (torch.float32, *_HALF)
-    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in cast else t for t in tensors)
-
-
 def cross_entropy(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
     """The loss of a linear layer's scores; IndexError for a label out of range."""
     if _autograd.transforming() or beyond_first_derivatives(problem):
@@ -408,7 +260,7 @@ def _operator(*arguments: Any):
 def _(*arguments: Any):
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, _ = _unpacked(arguments)
-    rows = problem.input.new_empty(problem.input.shape[0], dtype=_summed_in(problem.input))
+    rows = problem.input.new_empty(problem.input.shape[0], dtype=summed_in(problem.input))
     at_once = wanted if options.reduction != "none" else NOTHING
     return rows if options.reduction == "none" else rows.new_empty(()), *_unfilled(problem, at_once)
 

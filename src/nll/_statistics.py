@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nll import _autograd
+from nll import _autograd, _backends
 from nll._blocks import Rowwise, over_blocks
+from nll._products import NOTHING, kept_blocks, plan, products_of, rows_by_definition, summed_in
 from nll.kernels import reference
 
 
@@ -32,82 +33,140 @@ class TokenStatistics(NamedTuple):
 class Question(NamedTuple):
     """What is asked about rows of scores, or of features and a head."""
 
-    input: Tensor  # (N, C) or (N, F)
-    target: Tensor  # (N)
-    head: Tensor | None
-    bias: Tensor | None
     temperature: float
     softcap: float | None
-    ignore_index: int
     entropy: bool
     topk: int
 
 
-def answer(question: Question, step: int) -> TokenStatistics:
-    """The statistics, in blocks of `step` rows; IndexError for a label out of range."""
-    kept, rows = question.target != question.ignore_index, question.target.shape
-    label = torch.where(kept, question.target, 0)
-    classes = (question.input if question.head is None else question.head).shape[-1 if question.head is None else 0]
-    wrong = (label < 0) | (label >= classes)
-    known = question.target.device.type == "cpu" and not torch.compiler.is_compiling() and not _autograd.transforming()
-    if known and bool(wrong.any()):
-        raise IndexError("label out of range")
-    index = None
-    if known and not bool(kept.all()):  # rows that are ignored are not multiplied
-        index = kept.nonzero().flatten()
-        question, label, wrong = question._replace(input=question.input[index]), label[index], wrong[index]
-    rows_of = question.input, torch.where(wrong, 0, label)
-    (log_prob, lse, *more), _ = over_blocks(_function(question), rows_of, (question.head, question.bias), step)
+Layer = tuple[Tensor, Tensor | None, Tensor | None]  # scores (N, C); or features (N, F), a head (C, F) and a bias (C)
+
+
+def answer(
+    question: Question, layer: Layer, target: Tensor, ignore_index: int, max_memory: int | None
+) -> TokenStatistics:
+    """The statistics, in blocks within a budget; IndexError for a label out of range."""
+    kept = target != ignore_index
+    wrong = kept & ((target < 0) | (target >= classes_of(layer)))
+    label = torch.where(kept & ~wrong, target, 0)
+    if by_definition():
+        log_prob, lse, *more = _by_definition(question, layer, label, max_memory)
+    else:
+        if target.device.type == "cpu" and bool(wrong.any()):
+            raise IndexError("label out of range")
+        log_prob, lse, *more = _Statistics.apply(question, max_memory, label, kept, *layer)  # type: ignore[misc]
     entropy = more.pop(0) if question.entropy else None
-    rank, correct, *top = more
-    found: list[Any] = [torch.where(wrong, torch.nan, log_prob), lse, entropy, correct, rank, *(top or (None, None))]
-    if index is not None:
-        found = [None if t is None else _spread(t, index, rows) for t in found]
-    others = 0.0, 0.0, 0.0, False, -1, 0.0, -1
-    found = [None if t is None else _where(kept, t, other) for t, other in zip(found, others, strict=True)]
+    rank, *top = more
+    log_prob = torch.where(wrong, torch.nan, log_prob)
+    correct = (rank == 0) & ~log_prob.isnan()
+    found = log_prob, lse, entropy, correct, rank, *(top or (None, None))
+    ignored = 0.0, 0.0, 0.0, False, -1, 0.0, -1
+    found = [_where(kept, t, other) for t, other in zip(found, ignored, strict=True)]
     return TokenStatistics(*[*found, kept])
 
 
-def _where(kept: Tensor, value: Tensor, other: Any) -> Tensor:
+def classes_of(layer: Layer) -> int:
+    """The number of classes."""
+    input, head, _ = layer
+    return input.shape[1] if head is None else head.shape[0]
+
+
+def by_definition() -> bool:
+    """Whether the blocks are to be of operators that autograd, torch.func and the compiler look into."""
+    return torch.compiler.is_compiling() or _autograd.transforming()
+
+
+def _where(kept: Tensor, value: Tensor | None, other: Any) -> Any:
+    if value is None:
+        return None
     return torch.where(kept if value.dim() == kept.dim() else kept.unsqueeze(-1), value, other)
 
 
-def _spread(value: Tensor, index: Tensor, rows: torch.Size) -> Tensor:
-    return value.new_zeros(*rows, *value.shape[1:]).index_copy(0, index, value)
+def _by_definition(question: Question, layer: Layer, label: Tensor, max_memory: int | None) -> tuple[Tensor, ...]:
+    how = question.temperature, question.softcap, question.entropy
 
-
-def _function(question: Question) -> Rowwise:
     def smooth(rows: Any, shared: Any) -> Any:
-        z = _scores(question, rows[0], *shared)
-        return _differentiable(z, rows[1], question.entropy), ()
+        return reference.differentiable_statistics(_scores(rows[0], *shared), rows[1], *how), ()
 
     def everything(rows: Any, shared: Any) -> Any:
-        z, label = _scores(question, rows[0], *shared), rows[1].unsqueeze(1)
-        of_label = z.gather(1, label)
-        place = torch.arange(z.shape[1], device=z.device)
-        rank = ((z > of_label) | ((z == of_label) & (place < label))).sum(1)
-        found = _differentiable(z, rows[1], question.entropy)
-        best = torch.topk(z, question.topk, 1) if question.topk else ()
-        top = (best[0] - found[1].unsqueeze(1), best[1]) if best else ()
-        return (*found, rank, (rank == 0) & ~of_label.squeeze(1).isnan(), *top), ()
+        scores = _scores(rows[0], *shared)
+        return _outputs(reference.statistics_block(scores, rows[1], *how), scores, question), ()
 
-    differentiable = Rowwise(smooth, 3 if question.entropy else 2)
-    return Rowwise(everything, differentiable.row_outputs + 2 + 2 * bool(question.topk), differentiable)
+    smooth_ones = 3 if question.entropy else 2
+    function = Rowwise(everything, smooth_ones + 1 + 2 * bool(question.topk), Rowwise(smooth, smooth_ones))
+    input, head, bias = layer
+    step, _ = rows_by_definition(input, classes_of(layer), max_memory)
+    return over_blocks(function, (input, label), (head, bias), step)[0]
 
 
-def _scores(question: Question, x: Tensor, head: Tensor | None, bias: Tensor | None) -> Tensor:
-    z = x if head is None else F.linear(x, head, bias)
-    return reference.scores(z, question.temperature, question.softcap, None)
+def _scores(x: Tensor, head: Tensor | None, bias: Tensor | None) -> Tensor:
+    return x if head is None else F.linear(x, head, bias)
 
 
-def _differentiable(z: Tensor, label: Tensor, entropy: bool) -> tuple[Tensor, ...]:
-    """log p of the label, lse and, if asked, the entropy lse - sum p z."""
-    lse = torch.logsumexp(z, 1)
-    log_prob = z.gather(1, label.unsqueeze(1)).squeeze(1) - lse
-    if not entropy:
-        return log_prob, lse
-    p = torch.exp(z - lse.unsqueeze(1))
-    return log_prob, lse, lse - (p * z.masked_fill(p == 0.0, 0.0)).sum(1)  # 0 log 0 = 0
+def _outputs(found: reference.RowStatistics, scores: Tensor, question: Question) -> tuple[Tensor, ...]:
+    """log_prob, lse and, if asked for, entropy; then rank and, if asked for, the largest and where they are."""
+    entropy = (found.entropy,) if question.entropy else ()
+    top: tuple[Tensor, ...] = ()
+    if question.topk:
+        best, index = torch.topk(scores, question.topk, 1)
+        log_p = reference.scores(best, question.temperature, question.softcap, None) - found.lse.unsqueeze(1)
+        top = log_p, index
+    return found.log_prob, found.lse, *entropy, found.rank, *top  # type: ignore[return-value]
+
+
+class _Statistics(torch.autograd.Function):
+    """The outputs, 0 where a row is ignored, and first derivatives by the kernels; others by the definition."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, question: Question, max_memory: int | None, label: Tensor, kept: Tensor, *layer: Tensor | None
+    ):
+        how = plan(layer[0], layer[1], max_memory)  # type: ignore[arg-type]
+        outputs = _zeros(question, layer[0])  # type: ignore[arg-type]
+        products = products_of(*layer, how, NOTHING)  # type: ignore[arg-type,misc]
+        for rows in kept_blocks(kept, False, how.rows):
+            scores, of = products.scores(layer[0][rows]), label[rows]  # type: ignore[index]
+            found = _backends.choose(scores, of).statistics_block(scores, of, *question[:3])
+            for output, part in zip(outputs, _outputs(found, scores, question), strict=True):
+                output[rows] = part
+        ctx.question, ctx.max_memory, ctx.how = question, max_memory, how
+        smooth_ones = 3 if question.entropy else 2
+        ctx.mark_non_differentiable(*outputs[smooth_ones:])
+        ctx.save_for_backward(*layer, label, kept, *outputs[:smooth_ones])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor):  # type: ignore[override]
+        input, head, bias, label, kept, *found = ctx.saved_tensors
+        slopes, wanted = slopes[: len(found)], ctx.needs_input_grad[4:]
+        if torch.is_grad_enabled():
+            gradients = _gradients_by_definition(ctx, (input, head, bias), label, slopes)
+            return None, None, None, None, *gradients
+        products, question = products_of(input, head, bias, ctx.how, wanted), ctx.question
+        for rows in kept_blocks(kept, False, ctx.how.rows):
+            x, of = input[rows], label[rows]
+            scores = products.scores(x)
+            _backends.choose(scores, of).statistics_block_backward(
+                scores, of, *question[:2], tuple(t[rows] for t in found), tuple(t[rows] for t in slopes)
+            )
+            products.add(rows, x, scores)
+        return None, None, None, None, *(None if g is None else g.to(input.dtype) for g in products.gradients)
+
+
+def _zeros(question: Question, input: Tensor) -> tuple[Tensor, ...]:
+    """The outputs for rows that are ignored."""
+    rows, k = len(input), question.topk
+    numbers = input.new_zeros(3 if question.entropy else 2, rows, dtype=summed_in(input))
+    rank = input.new_zeros(rows, dtype=torch.int64)
+    return (*numbers.unbind(), rank, *((numbers.new_zeros(rows, k), rank.new_zeros(rows, k)) if k else ()))
+
+
+def _gradients_by_definition(ctx: Any, layer: Layer, label: Tensor, slopes: Any) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad[4:]
+    outputs = _by_definition(ctx.question._replace(topk=0), layer, label, ctx.max_memory)[: len(slopes)]
+    asked: Any = [tensor for tensor, want in zip(layer, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(outputs, asked, slopes, create_graph=True))
+    return tuple(next(found) if want else None for want in wanted)
 
 
 # ---- Over many batches ---------------------------------------------------------------------------------------------

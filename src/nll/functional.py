@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks, _divergence, _linear, _sampled, _statistics
+from nll import _autograd, _backends, _checks, _divergence, _linear, _products, _sampled, _statistics
 from nll._statistics import TokenStatistics
 from nll.kernels import reference
 
@@ -189,7 +189,7 @@ def linear_cross_entropy(
     Raises: as `cross_entropy`; ValueError for shapes of the linear layer that do not fit.
     """
     reduction = _checks.reduction(reduction, None, None)
-    input, linear_weight, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+    input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
     rows = _checks.linear(input, linear_weight, linear_bias, max_memory)
     classes = linear_weight.shape[0]
     row_weights = _checks.row_weights(row_weights, rows)
@@ -252,7 +252,7 @@ def linear_kl_divergence(
     """
     reduction = _checks.reduction(reduction, None, None)
     _checks.cross_entropy_options(temperature=temperature)
-    input, linear_weight, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+    input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
     rows, classes = _checks.linear(input, linear_weight, linear_bias, max_memory), linear_weight.shape[0]
     other: _divergence.Layer | Tensor
     if target_weight is None:
@@ -260,13 +260,13 @@ def linear_kl_divergence(
     else:
         divisor = temperature if target_temperature is None else target_temperature
         _checks.cross_entropy_options(temperature=divisor)
-        y, head, bias = _linear.autocast(target, target_weight, target_bias)
+        y, head, bias = _products.autocast(target, target_weight, target_bias)
         _checks.same_rows(_checks.linear(y, head, bias, None), rows, head, classes)
         other = _divergence.Layer(y.reshape(-1, y.shape[-1]), head, bias, float(divisor))
     weights = _checks.row_weights(row_weights, rows)
     x = input.reshape(-1, input.shape[-1])
     model = _divergence.Layer(x, linear_weight, linear_bias, float(temperature))
-    step, _ = _linear.rows_by_definition(x, 2 * classes, max_memory)
+    step, _ = _products.rows_by_definition(x, 2 * classes, max_memory)
     found = _divergence.kl_divergence(model, other, reverse, step).reshape(rows)
     weights = None if weights is None else weights.to(found.dtype)
     return reference.reduce(found, torch.ones_like(found), reduction, weights)
@@ -311,7 +311,7 @@ def sampled_cross_entropy(
     """
     reduction = _checks.reduction(reduction, None, None)
     _checks.cross_entropy_options(temperature=temperature, softcap=softcap)
-    input, linear_weight, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+    input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
     rows, classes = _checks.linear(input, linear_weight, linear_bias, None), linear_weight.shape[0]
     _checks.sample(num_samples, sampling_probabilities, classes)
     labels = _checks.row_labels(target, rows, ignore_index).reshape(-1)
@@ -367,24 +367,14 @@ def token_statistics(
     if linear_weight is None:
         classes, rows = _checks.scores(input, linear_bias, max_memory), input.shape[:-1]
     else:
-        input, head, linear_bias = _linear.autocast(input, linear_weight, linear_bias)
+        input, head, linear_bias = _products.autocast(input, linear_weight, linear_bias)
         rows, classes, linear_weight = _checks.linear(input, head, linear_bias, max_memory), head.shape[0], head
     labels = _checks.row_labels(target, rows, ignore_index)
     _checks.topk(topk, classes)
-    question = _statistics.Question(
-        input.reshape(-1, input.shape[-1]),
-        labels.reshape(-1),
-        linear_weight,
-        linear_bias,
-        float(temperature),
-        softcap,
-        ignore_index,
-        entropy,
-        topk,
-    )
-    step, _ = _linear.rows_by_definition(question.input, classes, max_memory)
+    question = _statistics.Question(float(temperature), softcap, entropy, topk)
+    layer = input.reshape(-1, input.shape[-1]), linear_weight, linear_bias
     try:
-        found = _statistics.answer(question, step)
+        found = _statistics.answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
     except IndexError as error:
         raise _checks.label_error(target, classes, ignore_index) or error from None
     shaped: Any = [None if tensor is None else tensor.reshape(*rows, *tensor.shape[1:]) for tensor in found]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.kernels.reference import Options, class_dim, rows_shape
+from nll.kernels.reference import Options, RowStatistics, class_dim, rows_shape
 
 try:
     _cpu: Any = import_module("nll.kernels._cpu")
@@ -107,6 +107,54 @@ def cross_entropy_backward(
         torch.autograd.graph.increment_version(input)
         return gradient
     return input.detach().copy_(gradient)
+
+
+def statistics_block(
+    scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+) -> RowStatistics:
+    """As `reference.statistics_block`; the entropy costs nothing, and is there without being asked for."""
+    scores = scores if scores.stride(1) == 1 else scores.contiguous()
+    log_prob, lse, h = torch.empty(3, len(scores), dtype=accumulator(scores.dtype))
+    found = RowStatistics(log_prob, lse, h, torch.empty_like(label, memory_format=torch.contiguous_format))
+    _statistics(scores, None, label, temperature, softcap, found, (None, None, None))
+    return found
+
+
+def statistics_block_backward(
+    scores: Tensor,
+    label: Tensor,
+    temperature: float,
+    softcap: float | None,
+    found: tuple[Tensor, ...],
+    slopes: tuple[Tensor, ...],
+) -> None:
+    """As `reference.statistics_block_backward`; the scores are contiguous."""
+    (_, lse, *entropy), (by_log_prob, by_lse, *by_entropy) = found, slopes
+    zero = torch.zeros_like(lse)
+    statistics = RowStatistics(zero, lse.contiguous(), entropy[0].contiguous() if entropy else zero, label)
+    by = by_log_prob, by_lse, by_entropy[0] if by_entropy else zero
+    _statistics(scores, scores, label, temperature, softcap, statistics, by)
+
+
+def _statistics(scores, gradient, label, temperature, softcap, found, slopes) -> None:
+    label = label.contiguous()
+    slopes = [None if slope is None else slope.contiguous() for slope in slopes]
+    _cpu.statistics(
+        scores.data_ptr(),
+        _TYPES[scores.dtype],
+        *scores.shape,
+        scores.stride(0),
+        _address(gradient),
+        label.data_ptr(),
+        1.0 / temperature,
+        softcap or 0.0,
+        found.log_prob.data_ptr(),
+        found.lse.data_ptr(),
+        found.entropy.data_ptr(),
+        found.rank.data_ptr(),
+        *map(_address, slopes),
+        torch.get_num_threads(),
+    )
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:

@@ -139,6 +139,60 @@ def _counts(z_loss: Tensor | float) -> bool:
     return isinstance(z_loss, Tensor) or z_loss != 0.0
 
 
+class RowStatistics(NamedTuple):
+    """What scores say about a row's label."""
+
+    log_prob: Tensor  # log p of the label
+    lse: Tensor
+    entropy: Tensor | None  # lse - sum p z
+    rank: Tensor  # how many classes come before it: those with a larger score, of equal ones the first
+
+
+def statistics_block(
+    scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+) -> RowStatistics:
+    """The statistics of the rows of (N, C) scores."""
+    log_prob, lse, *more = differentiable_statistics(scores, label, temperature, softcap, entropy)
+    label = label.unsqueeze(1)
+    of_label, place = scores.gather(1, label), torch.arange(scores.shape[1], device=scores.device)
+    rank = ((scores > of_label) | ((scores == of_label) & (place < label))).sum(1)
+    return RowStatistics(log_prob, lse, more[0] if more else None, rank)
+
+
+def statistics_block_backward(
+    scores: Tensor,
+    label: Tensor,
+    temperature: float,
+    softcap: float | None,
+    found: tuple[Tensor, ...],  # log_prob, lse and, if asked for, entropy
+    slopes: tuple[Tensor, ...],  # of the same
+) -> None:
+    """Overwrite the scores with a onehot + p (b - a - c (log p + H)), the gradient for the slopes a, b and c."""
+    a, b, *c = slopes
+    log_p = _z(scores, temperature, softcap) - found[1].unsqueeze(1)
+    factor = (b - a).unsqueeze(1)
+    p = log_p.exp()
+    if c:
+        factor = factor - c[0].unsqueeze(1) * (log_p.masked_fill(p == 0.0, 0.0) + found[2].unsqueeze(1))  # 0 log 0 = 0
+    gradient = (p * factor).scatter_add_(1, label.unsqueeze(1), a.unsqueeze(1))
+    if softcap is not None:
+        gradient *= 1.0 - torch.tanh(scores.to(p.dtype) / softcap).square()
+    scores.copy_(gradient.div_(temperature))
+
+
+def differentiable_statistics(
+    input: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+) -> tuple[Tensor, ...]:
+    """log p of the label, lse and, if asked, the entropy lse - sum p z, by operators that autograd knows."""
+    z = scores(input, temperature, softcap, None)
+    lse = torch.logsumexp(z, 1)
+    log_prob = z.gather(1, label.unsqueeze(1)).squeeze(1) - lse
+    if not entropy:
+        return log_prob, lse
+    p = torch.exp(z - lse.unsqueeze(1))
+    return log_prob, lse, lse - (p * z.masked_fill(p == 0.0, 0.0)).sum(1)  # 0 log 0 = 0
+
+
 def reduce_losses(
     rows: Tensor,
     squared: Tensor | None,
@@ -191,6 +245,10 @@ def scores(input: Tensor, temperature: float, softcap: float | None, allowed: Te
     if temperature != 1.0:
         z = z / temperature
     return z if allowed is None else z.masked_fill(~allowed, -torch.inf)
+
+
+def _z(input: Tensor, temperature: float, softcap: float | None) -> Tensor:
+    return scores(input, temperature, softcap, None)
 
 
 def along(per_class: Tensor, input: Tensor) -> Tensor:

@@ -1,0 +1,105 @@
+// What scores z say about a label y, row by row: log p_y, lse, the entropy H and the label's rank; and the gradient by the
+// scores of a sum of the first three with the slopes a, b, c:
+//
+//   log p_y = z_y - lse,  H = lse - sum_c p_c z_c,   a d log p_y + b d lse + c dH = a onehot + p (b - a - c (log p + H))
+//
+// The label's own score stays out of the sums: a p_y near 1 is 1 / (1 + what the others add up to), to the last digit.
+#include "rows.h"
+
+namespace nll {
+namespace NLL_ISA {
+namespace {
+
+template <class T> struct Row {
+  using A = Acc<T>;
+  static constexpr int W = Simd<A>::W;
+  const Statistics& k;
+  const A inverse_temperature = A(k.inverse_temperature), softcap = A(k.softcap);
+  explicit Row(const Statistics& job) : k(job) {}
+
+  NLL_INLINE Vec<A> z_of(Vec<A> x) const { return score<A>(x, inverse_temperature, softcap); }
+  NLL_INLINE static A first(Vec<A> v) { return v[0]; }
+  // Of a sum that may hold infinity: what exp cannot reach is infinite.
+  NLL_INLINE static Vec<A> exp_of(Vec<A> d) {
+    return exponential(d > A(80) ? splat(std::numeric_limits<A>::infinity()) : d);
+  }
+
+  struct Sums {
+    double e = 0, ed = 0;  // sum exp(z - shift), sum exp(z - shift) (z - shift)
+    int64_t above = 0;     // scores above the label's; and, if `or_equal`, as large
+  };
+  template <bool or_equal> void add(Sums& to, const T* x, int64_t n, A label, A shift) const {
+    typename Simd<A>::I lane;
+    for (int l = 0; l < W; l++) lane[l] = l;
+    for (int64_t begin = 0; begin < n; begin += 64 * W) {
+      Vec<A> e[4] = {}, ed[4] = {};
+      typename Simd<A>::I above = {};
+      for (int64_t i = begin, end = std::min(n, begin + 64 * W); i < end; i += W) {
+        const int count = int(std::min<int64_t>(W, end - i)), j = int(i / W % 4);
+        const Vec<A> v = load_part_or_all<A>(x + i, count, A(0)), d = z_of(v) - shift;
+        const auto there = lane < count, counts = or_equal ? v >= label : v > label;
+        const Vec<A> v_e = there ? exp_of(d) : Vec<A>{};
+        e[j] += v_e;
+        ed[j] += v_e == A(0) ? Vec<A>{} : v_e * d;  // 0 log 0 = 0
+        above -= there & counts;
+      }
+      to.e += total<A>(e);
+      to.ed += total<A>(ed);
+      for (int l = 0; l < W; l++) to.above += above[l];
+    }
+  }
+
+  void forward(int64_t row) const {
+    const int64_t n = k.x.classes, y = k.labels[row];
+    const T* x = static_cast<const T*>(k.x.data) + row * k.x.outer_stride;
+    const A label = load_one<A>(x + y), z = first(z_of(splat(label))), top = first(z_of(splat(maximum(x, n))));
+    const A shift = std::isfinite(top) ? top : A(0);
+    Sums others;
+    add<true>(others, x, y, label, shift);
+    add<false>(others, x + y + 1, n - y - 1, label, shift);
+    const double d = double(z) - double(shift), e = double(first(exp_of(splat(A(d))))), sum = e + others.e;
+    const double log_sum = std::log(sum);
+    // log(e / sum) where the label has half of the probability or more.
+    const bool most = others.e <= e && std::isfinite(sum);
+    static_cast<A*>(k.log_prob)[row] = A(most ? -std::log1p(others.e / e) : d - log_sum);
+    static_cast<A*>(k.lse)[row] = A(double(shift) + log_sum);
+    static_cast<A*>(k.entropy)[row] = A(log_sum - (others.ed + (e == 0 ? 0 : e * d)) / sum);
+    k.rank[row] = others.above;
+  }
+
+  void backward(int64_t row) const {
+    const int64_t n = k.x.classes, y = k.labels[row];
+    T* x = static_cast<T*>(k.gradient) + row * n;
+    const A a = at(k.by_log_prob, row), b = at(k.by_lse, row), c = at(k.by_entropy, row), entropy = at(k.entropy, row);
+    const A lse = at(k.lse, row), label = load_one<A>(x + y);
+    auto of = [&](Vec<A> v, A at_label) NLL_INLINE_LAMBDA {
+      const Vec<A> log_p = z_of(v) - lse, p = exp_of(log_p);
+      const Vec<A> more = p == A(0) ? Vec<A>{} : p * ((b - a) - c * (log_p + entropy));
+      return (at_label + more) * score_slope<A>(v, inverse_temperature, softcap);
+    };
+    write<A>(x, n, false, [&](int64_t i, int count) NLL_INLINE_LAMBDA {
+      return of(load_part_or_all<A>(x + i, count, A(0)), A(0));
+    });
+    store_one<A>(x + y, first(of(splat(label), a)));
+  }
+  static A at(const void* numbers, int64_t row) { return static_cast<const A*>(numbers)[row]; }
+};
+
+template <class T> void run(const Statistics& k) {
+  const Row<T> of(k);
+  parallel_each(k.x.outer, useful_threads(k.x, k.threads), [&](int64_t row) { k.gradient ? of.backward(row) : of.forward(row); });
+}
+
+}  // namespace
+
+void statistics(const Statistics& k) {
+  switch (k.x.type) {
+    case Type::f32: return run<float>(k);
+    case Type::f64: return run<double>(k);
+    case Type::bf16: return run<bf16>(k);
+    default: return run<f16>(k);
+  }
+}
+
+}  // namespace NLL_ISA
+}  // namespace nll

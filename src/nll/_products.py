@@ -1,0 +1,207 @@
+"""The scores of a linear layer, a block of rows at a time, and the products that make gradients of theirs.
+
+With g the gradient by a block's scores x W' + b, dx = g W, dW = g' x summed over the blocks, db = sum g.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nll import _backends
+from nll._blocks import blocks
+
+HALF = (torch.float16, torch.bfloat16)
+Wanted = tuple[bool, bool, bool]  # the gradients by input, head and bias
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+NOTHING: Wanted = (False, False, False)
+
+
+# ---- How much at once ----------------------------------------------------------------------------------------------
+
+# Scores that are there at once by default. More make the products faster, which read the head once for each block:
+# with 50 000 classes these are 180 rows. Measured in docs/memory.md.
+SCORES = 10_000_000
+
+
+class Plan(NamedTuple):
+    """Blocks of rows, the product of each in slabs of classes, and the memory that they take."""
+
+    rows: int
+    classes: int
+    dtype: torch.dtype  # that is multiplied in
+    bytes: int  # besides the arguments, the gradients and a float32 sum of the head's
+
+
+def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
+    """Fill a budget of memory: the scores of a block, and what its products need; at least one row at a time.
+
+    Without a head the input is scores.
+    """
+    size = input.element_size()
+    budget = SCORES * size if max_memory is None else max_memory
+    if head is None:
+        by_row = max(1, input.shape[1] * size)
+        rows = max(1, min(len(input), budget // by_row))
+        return Plan(rows, input.shape[1], input.dtype, rows * by_row)
+    classes, features = head.shape
+    dtype, slab, fixed, by_row = input.dtype, classes, 0, (classes + 2 * features) * size
+    if input.dtype in HALF and not _multiplies(input):
+        dtype = torch.float32
+        slab = min(classes, max(64, min(budget // 24, _SLAB) // (features + 1)))
+        fixed, by_row = 8 * slab * features, by_row + 8 * features + 4 * slab  # converted, and laid out anew
+    elif input.device.type == "cpu" and input.dtype not in HALF:
+        slab = min(classes, max(64, min(budget // 8, _SLAB) // (features + 1)))
+        fixed = size * slab * features  # the library lays it out anew
+    rows = max(1, min(len(input), (budget - fixed) // max(by_row, 1)))
+    return Plan(rows, slab, dtype, fixed + rows * by_row)
+
+
+# Numbers of the head that are multiplied at once. What the library for matrix products keeps for itself grows with
+# them; its speed does not.
+_SLAB = 1 << 20
+
+
+def _multiplies(input: Tensor) -> bool:
+    """Whether the machine multiplies matrices of a half type faster than float32; on processors AMX does."""
+    if input.device.type != "cpu":
+        return True
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return input.dtype is torch.bfloat16 and supported is not None and supported()
+
+
+# ---- The products of one block -------------------------------------------------------------------------------------
+
+
+class Products:
+    """z = x W' + b of a block, and what its gradient adds to those of x, W and b."""
+
+    def __init__(self, input: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: Wanted) -> None:
+        self.head, self.bias, self.plan = head, bias, plan
+        self.slabs = list(blocks(len(head), plan.classes))
+        of_input, of_head, of_bias = wanted
+        total = summed_in(head)
+        self.of_input = torch.zeros_like(input, memory_format=torch.contiguous_format) if of_input else None
+        self.of_head = _backends.empty(head.shape, total, head.device) if of_head else None
+        self.of_bias = torch.zeros(len(head), dtype=total, device=head.device) if of_bias else None
+        self.block = _backends.empty((plan.rows, len(head)), head.dtype, head.device)
+        self.converted, self.part = None, None
+        if plan.dtype is not head.dtype:
+            self.converted = _backends.empty((plan.classes, head.shape[1]), plan.dtype, head.device)
+            self.part = _backends.empty((plan.rows * plan.classes,), plan.dtype, head.device)
+        self.begun = 0  # then 1: the first block overwrites the head's gradient
+
+    def _head(self, slab: slice) -> Tensor:
+        head = self.head[slab]
+        return head if self.converted is None else self.converted[: len(head)].copy_(head)
+
+    def scores(self, x: Tensor) -> Tensor:
+        z = self.block[: len(x)]
+        x = x.to(self.plan.dtype)
+        for slab in self.slabs:
+            head, out = self._head(slab).t(), z[:, slab]
+            product = out if self.part is None else self.part[: out.numel()].view(out.shape)
+            if self.bias is None:
+                torch.mm(x, head, out=product)
+            else:
+                torch.addmm(self.bias[slab].to(x.dtype), x, head, out=product)
+            if self.part is not None:
+                out.copy_(product)
+        return z
+
+    def add(self, rows: slice | Tensor, x: Tensor, g: Tensor) -> None:
+        """Add what a block gives: `rows` of the input have the values x; g is the gradient by their scores."""
+        if self.of_bias is not None:
+            self.of_bias += g.sum(0, dtype=self.of_bias.dtype)
+        x, of_input = x.to(self.plan.dtype), None
+        for slab in self.slabs:
+            part = g[:, slab]
+            if self.part is not None:
+                part = self.part[: part.numel()].view(part.shape).copy_(part)
+            if self.of_input is not None:
+                head = self._head(slab)
+                of_input = part @ head if of_input is None else of_input.addmm_(part, head)
+            if self.of_head is not None:
+                self._add_to_head(slab, part.t(), x)
+        if of_input is not None:
+            self.of_input[rows] = of_input.to(g.dtype)  # type: ignore[index]
+        self.begun = 1
+
+    def _add_to_head(self, slab: slice, a: Tensor, b: Tensor) -> None:
+        total = self.of_head[slab]  # type: ignore[index]
+        if total.dtype is a.dtype:
+            total.addmm_(a, b, beta=self.begun)
+            return
+        for some in blocks(len(a), max(64, _SLAB // (b.shape[1] + 1))):
+            total[some] = a[some] @ b if self.begun == 0 else total[some] + a[some] @ b
+
+    @property
+    def gradients(self) -> Gradients:
+        if self.begun == 0 and self.of_head is not None:  # no row at all
+            self.of_head.zero_()
+        return self.of_input, self.of_head, self.of_bias
+
+
+class _Given:
+    """Scores that are there already, in the place of a layer's products."""
+
+    def __init__(self, input: Tensor, wanted: bool) -> None:
+        self.gradient = torch.zeros_like(input, memory_format=torch.contiguous_format) if wanted else None
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Scores that may be overwritten, if a gradient is wanted."""
+        return z if self.gradient is None else z.clone(memory_format=torch.contiguous_format)
+
+    def add(self, rows: slice | Tensor, z: Tensor, g: Tensor) -> None:
+        self.gradient[rows] = g  # type: ignore[index]
+
+    @property
+    def gradients(self) -> Gradients:
+        return self.gradient, None, None
+
+
+def products_of(
+    input: Tensor, head: Tensor | None, bias: Tensor | None, plan: Plan, wanted: Wanted
+) -> Products | _Given:
+    """The products of a layer; without a head, of scores."""
+    return _Given(input, wanted[0]) if head is None else Products(input, head, bias, plan, wanted)
+
+
+def kept_blocks(target: Tensor, ignore_index: int, step: int):
+    """Blocks of the rows that are not ignored: ignored rows are not multiplied."""
+    if target.dim() == 1 and target.device.type == "cpu":
+        kept = target != ignore_index
+        if not bool(kept.all()):
+            return kept.nonzero().flatten().split(step) if bool(kept.any()) else ()
+    return blocks(len(target), step) if len(target) else ()
+
+
+def summed_in(input: Tensor) -> torch.dtype:
+    return torch.promote_types(input.dtype, torch.float32)
+
+
+def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> tuple[int, int]:
+    """A block's rows, and the bytes they take: derivatives keep many tensors of the scores' size at once.
+
+    The default grows with the head, several of whose gradients are there too.
+    """
+    size, features = max(4, input.element_size()), input.shape[1]
+    by_row = _KEPT * size * (classes + features)
+    budget = max(SCORES, 2 * classes * features) * size if max_memory is None else max_memory
+    rows = max(1, min(input.shape[0], budget // by_row))
+    return rows, rows * by_row
+
+
+_KEPT = 20  # tensors of a block that a derivative holds, with every option of the loss
+
+
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """What autocast makes of the arguments of a linear layer."""
+    kinds = {tensor.device.type for tensor in tensors if isinstance(tensor, Tensor)}
+    kind = next(iter(kinds)) if len(kinds) == 1 else ""
+    if not kind or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype, cast = torch.get_autocast_dtype(kind), (torch.float32, *HALF)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in cast else t for t in tensors)
