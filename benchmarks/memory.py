@@ -51,8 +51,12 @@ def measure(shape: tuple[int, int, int], dtype: torch.dtype, budget: int | None,
         "nll": lambda x, head, y: nll.linear_cross_entropy(x, head, y, max_memory=budget),
         "eager": lambda x, head, y: F.cross_entropy(F.linear(x, head), y),
     }
+    if hasattr(F, "linear_cross_entropy"):  # since 2.13
+        contenders["chunked"] = lambda x, head, y: F.linear_cross_entropy(
+            x, head, y, options=torch.nn.LinearCrossEntropyOptions()
+        )
     kept = head.numel() * head.element_size() + x.numel() * x.element_size()
-    kept += head.numel() * 4 if dtype is torch.bfloat16 else 0
+    in_float32 = head.numel() * 4 if dtype is torch.bfloat16 else 0
     found: dict[str, Any] = {"scores": rows * classes * x.element_size()}
     found["predicted"] = nll.explain(nll.linear_cross_entropy, x, head, y, max_memory=budget).bytes
     for name, loss in contenders.items():
@@ -61,9 +65,7 @@ def measure(shape: tuple[int, int, int], dtype: torch.dtype, budget: int | None,
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         torch.autograd.grad(loss(x, head, y), (x, head))
-        found[name] = {"bytes": status("VmHWM") - before - kept * (name == "nll")}
-        if name == "eager":
-            found[name]["bytes"] -= head.numel() * head.element_size() + x.numel() * x.element_size()
+        found[name] = {"bytes": status("VmHWM") - before - kept - (in_float32 if name == "nll" else 0)}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, loss in contenders.items():
@@ -85,11 +87,13 @@ def line(case: tuple, found: dict[str, Any]) -> str:
     """A row of the table."""
     shape, dtype, budget = case
     nll_, eager, mega = found["nll"], found["eager"], 1e6
+    chunked = found.get("chunked")
+    beside = f"{chunked['bytes'] / mega:.0f} | {nll_['seconds'] / chunked['seconds']:.2f}" if chunked else " | "
     said = "default" if budget is None else f"{budget / mega:.0f}"
     return (
         f"| {tuple(shape)} {dtype} | {said} | {found['predicted'] / mega:.1f} | {nll_['bytes'] / mega:.1f} "
         f"| {eager['bytes'] / mega:.0f} | {found['scores'] / mega:.0f} | {nll_['bytes'] / found['scores']:.3f} "
-        f"| {nll_['seconds']:.2f} | {eager['seconds']:.2f} | {nll_['seconds'] / eager['seconds']:.2f} |"
+        f"| {nll_['seconds']:.2f} | {eager['seconds']:.2f} | {nll_['seconds'] / eager['seconds']:.2f} | {beside} |"
     )
 
 
@@ -125,9 +129,9 @@ def main() -> None:
         return
     print(
         "| (rows, features, classes) | budget, MB | predicted | nll, MB | eager, MB | scores, MB | nll / scores "
-        "| nll, s | eager, s | nll / eager |"
+        "| nll, s | eager, s | nll / eager | chunked, MB | nll / chunked |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     found = []
     for case in CASES:
         found.append((case, in_a_process(case, arguments.rounds)))
