@@ -1,8 +1,13 @@
 """Settings of the whole suite, and what its last lines say."""
 
+import os
 from collections import Counter
 
 import torch
+
+# Before Triton is imported: its kernels run on this processor, for want of a device to run them on.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The tests' tensors are small: threads would cost more than they bring, and far more on a busy machine.
 torch.set_num_threads(1)

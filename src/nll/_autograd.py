@@ -6,7 +6,8 @@ reference's definition at the same point; `_backends.choose` sends forward mode 
 
 from __future__ import annotations
 
-import math
+from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.autograd import forward_ad
 
-from nll.kernels import cpu, reference
-from nll.kernels.reference import Options
+from nll.kernels import reference
+from nll.kernels.reference import Options, RowSums
 
 
 def transforming() -> bool:
@@ -42,17 +43,17 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, target: Tensor, weight, row_weights, options: Options, in_place: bool
+        ctx: Any, kernels: Any, input: Tensor, target: Tensor, weight, row_weights, options: Options, in_place: bool
     ) -> Tensor:
-        at_once = options.reduction != "none" and not in_place
-        loss, ctx.sums, ctx.gradient = cpu.cross_entropy(input, target, weight, row_weights, options, at_once)
-        ctx.options, ctx.in_place, ctx.spent = options, in_place, False
+        at_once = options.reduction != "none" and not in_place and input.dtype in kernels.AT_ONCE
+        loss, ctx.sums, ctx.gradient = kernels.cross_entropy(input, target, weight, row_weights, options, at_once)
+        ctx.kernels, ctx.options, ctx.in_place, ctx.spent = kernels, options, in_place, False
         ctx.save_for_backward(input, target, weight, row_weights)
         return loss
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
-        return _gradient(ctx, slope), None, None, None, None, None
+        return None, _gradient(ctx, slope), None, None, None, None, None
 
 
 def _gradient(ctx: Any, slope: Tensor) -> Tensor:
@@ -64,24 +65,17 @@ def _gradient(ctx: Any, slope: Tensor) -> Tensor:
         return torch.autograd.grad(loss, input, slope, create_graph=True)[0]
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is not None:
-        factor = slope.item()
-        if factor == 1.0:
-            return gradient
-        # A power of two moves no digit, but for float16, which may have lost some to underflow.
-        if abs(math.frexp(factor)[0]) == 0.5 and gradient.dtype is not torch.float16:
-            return gradient.mul_(factor)
-        del gradient
-    return _gradient_anew(slope, ctx.saved_tensors, ctx.options, ctx.sums, ctx.in_place)
+        return ctx.kernels.rescaled(gradient, slope, *ctx.saved_tensors, ctx.options, ctx.sums)
+    return _gradient_anew(ctx.kernels, slope, ctx.saved_tensors, ctx.options, ctx.sums, ctx.in_place)
 
 
-def _gradient_anew(slope: Tensor, saved: Any, options: Options, sums: cpu.RowSums, in_place: bool) -> Tensor:
+def _gradient_anew(kernels: Any, slope: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool) -> Tensor:
     """The gradient from the sums of the forward pass."""
-    input, target, weight, row_weights = saved
+    input, target, weight, factor = saved
+    upstream: Tensor | None = slope
     if options.reduction == "none":
-        factor, upstream = slope if row_weights is None else slope * row_weights, 1.0
-    else:
-        factor, upstream = row_weights, slope.item()
-    return cpu.cross_entropy_backward(input, target, weight, factor, options, sums, upstream, in_place)
+        factor, upstream = slope if factor is None else slope * factor, None
+    return kernels.cross_entropy_backward(input, target, weight, factor, options, sums, upstream, in_place)
 
 
 def _spend(ctx: Any) -> None:
@@ -111,9 +105,9 @@ class _LogSoftmax(torch.autograd.Function):
     """(input, dim) -> y = log softmax; the gradient is g - exp(y) sum g."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, dim: int) -> Tensor:
-        result = cpu.log_softmax(input, dim)
-        ctx.dim = dim
+    def forward(ctx: Any, kernels: Any, input: Tensor, dim: int) -> Tensor:
+        result = kernels.log_softmax(input, dim)
+        ctx.kernels, ctx.dim = kernels, dim
         ctx.save_for_backward(result)
         return result
 
@@ -121,76 +115,100 @@ class _LogSoftmax(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         (result,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return gradient - result.exp() * gradient.sum(ctx.dim, keepdim=True), None
-        return cpu.log_softmax_backward(gradient, result, ctx.dim), None
+            return None, gradient - result.exp() * gradient.sum(ctx.dim, keepdim=True), None
+        return None, ctx.kernels.log_softmax_backward(gradient, result, ctx.dim), None
 
 
 class _Pick(torch.autograd.Function):
     """(log-probabilities, labels) -> -log p of each row's label."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        ctx.ignore_index = ignore_index
+    def forward(ctx: Any, kernels: Any, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        ctx.kernels, ctx.ignore_index = kernels, ignore_index
         ctx.save_for_backward(input, target)
-        return reference.nll_loss(input, target, ignore_index)
+        return kernels.pick(input, target, ignore_index)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
         input, target = ctx.saved_tensors
         if torch.is_grad_enabled():
             rows = reference.nll_loss(input, target, ctx.ignore_index)
-            return torch.autograd.grad(rows, input, slope, create_graph=True)[0], None, None
-        return cpu.pick_backward(slope, target, input, ctx.ignore_index), None, None
+            return None, torch.autograd.grad(rows, input, slope, create_graph=True)[0], None, None
+        return None, ctx.kernels.pick_backward(slope, target, input, ctx.ignore_index), None, None
 
 
-def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
-    """As `reference.log_softmax`."""
-    if torch.compiler.is_compiling():
-        return reference.log_softmax(input, dim, dtype)
-    input = input if dtype is None else input.to(dtype)
-    return _LogSoftmax.apply(input, dim % input.dim())  # type: ignore[return-value]
+class Backend:
+    """The functions of `kernels/reference.py` by one set of kernels, for all classes allowed, with derivatives."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    @cached_property
+    def kernels(self) -> Any:
+        """The kernels, imported when they are first needed."""
+        return import_module(self.module)
+
+    def log_softmax(self, input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+        """As `reference.log_softmax`."""
+        if torch.compiler.is_compiling():
+            return reference.log_softmax(input, dim, dtype)
+        input = input if dtype is None else input.to(dtype)
+        return _LogSoftmax.apply(self.kernels, input, dim % input.dim())  # type: ignore[return-value]
+
+    def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """As `reference.nll_loss`."""
+        if torch.compiler.is_compiling():
+            return reference.nll_loss(input, target, ignore_index)
+        return _Pick.apply(self.kernels, input, target, ignore_index)  # type: ignore[return-value]
+
+    def cross_entropy(
+        self,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        row_weights: Tensor | None,
+        allowed: Tensor | None,
+        options: Options,
+        in_place: bool = False,
+    ) -> Tensor:
+        """As `reference.cross_entropy`; in place, its backward pass overwrites the input with the gradient."""
+        assert allowed is None
+        tensors = input, target, weight, row_weights
+        if torch.compiler.is_compiling():
+            return _operator(*tensors, *options)[0]
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return self.kernels.cross_entropy(*tensors, options, with_gradient=False)[0]
+        return _CrossEntropy.apply(self.kernels, *tensors, options, in_place)  # type: ignore[return-value]
+
+    def cross_entropy_block(
+        self,
+        scores: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        row_factor: Tensor | None,
+        allowed: Tensor | None,
+        options: Options,
+        with_gradient: bool,
+    ) -> Tensor:
+        """As `reference.cross_entropy_block`; nothing is differentiated by autograd."""
+        assert allowed is None
+        return self.kernels.cross_entropy_block(scores, target, weight, row_factor, options, with_gradient)
+
+    def statistics_block(self, *arguments: Any) -> reference.RowStatistics:
+        """As `reference.statistics_block`."""
+        return self.kernels.statistics_block(*arguments)
+
+    def statistics_block_backward(self, *arguments: Any) -> None:
+        """As `reference.statistics_block_backward`."""
+        self.kernels.statistics_block_backward(*arguments)
 
 
-def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """As `reference.nll_loss`."""
-    if torch.compiler.is_compiling():
-        return reference.nll_loss(input, target, ignore_index)
-    return _Pick.apply(input, target, ignore_index)  # type: ignore[return-value]
+CPU, TRITON = Backend("nll.kernels.cpu"), Backend("nll.kernels.triton")
 
 
-def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    row_weights: Tensor | None,
-    allowed: Tensor | None,
-    options: Options,
-) -> Tensor:
-    """As `reference.cross_entropy`, for all classes allowed."""
-    assert allowed is None
-    if torch.compiler.is_compiling():
-        return _operator(input, target, weight, row_weights, *options)[0]
-    if not (torch.is_grad_enabled() and input.requires_grad):
-        return cpu.cross_entropy(input, target, weight, row_weights, options, with_gradient=False)[0]
-    return _CrossEntropy.apply(input, target, weight, row_weights, options, False)  # type: ignore[return-value]
-
-
-def cross_entropy_block(
-    scores: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    row_factor: Tensor | None,
-    allowed: Tensor | None,
-    options: Options,
-    with_gradient: bool,
-) -> Tensor:
-    """As `reference.cross_entropy_block`, for all classes allowed; nothing is differentiated by autograd."""
-    assert allowed is None
-    return cpu.cross_entropy_block(scores, target, weight, row_factor, options, with_gradient)
-
-
-statistics_block = cpu.statistics_block
-statistics_block_backward = cpu.statistics_block_backward
+def kernels_of(input: Tensor) -> Any:
+    """The kernels of a tensor's device."""
+    return (CPU if input.device.type == "cpu" else TRITON).kernels
 
 
 def cross_entropy_in_place(
@@ -205,7 +223,7 @@ def cross_entropy_in_place(
     """As `backend.cross_entropy`; its backward pass overwrites the input with the gradient."""
     if overwrites(input):
         if backend is not reference:
-            return _CrossEntropy.apply(input, target, weight, row_weights, options, True)  # type: ignore[return-value]
+            return backend.cross_entropy(input, target, weight, row_weights, allowed, options, True)
         input = _Overwritten.apply(input)  # type: ignore[assignment]
     return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
 
@@ -224,13 +242,14 @@ _ARGUMENTS = (
     "nll::cross_entropy", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor loss, Tensor shift, Tensor total)"
 )
 def _operator(input, target, weight, row_weights, *options):
-    loss, sums, _ = cpu.cross_entropy(input, target, weight, row_weights, Options(*options), with_gradient=False)
+    kernels = kernels_of(input)
+    loss, sums, _ = kernels.cross_entropy(input, target, weight, row_weights, Options(*options), with_gradient=False)
     return loss, *sums
 
 
 @_operator.register_fake
 def _(input, target, weight, row_weights, ignore_index, reduction, *_):
-    rows = input.new_empty(reference.rows_shape(input), dtype=cpu.accumulator(input.dtype))
+    rows = input.new_empty(reference.rows_shape(input), dtype=torch.promote_types(input.dtype, torch.float32))
     return rows if reduction == "none" else rows.new_empty(()), torch.empty_like(rows), torch.empty_like(rows)
 
 
@@ -241,7 +260,7 @@ def _(input, target, weight, row_weights, ignore_index, reduction, *_):
 )
 def _backward_operator(slope, shift, total, input, target, weight, row_weights, *options):
     saved = input, target, weight, row_weights
-    return _gradient_anew(slope, saved, Options(*options), cpu.RowSums(shift, total), False)
+    return _gradient_anew(kernels_of(input), slope, saved, Options(*options), RowSums(shift, total), False)
 
 
 @_backward_operator.register_fake

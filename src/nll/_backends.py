@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,10 +14,25 @@ from torch import Tensor
 from nll import _autograd
 from nll.kernels import cpu, reference
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on a processor then, slowly
+
+
+def _triton_missing() -> str | None:
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if not INTERPRETED and not torch.cuda.is_available():
+        return "there is no CUDA or ROCm device"
+    return None
+
+
+TRITON_MISSING = _triton_missing()
+
 # Every backend by name: a module (or the like) with the functions of `kernels/reference.py`.
 BACKENDS: dict[str, Any] = {"reference": reference}
 if cpu.MISSING is None:
-    BACKENDS["cpu"] = _autograd
+    BACKENDS["cpu"] = _autograd.CPU
+if TRITON_MISSING is None:
+    BACKENDS["triton"] = _autograd.TRITON
 
 # Below so many scores a call of the compiled loops costs more than it saves: PyTorch's operators are written in C++,
 # the way to ours in Python, some 30 microseconds long. A row counts too, as PyTorch takes each by itself.
@@ -50,10 +67,16 @@ def choose(
     row_weights: Tensor | None = None,
     allowed: Tensor | None = None,
 ) -> Any:
-    """Return the backend that runs a loss of these tensors: the compiled loops if they can and it pays."""
-    if _forced is not None and _forced != "cpu":
+    """Return the backend that runs a loss of these tensors: the kernels of their device if they can and it pays."""
+    if _forced is not None and _forced not in ("cpu", "triton"):
         return BACKENDS[_forced]
-    return _autograd if obstacle(input, target, weight, row_weights, allowed) is None else reference
+    if obstacle(input, target, weight, row_weights, allowed) is not None:
+        return reference
+    return _autograd.TRITON if _for_triton(input) else _autograd.CPU
+
+
+def _for_triton(input: Tensor) -> bool:
+    return input.device.type == "cuda" or _forced == "triton"
 
 
 def obstacle(
@@ -63,28 +86,45 @@ def obstacle(
     row_weights: Tensor | None = None,
     allowed: Tensor | None = None,
 ) -> str | None:
-    """What keeps a loss of these tensors from the compiled loops, if anything does."""
+    """What keeps a loss of these tensors from the kernels of their device, if anything does."""
+    others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
+    own = _obstacle_for_triton(input) if _for_triton(input) else _obstacle_for_cpu(input, target, weight)
+    if own is not None:
+        return own
+    if allowed is not None:
+        return "allowed_classes"
+    if input.numel() == 0 or input.dim() == 0:
+        return "no scores, or a single one"
+    if any(tensor.requires_grad for tensor in others):
+        return "a gradient by the target or by weights"
+    if any(tensor.device != input.device or type(tensor) not in _PLAIN for tensor in (input, *others)):
+        return "a tensor of another device or type of its own"
+    if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
+        return "numbers of a wider type than the scores"
+    return "forward mode, or torch.func" if _autograd.transforming() else None
+
+
+def _obstacle_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None) -> str | None:
     if cpu.MISSING is not None:
         return cpu.MISSING
     one_operator = target is None or torch.compiler.is_compiling()  # is all that the reference takes
     if one_operator and _forced is None and input.numel() < SMALL // 4:
         return "so few scores take PyTorch's operator less time"
-    if allowed is not None:
-        return "allowed_classes"
     if input.device.type != "cpu":
         return f"a tensor on {input.device.type}"
-    if input.numel() == 0 or input.dim() == 0:
-        return "no scores, or a single one"
-    others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
-    if any(tensor.requires_grad for tensor in others):
-        return "a gradient by the target or by weights"
-    if any(tensor.device.type != "cpu" or type(tensor) not in _PLAIN for tensor in (input, *others)):
-        return "a tensor of another device or type of its own"
-    if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
-        return "numbers of a wider type than the scores"
-    if weight is not None and (torch.compiler.is_compiling() or not bool(weight.isfinite().all())):
+    if weight is None:
+        return None
+    if torch.compiler.is_compiling() or weight.device.type != "cpu" or not bool(weight.isfinite().all()):
         return "class weights in compiled code, or not finite"
-    return "forward mode, or torch.func" if _autograd.transforming() else None
+    return None
+
+
+def _obstacle_for_triton(input: Tensor) -> str | None:
+    if TRITON_MISSING is not None:
+        return TRITON_MISSING
+    if input.device.type != ("cpu" if INTERPRETED else "cuda"):
+        return f"a tensor on {input.device.type}"
+    return "float64" if input.dtype is torch.float64 else None
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -92,7 +132,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def _fits(dtype: torch.dtype, scores: torch.dtype) -> bool:
     """Whether a weight or a probability of this type leaves the result in the type that is summed in."""
-    return torch.promote_types(dtype, cpu.accumulator(scores)) == cpu.accumulator(scores)
+    sums = torch.promote_types(scores, torch.float32)
+    return torch.promote_types(dtype, sums) == sums
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -106,7 +147,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 def use_backend(name: str) -> Iterator[None]:
     """Run the losses inside the `with` block on the named backend, in every thread.
 
-    "cpu" takes the compiled loops for small tensors too; what they cannot do goes to "reference" as ever.
+    "cpu" takes the compiled loops for small tensors too, "triton" its kernels for tensors of a processor, if they are
+    interpreted (TRITON_INTERPRET=1); what they cannot do goes to "reference" as ever.
 
     Raises ValueError for a name that is not a backend of this installation.
     """

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nll.kernels.reference import Options, RowStatistics, class_dim, rows_shape
+from nll.kernels.layout import outer_class_inner, strided
+from nll.kernels.reference import Options, RowStatistics, RowSums, class_dim, nll_loss, rows_shape
 
 try:
     _cpu: Any = import_module("nll.kernels._cpu")
@@ -24,14 +25,8 @@ except ImportError as error:
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _GRADIENT, _BACKWARD = 0, 1, 2
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+AT_ONCE = frozenset(_TYPES)  # types whose gradient may be computed with the loss
 _POOLED = 1 << 20  # bytes: a tensor that takes longer to touch for the first time than to compute
-
-
-class RowSums(NamedTuple):
-    """What the forward pass leaves for the backward: log-sum-exp = shift + log(total), row by row."""
-
-    shift: Tensor
-    total: Tensor
 
 
 def instruction_set() -> str:
@@ -56,7 +51,7 @@ def cross_entropy(
 
     Raises IndexError for a label out of range.
     """
-    input = _strided(input)
+    input = strided(input)
     shape, dtype = rows_shape(input), accumulator(input.dtype)
     rows, sums = (
         torch.empty(shape, dtype=dtype),
@@ -67,6 +62,27 @@ def cross_entropy(
     mode = _GRADIENT if with_gradient else _FORWARD
     _run(input, target, weight, row_factor, options, mode, gradient, False, 1.0, loss, rows, sums)
     return loss, sums, gradient
+
+
+def rescaled(
+    gradient: Tensor,  # for an upstream gradient of 1
+    upstream: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_factor: Tensor | None,
+    options: Options,
+    sums: RowSums,
+) -> Tensor:
+    """The gradient for another upstream gradient; computed anew where a product would lose digits."""
+    factor = upstream.item()
+    if factor == 1.0:
+        return gradient
+    # A power of two moves no digit, but for float16, which may have lost some to underflow.
+    if abs(math.frexp(factor)[0]) == 0.5 and gradient.dtype is not torch.float16:
+        return gradient.mul_(factor)
+    del gradient
+    return cross_entropy_backward(input, target, weight, row_factor, options, sums, upstream, False)
 
 
 def cross_entropy_block(
@@ -93,14 +109,15 @@ def cross_entropy_backward(
     row_factor: Tensor | None,
     options: Options,
     sums: RowSums,
-    upstream: float,
+    upstream: Tensor | None,
     in_place: bool,
 ) -> Tensor:
     """`upstream` times the gradient, from the sums of the forward pass; in the memory of the scores if asked."""
-    strided = _strided(input)
-    here = in_place and strided is input
+    scores = strided(input)
+    here = in_place and scores is input
     gradient = input.detach() if here else empty_like(input)
-    _run(strided, target, weight, row_factor, options, _BACKWARD, gradient, here, upstream, None, None, sums)
+    upstream = 1.0 if upstream is None else upstream.item()
+    _run(scores, target, weight, row_factor, options, _BACKWARD, gradient, here, upstream, None, None, sums)
     if not in_place:
         return gradient
     if here:
@@ -171,6 +188,9 @@ def log_softmax_backward(gradient: Tensor, result: Tensor, dim: int) -> Tensor:
     return out
 
 
+pick = nll_loss  # one number of each row: PyTorch's own operator will do
+
+
 def pick_backward(slope: Tensor, target: Tensor, like: Tensor, ignore_index: int) -> Tensor:
     """The gradient of -log p of each row's label: -slope there, and 0 elsewhere."""
     out = empty_like(like)
@@ -206,7 +226,7 @@ def _run(input, target, weight, row_factor, options, mode, gradient, in_place, u
         None if tensor is None else tensor.to(sums.shift.dtype).contiguous()
         for tensor in (probabilities, weight, row_factor)
     )
-    sizes, strides = _outer_class_inner(input, class_dim(input))
+    sizes, strides = outer_class_inner(input, class_dim(input))
     wrong = _cpu.cross_entropy(
         input.data_ptr(),
         _TYPES[input.dtype],
@@ -237,8 +257,8 @@ def _run(input, target, weight, row_factor, options, mode, gradient, in_place, u
 
 
 def _log_softmax(input: Tensor, result: Tensor | None, out: Tensor, dim: int) -> None:
-    input = _strided(input, dim)
-    sizes, strides = _outer_class_inner(input, dim)
+    input = strided(input, dim)
+    sizes, strides = outer_class_inner(input, dim)
     _cpu.log_softmax(
         input.data_ptr(),
         _TYPES[input.dtype],
@@ -252,36 +272,3 @@ def _log_softmax(input: Tensor, result: Tensor | None, out: Tensor, dim: int) ->
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Sizes and strides with the dimensions before `dim`, and those behind it, taken as one each."""
-    size, stride = input.shape, input.stride()
-    sizes = math.prod(size[:dim]), size[dim], math.prod(size[dim + 1 :])
-    return sizes, (
-        _joint_stride(size[:dim], stride[:dim]),
-        stride[dim],
-        _joint_stride(size[dim + 1 :], stride[dim + 1 :]),
-    )
-
-
-def _joint_stride(size, stride) -> int:
-    """The stride of neighbouring dimensions taken as one: that of the last which is not of size 1."""
-    for n, step in zip(reversed(size), reversed(stride), strict=True):
-        if n != 1:
-            return step
-    return 1
-
-
-def _strided(input: Tensor, dim: int = 1) -> Tensor:
-    """The input, copied if the dimensions before or behind `dim` do not follow one upon the other."""
-    size, stride = input.shape, input.stride()
-    for part in (range(dim), range(dim + 1, input.dim())):
-        expected = None
-        for d in reversed(part):
-            if size[d] == 1:
-                continue
-            if expected is not None and stride[d] != expected:
-                return input.contiguous()
-            expected = stride[d] * size[d]
-    return input

@@ -27,6 +27,13 @@ class Options(NamedTuple):
     z_loss: float = 0.0  # or a tensor of one number, on an accelerator that is not to be waited for
 
 
+class RowSums(NamedTuple):
+    """What a forward pass leaves for the backward: log-sum-exp = shift + log(total), row by row."""
+
+    shift: Tensor
+    total: Tensor
+
+
 def class_dim(input: Tensor) -> int:
     """The dimension of the classes: the first of (C), the second of (N, C, ...)."""
     return 0 if input.dim() == 1 else 1

@@ -1,0 +1,151 @@
+"""What scores say about a label, and the gradient of it, as `csrc/statistics.cpp` computes them on a processor."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nll.kernels.reference import RowStatistics
+from nll.kernels.triton.cross_entropy import load_tile
+from nll.kernels.triton.tiles import on, score, slope_of, tile
+
+
+@triton.jit
+def statistics_kernel(
+    x,  # (rows, classes), neighbours along the classes
+    target,  # (rows) labels that are classes
+    log_prob,
+    lse,
+    entropy,
+    rank,
+    rows,
+    classes,
+    stride,
+    inverse_temperature,
+    softcap,
+    CAP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    begin, column = row * stride, tl.arange(0, BLOCK)
+    label = tl.load(target + row, there, other=0)
+    x_label = tl.load(x + begin + label, there, other=0.0)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    expected = tl.zeros([ROWS], tl.float32)  # sum exp(z - top) (z - top)
+    before = tl.zeros([ROWS], tl.int64)
+    for c in range(0, classes, BLOCK):
+        place = c + column
+        xs, here = load_tile(x, begin, place, 1, classes, there)
+        z = tl.where(here, score(xs, inverse_temperature, softcap, CAP), float("-inf"))
+        higher = tl.maximum(top, tl.max(z, 1))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        moved = tl.where(top == float("-inf"), 0.0, top - shift)
+        shrink = tl.exp(top - shift)
+        e = tl.exp(z - shift[:, None])
+        expected = (expected + moved * total) * tl.where(total == 0.0, 0.0, shrink)
+        expected += tl.sum(tl.where(e == 0.0, 0.0, e * (z - shift[:, None])), 1)  # 0 log 0 = 0
+        total = total * shrink + tl.sum(e, 1)
+        top = higher
+        first = (xs > x_label[:, None]) | ((xs == x_label[:, None]) & (place[None, :] < label[:, None]))
+        before += tl.sum((first & here).to(tl.int32), 1)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    log_sum = tl.log(total)
+    z_label = score(x_label, inverse_temperature, softcap, CAP)
+    tl.store(log_prob + row, (z_label - top) - log_sum, there)
+    tl.store(lse + row, top + log_sum, there)
+    tl.store(entropy + row, log_sum - expected / total, there)
+    tl.store(rank + row, before, there)
+
+
+@triton.jit
+def statistics_backward_kernel(
+    x,  # (rows, classes), contiguous; overwritten
+    target,
+    lse,
+    entropy,
+    by_log_prob,
+    by_lse,
+    by_entropy,
+    rows,
+    classes,
+    inverse_temperature,
+    softcap,
+    ENTROPY: tl.constexpr,
+    CAP: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = row < rows
+    label = tl.load(target + row, there, other=0)
+    a = tl.load(by_log_prob + row, there, other=0.0)[:, None]
+    b = tl.load(by_lse + row, there, other=0.0)[:, None]
+    of_lse = tl.load(lse + row, there, other=0.0)[:, None]
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    xs, here = load_tile(x, row * classes, c, 1, classes, there)
+    log_p = score(xs, inverse_temperature, softcap, CAP) - of_lse
+    p = tl.exp(log_p)
+    g = p * (b - a)
+    if ENTROPY:
+        by_h = tl.load(by_entropy + row, there, other=0.0)[:, None]
+        h = tl.load(entropy + row, there, other=0.0)[:, None]
+        g -= tl.where(p == 0.0, 0.0, p * by_h * (log_p + h))
+    g += tl.where(c[None, :] == label[:, None], a, 0.0)
+    g *= slope_of(xs, inverse_temperature, softcap, CAP)
+    tl.store(x + (row * classes)[:, None] + c[None, :], g.to(x.dtype.element_ty), here)
+
+
+def run(scores: Tensor, label: Tensor, temperature: float, softcap: float | None, found: RowStatistics) -> None:
+    """Fill `found`."""
+    shape = tile(*scores.shape, 1)
+    block = min(shape.classes, 4096)
+    with on(scores.device):
+        statistics_kernel[(triton.cdiv(len(scores), shape.rows),)](
+            scores,
+            label,
+            *found,
+            *scores.shape,
+            scores.stride(0),
+            1.0 / temperature,
+            softcap or 1.0,
+            CAP=softcap is not None,
+            ROWS=shape.rows,
+            BLOCK=block,
+            num_warps=min(shape.warps, 4),
+        )
+
+
+def run_backward(
+    scores: Tensor,
+    label: Tensor,
+    temperature: float,
+    softcap: float | None,
+    found: tuple[Tensor, ...],
+    slopes: tuple[Tensor, ...],
+) -> None:
+    """Overwrite the scores with the gradient."""
+    (_, lse, *entropy), (by_log_prob, by_lse, *by_entropy) = found, slopes
+    shape = tile(*scores.shape, 1)
+    block = min(shape.classes, 4096)
+    with on(scores.device):
+        statistics_backward_kernel[(triton.cdiv(len(scores), shape.rows), triton.cdiv(scores.shape[1], block))](
+            scores,
+            label,
+            lse,
+            entropy[0] if entropy else lse,
+            by_log_prob,
+            by_lse,
+            by_entropy[0] if entropy else by_lse,
+            *scores.shape,
+            1.0 / temperature,
+            softcap or 1.0,
+            ENTROPY=bool(entropy),
+            CAP=softcap is not None,
+            ROWS=shape.rows,
+            BLOCK=block,
+            num_warps=min(shape.warps, 4),
+        )

@@ -1,0 +1,114 @@
+"""What the kernels share: a tile of rows by classes, the scores in it, and how large it is.
+
+A tensor of scores is (outer, classes, inner); row r is the pair (r // inner, r % inner). Sums are in float32, in an
+order that depends on the shape alone: no atomics, the same bits each time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nll.kernels.layout import outer_class_inner
+
+# Scores that a tile has. A thread holds 32 of them: more would not fit its registers.
+WHOLE, TILE, PER_WARP = 32768, 4096, 1024
+
+
+class Tile(NamedTuple):
+    """The sizes of a tile, and the number of its warps; `whole` if it has all the classes."""
+
+    rows: int
+    classes: int
+    warps: int
+    whole: bool
+
+
+def tile(rows: int, classes: int, inner: int) -> Tile:
+    """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by side in bundles."""
+    wide = triton.next_power_of_2(max(classes, 1))
+    if inner > 1:
+        at_once = min(64, triton.next_power_of_2(rows))
+        across = max(min(wide, TILE // at_once), 16)
+    else:
+        across = wide if wide <= WHOLE else TILE
+        at_once = max(1, min(1024 // across, triton.next_power_of_2(rows)))
+    warps = min(max(at_once * across // PER_WARP, 1), 32)
+    return Tile(at_once, across, warps, across >= classes)
+
+
+class Layout(NamedTuple):
+    """Sizes and strides of (outer, classes, inner), and how many rows there are."""
+
+    rows: int
+    classes: int
+    inner: int
+    outer_stride: int
+    class_stride: int
+    inner_stride: int
+
+
+def layout(input: Tensor, dim: int) -> Layout:
+    """The layout of a tensor that `strided` has let pass."""
+    (outer, classes, inner), strides = outer_class_inner(input, dim)
+    return Layout(outer * inner, classes, inner, *strides)
+
+
+def on(device: torch.device) -> Any:
+    """Launch on this device; on a processor the interpreter's NumPy is not to warn of infinities."""
+    return numpy.errstate(all="ignore") if device.type == "cpu" else torch.cuda.device(device)
+
+
+@triton.jit
+def offsets(row, inner, outer_stride, inner_stride):
+    """Where rows begin, in elements of 64 bits."""
+    row = row.to(tl.int64)
+    return (row // inner) * outer_stride + (row % inner) * inner_stride
+
+
+@triton.jit
+def hyperbolic_tangent(x):
+    """tanh(x); near 0 its odd series, where the difference would cancel."""
+    size = tl.abs(x)
+    e = tl.exp(-2.0 * size)
+    far = (1.0 - e) / (1.0 + e)
+    q = size * size
+    near = q * (-1382.0 / 155925.0) + 62.0 / 2835.0
+    near = near * q - 17.0 / 315.0
+    near = near * q + 2.0 / 15.0
+    near = near * q - 1.0 / 3.0
+    near = size + size * q * near
+    t = tl.where(size < 0.25, near, far)
+    return tl.where(x < 0.0, -t, t)
+
+
+@triton.jit
+def score(x, inverse_temperature, softcap, CAP: tl.constexpr):
+    """z = softcap tanh(x / softcap) / temperature, in float32."""
+    z = x.to(tl.float32)
+    if CAP:
+        z = softcap * hyperbolic_tangent(z / softcap)
+    return z * inverse_temperature
+
+
+@triton.jit
+def slope_of(x, inverse_temperature, softcap, CAP: tl.constexpr):
+    """dz/dx = (1 - tanh(x / softcap)^2) / temperature."""
+    if CAP:
+        t = hyperbolic_tangent(x.to(tl.float32) / softcap)
+        return (1.0 - t * t) * inverse_temperature
+    return inverse_temperature
+
+
+@triton.jit
+def add_exponentials(top, total, z):
+    """The largest score of each row, and sum exp(z - it), with a tile more; of a row of -inf the sum is 0."""
+    higher = tl.maximum(top, tl.max(z, 1))
+    shift = tl.where(higher == float("-inf"), 0.0, higher)
+    total = total * tl.exp(top - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)
+    return higher, total
