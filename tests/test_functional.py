@@ -289,7 +289,9 @@ def test_nan_and_inf_are_where_pytorch_has_them(scores, target, weight, backend)
             for function in (nll.cross_entropy, F.cross_entropy)
         )
         finite = weight in ("no weights", "weights", "a weight of 0")  # others go to the reference
-        if target == "ignored" and (backend == "triton" or (backend == "cpu" and finite)):  # it does not read such a row: no NaN comes of it
+        if target == "ignored" and (
+            backend == "triton" or (backend == "cpu" and finite)
+        ):  # it does not read such a row: no NaN comes of it
             assert ours[1][0].count_nonzero() == 0
             theirs[1][0] = 0.0
         torch.testing.assert_close(ours, theirs, equal_nan=True, msg=lambda text: f"{options}: {text}")  # noqa: B023

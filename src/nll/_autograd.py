@@ -148,11 +148,10 @@ class Backend:
         """The kernels, imported when they are first needed."""
         return import_module(self.module)
 
-    def log_softmax(self, input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+    def log_softmax(self, input: Tensor, dim: int) -> Tensor:
         """As `reference.log_softmax`."""
         if torch.compiler.is_compiling():
-            return reference.log_softmax(input, dim, dtype)
-        input = input if dtype is None else input.to(dtype)
+            return reference.log_softmax(input, dim)
         return _LogSoftmax.apply(self.kernels, input, dim % input.dim())  # type: ignore[return-value]
 
     def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -203,7 +202,7 @@ class Backend:
         self.kernels.statistics_block_backward(*arguments)
 
 
-CPU, TRITON = Backend("nll.kernels.cpu"), Backend("nll.kernels.triton")
+CPU, TRITON = Backend("nll.kernels.cpu"), Backend("nll.kernels.triton.backend")
 
 
 def kernels_of(input: Tensor) -> Any:

@@ -30,7 +30,8 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     Raises: IndexError for a dimension that the input has not, TypeError for arguments of a wrong type.
     """
     _checks.log_softmax(input, dim, dtype)
-    return _backends.choose(input).log_softmax(input, dim, dtype)
+    input = input if dtype is None else input.to(dtype)
+    return _backends.choose(input).log_softmax(input, dim)
 
 
 def nll_loss(

@@ -39,9 +39,9 @@ def class_dim(input: Tensor) -> int:
     return 0 if input.dim() == 1 else 1
 
 
-def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> Tensor:
+def log_softmax(input: Tensor, dim: int) -> Tensor:
     """x - log sum exp x along `dim`; half types accumulate in float32 inside PyTorch's operator."""
-    return torch.log_softmax(input, dim, dtype=dtype)
+    return torch.log_softmax(input, dim)
 
 
 def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:

@@ -90,7 +90,7 @@ def cross_entropy_kernel(
 ):
     SPREAD: tl.constexpr = SMOOTH or not LABELS
     program = tl.program_id(0)
-    row = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = program * ROWS + tl.arange(0, ROWS)
     there = row < rows
     end = classes
     scale = 1.0

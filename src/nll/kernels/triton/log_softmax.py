@@ -33,7 +33,7 @@ def log_softmax_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     column = tl.arange(0, BLOCK)
     begin = offsets(row, inner, x_outer, x_inner)
@@ -105,7 +105,7 @@ def pick_kernel(
     """-x of each row's label, NaN where that is out of range."""
     if tl.program_id(0) == 0:
         labels.report(target, first, offender, classes, ignore_index, PARTS)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     label = tl.load(target + row, there, other=0)
     kept = there & (label != ignore_index)
@@ -132,7 +132,7 @@ def pick_backward_kernel(
     BLOCK: tl.constexpr,
 ):
     """-slope at each row's label, and 0 elsewhere."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     label = tl.load(target + row, there, other=0)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

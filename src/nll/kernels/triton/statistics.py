@@ -28,9 +28,9 @@ def statistics_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
-    begin, column = row * stride, tl.arange(0, BLOCK)
+    begin, column = row.to(tl.int64) * stride, tl.arange(0, BLOCK)
     label = tl.load(target + row, there, other=0)
     x_label = tl.load(x + begin + label, there, other=0.0)
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -79,14 +79,15 @@ def statistics_backward_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     label = tl.load(target + row, there, other=0)
     a = tl.load(by_log_prob + row, there, other=0.0)[:, None]
     b = tl.load(by_lse + row, there, other=0.0)[:, None]
     of_lse = tl.load(lse + row, there, other=0.0)[:, None]
+    begin = row.to(tl.int64) * classes
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    xs, here = load_tile(x, row * classes, c, 1, classes, there)
+    xs, here = load_tile(x, begin, c, 1, classes, there)
     log_p = score(xs, inverse_temperature, softcap, CAP) - of_lse
     p = tl.exp(log_p)
     g = p * (b - a)
@@ -96,7 +97,7 @@ def statistics_backward_kernel(
         g -= tl.where(p == 0.0, 0.0, p * by_h * (log_p + h))
     g += tl.where(c[None, :] == label[:, None], a, 0.0)
     g *= slope_of(xs, inverse_temperature, softcap, CAP)
-    tl.store(x + (row * classes)[:, None] + c[None, :], g.to(x.dtype.element_ty), here)
+    tl.store(x + begin[:, None] + c[None, :], g.to(x.dtype.element_ty), here)
 
 
 def run(scores: Tensor, label: Tensor, temperature: float, softcap: float | None, found: RowStatistics) -> None:

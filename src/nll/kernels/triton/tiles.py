@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nll.kernels.layout import outer_class_inner
 
-# Scores that a tile has. A thread holds 32 of them: more would not fit its registers.
-WHOLE, TILE, PER_WARP = 32768, 4096, 1024
+# Scores of a tile that is a whole row, at most; of another; of several rows. A thread holds 32, 16 of a part of a row, 8
+# where it has several rows' numbers besides: with every option more do not fit the registers.
+WHOLE, TILE, BUNDLE = 8192, 4096, 512
 
 
 class Tile(NamedTuple):
@@ -33,12 +34,13 @@ def tile(rows: int, classes: int, inner: int) -> Tile:
     """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by side in bundles."""
     wide = triton.next_power_of_2(max(classes, 1))
     if inner > 1:
-        at_once = min(64, triton.next_power_of_2(rows))
-        across = max(min(wide, TILE // at_once), 16)
+        at_once = min(32, triton.next_power_of_2(rows))
+        across = min(wide, BUNDLE // at_once)
     else:
         across = wide if wide <= WHOLE else TILE
-        at_once = max(1, min(1024 // across, triton.next_power_of_2(rows)))
-    warps = min(max(at_once * across // PER_WARP, 1), 32)
+        at_once = max(1, min(BUNDLE // across, triton.next_power_of_2(rows)))
+    each = 8 if at_once > 1 else 32 if across >= classes else 16
+    warps = max(at_once * across // (32 * each), 1)
     return Tile(at_once, across, warps, across >= classes)
 
 
@@ -66,9 +68,8 @@ def on(device: torch.device) -> Any:
 
 @triton.jit
 def offsets(row, inner, outer_stride, inner_stride):
-    """Where rows begin, in elements of 64 bits."""
-    row = row.to(tl.int64)
-    return (row // inner) * outer_stride + (row % inner) * inner_stride
+    """Where rows begin: divided in 32 bits, which are enough to count rows, multiplied in 64."""
+    return (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
 
 
 @triton.jit
@@ -101,8 +102,10 @@ def slope_of(x, inverse_temperature, softcap, CAP: tl.constexpr):
     """dz/dx = (1 - tanh(x / softcap)^2) / temperature."""
     if CAP:
         t = hyperbolic_tangent(x.to(tl.float32) / softcap)
-        return (1.0 - t * t) * inverse_temperature
-    return inverse_temperature
+        slope = 1.0 - t * t
+    else:
+        slope = tl.full(x.shape, 1.0, tl.float32)
+    return slope * inverse_temperature
 
 
 @triton.jit
