@@ -55,8 +55,8 @@ class Variant:
 
 def variants() -> Iterator[Variant]:
     """The kernels at the sizes of their tiles: short rows, a whole long one, parts of a longer, class second."""
-    shapes = {"C = 10": (4096, 10, 1), "C = 1000": (4096, 1000, 1), "C = 8192": (4096, 8192, 1)}
-    shapes |= {"C = 131072": (4096, 131072, 1), "class second": (4096, 21, 64)}
+    shapes = {"C = 10": (10, 1), "C = 1000": (1000, 1), "C = 8192": (8192, 1), "C = 131072": (131072, 1)}
+    shapes["class second"] = 21, 64
     for said, shape in shapes.items():
         t = tile(*shape)
         sizes = {"ROWS": t.rows, "BLOCK": t.classes}
@@ -81,6 +81,7 @@ def variants() -> Iterator[Variant]:
     yield Variant("log_softmax", "pick_kernel", "", 4, {"ROWS": 1024, "PARTS": 8})
     constants = {"LABELS": True, "WEIGHT": True, "FACTOR": True, "BLOCK": 1024, "PARTS": 64}
     yield Variant("labels", "census_kernel", "", 4, constants)
+    yield Variant("labels", "report_kernel", "", 4, {"PARTS": 64})
 
 
 def compiled(variant: Variant, target: GPUTarget, dtype: str) -> Any:

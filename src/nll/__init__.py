@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from nll._backends import use_backend
+from nll._backends import check_labels, use_backend
 from nll._explain import Explanation, explain
 from nll._statistics import Estimate, TokenStatistics
 from nll.functional import (
@@ -38,6 +38,7 @@ __all__ = [
     "SoftmaxRegression",
     "TokenStatistics",
     "accuracy",
+    "check_labels",
     "cross_entropy",
     "explain",
     "fit",

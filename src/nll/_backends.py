@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -160,3 +161,29 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise IndexError for a label out of range; an accelerator is not waited for, and tells of it later."""
+    if target.is_floating_point() or torch.compiler.is_compiling() or _autograd.transforming():
+        return
+    if target.device.type == "cpu":
+        wrong = (target < 0) | (target >= classes)
+        if bool((wrong & (target != ignore_index)).any()):
+            raise IndexError("label out of range")
+    elif target.numel() > 0 and _obstacle_for_triton(target) is None:
+        from nll.kernels.triton import labels
+
+        labels.look(target, classes, ignore_index)
+
+
+def check_labels() -> None:
+    """Wait for the accelerators, and raise IndexError for a label that a loss has met out of range.
+
+    A loss on an accelerator does not wait to see whether its labels are right. A wrong one is never read through: its
+    row's loss is NaN, and the first row and label are raised at the next loss on that device, or its backward pass.
+    This asks for them now.
+    """
+    labels = sys.modules.get("nll.kernels.triton.labels")
+    if labels is not None:
+        labels.check()

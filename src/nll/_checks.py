@@ -180,6 +180,21 @@ def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
     return target.reshape(-1, classes)
 
 
+def valid_rows(count: int | None, labels: Tensor, ignore_index: int) -> None:
+    """Check how many labels are not ignored, where that can be known at once."""
+    if count is None:
+        return
+    _integer("valid_rows", count)
+    if labels.dim() != 1:
+        raise ValueError("expected valid_rows with labels only, got class probabilities")
+    if count < 0:
+        raise ValueError(f"expected valid_rows of at least 0, got {count}")
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        kept = int((labels != ignore_index).sum())
+        if kept > count:
+            raise ValueError(f"expected at most valid_rows={count} labels that are not ignored, got {kept}")
+
+
 def scores(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) -> int:
     """Check scores (..., C) that need no linear layer; return the number of classes."""
     _plain("input", input)

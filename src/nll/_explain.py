@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from nll import _autograd, _backends, _checks, _linear, _products, _statistics, functional
-from nll.kernels import reference
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,9 @@ def _of_scores(
 def _chosen(*tensors: Any) -> Explanation:
     backend = _backends.choose(*tensors)
     name = next(name for name, module in _backends.BACKENDS.items() if module is backend)
-    why = "the compiled loops"
-    if backend is reference:
-        why = "PyTorch's operators, because of " + (_backends.obstacle(*tensors) or "use_backend")
-    return Explanation(name, why)
+    whose = {"cpu": "the compiled loops", "triton": "Triton's kernels"}
+    other = "PyTorch's operators, because of " + (_backends.obstacle(*tensors) or "use_backend")
+    return Explanation(name, whose.get(name, other))
 
 
 def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Explanation:

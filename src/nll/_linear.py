@@ -211,24 +211,43 @@ def cross_entropy(problem: Problem, options: Options, max_memory: int | None) ->
     if torch.compiler.is_compiling():
         wanted = [tensor is not None and tensor.requires_grad for tensor in problem[:3]]
         return _operator(*problem, *options, max_memory, wanted)[0]
-    _check_labels(problem, options)
+    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     if not torch.is_grad_enabled():
         return _value(problem, options, max_memory, NOTHING)[0]
     return _LinearCrossEntropy.apply(options, max_memory, *problem)  # type: ignore[return-value]
 
 
+def cross_entropy_of_rows(problem: Problem, options: Options, max_memory: int | None, valid_rows: int | None) -> Tensor:
+    """As `cross_entropy`, of the rows that are not ignored, where the caller knows how many they are at most."""
+    if valid_rows is None or valid_rows >= len(problem.target) or problem.target.device.type == "cpu":
+        return cross_entropy(problem, options, max_memory)
+    return cross_entropy_of_first(problem, options, max_memory, valid_rows)
+
+
+def cross_entropy_of_first(problem: Problem, options: Options, max_memory: int | None, count: int) -> Tensor:
+    """With the rows that are not ignored brought to the front, the loss of the first rows; NaN if they are not all."""
+    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)  # by their own row numbers
+    ignored = problem.target == options.ignore_index
+    index = torch.argsort(ignored.to(torch.uint8), stable=True)[:count]
+    weights, allowed = problem.row_weights, problem.allowed
+    loss = cross_entropy(
+        problem._replace(
+            input=problem.input[index],
+            target=problem.target[index],
+            row_weights=None if weights is None else weights[index],
+            allowed=None if allowed is None else _of_rows(allowed, index),
+        ),
+        options,
+        max_memory,
+    )
+    if options.reduction == "none":
+        loss = loss.new_zeros(len(ignored)).index_copy(0, index, loss)
+    return torch.where((~ignored).sum() > count, torch.nan, loss)
+
+
 def beyond_first_derivatives(problem: Problem) -> bool:
     others = problem.target, problem.weight, problem.row_weights
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in others)
-
-
-def _check_labels(problem: Problem, options: Options) -> None:
-    target = problem.target
-    if target.dim() != 1 or target.device.type != "cpu":
-        return
-    wrong = (target < 0) | (target >= len(problem.head))
-    if bool((wrong & (target != options.ignore_index)).any()):
-        raise IndexError("label out of range")
 
 
 # ---- For torch.compile: two operators that it does not look into ---------------------------------------------------
@@ -250,7 +269,7 @@ def _operator(*arguments: Any):
     """The loss and, where it is a number, the wanted gradients; empty tensors for the others."""
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, max_memory = _unpacked(arguments)
-    _check_labels(problem, options)
+    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     at_once = tuple(wanted) if options.reduction != "none" else NOTHING
     loss, gradients, scale = _value(problem, options, max_memory, at_once)
     return loss, *_filled(_scaled(gradients, scale, problem), problem)

@@ -5,6 +5,7 @@ With g the gradient by a block's scores x W' + b, dx = g W, dW = g' x summed ove
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +23,14 @@ NOTHING: Wanted = (False, False, False)
 # ---- How much at once ----------------------------------------------------------------------------------------------
 
 # Scores that are there at once by default. More make the products faster, which read the head once for each block:
-# with 50 000 classes these are 180 rows. Measured in docs/memory.md.
-SCORES = 10_000_000
+# with 50 000 classes these are 180 rows. Measured in docs/memory.md. An accelerator takes longer to read the head, and
+# the float32 sum of its gradient, than to multiply so few rows.
+SCORES, SCORES_OF_ACCELERATOR = 10_000_000, 1 << 28
+
+
+def default_scores(input: Tensor) -> int:
+    """How many scores may be there at once on the input's device."""
+    return SCORES if input.device.type in ("cpu", "meta") else SCORES_OF_ACCELERATOR
 
 
 class Plan(NamedTuple):
@@ -41,7 +48,7 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
     Without a head the input is scores.
     """
     size = input.element_size()
-    budget = SCORES * size if max_memory is None else max_memory
+    budget = default_scores(input) * size if max_memory is None else max_memory
     if head is None:
         by_row = max(1, input.shape[1] * size)
         rows = max(1, min(len(input), budget // by_row))
@@ -134,6 +141,9 @@ class Products:
         if total.dtype is a.dtype:
             total.addmm_(a, b, beta=self.begun)
             return
+        if _adds_in_float32(a.device, a.dtype):
+            torch.addmm(total, a, b, out_dtype=total.dtype, beta=self.begun, out=total)
+            return
         for some in blocks(len(a), max(64, _SLAB // (b.shape[1] + 1))):
             total[some] = a[some] @ b if self.begun == 0 else total[some] + a[some] @ b
 
@@ -142,6 +152,19 @@ class Products:
         if self.begun == 0 and self.of_head is not None:  # no row at all
             self.of_head.zero_()
         return self.of_input, self.of_head, self.of_bias
+
+
+@cache
+def _adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch multiplies matrices of a half type and adds the product, unrounded, to one of float32."""
+    if device.type != "cuda":
+        return False
+    total, a = torch.zeros(16, 16, device=device), torch.zeros(16, 16, dtype=dtype, device=device)
+    try:
+        torch.addmm(total, a, a, out_dtype=total.dtype, out=total)
+    except (RuntimeError, TypeError):  # a version without, or a device without
+        return False
+    return True
 
 
 class _Given:
@@ -189,7 +212,7 @@ def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> t
     """
     size, features = max(4, input.element_size()), input.shape[1]
     by_row = _KEPT * size * (classes + features)
-    budget = max(SCORES, 2 * classes * features) * size if max_memory is None else max_memory
+    budget = max(default_scores(input), 2 * classes * features) * size if max_memory is None else max_memory
     rows = max(1, min(input.shape[0], budget // by_row))
     return rows, rows * by_row
 

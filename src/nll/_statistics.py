@@ -52,8 +52,7 @@ def answer(
     if by_definition():
         log_prob, lse, *more = _by_definition(question, layer, label, max_memory)
     else:
-        if target.device.type == "cpu" and bool(wrong.any()):
-            raise IndexError("label out of range")
+        _backends.look_at_labels(target, classes_of(layer), ignore_index)
         log_prob, lse, *more = _Statistics.apply(question, max_memory, label, kept, *layer)  # type: ignore[misc]
     entropy = more.pop(0) if question.entropy else None
     rank, *top = more

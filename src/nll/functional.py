@@ -62,8 +62,11 @@ def nll_loss(
     """
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.nll_loss(input, target, weight, ignore_index)
+    backend = _backends.choose(input)
+    if backend is reference and input.device.type != "cpu":
+        _backends.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
     try:
-        rows = _backends.choose(input).nll_loss(input, target, ignore_index)
+        rows = backend.nll_loss(input, target, ignore_index)
         mass = reference.label_mass(input, target, weight, ignore_index)
     except IndexError as error:
         raise _named(error, input, target, ignore_index) from None
@@ -142,6 +145,8 @@ def cross_entropy(
         _checks.inplace_backward(input)
     options = reference.Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
     backend = _backends.choose(input, target, weight, row_weights, allowed)
+    if backend is reference and input.device.type != "cpu" and target.shape != input.shape:
+        _backends.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
     try:
         if not inplace_backward:
             return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
@@ -166,6 +171,7 @@ def linear_cross_entropy(
     row_weights: Tensor | None = None,
     allowed_classes: Tensor | None = None,
     max_memory: int | None = None,
+    valid_rows: int | None = None,
 ) -> Tensor:
     """Cross entropy of the scores input @ linear_weight.T + linear_bias, which are never held as a whole.
 
@@ -182,7 +188,9 @@ def linear_cross_entropy(
         allowed_classes: mask of bool, (C) or (..., C), as for `cross_entropy`.
         max_memory: bytes for everything besides the arguments, the gradients and, for float16 and bfloat16, a float32
             sum of the gradient by linear_weight; at least one row's scores are held. None: room for 10 million scores,
-            40 MB in float32. `explain` tells what a call will take.
+            40 MB in float32; on an accelerator for 268 million. `explain` tells what a call will take.
+        valid_rows: of labels, at most so many are not ignored. An accelerator, which is not asked how many there are,
+            multiplies no more rows then. With more of them the loss is NaN; on a processor that raises ValueError.
 
     Returns: the loss in float32 for float16 and bfloat16 inputs, else in the dtype of the input.
     Gradients have the dtype of what they are by.
@@ -207,8 +215,9 @@ def linear_cross_entropy(
         _linear.like(problem), problem.target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss
     )
     options = reference.Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
+    _checks.valid_rows(valid_rows, labels, ignore_index)
     try:
-        loss = _linear.cross_entropy(problem._replace(target=labels), options, max_memory)
+        loss = _linear.cross_entropy_of_rows(problem._replace(target=labels), options, max_memory, valid_rows)
     except IndexError as error:
         raise _checks.label_error(target, classes, ignore_index) or error from None
     return loss.reshape(rows) if reduction == "none" else loss

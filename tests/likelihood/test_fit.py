@@ -412,7 +412,9 @@ def test_any_container_of_the_same_numbers(make):
 
 
 @pytest.mark.parametrize(
-    "make", [list, np.array, torch.tensor, pd.Series, lambda x: pd.Series(x, dtype="boolean")], ids=str
+    "make",
+    [list, np.array, torch.tensor, pd.Series, lambda x: pd.Series(x, dtype="boolean")],
+    ids=["list", "array", "tensor", "series", "series of boolean"],
 )
 def test_truth_values_are_0_and_1(make):
     assert float(fit(td.Bernoulli, make([True, False, True, True])).params["probs"]) == 0.75

@@ -12,9 +12,9 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 import nll
-from nll.cli import terminal
+from nll.cli import clock, terminal
 from nll.kernels import cpu
 
 
@@ -45,19 +45,19 @@ class Case:
     factor: float = 1.0  # the loss is multiplied with it
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> Problem:
+    def build(self, device: str = "cpu") -> Problem:
         """Draw the scores and labels, and the upstream gradient."""
         draw = torch.Generator().manual_seed(0)
         *rest, last = self.shape
-        scores = torch.empty(*rest, last + self.gap, dtype=self.dtype)[..., :last]
-        scores.normal_(0.0, self.scale, generator=draw)
+        whole = torch.empty(*rest, last + self.gap, dtype=self.dtype)
+        scores = whole.normal_(0.0, self.scale, generator=draw).to(device)[..., :last]
         rows = (self.shape[0], *self.shape[2:])
         labels = torch.randint(0, self.shape[1], rows, generator=draw)
         if self.ignored:
             labels[torch.rand(rows, generator=draw) < self.ignored] = -100
         shape = rows if self.options.get("reduction") == "none" else ()
         slope = torch.rand(shape, generator=draw) if shape else torch.tensor(self.factor)
-        return Problem(scores, labels, slope)
+        return Problem(scores, labels.to(device), slope.to(device))
 
     def loss(self, library: Any, x: Tensor, y: Tensor, **ours: Any) -> Tensor:
         """The loss by `torch.nn.functional` or by `nll`."""
@@ -129,9 +129,9 @@ def contenders(case: Case, problem: Problem, compiled: bool) -> dict[str, Step]:
     return found
 
 
-def measure(case: Case, rounds: int, compiled: bool) -> dict[str, Any]:
+def measure(case: Case, rounds: int, compiled: bool, device: str = "cpu") -> dict[str, Any]:
     """Times in seconds, extra memory in bytes, and errors of one case."""
-    problem = case.build()
+    problem = case.build(device)
     steps = contenders(case, problem, compiled)
     found: dict[str, Any] = {
         "case": case.name,
@@ -142,16 +142,13 @@ def measure(case: Case, rounds: int, compiled: bool) -> dict[str, Any]:
     found["errors"] = errors(case, problem, {name: step for name, step in steps.items() if name != "compile"})
     found["extra_bytes"] = {name: extra_memory(step, case, problem) for name, step in steps.items()}
     source, copy = problem.scores, torch.zeros_like(problem.scores)
-    times: dict[str, list[float]] = {"copy": [], **{name: [] for name in steps}}
     repeats = max(1, min(1000, (1 << 17) // source.numel()))
-    for turn in range(rounds + 2):  # two to warm up
-        for name, step in steps.items():
-            seconds = timed(step, problem, case.in_place and name == "nll", repeats)
-            times[name] += [seconds] * (turn > 1)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            copy.copy_(source)
-        times["copy"] += [(time.perf_counter() - start) / repeats] * (turn > 1)
+    device = source.device.type
+    measures = {
+        name: partial(timed, step, problem, case.in_place and name == "nll", repeats) for name, step in steps.items()
+    }
+    measures["copy"] = partial(clock.seconds, device, lambda: copy.copy_(source), repeats)
+    times = clock.in_turn(measures, rounds)
     found["seconds"] = {name: statistics.median(values) for name, values in times.items()}
     found["quartiles"] = {name: statistics.quantiles(values)[::2] for name, values in times.items()}
     return found
@@ -160,11 +157,7 @@ def measure(case: Case, rounds: int, compiled: bool) -> dict[str, Any]:
 def timed(step: Step, problem: Problem, computed: bool, repeats: int) -> float:
     """Seconds of one call; copying the scores that are to be overwritten is not counted."""
     x = problem.fresh(computed)
-    repeats = 1 if computed else repeats
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step(x)
-    return (time.perf_counter() - start) / repeats
+    return clock.seconds(problem.scores.device.type, lambda: step(x), 1 if computed else repeats)
 
 
 def errors(case: Case, problem: Problem, steps: dict[str, Step]) -> dict[str, float]:
@@ -187,28 +180,13 @@ def errors(case: Case, problem: Problem, steps: dict[str, Step]) -> dict[str, fl
 
 
 def extra_memory(step: Step, case: Case, problem: Problem) -> int | None:
-    """The most memory that one call holds besides the scores, the gradient included; None where Linux does not tell."""
-    reset = Path("/proc/self/clear_refs")
+    """The most memory that one call holds besides the scores, the gradient included."""
     step(problem.fresh(case.in_place))  # what the first call alone allocates
-    gc.collect()
-    if cpu.MISSING is None:
-        cpu.release()
     x = problem.fresh(case.in_place)
-    try:
-        reset.write_text("5")  # the peak starts again from here
-        before = _status("VmRSS")
-        step(x)
-        return max(0, _status("VmHWM") - before)
-    except OSError:
-        return None
+    return clock.held(problem.scores.device.type, lambda: step(x))
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
-
-
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """What the figures hold for."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
@@ -216,6 +194,7 @@ def machine() -> dict[str, Any]:
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return {
         "processor": model,
+        "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instruction_set": cpu.MISSING or cpu.instruction_set(),
@@ -257,6 +236,9 @@ def row(result: dict[str, Any], compiled: bool) -> list[str]:
 def bench(
     only: Annotated[str, typer.Option(help="Cases whose name or type contains this text.")] = "",
     rounds: Annotated[int, typer.Option(min=2, help="Turns that each contender has.")] = 9,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda for an accelerator of PyTorch's, of whichever make.")
+    ] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compare with torch.compile too.")] = True,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file; - is stdout.")
@@ -267,18 +249,21 @@ def bench(
     if not chosen:
         names = ", ".join(case.name for case in CASES)
         raise typer.BadParameter(f"expected a part of one of: {names}; got {only!r}", param_hint="--only")
-    console, about = terminal.console(stderr=True), machine()
+    if device not in clock.devices():
+        there = " or ".join(clock.devices())
+        raise typer.BadParameter(f"expected a device that is there, {there}; got {device!r}", param_hint="--device")
+    console, about = terminal.console(stderr=True), machine(device)
     results = []
     for case in chosen:
         console.print(f"{case.name} {case.shape}", style="dim")
-        results.append(measure(case, rounds, compiled))
+        results.append(measure(case, rounds, compiled, device))
         gc.collect()
     if json_path is None or str(json_path) != "-":
         out = terminal.console(stderr=False)
         out.print(table(results))
+        place = about["accelerator"] or f"{about['processor']}, {about['threads']} threads, {about['instruction_set']}"
         out.print(
-            f"\n{about['processor']}, {about['threads']} threads, {about['instruction_set']}; "
-            f"PyTorch {about['torch']}.\n"
+            f"\n{place}; PyTorch {about['torch']}.\n"
             "Medians of times taken in turn. GB/s: the scores once and the gradient once. MiB: the most that a call "
             "holds besides the scores. Error: of the gradient, in units of its largest element."
         )

@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 import nll
+from nll import _backends
 from nll.cli import terminal
 from nll.kernels import cpu, reference
 
@@ -49,6 +50,7 @@ def facts() -> list[tuple[str, str]]:
         ("Backend reference", _first_line(reference)),
         ("Backend cpu", cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}"),
     ]
+    found.append(("Backend triton", _triton()))
     for package, (brings, extra) in _OPTIONAL.items():
         installed = _version(package)
         found.append((package, installed or f"missing: no {brings}; pip install 'nll[{extra}]'"))
@@ -62,6 +64,12 @@ def _devices() -> list[str]:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return devices
+
+
+def _triton() -> str:
+    if _backends.TRITON_MISSING is not None:
+        return f"{_backends.TRITON_MISSING}: a tensor on an accelerator goes to the reference"
+    return f"Triton {_version('triton')}" + (", interpreted on this processor" * _backends.INTERPRETED)
 
 
 def _version(package: str) -> str | None:

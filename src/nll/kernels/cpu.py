@@ -116,8 +116,8 @@ def cross_entropy_backward(
     scores = strided(input)
     here = in_place and scores is input
     gradient = input.detach() if here else empty_like(input)
-    upstream = 1.0 if upstream is None else upstream.item()
-    _run(scores, target, weight, row_factor, options, _BACKWARD, gradient, here, upstream, None, None, sums)
+    factor = 1.0 if upstream is None else upstream.item()
+    _run(scores, target, weight, row_factor, options, _BACKWARD, gradient, here, factor, None, None, sums)
     if not in_place:
         return gradient
     if here:

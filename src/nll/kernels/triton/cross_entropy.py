@@ -225,7 +225,7 @@ def run(
     x, g = layout(input, dim), layout(input if gradient is None else gradient, dim)
     q = layout(target, dim)[3:] if probabilities else (0, 0, 0)
     found = labels.census(target, weight, row_factor, x.rows, x.classes, options.ignore_index, not probabilities)
-    shape = tile(x.rows, x.classes, x.inner)
+    shape = tile(x.classes, x.inner)
     nothing, z_loss = found.sums, options.z_loss
     if not isinstance(z_loss, Tensor):
         z_loss = nothing if z_loss == 0.0 else torch.full((), z_loss, dtype=torch.float32, device=input.device)

@@ -78,6 +78,12 @@ def report(target, first, offender, classes, ignore_index, PARTS: tl.constexpr):
             tl.store(offender, row)
 
 
+@triton.jit
+def report_kernel(target, first, offender, classes, ignore_index, PARTS: tl.constexpr):
+    """`report`, where no kernel of a loss does it."""
+    report(target, first, offender, classes, ignore_index, PARTS)
+
+
 class Census(NamedTuple):
     """What `census_kernel` has found."""
 
@@ -123,6 +129,15 @@ def census(
             PARTS=parts,
         )
     return Census(sums, first, offender_of(device))
+
+
+def look(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Look for the first label that is wrong, and tell of it."""
+    target = target.contiguous()
+    poll(target.device)
+    found = census(target, None, None, target.numel(), classes, ignore_index)
+    with on(target.device):
+        report_kernel[(1,)](target, found.first, found.offender, classes, ignore_index, PARTS=len(found.first))
 
 
 _offenders: dict[torch.device, Tensor] = {}

@@ -69,7 +69,7 @@ def log_softmax_kernel(
 def run(input: Tensor, result: Tensor | None, out: Tensor, dim: int) -> None:
     """Fill `out`, contiguous, with the logarithms, or with the gradient by the scores of a contiguous result."""
     x, o = layout(input, dim), layout(out, dim)
-    shape = tile(x.rows, x.classes, x.inner)
+    shape = tile(x.classes, x.inner)
     with on(input.device):
         log_softmax_kernel[(triton.cdiv(x.rows, shape.rows),)](
             input,
@@ -155,7 +155,7 @@ def pick(input: Tensor, target: Tensor, loss: Tensor, ignore_index: int, dim: in
 def pick_backward(slope: Tensor, target: Tensor, out: Tensor, ignore_index: int, dim: int) -> None:
     """Fill `out` with the gradient by the log-probabilities."""
     o = layout(out, dim)
-    shape = tile(o.rows, o.classes, o.inner)
+    shape = tile(o.classes, o.inner)
     block = min(shape.classes, 4096)
     with on(out.device):
         pick_backward_kernel[(triton.cdiv(o.rows, shape.rows), triton.cdiv(o.classes, block))](

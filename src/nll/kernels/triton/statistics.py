@@ -102,7 +102,7 @@ def statistics_backward_kernel(
 
 def run(scores: Tensor, label: Tensor, temperature: float, softcap: float | None, found: RowStatistics) -> None:
     """Fill `found`."""
-    shape = tile(*scores.shape, 1)
+    shape = tile(scores.shape[1], 1)
     block = min(shape.classes, 4096)
     with on(scores.device):
         statistics_kernel[(triton.cdiv(len(scores), shape.rows),)](
@@ -130,7 +130,7 @@ def run_backward(
 ) -> None:
     """Overwrite the scores with the gradient."""
     (_, lse, *entropy), (by_log_prob, by_lse, *by_entropy) = found, slopes
-    shape = tile(*scores.shape, 1)
+    shape = tile(scores.shape[1], 1)
     block = min(shape.classes, 4096)
     with on(scores.device):
         statistics_backward_kernel[(triton.cdiv(len(scores), shape.rows), triton.cdiv(scores.shape[1], block))](

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nll.kernels.layout import outer_class_inner
 
-# Scores of a tile that is a whole row, at most; of another; of several rows. A thread holds 32, 16 of a part of a row, 8
-# where it has several rows' numbers besides: with every option more do not fit the registers.
+# Scores of a tile that is a whole row, at most; of another; of several rows. A thread holds 32, 16 of a part of a row,
+# 8 where it has several rows' numbers besides: with every option more do not fit the registers.
 WHOLE, TILE, BUNDLE = 8192, 4096, 512
 
 
@@ -30,18 +30,20 @@ class Tile(NamedTuple):
     whole: bool
 
 
-def tile(rows: int, classes: int, inner: int) -> Tile:
-    """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by side in bundles."""
+def tile(classes: int, inner: int) -> Tile:
+    """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by side in bundles.
+
+    How many rows there are does not count, so that a row's sums are the same in any company.
+    """
     wide = triton.next_power_of_2(max(classes, 1))
     if inner > 1:
-        at_once = min(32, triton.next_power_of_2(rows))
+        at_once = 32
         across = min(wide, BUNDLE // at_once)
     else:
         across = wide if wide <= WHOLE else TILE
-        at_once = max(1, min(BUNDLE // across, triton.next_power_of_2(rows)))
+        at_once = max(1, BUNDLE // across)
     each = 8 if at_once > 1 else 32 if across >= classes else 16
-    warps = max(at_once * across // (32 * each), 1)
-    return Tile(at_once, across, warps, across >= classes)
+    return Tile(at_once, across, max(at_once * across // (32 * each), 1), across >= classes)
 
 
 class Layout(NamedTuple):
