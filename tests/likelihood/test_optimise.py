@@ -1,4 +1,4 @@
-"""Newton's method with a line search, on functions whose maximum is known."""
+"""Newton's method in a trust region, on functions whose maximum is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nll.likelihood.optimise import Sums, ascent, maximise
+from nll.likelihood.optimise import Sums, _within, decrement_of, maximise, maximise_each
 
 
 def tensor(*values: float) -> Tensor:
@@ -160,13 +160,49 @@ def test_reached_means_that_nothing_is_left_to_gain():
     assert not found.reached or found.decrement <= 1e-8
 
 
-def test_ascent_solves_the_newton_equations():
-    sums = sums_of(quadratic)(tensor(1.0, 1.0))
-    assert ascent(sums).tolist() == pytest.approx((PEAK - 1).tolist(), rel=1e-14)
+def test_the_decrement_is_what_a_quadratic_still_gains():
+    at = tensor(1.0, 1.0)
+    assert decrement_of(sums_of(quadratic)(at)) == pytest.approx(-float(quadratic(at)), rel=1e-14)
 
 
-@pytest.mark.parametrize("information", [[[1.0, 2.0], [2.0, 1.0]], [[-1.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
-def test_ascent_points_uphill_where_it_is_not_concave(information):
-    score = tensor(1.0, -3.0)
-    direction = ascent(Sums(tensor(0.0)[0], score, torch.tensor(information, dtype=torch.float64)))
-    assert float(score @ direction) > 0
+@pytest.mark.parametrize("size", [3, 80])
+def test_many_searches_at_once_are_as_each_alone(size):
+    """Quadratics and a function with a flank that curves the wrong way, of few and of many parameters."""
+    draw = torch.Generator().manual_seed(3)
+    peaks = torch.randn(6, size, generator=draw, dtype=torch.float64)
+    root = torch.randn(6, size, size, generator=draw, dtype=torch.float64)
+    curved = root @ root.mT / size + torch.eye(size, dtype=torch.float64)
+
+    def one(index):
+        def function(theta):
+            away = theta - peaks[index]
+            return -0.5 * away @ curved[index] @ away if index % 2 else torch.exp(-away.square().sum() / size)
+
+        return function
+
+    def sums(theta, which):
+        found = [sums_of(one(int(index)))(t) for t, index in zip(theta, which, strict=True)]
+        return Sums(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+    start = torch.zeros(6, size, dtype=torch.float64)
+    together = maximise_each(sums, start, torch.ones(6, dtype=torch.float64))
+    assert bool(together.reached.all())
+    torch.testing.assert_close(together.theta, peaks, rtol=0, atol=1e-6)
+    for index in range(6):
+        alone = maximise(sums_of(one(index)), start[index])
+        assert together.one(index).steps == alone.steps
+        torch.testing.assert_close(together.theta[index], alone.theta, rtol=0, atol=1e-6)
+
+
+def test_on_a_border_the_step_has_the_radius_as_its_length():
+    values = torch.tensor([[-1.0, 2.0], [0.5, 2.0], [-1.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    score = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)  # the third: no slope
+    radius = torch.tensor([2.0, 0.1, 3.0, 5.0], dtype=torch.float64)
+    step, inside = _within(score, values, radius)
+    torch.testing.assert_close(step.square().sum(1).sqrt(), radius, rtol=1e-5, atol=0)
+    assert not inside.any()
+    angle = torch.linspace(0, 2 * math.pi, 100_001, dtype=torch.float64)
+    for d, g, h, r in zip(step, score, values, radius, strict=True):
+        round_ = r * torch.stack([angle.cos(), angle.sin()], 1)
+        best = (round_ @ g - round_.square() @ h / 2).max()
+        assert float(d @ g - d.square() @ h / 2) == pytest.approx(float(best), rel=1e-5)

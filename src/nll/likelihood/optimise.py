@@ -1,8 +1,9 @@
-"""Newton's method for a log-likelihood, with a line search; it stops on the Newton decrement.
+"""Newton's method in a trust region, for one likelihood or for many at once; it stops on the Newton decrement.
 
-With score g and information I (minus the Hessian) the step is d = I^-1 g, and the decrement g'd / 2 is the gain
-in log-likelihood that the quadratic model expects of it (Boyd and Vandenberghe 2004, section 9.5): a distance to
-the maximum in units that do not depend on the parameters' scales.
+With score g and information I (minus the Hessian), a step d maximises the quadratic model g'd - d'Id / 2 within a
+radius, in units in which I's diagonal is 1 (Nocedal and Wright 2006, chapter 4). Inside of it d = I^-1 g, and the
+decrement g'd / 2 is the gain in log-likelihood that the model expects (Boyd and Vandenberghe 2004, section 9.5): a
+distance to the maximum in units that do not depend on the parameters' scales.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from torch import Tensor
 # Where the decrement is this small, one more full step ends at rounding error: the steps converge quadratically.
 _TOLERANCE = 1e-10
 _MAX_STEPS = 200
-_MAX_HALVINGS = 40
+_MAX_SHRINKS = 20  # of the radius, by 4, without a step that raises the value
+_FEW = 64  # parameters: above, a factorisation is tried before the eigenvalues are
+_SECULAR_STEPS = 60
 
 
 class Sums(NamedTuple):
-    """What the rows add up to at one value of the parameters."""
+    """What the rows add up to at one value of the parameters, or at several: then with a first dimension for each."""
 
     log_likelihood: Tensor  # scalar
     score: Tensor  # (P)
@@ -28,7 +31,7 @@ class Sums(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """Where the search ended."""
+    """Where a search ended."""
 
     theta: Tensor
     sums: Sums
@@ -38,6 +41,29 @@ class Optimum(NamedTuple):
     status: str
 
 
+class Optima(NamedTuple):
+    """Where each of several searches ended."""
+
+    theta: Tensor  # (B, P)
+    sums: Sums
+    decrement: Tensor  # (B)
+    steps: Tensor  # (B)
+    reached: Tensor  # (B)
+    shrunk: Tensor  # (B): how often the radius shrank since the last step
+
+    def one(self, index: int) -> Optimum:
+        """The search of one of them."""
+        sums = Sums(*(part[index] for part in self.sums))
+        decrement, steps = float(self.decrement[index]), int(self.steps[index])
+        status = "converged"
+        if decrement != decrement:
+            status = "not finite: the likelihood at the starting values"
+        elif not self.reached[index]:
+            stuck = int(self.shrunk[index]) >= _MAX_SHRINKS
+            status = _stuck(decrement) if stuck else f"out of steps: {_MAX_STEPS} Newton steps"
+        return Optimum(self.theta[index], sums, decrement, steps, bool(self.reached[index]), status)
+
+
 Progress = Callable[[int, float, float], None]  # (step, log-likelihood, decrement)
 
 
@@ -45,58 +71,161 @@ def maximise(
     sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress | None = None, unit: float = 1.0
 ) -> Optimum:
     """Maximise a smooth function, given its value, score and information as one call; `unit`: of its value."""
-    theta, here, decrement = start, sums(start), torch.nan
-    if not _finite(here):
-        return Optimum(theta, here, torch.nan, 0, False, "not finite: the likelihood at the starting values")
-    for step in range(_MAX_STEPS):
-        direction = ascent(here)
-        decrement = float(here.score @ direction) / 2
+
+    def batched(theta: Tensor, _: Tensor) -> Sums:
+        return Sums(*(part[None] for part in sums(theta[0])))
+
+    return maximise_each(batched, start[None], torch.tensor([unit], dtype=start.dtype), progress).one(0)
+
+
+def decrement_of(sums: Sums) -> float:
+    """The gain that one more Newton step would be expected to bring."""
+    one = Sums(*(part[None] for part in sums))
+    return float(_scaled(one).first_look()[0]) if bool(_finite(one)) else 0.0
+
+
+def maximise_each(
+    sums: Callable[[Tensor, Tensor], Sums], start: Tensor, unit: Tensor, progress: Progress | None = None
+) -> Optima:
+    """Maximise several functions at once.
+
+    Args:
+        sums: values, scores and informations at (b, P) parameters, of the functions with the given numbers (b).
+        start: (B, P).
+        unit: (B), of each function's value: the tolerances are in it.
+        progress: called before each step with the sum of the values and the largest decrement.
+    """
+    theta, count = start.clone(), len(start)
+    here = sums(theta, torch.arange(count))
+    decrement = torch.full((count,), torch.nan, dtype=start.dtype)
+    steps, shrunk = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+    reached, radius = torch.zeros(count, dtype=torch.bool), torch.full_like(decrement, torch.nan)
+    active = _finite(here).nonzero()[:, 0]
+    if len(active):
+        decrement[active], first = _scaled(_of(here, active)).first_look()
+        radius[active] = torch.maximum(first, unit[active].sqrt())  # at least as far as one observation tells
+    while len(active):
+        at = _of(here, active)
+        newton = _scaled(at)
+        step, expected, near = newton.step(radius[active])
         if progress is not None:
-            progress(step, float(here.log_likelihood), decrement)
-        found = _line_search(sums, theta, here, direction, decrement, unit)
-        if found is None:
-            return Optimum(theta, here, decrement, step, decrement <= _TOLERANCE * unit, _stuck(decrement))
-        theta, here = found
-        if decrement <= _TOLERANCE * unit:
-            last = max(float(here.score @ ascent(here)) / 2, 0.0)
-            if last <= _TOLERANCE * unit:
-                return Optimum(theta, here, last, step + 1, True, "converged")
-            decrement = last
-    return Optimum(theta, here, decrement, _MAX_STEPS, False, f"out of steps: {_MAX_STEPS} Newton steps")
+            progress(int(steps.max()), float(here.log_likelihood.sum()), float(decrement.max()))
+        there = sums(theta[active] + step, active)
+        scale = unit[active]
+        gain, slack = there.log_likelihood - at.log_likelihood, 1e-12 * (scale + at.log_likelihood.abs())
+        ratio = torch.where(expected > slack, gain / expected, torch.where(gain >= -slack, 1.0, -1.0))
+        taken = _finite(there) & ((ratio > 1e-4) | ((expected <= 1e4 * slack) & (gain >= -slack)))
+        length = newton.length(step)
+        grow = (ratio > 0.75) & ~near
+        radius[active] = torch.where(
+            taken & (ratio > 0.25),
+            torch.where(grow, 2 * radius[active], radius[active]),
+            torch.where(taken, length / 2, length / 4),
+        )
+        shrunk[active] = torch.where(taken, 0, shrunk[active] + 1)
+        moved = active[taken]
+        theta[moved] += step[taken]
+        steps[moved] += 1
+        for part, new in zip(here, there, strict=True):
+            part[moved] = new[taken]
+        small = decrement[active] <= _TOLERANCE * scale  # before this step
+        if len(moved):
+            decrement[moved], _ = _scaled(_of(here, moved)).first_look()
+        reached[active] = small & (~taken | (decrement[active] <= _TOLERANCE * scale))
+        active = active[~reached[active] & (shrunk[active] < _MAX_SHRINKS) & (steps[active] < _MAX_STEPS)]
+    return Optima(theta, here, decrement, steps, reached, shrunk)
 
 
-def _finite(sums: Sums) -> bool:
-    return all(bool(torch.isfinite(part).all()) for part in sums)
+def _of(sums: Sums, which: Tensor) -> Sums:
+    return Sums(*(part[which] for part in sums))
 
 
-def ascent(sums: Sums) -> Tensor:
-    """Solve I d = g in units that make I's diagonal 1; where I is not positive definite, raise its diagonal."""
-    diagonal = sums.information.diagonal().abs()
-    unit = diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt()
-    unit = torch.where(diagonal > 0, unit, 1.0)
-    scaled = unit[:, None] * sums.information * unit
-    damping = 0.0
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(scaled + damping * torch.eye(len(unit), dtype=scaled.dtype))
-        if not int(failed):
-            return unit * torch.cholesky_solve((unit * sums.score)[:, None], factor)[:, 0]
-        damping = max(4 * damping, 1e-8)
+def _finite(sums: Sums) -> Tensor:
+    return torch.stack([part.isfinite().flatten(1).all(1) for part in (part[..., None] for part in sums)]).all(0)
 
 
-def _line_search(
-    sums: Callable[[Tensor], Sums], theta: Tensor, here: Sums, direction: Tensor, decrement: float, unit: float
-) -> tuple[Tensor, Sums] | None:
-    """Halve the step until the value rises by a ten-thousandth of what is expected (Armijo), or to rounding."""
-    value = float(here.log_likelihood)
-    slack = 1e-12 * (unit + abs(value))
-    length = 1.0
-    for _ in range(_MAX_HALVINGS):
-        ahead = theta + length * direction
-        there = sums(ahead)
-        if _finite(there) and float(there.log_likelihood) >= value + 2e-4 * length * decrement - slack:
-            return ahead, there
-        length /= 2
-    return None
+class _Scaled(NamedTuple):
+    """Quadratic models in units in which the information has a unit diagonal."""
+
+    unit: Tensor  # (B, P)
+    score: Tensor  # (B, P)
+    information: Tensor  # (B, P, P)
+    factor: Tensor | None  # (B, P, P), the Cholesky factor where every information is positive definite
+    eigen: tuple[Tensor, Tensor]  # else its eigenvalues (B, P), ascending, and eigenvectors
+
+    def length(self, step: Tensor) -> Tensor:
+        return (step / self.unit).square().sum(1).sqrt()
+
+    def first_look(self) -> tuple[Tensor, Tensor]:
+        """The decrement, of the absolute curvatures where they differ in sign; the length of Newton's step, or 0."""
+        if self.factor is not None:
+            d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
+            return (self.score * d).sum(1) / 2, d.square().sum(1).sqrt()
+        values, vectors = self.eigen
+        g = (vectors.mT @ self.score[..., None])[..., 0]
+        size = values.abs().clamp(min=torch.finfo(g.dtype).eps)
+        newton = torch.where(values[:, 0] > 0, (g / size).square().sum(1).sqrt(), 0.0)
+        return (g.square() / size).sum(1) / 2, newton
+
+    def step(self, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best step within the radius, the gain expected of it, and whether it is Newton's own."""
+        if self.factor is not None:
+            d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
+            inside = d.square().sum(1).sqrt() <= radius * (1 + 1e-10)
+            if not bool(inside.all()):
+                return _with_eigenvalues(self).step(radius)
+        else:
+            values, vectors = self.eigen
+            d, inside = _within((vectors.mT @ self.score[..., None])[..., 0], values, radius)
+            d = (vectors @ d[..., None])[..., 0]
+        expected = (self.score * d).sum(1) - (d * (self.information @ d[..., None])[..., 0]).sum(1) / 2
+        return self.unit * d, expected, inside
+
+
+def _scaled(sums: Sums) -> _Scaled:
+    diagonal = sums.information.diagonal(dim1=-2, dim2=-1).abs()
+    unit = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
+    information = unit[..., None] * sums.information * unit[..., None, :]
+    scaled = _Scaled(unit, unit * sums.score, information, None, (unit, information))
+    if unit.shape[1] > _FEW:
+        factor, failed = torch.linalg.cholesky_ex(information)
+        if not bool(failed.any()):
+            return scaled._replace(factor=factor)
+    return _with_eigenvalues(scaled)
+
+
+def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
+    return scaled._replace(factor=None, eigen=torch.linalg.eigh(scaled.information))
+
+
+def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximise g'd - sum values d^2 / 2 for |d| <= radius, and whether the maximum lies inside.
+
+    On the border d = g / (values + m), with the m that makes |d| the radius: 1 / |d| is nearly linear in m, so that
+    Newton's method finds it (More and Sorensen 1983), kept between bounds. Where the score has no part along the lowest
+    curvature, the rest of the radius is gone along it.
+    """
+    lowest, size = values[:, 0], g.square().sum(1).sqrt()
+    convex = lowest > 8 * torch.finfo(g.dtype).eps * values.shape[1]
+    newton = g / torch.where(convex[:, None], values, 1.0)
+    inside = convex & (newton.square().sum(1).sqrt() <= radius * (1 + 1e-10))
+    low = (-lowest).clamp(min=0.0) + 1e-14
+    high = torch.maximum(low, size / radius - lowest) + 1e-14
+    m = torch.maximum(low, torch.minimum(high, (size / radius - values[:, -1]).clamp(min=0.0)))
+    for _ in range(_SECULAR_STEPS):
+        shifted = values + m[:, None]
+        d = g / shifted
+        length = d.square().sum(1).sqrt()
+        low, high = torch.where(length > radius, m, low), torch.where(length < radius, m, high)
+        slope = (d.square() / shifted).sum(1) / length.square().clamp(min=torch.finfo(g.dtype).tiny)
+        ahead = m + (length / radius - 1) / slope.clamp(min=torch.finfo(g.dtype).tiny)
+        if bool((((length / radius - 1).abs() < 1e-6) | inside).all()):
+            break
+        m = torch.where((ahead > low) & (ahead < high), ahead, (low + high) / 2)
+    d = g / (values + m[:, None])
+    rest = (radius.square() - d.square().sum(1)).clamp(min=0.0).sqrt()
+    d[:, 0] += torch.where(convex, 0.0, torch.where(d[:, 0] < 0, -rest, rest))
+    return torch.where(inside[:, None], newton, d), inside
 
 
 def _stuck(decrement: float) -> str:

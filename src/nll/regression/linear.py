@@ -26,7 +26,7 @@ from nll.likelihood.blocks import blocks
 from nll.likelihood.families import log_peak
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, require_support
-from nll.likelihood.optimise import Optimum, Progress, Sums, ascent, maximise
+from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maximise
 from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
@@ -217,8 +217,7 @@ def _closed_form(problem: LinearLikelihood) -> Optimum:
     """Least squares, and the root mean square of its residuals."""
     theta = problem.start()
     sums = problem.sums(theta)
-    decrement = max(float(sums.score @ ascent(sums)) / 2, 0.0) if bool(torch.isfinite(sums.information).all()) else 0.0
-    return Optimum(theta, sums, decrement, 0, True, "converged")
+    return Optimum(theta, sums, decrement_of(sums), 0, True, "converged")
 
 
 def _require_varying(y: Tensor, family: str) -> None:
