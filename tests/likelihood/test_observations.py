@@ -33,9 +33,14 @@ def test_the_data_are_copied_to_float64_and_left_alone():
 
 
 @pytest.mark.parametrize("data", [np.array([1.0, 2.0]), torch.tensor([1.0, 2.0], dtype=torch.float64)])
-def test_float64_data_are_not_shared(data):
-    observe(data).values.zero_()
-    assert data.tolist() == [1.0, 2.0]
+def test_float64_data_are_not_copied(data):
+    assert observe(data).values.data_ptr() == torch.as_tensor(data).data_ptr()
+
+
+def test_memory_that_may_not_be_written_is_copied():
+    data = np.array([1.0, 2.0])
+    data.flags.writeable = False
+    assert observe(data).values.tolist() == [1.0, 2.0]
 
 
 def test_no_weights_are_ones():

@@ -167,7 +167,7 @@ def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fi
     if job.family == "bernoulli" and data.y.dtype.kind not in "iufb":
         raise ValueError(f"expected 0 or 1 in column {data.response!r}, got texts; softmax, the default, takes them")
     y, columns = designs.numbers(data.y, data.response), data.columns()
-    observed = replace(observe(y, data.weights), rows=data.rows)
+    observed = replace(observe(y, data.weights), numbers=data.rows)
     fitted = fit_linear(job.family, columns, observed, response=data.response, progress=stages.step)
     mean = RESPONSES[job.family].mean(columns.given() @ fitted.params["coef"]).numpy()
     weights = data.weights.numpy()

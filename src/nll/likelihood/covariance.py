@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+KINDS = ("observed", "expected", "opg", "sandwich")
+
 
 def inverse(information: Tensor) -> Tensor:
     """Invert a symmetric information matrix; NaN throughout where it is not positive definite.
@@ -28,3 +30,29 @@ def transformed(covariance: Tensor, jacobian: Tensor) -> Tensor:
     found = jacobian @ covariance @ jacobian.mT
     lost = (found.diagonal() == 0) | found.diagonal().isinf()  # beyond the numbers of float64: unknown, not certain
     return found.masked_fill(lost | lost[:, None], torch.nan)
+
+
+def meat(scores: Tensor, weights: Tensor, kind: str, clusters: Tensor | None = None) -> Tensor:
+    """The covariance of the total score, as its terms show it.
+
+    A row with the frequency w is w rows: sum w s s'. A row with the sampling or importance weight w is one row with the
+    score w s: sum (w s)(w s)' (White 1982). Of clusters the scores add up first; G clusters vary around a total of 0,
+    hence the factor G / (G - 1).
+
+    Args:
+        scores: (n, P), of each row, unweighted.
+        weights: (n).
+        kind: "frequency", "sampling" or "importance".
+        clusters: (n), the number of each row's cluster, from 0.
+    """
+    weighted = weights[:, None] * scores
+    if clusters is not None:
+        count = int(clusters.max()) + 1
+        total = torch.zeros(count, scores.shape[1], dtype=scores.dtype).index_add_(0, clusters, weighted)
+        return total.T @ total * (count / (count - 1))
+    return weighted.T @ (scores if kind == "frequency" else weighted)
+
+
+def sandwich(inverse_information: Tensor, meat: Tensor) -> Tensor:
+    """I^-1 M I^-1: the covariance of an estimate whose model may be wrong (Huber 1967)."""
+    return inverse_information @ meat @ inverse_information

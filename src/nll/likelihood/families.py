@@ -1,309 +1,37 @@
-"""The families of torch.distributions whose maximum likelihood estimate has a closed form.
-
-Each family says what its support is, how the parameters follow from the data, and the covariance of the
-estimate: the inverse of the observed information at the maximum, unless it says otherwise. Formulas: Johnson,
-Kotz and Balakrishnan, "Continuous Univariate Distributions" (1994), and Johnson, Kemp and Kotz, "Univariate
-Discrete Distributions" (2005).
-"""
+"""The table of families, and what a class that is not in it says of itself."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributions as td
 
-Params = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family: where its data live, its estimate, and the estimate's covariance."""
-
-    distribution: type[td.Distribution]
-    support: str  # as a reader would say it: "0 or 1"
-    inside: Callable[..., Tensor]  # (values, **given) -> mask
-    estimate: Callable[..., Params]  # (values, weights, **given) -> parameters
-    covariance: Callable[[Params, float], Tensor]  # (parameters, size) -> covariance of the flattened parameters
-    log_prob: Callable[..., Tensor] | None = None  # (values, **parameters, **given), where PyTorch's is not exact
-    size: Callable[..., Tensor] | None = None  # (values, weights, **given): trials, where a row is several
-    given: tuple[str, ...] = ()  # what the data do not tell
-    columns: bool = False  # an observation is a row of numbers
-    simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
-    information: str = "observed"
-    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None  # (parameters, n, level), exact
-    not_regular: str | None = None  # why the information means nothing here
-
-    @property
-    def name(self) -> str:
-        """The name of the distribution's class."""
-        return self.distribution.__name__
-
-    @property
-    def discrete(self) -> bool:
-        """Whether the distribution gives probability to single numbers."""
-        return self.distribution.support.is_discrete  # type: ignore[union-attr]
-
-    def __reduce__(self) -> tuple:
-        """Pickle the name: the functions are found again in the table."""
-        return _family, (self.distribution,)
-
-    def log_probs(self, values: Tensor, params: Params, given: dict[str, Any]) -> Tensor:
-        """Log-probability or log-density of each row."""
-        if self.log_prob is not None:
-            return self.log_prob(values, **params, **given)
-        return self.distribution(**params, **given, validate_args=False).log_prob(values)
-
-
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The mean, as a distance from the first value: exact where all are equal, and precise far from 0."""
-    return values[0] + (weights @ (values - values[0])) / weights.sum()
-
-
-def log_peak(x: Tensor) -> Tensor:
-    """log P(x) of a Poisson variable whose rate is x: x log x - x - log x!, by Stirling's series for large x."""
-    n = x.clamp(min=16.0)
-    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * n * n)) / (n * n)) / (n * n)) / n
-    return torch.where(x < 16, torch.xlogy(x, x) - x - torch.lgamma(x + 1), -series - 0.5 * (2 * math.pi * n).log())
-
-
-def _distance(x: Tensor, mean: Tensor) -> Tensor:
-    """x log(x / mean) + mean - x, without the cancellation (Loader 2000, "Fast and accurate computation of binomial
-    probabilities"): with s = log(mean / x), x (exp(s) - 1 - s).
-    """
-    s = mean.log() - x.log()
-    return torch.where(x > 0, x * (torch.expm1(s) - s), mean)
-
-
-def _whole(values: Tensor) -> Tensor:
-    return torch.isfinite(values) & (values == values.round()) & (values >= 0)
-
-
-def _positive(values: Tensor) -> Tensor:
-    return torch.isfinite(values) & (values > 0)
-
-
-def _diagonal(*variances: Tensor) -> Tensor:
-    return torch.diag(torch.stack(variances))
-
-
-# Bernoulli, Binomial: p = successes / trials, variance p (1 - p) / trials.
-
-
-def _binomial_estimate(values: Tensor, weights: Tensor, total_count: Any = 1) -> Params:
-    n = torch.as_tensor(total_count, dtype=torch.float64)
-    successes, failures = weights @ values, weights @ (n - values)
-    return {"probs": successes / (successes + failures)}
-
-
-def _binomial_log_prob(values: Tensor, probs: Tensor, total_count: Any = 1) -> Tensor:
-    n = torch.as_tensor(total_count, dtype=torch.float64)
-    peaks = log_peak(values) + log_peak(n - values) - log_peak(n)
-    return peaks - _distance(values, n * probs) - _distance(n - values, n * (1 - probs))
-
-
-def _poisson_log_prob(values: Tensor, rate: Tensor) -> Tensor:
-    return log_peak(values) - _distance(values, rate)
-
-
-def _trials(values: Tensor, weights: Tensor, total_count: Any) -> Tensor:
-    return weights @ torch.as_tensor(total_count, dtype=torch.float64).expand_as(values)
-
-
-def _binomial_covariance(params: Params, trials: float) -> Tensor:
-    p = params["probs"]
-    return _diagonal(p * (1 - p) / trials)
-
-
-def _binomial_inside(values: Tensor, total_count: Any = 1) -> Tensor:
-    return _whole(values) & (values <= torch.as_tensor(total_count, dtype=torch.float64))
-
-
-# Categorical, Multinomial: shares of the counts, covariance (diag(p) - p p') / trials.
-
-
-MOST_CATEGORIES = 1_000_000
-
-
-def _categorical_estimate(values: Tensor, weights: Tensor) -> Params:
-    counts = torch.bincount(values.long(), weights=weights)
-    return {"probs": counts / counts.sum()}
-
-
-def _categorical_log_prob(values: Tensor, probs: Tensor) -> Tensor:
-    return probs.log()[values.long()]
-
-
-def _multinomial_estimate(values: Tensor, weights: Tensor) -> Params:
-    counts = weights @ values
-    return {"probs": counts / counts.sum()}
-
-
-def _multinomial_log_prob(values: Tensor, probs: Tensor) -> Tensor:
-    n = values.sum(1)
-    return (log_peak(values) - _distance(values, n[:, None] * probs)).sum(1) - log_peak(n)
-
-
-def _shares_covariance(params: Params, trials: float) -> Tensor:
-    p = params["probs"]
-    return (torch.diag(p) - torch.outer(p, p)) / trials
-
-
-# Laplace: the median, and the mean distance from it. The likelihood has a corner at every observation, so that
-# the second derivative by the location is 0 almost everywhere: the expected information n / b^2 stands for it.
-
-
-def _laplace_estimate(values: Tensor, weights: Tensor) -> Params:
-    loc = _median(values, weights)
-    return {"loc": loc, "scale": _mean((values - loc).abs(), weights)}
-
-
-def _median(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted median; the middle of the interval where every point is one."""
-    order = values.argsort()
-    below = weights[order].cumsum(0)
-    half = below[-1] / 2
-    # The first value that half of the weight does not exceed, but for the rounding of the sums.
-    slack = 1e-14 * below[-1]
-    first = int(torch.searchsorted(below, half - slack))
-    value = values[order[first]]
-    tied = bool((below[first] - half).abs() <= slack) and first + 1 < len(values)
-    return (value + values[order[first + 1]]) / 2 if tied else value
-
-
-# Uniform: the extremes. Both are reached by the data, so that the score is not 0 there and there is no information;
-# but (min - low) / (max - min) is pivotal, with P(> t) = (1 + t)^-(n - 1), and so is the other end.
-
-
-def _uniform_estimate(values: Tensor, weights: Tensor) -> Params:
-    return {"low": values.min(), "high": values.max()}
-
-
-def _uniform_log_prob(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    inside = (values >= low) & (values <= high)
-    return torch.where(inside, -(high - low).log(), -math.inf)
-
-
-def _uniform_interval(params: Params, n: float, level: float) -> dict[str, Tensor]:
-    low, high = params["low"], params["high"]
-    reach = (high - low) * ((1 - level) ** (-1 / (n - 1)) - 1) if n > 1 else torch.tensor(math.inf)
-    return {"low": torch.stack([low - reach, low]), "high": torch.stack([high, high + reach])}
-
-
-def _normal_covariance(params: Params, n: float) -> Tensor:
-    variance = params["scale"] ** 2
-    return _diagonal(variance / n, variance / (2 * n))
-
-
-def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
-    loc = _mean(values, weights)
-    residual = values - loc
-    unit = residual.abs().max().clamp(min=torch.finfo(torch.float64).tiny)  # squares overflow above 1e154
-    share, residual = weights / weights.sum(), residual / unit
-    # The mean is rounded: what it is off by is not part of the spread.
-    variance = (share @ residual**2 - (share @ residual) ** 2).clamp(min=0)
-    return {"loc": loc, "scale": unit * variance.sqrt()}
-
-
-_COUNTS = "a non-negative integer"
+from nll.likelihood import closed_forms, searched_forms
+from nll.likelihood.family import Family, parameter_of
 
 FAMILIES: dict[type[td.Distribution], Family] = {
-    family.distribution: family
-    for family in (
-        Family(
-            td.Bernoulli,
-            "0 or 1",
-            _binomial_inside,
-            _binomial_estimate,
-            _binomial_covariance,
-            _binomial_log_prob,
-        ),
-        Family(
-            td.Binomial,
-            "an integer from 0 to total_count",
-            _binomial_inside,
-            _binomial_estimate,
-            _binomial_covariance,
-            _binomial_log_prob,
-            size=_trials,
-            given=("total_count",),
-        ),
-        Family(
-            td.Geometric,
-            _COUNTS,
-            _whole,
-            lambda x, w: {"probs": 1 / (1 + _mean(x, w))},
-            lambda params, n: _diagonal(params["probs"] ** 2 * (1 - params["probs"]) / n),
-        ),
-        Family(
-            td.Poisson,
-            _COUNTS,
-            _whole,
-            lambda x, w: {"rate": _mean(x, w)},
-            lambda params, n: _diagonal(params["rate"] / n),
-            _poisson_log_prob,
-        ),
-        Family(
-            td.Categorical,
-            _COUNTS,
-            _whole,
-            _categorical_estimate,
-            _shares_covariance,
-            _categorical_log_prob,
-            simplex=True,
-        ),
-        Family(
-            td.Multinomial,
-            "non-negative integers",
-            _whole,
-            _multinomial_estimate,
-            _shares_covariance,
-            _multinomial_log_prob,
-            size=lambda x, w: w @ x.sum(1),
-            columns=True,
-            simplex=True,
-        ),
-        Family(td.Normal, "a finite number", torch.isfinite, _normal_estimate, _normal_covariance),
-        Family(
-            td.LogNormal,
-            "a positive number",
-            _positive,
-            lambda x, w: _normal_estimate(x.log(), w),
-            _normal_covariance,
-        ),
-        Family(
-            td.Exponential,
-            "a non-negative number",
-            lambda x: torch.isfinite(x) & (x >= 0),
-            lambda x, w: {"rate": 1 / _mean(x, w)},
-            lambda params, n: _diagonal(params["rate"] ** 2 / n),
-        ),
-        Family(
-            td.Laplace,
-            "a finite number",
-            torch.isfinite,
-            _laplace_estimate,
-            lambda params, n: _diagonal(params["scale"] ** 2 / n, params["scale"] ** 2 / n),
-            information="expected",
-        ),
-        Family(
-            td.Uniform,
-            "a finite number",
-            torch.isfinite,
-            _uniform_estimate,
-            lambda params, n: torch.full((2, 2), torch.nan, dtype=torch.float64),
-            _uniform_log_prob,
-            information="none",
-            interval=_uniform_interval,
-            not_regular="the support moves with the parameters, so that there is no information; interval() is exact",
-        ),
-    )
+    family.distribution: family for family in (*closed_forms.FAMILIES, *searched_forms.FAMILIES)
 }
 
 
-def _family(distribution: type[td.Distribution]) -> Family:
-    return FAMILIES[distribution]
+def family_of(distribution: type[td.Distribution]) -> Family:
+    """What is known of a class; of one that is not in the table, what it says of itself.
+
+    Raises: ValueError for a class whose parameters or support cannot be told from it.
+    """
+    if distribution in FAMILIES:
+        return FAMILIES[distribution]
+    arguments: Any = distribution.arg_constraints
+    name = distribution.__name__
+    if not isinstance(arguments, dict) or not arguments:
+        raise ValueError(f"expected a family whose class tells its parameters (arg_constraints), got {name}")
+    wanted = [n for n in inspect.signature(distribution).parameters if n in arguments and n != "logits"]
+    if any(arguments[n].event_dim for n in wanted) or not wanted:
+        raise ValueError(f"expected a family with plain numbers as parameters, got {name}; write a Likelihood")
+    start = {n: parameter_of(arguments[n], 1).transform(torch.zeros((), dtype=torch.float64)) for n in wanted}
+    support = distribution(**start, validate_args=False).support
+    if support is None or support.event_dim:
+        raise ValueError(f"expected a family of single numbers with a support, got {name}; write a Likelihood")
+    return Family(distribution, str(support).removesuffix("()"), lambda values: support.check(values))

@@ -1,82 +1,203 @@
-"""`fit`: the maximum likelihood estimate of a family's parameters."""
+"""`fit`: maximum likelihood for a family of distributions, or for any likelihood."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Exponential, constraints
+from torch.distributions import Distribution
 
-from nll.likelihood.families import FAMILIES, MOST_CATEGORIES, Family, Params
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.observations import Observations, observe, require_support
-from nll.likelihood.result import Fit, Labels
+from nll.likelihood import covariance as cov
+from nll.likelihood.closed_fit import closed_fit, labels_of
+from nll.likelihood.closed_forms import MOST_CATEGORIES
+from nll.likelihood.families import FAMILIES, family_of
+from nll.likelihood.family import Family, FamilyMeans, FamilyRows
+from nll.likelihood.model import JointLikelihood, Likelihood, of_module
+from nll.likelihood.observations import Observations, observe, observe_parts, require_support, total, totals
+from nll.likelihood.parameters import Params, layout, value_of
+from nll.likelihood.problem import PlainRows, Problem, Segment
+from nll.likelihood.result import Fit
+from nll.likelihood.search import AtParameters, Found, Units, judge, runaways, search, units_of
+from nll.likelihood.searched_forms import EXPECTED_INFORMATION
+
+_START_ROWS = 1 << 16  # rows that the start is computed from
+_SEVERAL_PEAKS = 2000  # rows up to which several starts are tried
 
 
 def fit(
-    model: type[torch.distributions.Distribution],
+    model: Any,
     data: Any,
     *,
     weights: Any = None,
-    fixed: dict[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    bounds: Mapping[str, Any] | None = None,
+    covariance: str = "observed",
+    clusters: Any = None,
     missing: str = "raise",
 ) -> Fit:
-    """Fit a family of torch.distributions to observations, by its closed form.
+    """Fit a likelihood to observations.
 
     Args:
-        model: Bernoulli, Binomial, Geometric, Poisson, Categorical, Multinomial, Normal, LogNormal, Exponential,
-            Laplace or Uniform, the classes of torch.distributions.
-        data: (n) numbers, for Multinomial (n, K) counts: a list, array, tensor or column. Categorical takes
-            texts too, and integers from 0.
-        weights: (n) frequencies, how often each row was seen; n is their sum.
-        fixed: what the data do not tell: {"total_count": number of trials, or one for each row} for Binomial.
+        model: a class of torch.distributions, or one of the library's; a `Likelihood`, or a sum of several; a module
+            that maps the data to a distribution of their last part.
+        data: (n) numbers, for families of vectors (n, K): a list, array, tensor or column. Categorical takes texts
+            too, and integers from 0. For a `Likelihood` its parts as a tuple, with a row per observation each; for a
+            sum a tuple of such.
+        weights: (n) frequencies, how often each row was seen, n being their sum; or `sampling(w)`, `importance(w)`.
+        start: name -> value where the search starts; the others start by a rule.
+        fixed: name -> value of a parameter that is known, the name of another that it equals, or a function of the
+            other parameters (a dict). What the data do not tell must be here: total_count of Binomial, loc of
+            GeneralizedPareto.
+        bounds: name -> (low, high), None for no bound.
+        covariance: "observed" (information), "expected" (information), "opg" (outer product of the scores) or
+            "sandwich". Weights that are no frequencies take the sandwich.
+        clusters: (n) labels of groups of rows that are not independent; the covariance is clustered.
         missing: "raise", or "drop" to leave out rows with a missing value.
 
-    Returns: a `Fit` in float64, with the parameter names of torch.distributions. Standard errors come from the
-    observed information; for Laplace from the expected information; Uniform has none.
+    Returns: a `Fit` in float64, with the parameter names of the model.
 
     Raises: ValueError naming the first row outside the support, missing, or with a weight that is no frequency;
-    TypeError for a model that is no class of distribution, or data that are not numbers.
+    TypeError for a model that cannot be fitted, or data that are not numbers.
     """
+    wish = _Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters)
+    wish.check()
+    if isinstance(model, torch.nn.Module):
+        model, values = of_module(model)
+        wish = replace(wish, start={**values, **wish.start})
+    if isinstance(model, (Likelihood, JointLikelihood)):
+        return _fit_likelihood(model, data, weights, wish, missing)
     family = _family(model)
-    given = _given(family, fixed or {})
-    observed = observe(data, weights, missing=missing, categorical=family.distribution.__name__ == "Categorical")
-    _require_shape(family, observed)
-    given = {name: _of_rows(name, value, observed) for name, value in given.items()}
-    require_support(observed, partial(family.inside, **given), family.support, family.name)
-    if family.name == "Categorical":
-        _require_few_categories(observed)
-    return _result(family, observed, given)
+    return _fit_family(family, data, weights, wish, missing)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller asks of the parameters and of their errors."""
+
+    start: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    bounds: Mapping[str, Any]
+    covariance: str
+    clusters: Any
+
+    def check(self) -> None:
+        for name in ("start", "fixed", "bounds"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"expected {name} as a dict of name -> value, got {type(getattr(self, name)).__name__}")
+        if self.covariance not in cov.KINDS:
+            raise ValueError(f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked that a closed form does not give."""
+        return not (self.start or self.fixed or self.bounds) and self.covariance == "observed" and self.clusters is None
+
+
+# ---- Families ------------------------------------------------------------------------------------------------------
 
 
 def _family(model: Any) -> Family:
     if not isinstance(model, type):
-        raise TypeError(f"expected a class of torch.distributions such as Normal, got {_what(model)}")
-    if model not in FAMILIES:
-        known = ", ".join(family.name for family in FAMILIES.values())
-        raise ValueError(f"expected a family with a closed-form estimate ({known}), got {model.__name__}")
-    return FAMILIES[model]
+        raise TypeError(f"expected a class of torch.distributions such as Normal, or a Likelihood, got {_what(model)}")
+    if not issubclass(model, Distribution):
+        got = model.__name__
+        raise TypeError(f"expected a class of torch.distributions such as Normal, or a Likelihood, got {got}")
+    return family_of(model)
 
 
 def _what(model: Any) -> str:
     return f"{'an instance of ' if isinstance(model, Distribution) else ''}{type(model).__name__}"
 
 
-def _given(family: Family, fixed: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(fixed, dict):
-        raise TypeError(f"expected fixed as a dict of name -> value, got {type(fixed).__name__}")
+def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: str) -> Fit:
     for name in family.given:
-        if name not in fixed:
+        if name not in wish.fixed:
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
-    for name in fixed:
-        if name not in family.given:
-            allowed = ", ".join(map(repr, family.given)) or "nothing"
-            raise ValueError(f"expected {allowed} in fixed for {family.name}, got {name!r}")
-    return fixed
+    categorical = family.name == "Categorical"
+    observed = observe(data, weights, missing=missing, categorical=categorical)
+    _require_shape(family, observed)
+    given = {name: _of_rows(name, wish.fixed[name], observed) for name in family.given}
+    interval = not (family.discrete or family.columns or given)
+    require_support(observed, partial(family.inside, **given), family.support, family.name, interval)
+    if categorical:
+        _require_few_categories(observed)
+    wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
+    if family.estimate is not None and wish.plain and observed.kind == "frequency":
+        return closed_fit(family, observed, given)
+    if family.simplex or (family.estimate is not None and (family.not_regular or family.information != "observed")):
+        raise ValueError(
+            f"expected neither start, fixed, bounds, covariance nor such weights for {family.name}: it has "
+            "a closed form only"
+        )
+    if _unbounded(family, observed, wish):
+        return _without_maximum(family, observed)
+    found = _search_family(family, observed, given, wish)
+    return _result(family.name, found, observed, wish, family)
+
+
+def _search_family(family: Family, observed: Observations, given: dict[str, Tensor], wish: _Wish) -> Found:
+    free = not (wish.start or wish.fixed or wish.bounds)
+    units = units_of(observed.values, family.units) if free else Units()
+    values = units.data(observed.values)
+    given = {name: units.data(value) if family.units else value for name, value in given.items()}
+    columns = values.shape[1] if family.columns else 1
+    own = layout(family.constraints(columns), wish.fixed, wish.bounds)
+    rows = Segment(
+        FamilyRows(family), (values[None], *(v.expand(1, len(values)) for v in given.values())), observed.weights[None]
+    )
+    each = Problem((rows,), own)
+    problem = replace(each, segments=(_condensed(family, rows),)) if not given else each
+    step = max(1, len(values) // _START_ROWS)
+    some, share = values[::step], observed.weights[::step]
+    if not family.columns:
+        some, share = some[None], share[None]
+    starts = [_start(family, some, share)]
+    if family.more_starts is not None and len(values) <= _SEVERAL_PEAKS:
+        starts += family.more_starts(some, share)
+    asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
+    numbers = [
+        own.numbers(
+            {name: asked.get(name, value).reshape(1, *own.parameters[name].shape) for name, value in values_.items()}
+        )
+        for values_ in starts
+    ]
+    density = 0.0 if family.discrete or not family.units else observed.n
+    return search(problem, torch.cat(numbers), units, density, each)
+
+
+def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
+    if family.start is not None:
+        return family.start(values, weights)
+    if family.estimate is not None:
+        return family.estimate(values.reshape(-1), weights.reshape(-1))
+    parameters = family.constraints(1)
+    return {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in parameters.items()}
+
+
+def _condensed(family: Family, rows: Segment) -> Segment:
+    """As few rows as tell the same: the means of the statistics, or each count once."""
+    (values,), weights = rows.parts, rows.weights
+    if family.statistics:
+        n = total(weights[0]).reshape(1, 1)
+        sums = totals(weights[0], values[0], *family.statistics)
+        return Segment(FamilyMeans(family), tuple(s.reshape(1, 1) / n for s in sums), n)
+    if family.discrete and not family.columns:
+        seen, place = values[0].unique(return_inverse=True)
+        return rows._replace(parts=(seen[None],), weights=torch.zeros_like(seen).index_add_(0, place, weights[0])[None])
+    return rows
+
+
+def _known(start: Mapping[str, Any], own: Any) -> Mapping[str, Any]:
+    for name in start:
+        if name not in own.parameters:
+            raise ValueError(f"expected one of {', '.join(own.parameters)} in start, got {name!r}")
+    return start
 
 
 def _require_shape(family: Family, observed: Observations) -> None:
@@ -86,18 +207,21 @@ def _require_shape(family: Family, observed: Observations) -> None:
 
 
 def _of_rows(name: str, value: Any, observed: Observations) -> Tensor:
-    """A positive whole number for all rows, or one for each row of the data as given."""
+    """A number for all rows, or one for each row of the data as given; of trials a positive whole one."""
+    wanted = "a positive integer" if name == "total_count" else "a finite number"
     try:
         number = torch.tensor(np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=np.float64))
     except (TypeError, ValueError):
-        raise TypeError(f"expected {name} to be a positive integer, got {value!r}") from None
+        raise TypeError(f"expected {name} to be {wanted}, got {value!r}") from None
     if value is None:
-        raise TypeError(f"expected {name} to be a positive integer, got None")
+        raise TypeError(f"expected {name} to be {wanted}, got None")
     if number.dim() > 1 or (number.dim() == 1 and len(number) != observed.given):
         raise ValueError(f"expected one {name}, or one for each row, got shape {tuple(number.shape)}")
-    wrong = ~(torch.isfinite(number) & (number > 0) & (number == number.round()))
+    wrong = ~torch.isfinite(number)
+    if name == "total_count":
+        wrong |= ~((number > 0) & (number == number.round()))
     if bool(wrong.any()):
-        raise ValueError(f"expected {name} to be a positive integer, got {float(number[wrong].reshape(-1)[0]):g}")
+        raise ValueError(f"expected {name} to be {wanted}, got {float(number[wrong].reshape(-1)[0]):g}")
     return number if number.dim() == 0 else number[observed.rows]
 
 
@@ -110,95 +234,203 @@ def _require_few_categories(observed: Observations) -> None:
         )
 
 
-def _result(family: Family, observed: Observations, given: dict[str, Tensor]) -> Fit:
-    values, weights = observed.values, observed.weights
-    size = weights.sum() if family.size is None else family.size(values, weights, **given)
-    if float(size) == 0.0:
-        raise ValueError(f"expected at least one trial for {family.name}, got none")
-    params = family.estimate(values, weights, **given)
-    covariance, status, attained = _judge(family, params, family.covariance(params, float(size)), values)
-    log_likelihood = _FamilyLogLikelihood(
-        family, observed, given, {name: value.shape for name, value in params.items()}
+# ---- Any likelihood ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _TermRows:
+    """The rows of one term of a sum, which knows some of the parameters."""
+
+    term: Likelihood
+
+    def __call__(self, *parts: Tensor, **params: Tensor) -> Tensor:
+        return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
+
+
+def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: _Wish, missing: str) -> Fit:
+    joint = isinstance(model, JointLikelihood)
+    terms = model.terms if isinstance(model, JointLikelihood) else (model,)
+    for name, given in (("data", data), ("weights", weights)) if joint else ():
+        if not (given is None and name == "weights") and not (isinstance(given, tuple) and len(given) == len(terms)):
+            raise ValueError(f"expected {name} as a tuple of {len(terms)}, one for each likelihood, got {_what(given)}")
+    if joint and wish.clusters is not None:
+        raise ValueError("expected no clusters with a sum of likelihoods")
+    segments, observations, at = [], [], 0
+    for i, term in enumerate(terms):
+        weight = (weights[i] if weights is not None else None) if joint else weights
+        parts, observed = observe_parts(data[i] if joint else data, weight, missing=missing)
+        numbers = torch.arange(at, at + len(observed.weights))
+        segments.append(
+            Segment(PlainRows(_TermRows(term)), tuple(p[None] for p in parts), observed.weights[None], numbers)
+        )
+        observations.append(observed)
+        at += len(observed.weights)
+    own = layout(dict(model.parameters), wish.fixed, wish.bounds)
+    problem = Problem(tuple(segments), own)
+    values = {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in own.parameters.items()}
+    values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
+    start = own.numbers({name: value[None] for name, value in values.items()})
+    found = search(problem, start, Units(), 0.0, problem)
+    return _result(model.name, found, _merged(observations), wish, None)
+
+
+def _merged(observations: list[Observations]) -> Observations:
+    """Of several data sets one after another."""
+    if len(observations) == 1:
+        return observations[0]
+    kinds = {observed.kind for observed in observations}
+    weights = torch.cat([observed.weights for observed in observations])
+    rows = torch.cat([observed.rows for observed in observations])
+    return Observations(
+        weights,
+        weights,
+        rows,
+        len(rows),
+        sum(o.dropped for o in observations),
+        None,
+        kinds.pop() if len(kinds) == 1 else "importance",
     )
-    flat = torch.cat([value.reshape(-1) for value in params.values()])
-    maximum = log_likelihood(flat) if attained else math.inf
-    variances = covariance.diagonal()
-    lost = variances.isinf() | (variances < torch.finfo(torch.float64).tiny)  # NaN where there is a border
-    if attained and not (math.isfinite(maximum) and not bool(lost.any()) and bool(torch.isfinite(flat).all())):
-        status = "not finite: the likelihood or its curvature overflows float64; rescale the data"
-        covariance, attained = torch.full_like(covariance, torch.nan), False
-    interval = None if family.interval is None else partial(family.interval, params, observed.n)
+
+
+# ---- The result ----------------------------------------------------------------------------------------------------
+
+
+def _result(name: str, found: Found, observed: Observations, wish: _Wish, family: Family | None) -> Fit:
+    status, converged = judge(found, observed.rows)
+    limit = None if family is None else _limit(family, found, observed, wish)
+    if limit is not None:
+        return limit
+    covariance, said = _covariance(found, observed, wish, family)
+    params = found.params
+    for _, name_, value in runaways(found) if converged else ():
+        params[name_] = torch.full_like(params[name_], value)
+    if not converged:
+        covariance = torch.full_like(covariance, torch.nan)
+    elif found.units.scale != 1.0 and not bool(_inverse(found).isnan().any()) and bool(covariance.isnan().any()):
+        status += "; the covariance is beyond float64: rescale the data for standard errors"
+    return Fit(
+        model=name,
+        params=params,
+        covariance=covariance,
+        log_likelihood=found.log_likelihood,
+        n=observed.n,
+        df=found.problem.layout.size,
+        status=status,
+        converged=converged,
+        decrement=found.optimum.decrement,
+        steps=found.optimum.steps,
+        labels=labels_of(found.params, observed),
+        information=said,
+        dropped=observed.dropped,
+        log_likelihood_at=AtParameters(found),
+    )
+
+
+def _covariance(found: Found, observed: Observations, wish: _Wish, family: Family | None) -> tuple[Tensor, str]:
+    """The covariance of the flattened parameters, and where it comes from."""
+    inverse, jacobian = _inverse(found), found.jacobian
+    if bool(inverse.isnan().any()) and not bool(inverse.isnan().all()):  # some are at a border, and have no error
+        lost = (jacobian[:, inverse.diagonal().isnan()] != 0).any(1)
+        return cov.transformed(inverse.nan_to_num(0.0), jacobian).masked_fill(
+            lost | lost[:, None], torch.nan
+        ), "observed"
+    kind = "sandwich" if observed.kind != "frequency" else wish.covariance
+    if wish.clusters is None and kind == "observed":
+        return cov.transformed(inverse, jacobian), kind
+    if wish.clusters is None and kind == "expected":
+        return _expected(found, observed, family), kind
+    scores = found.each.scores(found.theta)
+    codes = None if wish.clusters is None else _codes(wish.clusters, observed)
+    meat = cov.meat(scores, observed.weights, observed.kind, codes)
+    if codes is not None:
+        return cov.transformed(cov.sandwich(inverse, meat), jacobian), f"sandwich, {int(codes.max()) + 1} clusters"
+    if kind == "opg":
+        return cov.transformed(cov.inverse(meat), jacobian), "outer product of scores"
+    return cov.transformed(cov.sandwich(inverse, meat), jacobian), "sandwich"
+
+
+def _inverse(found: Found) -> Tensor:
+    """The inverse information by the free numbers; NaN for those that are at a border, which the others ignore."""
+    information = found.optimum.sums.information
+    gone = {index for index, _, _ in runaways(found)}
+    kept = torch.tensor([index for index in range(len(information)) if index not in gone], dtype=torch.int64)
+    inverse = torch.full_like(information, torch.nan)
+    if len(kept):
+        inverse[kept[:, None], kept] = cov.inverse(information[kept[:, None], kept])
+    return inverse
+
+
+def _expected(found: Found, observed: Observations, family: Family | None) -> Tensor:
+    own = found.problem.layout
+    known = family is not None and not own.fixed and not own.tied and len(own.free) == len(own.parameters)
+    if known and family is not None and (family.of_statistics is not None or family.estimate is not None):
+        return cov.transformed(_inverse(found), found.jacobian)  # at the maximum of an exponential family they agree
+    if not known or family is None or family.distribution not in EXPECTED_INFORMATION:
+        names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
+        raise ValueError(f"expected covariance='expected' for {names} or an exponential family, all parameters free")
+    return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
+
+
+def _codes(clusters: Any, observed: Observations) -> Tensor:
+    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
+    if labels.shape != (observed.given,):
+        raise ValueError(f"expected {observed.given} cluster labels, one for each row, got shape {labels.shape}")
+    codes = np.unique(labels[observed.rows.numpy()], return_inverse=True)[1]
+    if codes.max() == 0:
+        raise ValueError("expected at least two clusters, got one")
+    return torch.from_numpy(codes.reshape(-1))
+
+
+# ---- Where there is no maximum inside ------------------------------------------------------------------------------
+
+
+def _unbounded(family: Family, observed: Observations, wish: _Wish) -> bool:
+    """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
+    free = [name for name in family.parameters if name not in wish.fixed]
+    return observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
+
+
+def _without_maximum(family: Family, observed: Observations) -> Fit:
+    params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in family.parameters}
+    size = len(params)
+    return Fit(
+        model=family.name,
+        params=params,
+        covariance=torch.full((size, size), torch.nan, dtype=torch.float64),
+        log_likelihood=torch.inf,
+        n=observed.n,
+        df=size,
+        status="no maximum: the data are all equal, and the likelihood grows without bound as the density narrows",
+        converged=False,
+        dropped=observed.dropped,
+    )
+
+
+def _limit(family: Family, found: Found, observed: Observations, wish: _Wish) -> Fit | None:
+    """The fit of the family that this one becomes where a parameter is infinite, if it is as likely."""
+    if family.limit is None or wish.fixed or wish.bounds or observed.kind != "frequency":
+        return None
+    name, value, other, shared = family.limit
+    there = closed_fit(FAMILIES[other], observed, {})
+    if not there.converged or not found.log_likelihood <= there.log_likelihood + 1e-9 * observed.n:
+        return None
+    params = {n: there.params[n] if n in shared else torch.tensor(torch.nan, dtype=torch.float64) for n in found.params}
+    params[name] = torch.tensor(value, dtype=torch.float64)
+    names = list(params)
+    kept = torch.tensor([names.index(n) for n in shared], dtype=torch.int64)
+    covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
+    covariance[kept[:, None], kept] = there.covariance[: len(shared), : len(shared)]
+    where = ", ".join(f"{n} = {float(v):g}" for n, v in there.params.items() if n not in shared)
     return Fit(
         model=family.name,
         params=params,
         covariance=covariance,
-        log_likelihood=maximum,
+        log_likelihood=there.log_likelihood,
         n=observed.n,
-        df=flat.numel() - family.simplex,
-        status=status,
-        converged=attained,
-        labels=_labels(params, observed),
-        information=family.information,
+        df=len(params),
+        status=f"at the border of the parameter space: {name} = {value:g}, where it is {other.__name__}"
+        + (f" with {where}" if where else "")
+        + "; no standard error there",
+        converged=True,
         dropped=observed.dropped,
-        exact_interval=interval,
-        log_likelihood_at=log_likelihood,
     )
-
-
-def _judge(family: Family, params: Params, covariance: Tensor, values: Tensor) -> tuple[Tensor, str, bool]:
-    """Return the covariance with NaN where there is none, the status, and whether the maximum is attained."""
-    closed, open_ = _borders(family, params)
-    equal = bool((values == values[0]).all()) and (family.distribution is not Exponential or float(values[0]) == 0.0)
-    if open_ and equal:  # and not a number too large or too small for float64
-        return torch.full_like(covariance, torch.nan), _unbounded(open_), False
-    if family.not_regular:
-        return covariance, f"not regular: {family.not_regular}", True
-    if not closed:
-        return covariance, "converged: closed form", True
-    covariance = covariance.clone()
-    for index, _ in closed:
-        covariance[index, :] = covariance[:, index] = torch.nan
-    where = ", ".join(name for _, name in closed)
-    return covariance, f"at the border of the parameter space: {where}; no standard error there", True
-
-
-def _unbounded(borders: list[tuple[int, str]]) -> str:
-    where = ", ".join(name for _, name in borders)
-    return f"no maximum: the data are all equal, and the likelihood grows without bound towards {where}"
-
-
-def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """The flat parameters (index, "name = value") at a border that belongs to the space, and at one that does not."""
-    closed, open_, index = [], [], 0
-    if family.distribution is torch.distributions.Uniform:
-        return [], [(0, "high = low")] if bool(params["low"] == params["high"]) else []
-    for name, value in params.items():
-        constraint = family.distribution.arg_constraints[name]  # type: ignore[index]
-        for at, number in enumerate(value.reshape(-1).tolist()):
-            label = f"{name}{f'[{at}]' if value.dim() else ''} = {number:g}"
-            probability = constraint in (constraints.unit_interval, constraints.simplex)
-            if (probability and number in (0.0, 1.0)) or (constraint is constraints.nonnegative and number == 0.0):
-                closed.append((index, label))
-            elif constraint is constraints.positive and number in (0.0, torch.inf):
-                open_.append((index, label))
-            index += 1
-    return closed, open_
-
-
-def _labels(params: Params, observed: Observations) -> dict[str, Labels]:
-    if observed.categories is None:
-        return {}
-    return dict.fromkeys(params, (observed.categories,))
-
-
-class _FamilyLogLikelihood(LogLikelihood):
-    """The log-likelihood of the data as a function of the flattened parameters."""
-
-    def __init__(self, family: Family, observed: Observations, given: dict[str, Tensor], shapes: dict[str, Any]):
-        self.family, self.observed, self.given, self.shapes = family, observed, given, shapes
-
-    def __call__(self, vector: Tensor) -> float:
-        parts = vector.split([shape.numel() for shape in self.shapes.values()])
-        params = {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        rows = self.family.log_probs(self.observed.values, params, self.given)
-        return float((self.observed.weights * rows).sum())

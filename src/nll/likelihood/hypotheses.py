@@ -151,9 +151,8 @@ def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
     held = _parameters(distribution)
     if family is None or family.log_prob is None or held is None or "logits" in held:
         return distribution.log_prob(values)
-    return family.log_prob(
-        values, **{name: value for name, value in held.items() if name != "total_count" or family.given}
-    )
+    own = (*family.parameters, *family.given)
+    return family.log_prob(values, **{name: value for name, value in held.items() if name in own})
 
 
 def _in_float64(distribution: Distribution) -> Distribution:

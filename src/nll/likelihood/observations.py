@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,26 +11,82 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_BLOCK = 1 << 15  # values at once
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that are no frequencies."""
+
+    values: Any
+    kind: str  # "sampling" or "importance"
+
+
+def sampling(weights: Any) -> Weights:
+    """Sampling weights: each row stands for as many of the population, as the inverse of its chance to be drawn.
+
+    Only their ratios count: they are scaled to a sum of n, the number of rows. The covariance is the sandwich's.
+    """
+    return Weights(weights, "sampling")
+
+
+def importance(weights: Any) -> Weights:
+    """Importance weights: the ratio of the wanted density to that which the rows were drawn from.
+
+    Only their ratios count: they are scaled to a sum of n = (sum w)^2 / sum w^2, the effective number of rows (Kish
+    1965). The covariance is the sandwich's.
+    """
+    return Weights(weights, "importance")
+
 
 @dataclass(frozen=True)
 class Observations:
-    """Rows of data and their frequencies."""
+    """Rows of data and their weights."""
 
     values: Tensor  # (n) or (n, k), float64
-    weights: Tensor  # (n), float64: how often each row was seen
-    rows: Tensor  # (n), the number of each row in the data as given
+    weights: Tensor  # (n), float64: how often each row was seen, or scaled to the sum n
+    numbers: Tensor | None  # (n), the number of each row in the data as given; None: all are there
     given: int  # how many rows the data had
     dropped: int = 0  # rows with a missing value that were left out
     categories: tuple[str, ...] | None = None  # the names of the integers, where the data were text
+    kind: str = "frequency"  # of the weights
+
+    @property
+    def rows(self) -> Tensor:
+        """The number of each row in the data as given."""
+        return torch.arange(self.given) if self.numbers is None else self.numbers
+
+    @property
+    def equal(self) -> bool:
+        """Whether all rows are the same."""
+        if self.values.dim() > 1:
+            return bool((self.values == self.values[:1]).all())
+        low, high = self.values.aminmax()
+        return bool(low == high)
 
     @property
     def n(self) -> float:
         """The number of observations: the sum of the weights."""
-        return float(self.weights.sum())
+        return float(total(self.weights))
+
+
+def total(weights: Tensor, values: Tensor | None = None) -> Tensor:
+    """The weighted sum, or that of the weights; of weights that are all one number in memory by a plain sum."""
+    if weights.dim() == 1 and weights.stride(0) == 0 and len(weights):
+        return weights[0] * (len(weights) if values is None else values.sum())
+    return weights.sum() if values is None else weights @ values
+
+
+def totals(weights: Tensor, values: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """The weighted sum of each function of the values, block by block: fresh memory costs more than arithmetic."""
+    found = []
+    for x, w in zip(values.split(_BLOCK), weights.split(_BLOCK), strict=True):
+        found.append(torch.stack([total(w, function(x)) for function in functions]))
+    return list(torch.stack(found).sum(0))
 
 
 def observe(data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False) -> Observations:
-    """Turn a list, array, tensor or column into observations.
+    """Turn a list, array, tensor or column into observations. Those in float64 are not copied.
 
     Raises ValueError naming the first row that is missing (unless `missing="drop"`), or the first weight that
     is not a frequency; TypeError for data that are not numbers.
@@ -39,7 +96,11 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     values, categories = _numbers(data, categorical)
     if values.dim() not in (1, 2):
         raise ValueError(f"expected data of shape (n) or (n, k), got {tuple(values.shape)}")
-    frequency = frequencies(weights, values.shape[0])
+    if weights is None and math.isfinite(float(values.sum())) and len(values):  # then nothing is missing
+        n = len(values)
+        return Observations(values, torch.ones((), dtype=torch.float64).expand(n), None, n, 0, categories)
+    kind = weights.kind if isinstance(weights, Weights) else "frequency"
+    frequency = frequencies(weights.values if isinstance(weights, Weights) else weights, values.shape[0])
     absent = values.isnan() if values.dim() == 1 else values.isnan().any(1)
     if missing == "raise" and bool(absent.any()):
         row = int(absent.nonzero()[0])
@@ -50,11 +111,45 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")
-    return Observations(values[seen], frequency[seen], seen, len(values), int(absent.sum()), categories)
+    scaled = _scaled(frequency[seen], kind)
+    return Observations(values[seen], scaled, seen, len(values), int(absent.sum()), categories, kind)
 
 
-def require_support(observed: Observations, inside: Callable[[Tensor], Tensor], expected: str, model: str) -> None:
-    """Raise ValueError naming the first row and value outside the support of a model."""
+def observe_parts(data: Any, weights: Any = None, *, missing: str = "raise") -> tuple[tuple[Tensor, ...], Observations]:
+    """The parts of the data, (n, ...) each, without the rows that miss something; and what `observe` says of them."""
+    given = data if isinstance(data, tuple) else (data,)
+    if not given:
+        raise ValueError("expected at least one part of the data, got none")
+    names = ["data"] if len(given) == 1 else [f"part {i} of the data" for i in range(len(given))]
+    parts = [_numbers(part, False, name)[0] for part, name in zip(given, names, strict=True)]
+    for i, part in enumerate(parts):
+        if part.dim() == 0 or len(part) != len(parts[0]):
+            shape = tuple(part.shape)
+            raise ValueError(
+                f"expected parts with a row per observation, {len(parts[0])}, got shape {shape} in part {i}"
+            )
+    flat = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+    observed = observe(flat, weights, missing=missing)
+    return tuple(part[observed.rows] for part in parts), observed
+
+
+def _scaled(weights: Tensor, kind: str) -> Tensor:
+    if kind == "frequency":
+        return weights
+    share = weights / weights.sum()
+    return share * (len(weights) if kind == "sampling" else 1 / share.square().sum())
+
+
+def require_support(
+    observed: Observations,
+    inside: Callable[[Tensor], Tensor],
+    expected: str,
+    model: str,
+    interval: bool = False,
+) -> None:
+    """Raise ValueError naming the first row and value outside the support of a model; `interval`: whether it is one."""
+    if interval and bool(inside(torch.stack(observed.values.aminmax())).all()):
+        return
     ok = inside(observed.values)
     if ok.dim() == 2:
         ok = ok.all(1)
@@ -81,14 +176,15 @@ def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, 
     if array.dtype.kind == "O":
         array = np.where(_absent(array), np.nan, array)
     try:
-        array = array.astype(np.float64)
+        array = array.astype(np.float64, copy=False)
     except OverflowError:
         row = next(row for row, value in enumerate(array.reshape(-1).tolist()) if abs(value) > 2**1023)
         raise ValueError(f"expected numbers within float64, got an integer beyond 1e308 at row {row}") from None
     except (TypeError, ValueError):
         bad = next((row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value))
         raise TypeError(f"expected {what} of real numbers, got {bad[1]!r} at row {bad[0]}") from None
-    return torch.from_numpy(np.ascontiguousarray(array)), None
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy()), None  # PyTorch knows no read-only memory
 
 
 def _array(data: Any) -> np.ndarray:

@@ -20,6 +20,7 @@ _MAX_STEPS = 200
 _MAX_SHRINKS = 20  # of the radius, by 4, without a step that raises the value
 _FEW = 64  # parameters: above, a factorisation is tried before the eigenvalues are
 _SECULAR_STEPS = 60
+_FLAT = 1e-13  # a curvature, in units of the diagonal's, that is rounding
 
 
 class Sums(NamedTuple):
@@ -145,27 +146,30 @@ def _finite(sums: Sums) -> Tensor:
 
 
 class _Scaled(NamedTuple):
-    """Quadratic models in units in which the information has a unit diagonal."""
+    """Quadratic models in units in which the information has a unit diagonal.
+
+    Directions that have neither curvature nor slope are left alone: to the steps they look like a maximum.
+    """
 
     unit: Tensor  # (B, P)
     score: Tensor  # (B, P)
     information: Tensor  # (B, P, P)
     factor: Tensor | None  # (B, P, P), the Cholesky factor where every information is positive definite
-    eigen: tuple[Tensor, Tensor]  # else its eigenvalues (B, P), ascending, and eigenvectors
+    eigen: tuple[Tensor, ...]  # else its eigenvalues (B, P), ascending, eigenvectors, and the score along these
 
     def length(self, step: Tensor) -> Tensor:
         return (step / self.unit).square().sum(1).sqrt()
 
     def first_look(self) -> tuple[Tensor, Tensor]:
-        """The decrement, of the absolute curvatures where they differ in sign; the length of Newton's step, or 0."""
+        """The decrement, of absolute curvatures and a step along a negative one; the length of Newton's step, or 0."""
         if self.factor is not None:
             d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
             return (self.score * d).sum(1) / 2, d.square().sum(1).sqrt()
-        values, vectors = self.eigen
-        g = (vectors.mT @ self.score[..., None])[..., 0]
+        values, _, g = self.eigen
         size = values.abs().clamp(min=torch.finfo(g.dtype).eps)
-        newton = torch.where(values[:, 0] > 0, (g / size).square().sum(1).sqrt(), 0.0)
-        return (g.square() / size).sum(1) / 2, newton
+        lowest = values.amin(1)
+        newton = torch.where(lowest > 0, (g / size).square().sum(1).sqrt(), 0.0)
+        return (g.square() / size).sum(1) / 2 + (-lowest - _FLAT).clamp(min=0.0) / 2, newton
 
     def step(self, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best step within the radius, the gain expected of it, and whether it is Newton's own."""
@@ -175,8 +179,8 @@ class _Scaled(NamedTuple):
             if not bool(inside.all()):
                 return _with_eigenvalues(self).step(radius)
         else:
-            values, vectors = self.eigen
-            d, inside = _within((vectors.mT @ self.score[..., None])[..., 0], values, radius)
+            values, vectors, g = self.eigen
+            d, inside = _within(g, values, radius)
             d = (vectors @ d[..., None])[..., 0]
         expected = (self.score * d).sum(1) - (d * (self.information @ d[..., None])[..., 0]).sum(1) / 2
         return self.unit * d, expected, inside
@@ -195,7 +199,10 @@ def _scaled(sums: Sums) -> _Scaled:
 
 
 def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
-    return scaled._replace(factor=None, eigen=torch.linalg.eigh(scaled.information))
+    values, vectors = torch.linalg.eigh(scaled.information)
+    g = (vectors.mT @ scaled.score[..., None])[..., 0]
+    flat = (values.abs() < _FLAT) & (g.abs() < _FLAT**0.5)
+    return scaled._replace(factor=None, eigen=(torch.where(flat, 1.0, values), vectors, torch.where(flat, 0.0, g)))
 
 
 def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,13 +212,13 @@ def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     Newton's method finds it (More and Sorensen 1983), kept between bounds. Where the score has no part along the lowest
     curvature, the rest of the radius is gone along it.
     """
-    lowest, size = values[:, 0], g.square().sum(1).sqrt()
-    convex = lowest > 8 * torch.finfo(g.dtype).eps * values.shape[1]
+    lowest, size = values.amin(1), g.square().sum(1).sqrt()
+    convex = lowest > _FLAT
     newton = g / torch.where(convex[:, None], values, 1.0)
     inside = convex & (newton.square().sum(1).sqrt() <= radius * (1 + 1e-10))
     low = (-lowest).clamp(min=0.0) + 1e-14
     high = torch.maximum(low, size / radius - lowest) + 1e-14
-    m = torch.maximum(low, torch.minimum(high, (size / radius - values[:, -1]).clamp(min=0.0)))
+    m = torch.maximum(low, torch.minimum(high, (size / radius - values.amax(1)).clamp(min=0.0)))
     for _ in range(_SECULAR_STEPS):
         shifted = values + m[:, None]
         d = g / shifted
@@ -223,8 +230,8 @@ def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
             break
         m = torch.where((ahead > low) & (ahead < high), ahead, (low + high) / 2)
     d = g / (values + m[:, None])
-    rest = (radius.square() - d.square().sum(1)).clamp(min=0.0).sqrt()
-    d[:, 0] += torch.where(convex, 0.0, torch.where(d[:, 0] < 0, -rest, rest))
+    rest = torch.where(lowest < -_FLAT, (radius.square() - d.square().sum(1)).clamp(min=0.0).sqrt(), 0.0)
+    d[:, 0] += torch.where(d[:, 0] < 0, -rest, rest)
     return torch.where(inside[:, None], newton, d), inside
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
-from nll.likelihood.families import log_peak
+from nll.likelihood.closed_forms import log_peak, log_rising
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, require_support
 from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maximise
@@ -65,7 +65,7 @@ def _poisson(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
 def _negative_binomial(y: Tensor, score: Tensor, log_count: Tensor) -> Tensor:
     """With r = total_count: log C(y + r - 1, y) + r log(r / (r + mean)) + y log(mean / (r + mean))."""
     r = log_count.exp()
-    choose = torch.lgamma(y + r) - torch.lgamma(r) - torch.lgamma(y + 1)
+    choose = log_rising(r, y) - torch.lgamma(y + 1)
     return choose - r * F.softplus(score - log_count) - y * F.softplus(log_count - score)
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from nll.likelihood.families import Family
+    from nll.likelihood.family import Family
     from nll.likelihood.result import Fit
     from nll.report.assess import Calibration
 

@@ -1,0 +1,112 @@
+"""What there is to know of a family of distributions: its support, its estimate, where a search starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import constraints
+
+from nll.likelihood.parameters import Parameter, Params
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family. Functions of `values` and `weights` take (..., n) of them and answer for each of the leading ones."""
+
+    distribution: type[td.Distribution]
+    support: str  # as a reader would say it: "0 or 1"
+    inside: Callable[..., Tensor]  # (values, **given) -> mask
+    estimate: Callable[..., Params] | None = None  # (values, weights, **given) -> parameters, where it is a formula
+    covariance: Callable[[Params, float], Tensor] | None = None  # (parameters, size) -> that of the flat parameters
+    log_prob: Callable[..., Tensor] | None = None  # (values, **parameters, **given), where PyTorch's is not exact
+    maximum: Callable[[Params, float], Tensor] | None = None  # (parameters, n) -> the log-likelihood at the estimate
+    size: Callable[..., Tensor] | None = None  # (values, weights, **given): trials, where a row is several
+    given: tuple[str, ...] = ()  # what the data do not tell
+    columns: bool = False  # an observation is a row of numbers
+    simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
+    information: str = "observed"
+    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None  # (parameters, n, level), exact
+    not_regular: str | None = None  # why the information means nothing here
+    start: Callable[[Tensor, Tensor], Params] | None = None  # (values, weights) -> where a search starts
+    more_starts: Callable[[Tensor, Tensor], list[Params]] | None = None  # where the likelihood may have several peaks
+    units: dict[str, str] | None = None  # parameters that move with the data: "location", "scale" or "rate"
+    statistics: tuple[Callable[[Tensor], Tensor], ...] = ()  # of each value; their means tell all
+    of_statistics: Callable[..., Tensor] | None = None  # (means, **parameters) -> mean log-likelihood
+    limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
+
+    @property
+    def name(self) -> str:
+        """The name of the distribution's class."""
+        return self.distribution.__name__
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the distribution gives probability to single numbers."""
+        return self.distribution.support.is_discrete  # type: ignore[union-attr]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that are estimated: of probs and logits, the first."""
+        taken = list(inspect.signature(self.distribution).parameters)
+        told: Any = self.distribution.arg_constraints
+        known = told if isinstance(told, dict) else set(taken) - {"validate_args"}  # Uniform tells only of instances
+        return tuple(name for name in taken if name in known and name not in ("logits", *self.given))
+
+    def __reduce__(self) -> tuple:
+        """Pickle the name: the functions are found again in the table."""
+        from nll.likelihood.families import family_of
+
+        return family_of, (self.distribution,)
+
+    def log_probs(self, values: Tensor, params: Params, given: dict[str, Any]) -> Tensor:
+        """Log-probability or log-density of each row."""
+        if self.log_prob is not None:
+            return self.log_prob(values, **params, **given)
+        return self.distribution(**params, **given, validate_args=False).log_prob(values)
+
+    def constraints(self, columns: int) -> dict[str, Parameter]:
+        """Where each parameter lives, and its shape for rows of so many columns."""
+        known: Any = self.distribution.arg_constraints
+        return {name: parameter_of(known[name], columns) for name in self.parameters}
+
+
+@dataclass(frozen=True)
+class FamilyRows:
+    """The log-probabilities of rows (b, m) of a family's values; then come the given numbers of each row."""
+
+    family: Family
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        """Return them."""
+        values, *given = parts
+        return self.family.log_probs(values, params, dict(zip(self.family.given, given, strict=True)))
+
+
+@dataclass(frozen=True)
+class FamilyMeans:
+    """The mean log-probability of data whose statistics have the given means (b, 1)."""
+
+    family: Family
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        """Return it."""
+        assert self.family.of_statistics is not None
+        return self.family.of_statistics(parts, **params)
+
+
+def parameter_of(constraint: Any, columns: int) -> Parameter:
+    """Where a search looks for a parameter: inside of its constraint."""
+    if constraint is constraints.nonnegative:  # closed below: a search stays off the border
+        constraint = constraints.positive
+    if constraint in (constraints.positive_definite, constraints.lower_cholesky):
+        return Parameter(constraint, (columns, columns))
+    if isinstance(constraint, constraints.greater_than_eq):
+        constraint = constraints.greater_than(constraint.lower_bound)
+    if isinstance(constraint, constraints.half_open_interval):
+        constraint = constraints.interval(constraint.lower_bound, constraint.upper_bound)
+    return Parameter(constraint, (columns,) if constraint.event_dim == 1 else ())

@@ -1,0 +1,181 @@
+"""A likelihood of data as a function of free numbers: value, score and information, exact by automatic differentiation.
+
+Rows come in segments, each with its own log-probability: what was seen exactly, what is known up to an interval, the
+data of another likelihood with the same parameters. Several data sets (B) with parameters of their own are computed
+side by side; their rows are as many, with weight 0 where one has fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nll.likelihood.optimise import Optima, Progress, Sums, maximise_each
+from nll.likelihood.parameters import Layout, Params
+
+# Rows at once: their temporaries stay in the cache, and the way through Python is a small part.
+_ROWS = 1 << 16
+# A search over more rows than this first goes over so many of them, evenly spaced.
+_MANY, _SOME = 1 << 17, 1 << 14
+
+LogProb = Callable[[tuple[Tensor, ...], Params], Tensor]  # (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m)
+
+
+class Segment(NamedTuple):
+    """Rows of one kind."""
+
+    log_prob: LogProb
+    parts: tuple[Tensor, ...]  # (B or 1, m, ...) each; 1: all data sets share them
+    weights: Tensor  # (B or 1, m)
+    numbers: Tensor | None = None  # (m), the place of each row among all, for a single data set
+
+    @property
+    def width(self) -> int:
+        """How many rows there are."""
+        return self.weights.shape[1]
+
+    def take(self, which: Tensor) -> Segment:
+        """The rows of some data sets."""
+        parts = tuple(part if len(part) == 1 else part[which] for part in self.parts)
+        return self._replace(parts=parts, weights=self.weights if len(self.weights) == 1 else self.weights[which])
+
+    def rows(self, begin: int, end: int, step: int = 1) -> Segment:
+        """Some of the rows."""
+        parts = tuple(part[:, begin:end:step] for part in self.parts)
+        return self._replace(parts=parts, weights=self.weights[:, begin:end:step])
+
+    def blocks(self, count: int) -> Iterator[Segment]:
+        """All of them, a block at a time, for so many data sets."""
+        size = max(64, _ROWS // count)
+        for begin in range(0, self.width, size):
+            yield self.rows(begin, begin + size)
+
+
+@dataclass(frozen=True)
+class PlainRows:
+    """A log-probability of one data set's rows and parameters, without the dimension of data sets."""
+
+    function: Callable[..., Tensor]
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        """Return the log-probabilities (b, m)."""
+        own = {name: value[:, 0] for name, value in params.items()}
+        if len(next(iter(own.values()))) == 1:
+            one = {name: value[0] for name, value in own.items()}
+            return self.function(*(part[0] for part in parts), **one)[None]
+        shared = tuple(None if len(part) == 1 else 0 for part in parts)
+        given = tuple(part[0] if len(part) == 1 else part for part in parts)
+        return torch.vmap(lambda own, given: self.function(*given, **own), in_dims=(0, shared))(own, given)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The log-likelihood of B data sets, by the free numbers of a layout."""
+
+    segments: tuple[Segment, ...]
+    layout: Layout
+    count: int = 1
+
+    @property
+    def unit(self) -> Tensor:
+        """The total weight of each data set."""
+        return sum(segment.weights.abs().sum(1).expand(self.count) for segment in self.segments)  # type: ignore[return-value]
+
+    def value(self, params: Params) -> Tensor:
+        """The log-likelihoods (B) at parameters (B, *shape)."""
+        count = len(next(iter(params.values())))
+        total = torch.zeros(count, dtype=torch.float64)
+        with torch.no_grad():
+            params = {name: value.unsqueeze(1) for name, value in params.items()}
+            for block in self._blocks(count, None):
+                total += _weighted(block, block.log_prob(block.parts, params)).sum(1)
+        return total
+
+    def rows_of(self, segment: Segment, theta: Tensor) -> Tensor:
+        """The log-probability of each row of a segment, unweighted, at (1, P)."""
+        with torch.no_grad():
+            return segment.log_prob(segment.parts, self._params(theta)).expand(1, segment.width)[0]
+
+    def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
+        """Log-likelihoods (b), scores (b, P) and informations (b, P, P) of the data sets `which`, all by default."""
+        count, size = theta.shape
+        value = torch.zeros(count, dtype=torch.float64)
+        score, information = torch.zeros_like(theta), torch.zeros(count, size, size, dtype=torch.float64)
+        for block in self._blocks(count, which):
+            with torch.enable_grad():
+                inner = theta.detach().requires_grad_()
+                found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum(1)
+                (slope,) = torch.autograd.grad(found.sum(), inner, create_graph=True)
+            value += found.detach()
+            score += slope.detach()
+            if slope.requires_grad:
+                for p in range(size):
+                    (row,) = torch.autograd.grad(slope[:, p].sum(), inner, retain_graph=p + 1 < size)
+                    information[:, p] -= row
+        return Sums(value, score, (information + information.mT) / 2)
+
+    def product(self, theta: Tensor, vector: Tensor) -> Tensor:
+        """The information times a vector (P), at (1, P): for more parameters than the matrix has room for."""
+        total = torch.zeros_like(vector)
+        for block in self._blocks(1, None):
+            with torch.enable_grad():
+                inner = theta.detach().requires_grad_()
+                found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
+                (slope,) = torch.autograd.grad(found, inner, create_graph=True)
+            (row,) = torch.autograd.grad((slope[0] * vector).sum(), inner)
+            total -= row[0]
+        return total
+
+    def scores(self, theta: Tensor) -> Tensor:
+        """The score of each row (n, P), unweighted, of the one data set at (1, P).
+
+        J' v, linear in v, is the gradient of v' l for the rows' log-probabilities l; its derivative by v is J.
+        """
+        found = torch.empty(sum(segment.width for segment in self.segments), theta.shape[1], dtype=torch.float64)
+        at = 0
+        for block in self._blocks(1, None):
+            with torch.enable_grad():
+                inner = theta.detach().requires_grad_()
+                v = torch.zeros(1, block.width, dtype=torch.float64, requires_grad=True)
+                rows = block.log_prob(block.parts, self._params(inner)).expand(1, block.width)
+                (slope,) = torch.autograd.grad((v * rows).sum(), inner, create_graph=True)
+            for p in range(theta.shape[1]):
+                (column,) = torch.autograd.grad(slope[0, p], v, retain_graph=True)
+                found[at : at + block.width, p] = column[0]
+            at += block.width
+        numbers = [segment.numbers for segment in self.segments]
+        if len(numbers) == 1 or any(n is None for n in numbers):
+            return found
+        return found[torch.cat(numbers).argsort()]  # type: ignore[arg-type]
+
+    def sampled(self) -> Problem | None:
+        """The problem of some rows, evenly spaced; None where there are not many."""
+        rows = sum(segment.width for segment in self.segments)
+        if rows * self.count <= _MANY or rows <= _SOME:
+            return None
+        step = max(1, rows // max(_SOME, _MANY // 8 // self.count))
+        return replace(self, segments=tuple(segment.rows(0, segment.width, step) for segment in self.segments))
+
+    def maximise(self, start: Tensor, progress: Progress | None = None) -> Optima:
+        """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""
+        some = self.sampled()
+        if some is not None:
+            near = maximise_each(some.sums, start, some.unit)
+            start = torch.where(near.reached[:, None], near.theta, start)
+        return maximise_each(self.sums, start, self.unit, progress)
+
+    def _blocks(self, count: int, which: Tensor | None) -> Iterator[Segment]:
+        for segment in self.segments:
+            yield from (segment if which is None or self.count == 1 else segment.take(which)).blocks(count)
+
+    def _params(self, theta: Tensor) -> Params:
+        return {name: value.unsqueeze(1) for name, value in self.layout.natural(theta).items()}
+
+
+def _weighted(block: Segment, rows: Tensor) -> Tensor:
+    """Each row's log-probability times its weight: 0 where the weight is, whatever the row."""
+    return torch.where(block.weights != 0, block.weights * rows, 0.0)
