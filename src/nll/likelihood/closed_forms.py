@@ -22,7 +22,7 @@ from nll.likelihood.parameters import Params
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """The mean, as a distance from the first value: exact where all are equal, and precise far from 0."""
-    return values[0] + totals(weights, values, lambda x: x - values[0])[0] / total(weights)
+    return values[0] + totals(weights, values, lambda x: (x - values[0],))[0] / total(weights)
 
 
 def log_peak(x: Tensor) -> Tensor:
@@ -179,9 +179,15 @@ def _normal_covariance(params: Params, n: float) -> Tensor:
 def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
     loc = _mean(values, weights)
     unit = (torch.stack(values.aminmax()) - loc).abs().max().clamp(min=torch.finfo(torch.float64).tiny)
-    first, second = totals(weights, values, lambda x: (x - loc) / unit, lambda x: ((x - loc) / unit).square())
+    unit = torch.where((unit > 1e-100) & (unit < 1e100), 1.0, unit)  # the squares overflow above 1e154
+
+    def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+        z = x - loc if unit == 1 else (x - loc) / unit
+        return z, z * z
+
+    first, second = totals(weights, values, statistics)
     n = total(weights)
-    # The mean is rounded: what it is off by is not part of the spread. The squares overflow above 1e154 without units.
+    # The mean is rounded: what it is off by is not part of the spread.
     variance = (second / n - (first / n).square()).clamp(min=0)
     return {"loc": loc, "scale": unit * variance.sqrt()}
 

@@ -35,7 +35,7 @@ class Family:
     start: Callable[[Tensor, Tensor], Params] | None = None  # (values, weights) -> where a search starts
     more_starts: Callable[[Tensor, Tensor], list[Params]] | None = None  # where the likelihood may have several peaks
     units: dict[str, str] | None = None  # parameters that move with the data: "location", "scale" or "rate"
-    statistics: tuple[Callable[[Tensor], Tensor], ...] = ()  # of each value; their means tell all
+    statistics: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # of each value; their means tell all
     of_statistics: Callable[..., Tensor] | None = None  # (means, **parameters) -> mean log-likelihood
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
 

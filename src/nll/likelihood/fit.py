@@ -128,6 +128,8 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
     if categorical:
         _require_few_categories(observed)
     wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
+    if _unbounded(family, observed, wish):
+        return _without_maximum(family, observed)
     if family.estimate is not None and wish.plain and observed.kind == "frequency":
         return closed_fit(family, observed, given)
     if family.simplex or (family.estimate is not None and (family.not_regular or family.information != "observed")):
@@ -135,8 +137,6 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
             f"expected neither start, fixed, bounds, covariance nor such weights for {family.name}: it has "
             "a closed form only"
         )
-    if _unbounded(family, observed, wish):
-        return _without_maximum(family, observed)
     found = _search_family(family, observed, given, wish)
     return _result(family.name, found, observed, wish, family)
 
@@ -183,9 +183,9 @@ def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
 def _condensed(family: Family, rows: Segment) -> Segment:
     """As few rows as tell the same: the means of the statistics, or each count once."""
     (values,), weights = rows.parts, rows.weights
-    if family.statistics:
+    if family.statistics is not None:
         n = total(weights[0]).reshape(1, 1)
-        sums = totals(weights[0], values[0], *family.statistics)
+        sums = totals(weights[0], values[0], family.statistics)
         return Segment(FamilyMeans(family), tuple(s.reshape(1, 1) / n for s in sums), n)
     if family.discrete and not family.columns:
         seen, place = values[0].unique(return_inverse=True)
@@ -296,7 +296,7 @@ def _merged(observations: list[Observations]) -> Observations:
 
 
 def _result(name: str, found: Found, observed: Observations, wish: _Wish, family: Family | None) -> Fit:
-    status, converged = judge(found, observed.rows)
+    status, converged = judge(found, observed.numbers)
     limit = None if family is None else _limit(family, found, observed, wish)
     if limit is not None:
         return limit
@@ -387,7 +387,7 @@ def _codes(clusters: Any, observed: Observations) -> Tensor:
 def _unbounded(family: Family, observed: Observations, wish: _Wish) -> bool:
     """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
     free = [name for name in family.parameters if name not in wish.fixed]
-    return observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
+    return family.start is not None and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
 
 
 def _without_maximum(family: Family, observed: Observations) -> Fit:

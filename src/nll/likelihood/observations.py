@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 15  # values at once
+_BLOCK = 1 << 18  # values at once
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ def total(weights: Tensor, values: Tensor | None = None) -> Tensor:
     return weights.sum() if values is None else weights @ values
 
 
-def totals(weights: Tensor, values: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """The weighted sum of each function of the values, block by block: fresh memory costs more than arithmetic."""
+def totals(weights: Tensor, values: Tensor, statistics: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+    """The weighted sum of each statistic of the values, block by block: fresh memory costs more than arithmetic."""
     found = []
     for x, w in zip(values.split(_BLOCK), weights.split(_BLOCK), strict=True):
-        found.append(torch.stack([total(w, function(x)) for function in functions]))
+        found.append(torch.stack([total(w, statistic) for statistic in statistics(x)]))
     return list(torch.stack(found).sum(0))
 
 

@@ -30,6 +30,8 @@ class Units:
 
     def data(self, values: Tensor) -> Tensor:
         """The data in these units."""
+        if self.centre == 0.0 and self.scale == 1.0:
+            return values
         return (values - self.centre) / self.scale
 
     def given(self, params: Params) -> Params:

@@ -17,6 +17,7 @@ from torch import distributions as td
 from nll.likelihood.closed_forms import log_rising
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
 from nll.likelihood.family import Family
+from nll.likelihood.observations import total, totals
 from nll.likelihood.parameters import Params
 
 _EULER = 0.5772156649015329
@@ -56,10 +57,6 @@ def _log(values: Tensor) -> Tensor:
     return torch.from_numpy(np.log(values.numpy()))
 
 
-def _itself(values: Tensor) -> Tensor:
-    return values
-
-
 def _positive(values: Tensor) -> Tensor:
     return torch.isfinite(values) & (values > 0)
 
@@ -85,6 +82,30 @@ def gamma_shape(total: Tensor, logs: Tensor, n: Tensor) -> Params:
     gap = (mean.log() - logs / n).clamp(min=1e-12)
     shape = (3 - gap + ((gap - 3).square() + 24 * gap).sqrt()) / (12 * gap)
     return {"concentration": shape, "rate": shape / mean}
+
+
+def _gamma_estimate(values: Tensor, weights: Tensor) -> Params:
+    """The root of log shape - digamma(shape) = log mean - mean log, by Newton's method; rate = shape / mean."""
+    sums, logs = totals(weights, values, lambda x: (x, _log(x)))
+    n = total(weights)
+    start = gamma_shape(sums, logs, n)
+    shape, gap = start["concentration"], (sums / n).log() - logs / n
+    for _ in range(8):
+        miss = shape.log() - torch.digamma(shape) - gap
+        shape = shape / (1 + miss / (1 - shape * torch.special.polygamma(1, shape)))
+    return {"concentration": shape, "rate": shape * n / sums}
+
+
+def _gamma_covariance(params: Params, n: float) -> Tensor:
+    a, b = params["concentration"], params["rate"]
+    trigamma = torch.special.polygamma(1, a)
+    return _matrix([[a, b], [b, trigamma * b.square()]]) / (n * (a * trigamma - 1))
+
+
+def _gamma_maximum(params: Params, n: float) -> Tensor:
+    """By the likelihood equations, mean x = a / b and mean log x = digamma(a) - log b."""
+    a, b = params["concentration"], params["rate"]
+    return n * (b.log() - torch.lgamma(a) + (a - 1) * torch.digamma(a) - a)
 
 
 def _gamma_of_means(means: tuple[Tensor, ...], concentration: Tensor, rate: Tensor) -> Tensor:
@@ -335,9 +356,12 @@ FAMILIES = (
         td.Gamma,
         _POSITIVE,
         _positive,
+        _gamma_estimate,
+        _gamma_covariance,
+        maximum=_gamma_maximum,
         start=_gamma_start,
         units={"rate": "rate"},
-        statistics=(_itself, _log),
+        statistics=lambda x: (x, _log(x)),
         of_statistics=_gamma_of_means,
     ),
     Family(
@@ -346,7 +370,7 @@ FAMILIES = (
         _positive,
         start=lambda x, w: _gamma_start(1 / x, w),
         units={"rate": "scale"},
-        statistics=(torch.reciprocal, _log),
+        statistics=lambda x: (1 / x, _log(x)),
         of_statistics=_inverse_gamma_of_means,
     ),
     Family(
@@ -354,7 +378,7 @@ FAMILIES = (
         _POSITIVE,
         _positive,
         start=lambda x, w: {"df": moments(x, w).mean},
-        statistics=(_itself, _log),
+        statistics=lambda x: (x, _log(x)),
         of_statistics=_chi2_of_means,
     ),
     Family(
@@ -362,7 +386,7 @@ FAMILIES = (
         "a number between 0 and 1",
         _share,
         start=_beta_start,
-        statistics=(_log, lambda x: torch.log1p(-x)),
+        statistics=lambda x: (_log(x), torch.log1p(-x)),
         of_statistics=_beta_of_means,
     ),
     Family(td.Kumaraswamy, "a number between 0 and 1", _share, start=_beta_start, log_prob=_kumaraswamy_log_prob),
@@ -394,7 +418,7 @@ FAMILIES = (
         _FINITE,
         torch.isfinite,
         start=_von_mises_start,
-        statistics=(torch.cos, torch.sin),
+        statistics=lambda x: (x.cos(), x.sin()),
         of_statistics=_von_mises_of_means,
     ),
     Family(
