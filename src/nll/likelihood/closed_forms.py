@@ -52,7 +52,7 @@ def _distance(x: Tensor, mean: Tensor) -> Tensor:
     """x log(x / mean) + mean - x, without the cancellation (Loader 2000, "Fast and accurate computation of binomial
     probabilities"): with s = log(mean / x), x (exp(s) - 1 - s).
     """
-    s = mean.log() - x.log()
+    s = mean.log() - torch.where(x > 0, x, 1.0).log()  # so that x = 0 leaves no NaN in a derivative
     return torch.where(x > 0, x * (torch.expm1(s) - s), mean)
 
 

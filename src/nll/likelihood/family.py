@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,12 @@ class Family:
     def discrete(self) -> bool:
         """Whether the distribution gives probability to single numbers."""
         return self.distribution.support.is_discrete  # type: ignore[union-attr]
+
+    def ends(self, given: Params) -> tuple[Any, Any]:
+        """The ends of the support."""
+        support: Any = self.distribution.support
+        low = given.get("loc", getattr(support, "lower_bound", -math.inf))
+        return low, given.get("total_count", getattr(support, "upper_bound", math.inf))
 
     @property
     def parameters(self) -> tuple[str, ...]:

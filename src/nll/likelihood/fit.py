@@ -18,12 +18,23 @@ from nll.likelihood.closed_forms import MOST_CATEGORIES
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.model import JointLikelihood, Likelihood, of_module
-from nll.likelihood.observations import Observations, observe, observe_parts, require_support, total, totals
+from nll.likelihood.observations import (
+    Censored,
+    Observations,
+    Truncated,
+    observe,
+    observe_bounded,
+    observe_parts,
+    require_support,
+    total,
+    totals,
+)
 from nll.likelihood.parameters import Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, Units, judge, runaways, search, units_of
 from nll.likelihood.searched_forms import EXPECTED_INFORMATION
+from nll.likelihood.tails import Interval, Windowed
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
 _SEVERAL_PEAKS = 2000  # rows up to which several starts are tried
@@ -120,17 +131,25 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
         if name not in wish.fixed:
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
     categorical = family.name == "Categorical"
-    observed = observe(data, weights, missing=missing, categorical=categorical)
+    if isinstance(data, (Censored, Truncated)):
+        observed = observe_bounded(data, weights, missing=missing)
+    else:
+        observed = observe(data, weights, missing=missing, categorical=categorical)
     _require_shape(family, observed)
     given = {name: _of_rows(name, wish.fixed[name], observed) for name in family.given}
     interval = not (family.discrete or family.columns or given)
-    require_support(observed, partial(family.inside, **given), family.support, family.name, interval)
+    if observed.ends is None:
+        require_support(observed, partial(family.inside, **given), family.support, family.name, interval)
+    else:
+        _require_possible(family, observed, given)
+    _require_window(observed)
     if categorical:
         _require_few_categories(observed)
     wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
     if _unbounded(family, observed, wish):
         return _without_maximum(family, observed)
-    if family.estimate is not None and wish.plain and observed.kind == "frequency":
+    plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
+    if family.estimate is not None and plain:
         return closed_fit(family, observed, given)
     if family.simplex or (family.estimate is not None and (family.not_regular or family.information != "observed")):
         raise ValueError(
@@ -148,11 +167,11 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     given = {name: units.data(value) if family.units else value for name, value in given.items()}
     columns = values.shape[1] if family.columns else 1
     own = layout(family.constraints(columns), wish.fixed, wish.bounds)
-    rows = Segment(
-        FamilyRows(family), (values[None], *(v.expand(1, len(values)) for v in given.values())), observed.weights[None]
-    )
-    each = Problem((rows,), own)
-    problem = replace(each, segments=(_condensed(family, rows),)) if not given else each
+    segments = _segments(family, observed, values, given, units)
+    each = Problem(segments, own)
+    problem = each
+    if not given and not observed.incomplete:
+        problem = replace(each, segments=(_condensed(family, segments[0]),))
     step = max(1, len(values) // _START_ROWS)
     some, share = values[::step], observed.weights[::step]
     if not family.columns:
@@ -167,8 +186,66 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
         )
         for values_ in starts
     ]
-    density = 0.0 if family.discrete or not family.units else observed.n
+    exact = observed.n
+    if observed.ends is not None:
+        exact = float(observed.weights[observed.ends[0] == observed.ends[1]].sum())
+    density = 0.0 if family.discrete or not family.units else exact
     return search(problem, torch.cat(numbers), units, density, each)
+
+
+def _segments(
+    family: Family, observed: Observations, values: Tensor, given: dict[str, Tensor], units: Units
+) -> tuple[Segment, ...]:
+    """The exact rows, and those that are known up to an interval."""
+    parts = tuple(v.expand(len(values)) for v in given.values())
+    found = []
+    numbers = torch.arange(len(values))
+    exact = None if observed.ends is None else observed.ends[0] == observed.ends[1]
+    if exact is None or bool(exact.any()):
+        found.append((FamilyRows(family), (values, *parts), exact))
+    if observed.ends is not None and exact is not None and not bool(exact.all()):
+        ends = tuple(units.data(end) for end in observed.ends)
+        found.append((Interval(family), (*ends, *parts), ~exact))
+    segments = []
+    for rows, of, which in found:
+        if observed.window is not None:
+            of = (*(units.data(end).expand(len(values)) for end in observed.window), *of)
+            rows = Windowed(rows, Interval(family))
+        of = of if which is None else tuple(part[which] for part in of)
+        weights = observed.weights if which is None else observed.weights[which]
+        place = numbers if which is None else numbers[which]
+        segments.append(Segment(rows, tuple(part[None] for part in of), weights[None], place))
+    return tuple(segments)
+
+
+def _require_possible(family: Family, observed: Observations, given: dict[str, Tensor]) -> None:
+    """Every interval holds a value of the support; an exact row is one."""
+    assert observed.ends is not None
+    low, high = observed.ends
+    first, last = family.ends(given)
+    room = (high >= first) & (low <= last) if family.discrete else (high > first) & (low < last)
+    inside = torch.where(low == high, family.inside(observed.values, **given), room)
+    if not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise ValueError(
+            f"data outside the support of {family.name}: expected {family.support}, got "
+            f"[{float(low[row]):g}, {float(high[row]):g}] at row {int(observed.rows[row])}"
+        )
+
+
+def _require_window(observed: Observations) -> None:
+    if observed.window is None:
+        return
+    low, high = observed.window
+    first, last = observed.ends or (observed.values, observed.values)
+    outside = (first < low) & (first > -torch.inf) | (last > high) & (last < torch.inf)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        ends = low.expand_as(first)[row], high.expand_as(first)[row]
+        raise ValueError(
+            f"expected observations inside the window [{float(ends[0]):g}, {float(ends[1]):g}], "
+            f"got {float(observed.values[row]):g} at row {int(observed.rows[row])}"
+        )
 
 
 def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
@@ -408,7 +485,7 @@ def _without_maximum(family: Family, observed: Observations) -> Fit:
 
 def _limit(family: Family, found: Found, observed: Observations, wish: _Wish) -> Fit | None:
     """The fit of the family that this one becomes where a parameter is infinite, if it is as likely."""
-    if family.limit is None or wish.fixed or wish.bounds or observed.kind != "frequency":
+    if family.limit is None or not wish.plain or observed.kind != "frequency" or observed.incomplete:
         return None
     name, value, other, shared = family.limit
     there = closed_fit(FAMILIES[other], observed, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,72 @@ def importance(weights: Any) -> Weights:
 
 
 @dataclass(frozen=True)
+class Censored:
+    """Observations that lie between two ends, one row each; exact where the ends are equal."""
+
+    low: Any
+    high: Any
+
+
+def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = None) -> Censored:
+    """Observations of which some are known up to an interval only.
+
+    Args:
+        values: (n) numbers; with `upper` the lower ends, -inf where there is none.
+        upper: (n), the upper ends, inf where there is none; equal to `values` where the observation is exact.
+        left: (n) mask of the values above the true ones (detection limits).
+        right: (n) mask of the values below the true ones (still running at the end of a trial).
+
+    For counts the ends belong to the interval: right-censored at 5 means 5 or more.
+
+    Raises: ValueError for both `upper` and masks, shapes that differ, or an upper end below the lower one.
+    """
+    low = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if upper is not None and (left is not None or right is not None):
+        raise ValueError("expected either upper, or left and right, got both")
+    if upper is not None:
+        high = np.asarray(upper.detach().cpu() if isinstance(upper, Tensor) else upper, dtype=np.float64)
+        if high.shape != low.shape:
+            raise ValueError(f"expected upper ends of shape {low.shape}, got {high.shape}")
+        wrong = np.flatnonzero(high < low)
+        if len(wrong):
+            got = f"{low[wrong[0]]} and {high[wrong[0]]} at row {wrong[0]}"
+            raise ValueError(f"expected upper ends of at least the lower ones, got {got}")
+        return Censored(low, high)
+    masks = [_mask(name, mask, low.shape) for name, mask in (("left", left), ("right", right))]
+    both = np.flatnonzero(masks[0] & masks[1])
+    if len(both):
+        raise ValueError(f"expected a row to be censored on one side, got both at row {both[0]}")
+    return Censored(np.where(masks[0], -np.inf, low), np.where(masks[1], np.inf, low))
+
+
+def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if mask is None:
+        return np.zeros(shape, dtype=bool)
+    found = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    if found.shape != shape or not np.isin(found, (0, 1)).all():
+        raise ValueError(f"expected {name} as a mask of shape {shape}, got {found.dtype} of shape {found.shape}")
+    return found.astype(bool)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """Observations that are there only because they lie inside a window."""
+
+    data: Any
+    low: Any
+    high: Any
+
+
+def truncated(data: Any, low: Any = -math.inf, high: Any = math.inf) -> Truncated:
+    """Observations that would not be in the data outside of [low, high]; numbers, or one for each row.
+
+    `data` may be `censored`.
+    """
+    return Truncated(data, low, high)
+
+
+@dataclass(frozen=True)
 class Observations:
     """Rows of data and their weights."""
 
@@ -50,11 +116,18 @@ class Observations:
     dropped: int = 0  # rows with a missing value that were left out
     categories: tuple[str, ...] | None = None  # the names of the integers, where the data were text
     kind: str = "frequency"  # of the weights
+    ends: tuple[Tensor, Tensor] | None = None  # (n) each: what is known of censored rows; their value is in between
+    window: tuple[Tensor, Tensor] | None = None  # (1) or (n) each: where the rows would not be seen outside of
 
     @property
     def rows(self) -> Tensor:
         """The number of each row in the data as given."""
         return torch.arange(self.given) if self.numbers is None else self.numbers
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether rows are censored or truncated."""
+        return self.ends is not None or self.window is not None
 
     @property
     def equal(self) -> bool:
@@ -113,6 +186,34 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
         raise ValueError("expected at least one observation, got none")
     scaled = _scaled(frequency[seen], kind)
     return Observations(values[seen], scaled, seen, len(values), int(absent.sum()), categories, kind)
+
+
+def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -> Observations:
+    """Observations that may be censored, truncated or both."""
+    window, inner = None, data
+    if isinstance(data, Truncated):
+        window, inner = (data.low, data.high), data.data
+    if not isinstance(inner, Censored):
+        observed = observe(inner, weights, missing=missing)
+    else:
+        (low, high), observed = observe_parts((inner.low, inner.high), weights, missing=missing)
+        value = torch.where(low.isinf(), high, torch.where(high.isinf(), low, (low + high) / 2))
+        nothing = value.isinf()
+        if bool(nothing.any()):
+            row = int(observed.rows[nothing.nonzero()[0, 0]])
+            raise ValueError(f"expected a finite end of each interval, got none at row {row}")
+        observed = replace(observed, values=value, ends=(low, high))
+    if window is None:
+        return observed
+    ends = tuple(_end(end, observed) for end in window)
+    return replace(observed, window=ends)
+
+
+def _end(end: Any, observed: Observations) -> Tensor:
+    number, _ = _numbers(end, False, "an end of the window")
+    if bool(number.isnan().any()) or (number.numel() != 1 and number.shape != (observed.given,)):
+        raise ValueError(f"expected an end of the window as a number, or one for each row, got {end!r}")
+    return number.reshape(1) if number.numel() == 1 else number[observed.rows]
 
 
 def observe_parts(data: Any, weights: Any = None, *, missing: str = "raise") -> tuple[tuple[Tensor, ...], Observations]:

@@ -45,7 +45,7 @@ class Segment(NamedTuple):
 
     def rows(self, begin: int, end: int, step: int = 1) -> Segment:
         """Some of the rows."""
-        parts = tuple(part[:, begin:end:step] for part in self.parts)
+        parts = tuple(part if part.shape[1] == 1 else part[:, begin:end:step] for part in self.parts)
         return self._replace(parts=parts, weights=self.weights[:, begin:end:step])
 
     def blocks(self, count: int) -> Iterator[Segment]:
