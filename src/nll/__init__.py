@@ -16,8 +16,11 @@ from nll.functional import (
     sampled_cross_entropy,
     token_statistics,
 )
+from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.likelihood.fit import fit
 from nll.likelihood.hypotheses import Choice, most_likely
+from nll.likelihood.model import Likelihood
+from nll.likelihood.observations import censored, importance, sampling, truncated
 from nll.likelihood.result import Fit
 from nll.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
 
@@ -32,16 +35,22 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Fit",
+    "GeneralizedExtremeValue",
+    "InverseGaussian",
+    "Likelihood",
     "LinearCrossEntropyLoss",
     "LogSoftmax",
     "NLLLoss",
+    "SkewNormal",
     "SoftmaxRegression",
     "TokenStatistics",
     "accuracy",
+    "censored",
     "check_labels",
     "cross_entropy",
     "explain",
     "fit",
+    "importance",
     "linear_cross_entropy",
     "linear_kl_divergence",
     "log_softmax",
@@ -49,7 +58,9 @@ __all__ = [
     "nll_loss",
     "perplexity",
     "sampled_cross_entropy",
+    "sampling",
     "token_statistics",
+    "truncated",
     "use_backend",
 ]
 

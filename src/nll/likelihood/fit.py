@@ -37,7 +37,6 @@ from nll.likelihood.searched_forms import EXPECTED_INFORMATION
 from nll.likelihood.tails import Interval, Windowed
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
-_SEVERAL_PEAKS = 2000  # rows up to which several starts are tried
 
 
 def fit(
@@ -177,7 +176,7 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     if not family.columns:
         some, share = some[None], share[None]
     starts = [_start(family, some, share)]
-    if family.more_starts is not None and len(values) <= _SEVERAL_PEAKS:
+    if family.more_starts is not None:
         starts += family.more_starts(some, share)
     asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     numbers = [

@@ -140,7 +140,7 @@ class Observations:
     @property
     def n(self) -> float:
         """The number of observations: the sum of the weights."""
-        return float(total(self.weights))
+        return float(len(self.values)) if self.kind == "sampling" else float(total(self.weights))
 
 
 def total(weights: Tensor, values: Tensor | None = None) -> Tensor:

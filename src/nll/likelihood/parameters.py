@@ -20,6 +20,32 @@ from torch.distributions.constraints import Constraint
 Params = dict[str, Tensor]
 
 
+class _Cholesky:
+    """d (d + 1) / 2 numbers onto lower triangles with a positive diagonal, or their squares L L'.
+
+    PyTorch's own transform takes d^2 numbers, of which it ignores some: a search would see directions that are flat.
+    """
+
+    def __init__(self, size: int, square: bool) -> None:
+        self.size, self.square = size, square
+        self.rows, self.columns = torch.tril_indices(size, size)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size([*shape[:-2], self.size * (self.size + 1) // 2])
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        entries = torch.where(self.rows == self.columns, numbers.exp(), numbers)
+        flat = numbers.new_zeros(*numbers.shape[:-1], self.size**2)
+        lower = flat.index_add(-1, self.rows * self.size + self.columns, entries)
+        lower = lower.reshape(*numbers.shape[:-1], self.size, self.size)
+        return lower @ lower.mT if self.square else lower
+
+    def inv(self, value: Tensor) -> Tensor:
+        lower = torch.linalg.cholesky(value) if self.square else value
+        entries = lower[..., self.rows, self.columns]
+        return torch.where(self.rows == self.columns, entries.log(), entries)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """Where a parameter lives, and its shape."""
@@ -30,6 +56,8 @@ class Parameter:
     @property
     def transform(self) -> Any:
         """From numbers without bounds onto the constraint."""
+        if self.constraint in (constraints.positive_definite, constraints.lower_cholesky):
+            return _Cholesky(self.shape[-1], self.constraint is constraints.positive_definite)
         return biject_to(self.constraint)
 
     @property

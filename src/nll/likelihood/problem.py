@@ -152,13 +152,21 @@ class Problem:
             return found
         return found[torch.cat(numbers).argsort()]  # type: ignore[arg-type]
 
-    def sampled(self) -> Problem | None:
-        """The problem of some rows, evenly spaced; None where there are not many."""
-        rows = sum(segment.width for segment in self.segments)
-        if rows * self.count <= _MANY or rows <= _SOME:
-            return None
-        step = max(1, rows // max(_SOME, _MANY // 8 // self.count))
+    @property
+    def width(self) -> int:
+        """How many rows there are."""
+        return sum(segment.width for segment in self.segments)
+
+    def thinned(self, rows: int) -> Problem:
+        """The problem of about so many rows, evenly spaced."""
+        step = max(1, self.width // rows)
         return replace(self, segments=tuple(segment.rows(0, segment.width, step) for segment in self.segments))
+
+    def sampled(self) -> Problem | None:
+        """The problem of some rows; None where there are not many."""
+        if self.width * self.count <= _MANY or self.width <= _SOME:
+            return None
+        return self.thinned(max(_SOME, _MANY // 8 // self.count))
 
     def maximise(self, start: Tensor, progress: Progress | None = None) -> Optima:
         """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""

@@ -188,8 +188,15 @@ def _gumbel_log_prob(values: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 def _extreme_start(values: Tensor, weights: Tensor) -> Params:
     start = _gumbel_start(values, weights)
-    skew = moments(values, weights).skewness
-    return start | {"concentration": ((skew - 1.14) / 8).clamp(-0.3, 0.3)}  # a Gumbel variable's skewness is 1.14
+    shape = ((moments(values, weights).skewness - 1.14) / 8).clamp(-0.3, 0.3)  # a Gumbel variable's skewness is 1.14
+    low, high = values.aminmax(dim=-1)
+    return start | {"concentration": _inside(shape, start["scale"], start["loc"] - low, high - start["loc"])}
+
+
+def _inside(shape: Tensor, scale: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """A shape small enough for all data to lie well inside of the support, which ends at loc - scale / shape."""
+    most = torch.where(shape > 0, scale / (1.5 * below.clamp(min=1e-9)), scale / (1.5 * above.clamp(min=1e-9)))
+    return torch.where(shape > 0, torch.minimum(shape, most), torch.maximum(shape, -most))
 
 
 def _skew_normal_start(values: Tensor, weights: Tensor) -> Params:
@@ -251,7 +258,8 @@ def _half_normal_estimate(values: Tensor, weights: Tensor) -> Params:
 def _pareto_tail_start(values: Tensor, weights: Tensor) -> Params:
     mean, spread, _ = moments(values, weights)
     ratio = (mean / spread).square()
-    return {"scale": 0.5 * mean * (ratio + 1), "concentration": (0.5 * (1 - ratio)).clamp(-0.3, 0.4)}
+    scale, shape = 0.5 * mean * (ratio + 1), (0.5 * (1 - ratio)).clamp(-0.3, 0.4)
+    return {"scale": scale, "concentration": _inside(shape, scale, torch.zeros_like(scale), values.amax(-1))}
 
 
 def _pareto_tail_log_prob(values: Tensor, scale: Tensor, concentration: Tensor, loc: Tensor) -> Tensor:

@@ -218,7 +218,9 @@ TAILS: dict[type[td.Distribution], Callable[..., Tails]] = {
     td.Gamma: lambda x, concentration, rate: _gamma(x.log() + rate.log(), concentration),
     td.InverseGamma: lambda x, concentration, rate: _swap(_gamma(rate.log() - x.log(), concentration)),
     td.Chi2: lambda x, df: _gamma((x / 2).log() + torch.zeros_like(df), df / 2),
-    td.HalfNormal: lambda x, scale: _of_survival(math.log(2) + log_ndtr(-x / scale)),
+    td.HalfNormal: lambda x, scale: Tails(
+        torch.erf(x / (scale * math.sqrt(2))).log(), math.log(2) + log_ndtr(-x / scale)
+    ),
     td.HalfCauchy: _half_cauchy,
     td.GeneralizedPareto: lambda x, scale, concentration, loc: _of_survival(
         -log1p_ratio(concentration, (x - loc) / scale)
@@ -241,14 +243,15 @@ class Interval:
     """
 
     def __init__(self, family: Family) -> None:
-        self.family, self.tails = family, tails_of(family.distribution)
+        self.family = family
+        tails_of(family.distribution)
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
         """Return the log-probabilities (b, m)."""
         low, high, *given = parts
         known = dict(zip(self.family.given, given, strict=True))
         low, high = self.open(low, high, known)
-        return log_probability(self.tails, low, high, {**params, **known})
+        return log_probability(tails_of(self.family.distribution), low, high, {**params, **known})
 
     def open(self, low: Tensor, high: Tensor, known: Params) -> tuple[Tensor, Tensor]:
         """The ends, without what is outside of the support anyway."""
