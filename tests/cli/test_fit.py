@@ -201,11 +201,11 @@ def test_level():
         ("count", "poisson", lambda x: {"rate": x.mean()}),
         ("kind", "categorical", lambda x: {"probs": x.value_counts(normalize=True).sort_index().tolist()}),
         ("y", "normal", lambda x: {"loc": x.mean(), "scale": x.std(ddof=0)}),
-        ("pos", "lognormal", lambda x: {"loc": np.log(x).mean(), "scale": np.log(x).std(ddof=0)}),
+        ("pos", "log_normal", lambda x: {"loc": np.log(x).mean(), "scale": np.log(x).std(ddof=0)}),
         ("pos", "exponential", lambda x: {"rate": 1 / x.mean()}),
         ("y", "laplace", lambda x: {"loc": x.median(), "scale": (x - x.median()).abs().mean()}),
         ("y", "uniform", lambda x: {"low": x.min(), "high": x.max()}),
-        ("count", "negative_binomial", lambda x: {"coef": [np.log(x.mean())]}),
+        ("pos", "inverse_gaussian", lambda x: {"loc": x.mean(), "concentration": 1 / (1 / x - 1 / x.mean()).mean()}),
         ("two words", "normal", lambda x: {"loc": x.mean()}),
     ],
 )
@@ -311,7 +311,10 @@ def test_as_a_process(tmp_path):
 
 KINDS = "expected --family to be one of "
 COLUMN_FAMILIES = (
-    "bernoulli, geometric, poisson, categorical, normal, lognormal, exponential, laplace, uniform, negative_binomial"
+    "bernoulli, geometric, poisson, categorical, normal, log_normal, exponential, laplace, uniform, gamma, "
+    "inverse_gamma, chi2, beta, kumaraswamy, student_t, cauchy, gumbel, generalized_extreme_value, skew_normal, "
+    "von_mises, weibull, half_cauchy, half_normal, pareto, inverse_gaussian, fisher_snedecor, continuous_bernoulli, "
+    "negative_binomial"
 )
 SUFFIXES = ".csv, .tsv, .csv.gz, .tsv.gz, .parquet, .pq"
 NO_FOLDER = "expected a folder that exists for nowhere/f, got no such folder: nowhere"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nll.regression.design import Design, constant, design, parse, variables
+from nll.regression.design import Design, design, parse, variables
 
 
 def table() -> pd.DataFrame:
@@ -97,12 +97,6 @@ def test_columns_come_back_in_their_own_units():
     np.testing.assert_allclose(
         columns.x @ coefficients, expected @ (columns.to_given @ coefficients).numpy(), rtol=1e-13
     )
-
-
-def test_a_constant_alone():
-    columns = constant(3)
-    assert columns.names == ["Intercept"]
-    assert columns.x.tolist() == [[1], [1], [1]]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -22,7 +23,12 @@ from nll.regression import design as designs
 from nll.regression.linear import RESPONSES, fit_linear
 from nll.regression.softmax_likelihood import code_of, fit_softmax
 
-_DISTRIBUTIONS = {f.name.lower(): f for f in FAMILIES.values() if not f.columns and not f.given}
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+_DISTRIBUTIONS = {_snake(f.name): f for f in FAMILIES.values() if not f.columns and not f.given}
 _REGRESSIONS = ("softmax", *RESPONSES)
 
 
@@ -60,7 +66,7 @@ def fit(
         str | None,
         typer.Option(
             help=f"With a formula: {', '.join(_REGRESSIONS)} (softmax unless given). "
-            f"With --column: {', '.join(_DISTRIBUTIONS)} or negative_binomial."
+            f"With --column: {', '.join(_DISTRIBUTIONS)} ."
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="The class that the others are compared with.")] = None,
@@ -106,7 +112,7 @@ def _family(formula: str | None, column: str | None, family: str | None, baselin
         raise ValueError("expected a formula or --column, got " + ("neither" if column is None else "both"))
     if column is not None and family is None:
         raise ValueError("expected --family with --column, got none")
-    known = _REGRESSIONS if column is None else (*_DISTRIBUTIONS, "negative_binomial")
+    known = _REGRESSIONS if column is None else _DISTRIBUTIONS
     family = family or "softmax"
     if family not in known:
         raise ValueError(f"expected --family to be one of {', '.join(known)}, got {family!r}")
@@ -192,10 +198,6 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
     weights = np.zeros(len(table))
     weights[frame.index] = 1.0 if job.weights is None else designs.numbers(frame[job.weights], job.weights)
     observed = observe(data, weights, missing="drop", categorical=categorical)
-    if job.family == "negative_binomial":
-        constant = designs.constant(len(observed.values))
-        fitted = fit_linear(job.family, constant, observed, response=column, progress=stages.step)
-        return Fitted(replace(fitted, response=column, dropped=dropped), title, {})
     family = _DISTRIBUTIONS[job.family]
     fitted = fit_family(family.distribution, data, weights=weights, missing="drop")
     return Fitted(replace(fitted, response=column, dropped=dropped), title, {"drawn": (family, observed)})

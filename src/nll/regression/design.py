@@ -41,11 +41,6 @@ class Design:
         return Columns.of(given, [str(name) for name in self.x.columns], self.intercept)
 
 
-def constant(rows: int) -> Columns:
-    """Return a design with an intercept and nothing else."""
-    return Columns.of(torch.empty(rows, 0, dtype=torch.float64), [], intercept=True)
-
-
 def parse(formula: str) -> StructuredFormula:
     """Read a formula such as "y ~ a + b:c"; ValueError says what is wrong with it."""
     try:
