@@ -149,7 +149,7 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
         return _without_maximum(family, observed)
     plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
     if family.estimate is not None and plain:
-        return closed_fit(family, observed, given)
+        return replace(closed_fit(family, observed, given), search=_again(family, observed, given, wish))
     if family.simplex or (family.estimate is not None and (family.not_regular or family.information != "observed")):
         raise ValueError(
             f"expected neither start, fixed, bounds, covariance nor such weights for {family.name}: it has "
@@ -399,7 +399,25 @@ def _result(name: str, found: Found, observed: Observations, wish: _Wish, family
         information=said,
         dropped=observed.dropped,
         log_likelihood_at=AtParameters(found),
+        search=_Itself(found),
     )
+
+
+@dataclass(frozen=True)
+class _Itself:
+    """What a search has found, when it is asked for again."""
+
+    found: Found
+
+    def __call__(self) -> Found:
+        return self.found
+
+
+def _again(family: Family, observed: Observations, given: dict[str, Tensor], wish: _Wish) -> Any:
+    """The search that a closed form saves, when its likelihood is asked for; none for what is not regular."""
+    if family.simplex or family.not_regular or family.information != "observed":
+        return None
+    return partial(_search_family, family, observed, given, wish)
 
 
 def _covariance(found: Found, observed: Observations, wish: _Wish, family: Family | None) -> tuple[Tensor, str]:

@@ -8,8 +8,13 @@ from torch import Tensor
 
 def wald(estimate: Tensor, standard_error: Tensor, level: float) -> Tensor:
     """Return (low, high) in a new last dimension: estimate -+ z se, with z the quantile of (1 + level) / 2."""
-    z = -torch.special.ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64))
+    z = quantile(level)
     return torch.stack([estimate - z * standard_error, estimate + z * standard_error], dim=-1)
+
+
+def quantile(level: float) -> float:
+    """How many standard errors an interval of this level reaches on either side."""
+    return -float(torch.special.ndtri(torch.tensor((1 - level) / 2, dtype=torch.float64)))
 
 
 def p_value(z: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll.likelihood import intervals
+from nll.likelihood import hypothesis_tests, intervals, profile
+from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
+from nll.likelihood.search import Found
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -43,6 +46,7 @@ class Fit:
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
     log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters
+    search: Callable[[], Found] | None = field(default=None, repr=False)  # the likelihood, to be searched again
 
     @property
     def nll(self) -> float:
@@ -95,8 +99,9 @@ class Fit:
 
         Args:
             level: the probability that an interval covers the truth, in (0, 1).
-            method: "wald" (estimate -+ z * standard error) or "exact", for families that have one (Uniform).
-                None: the exact one where it exists.
+            method: "wald" (estimate -+ z * standard error); "profile" (where the largest log-likelihood over the other
+                parameters stays within z^2 / 2 of the maximum), for fits of `nll.fit`; or "exact", for families that
+                have one (Uniform). None: the exact one where it exists, else Wald's.
 
         Raises: ValueError for a level out of range, or a method that this model has not.
         """
@@ -105,14 +110,48 @@ class Fit:
         if not 0.0 < level < 1.0:
             raise ValueError(f"expected level in (0, 1), got {level}")
         known = ["wald"] if self.exact_interval is None else ["exact"]
+        known += ["profile"] if self.search is not None and self.converged else []
         if method is None:
             method = known[0]
         if method not in known:
-            raise ValueError(f"expected method {known[0]!r} for {self.model}, got {method!r}")
+            raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
         if self.exact_interval is not None:
             return self.exact_interval(level)
+        if method == "profile" and self.search is not None:
+            return profile.intervals(self.search(), intervals.quantile(level))
         errors = self.standard_errors
         return {name: intervals.wald(value, errors[name], level) for name, value in self.params.items()}
+
+    def test(self, hypothesis: dict[str, Any], method: str = "wald") -> Test:
+        """Test that parameters have given values.
+
+        Args:
+            hypothesis: parameter -> value; "coef[1]" for one number of a parameter.
+            method: "wald", from the covariance; "lr", twice what the log-likelihood loses, or "score", from the slope
+                and the observed information at the restricted maximum, for fits of `nll.fit`.
+
+        Returns: a statistic with its degrees of freedom and P(chi-squared > statistic); NaN where there is none.
+
+        Raises: ValueError for a parameter or a method that is not there, or a value that is not possible.
+        """
+        known = ["wald"] + (["lr", "score"] if self.search is not None and self.converged else [])
+        if method not in known:
+            raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
+        shapes = {name: tuple(value.shape) for name, value in self.params.items()}
+        values = hypothesis_tests.numbers(self.names, shapes, hypothesis)
+        if method == "wald" or self.search is None:
+            return hypothesis_tests.wald(self.vector, self.covariance, values)
+        return hypothesis_tests.restricted(self.search(), values, method)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but a likelihood that cannot be pickled, such as one with a lambda in it."""
+        state = dict(self.__dict__)
+        for name in ("log_likelihood_at", "search"):
+            try:
+                pickle.dumps(state[name])
+            except (pickle.PicklingError, AttributeError, TypeError):
+                state[name] = None
+        return state
 
     def summary(self) -> str:
         """The table that people know, as plain text."""
