@@ -31,7 +31,10 @@ def family_of(distribution: type[td.Distribution]) -> Family:
     if any(arguments[n].event_dim for n in wanted) or not wanted:
         raise ValueError(f"expected a family with plain numbers as parameters, got {name}; write a Likelihood")
     start = {n: parameter_of(arguments[n], 1).transform(torch.zeros((), dtype=torch.float64)) for n in wanted}
-    support = distribution(**start, validate_args=False).support
+    try:
+        support = distribution(**start, validate_args=False).support
+    except TypeError:
+        raise ValueError(f"expected a family that its parameters alone make, got {name}; write a Likelihood") from None
     if support is None or support.event_dim:
         raise ValueError(f"expected a family of single numbers with a support, got {name}; write a Likelihood")
     return Family(distribution, str(support).removesuffix("()"), lambda values: support.check(values))

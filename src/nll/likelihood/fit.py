@@ -17,11 +17,13 @@ from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.closed_forms import MOST_CATEGORIES
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
+from nll.likelihood.groups import GroupedFit, fit_groups
 from nll.likelihood.model import JointLikelihood, Likelihood, of_module
 from nll.likelihood.observations import (
     Censored,
     Observations,
     Truncated,
+    Weights,
     observe,
     observe_bounded,
     observe_parts,
@@ -49,8 +51,9 @@ def fit(
     bounds: Mapping[str, Any] | None = None,
     covariance: str = "observed",
     clusters: Any = None,
+    groups: Any = None,
     missing: str = "raise",
-) -> Fit:
+) -> Any:
     """Fit a likelihood to observations.
 
     Args:
@@ -68,9 +71,10 @@ def fit(
         covariance: "observed" (information), "expected" (information), "opg" (outer product of the scores) or
             "sandwich". Weights that are no frequencies take the sandwich.
         clusters: (n) labels of groups of rows that are not independent; the covariance is clustered.
+        groups: (n) labels of data sets that are fitted each on its own, all in one search; for families of numbers.
         missing: "raise", or "drop" to leave out rows with a missing value.
 
-    Returns: a `Fit` in float64, with the parameter names of the model.
+    Returns: a `Fit` in float64, with the parameter names of the model; with `groups` a `GroupedFit`.
 
     Raises: ValueError naming the first row outside the support, missing, or with a weight that is no frequency;
     TypeError for a model that cannot be fitted, or data that are not numbers.
@@ -80,6 +84,8 @@ def fit(
     if isinstance(model, torch.nn.Module):
         model, values = of_module(model)
         wish = replace(wish, start={**values, **wish.start})
+    if groups is not None:
+        return _fit_each(_family(model), data, weights, wish, missing, groups)
     if isinstance(model, (Likelihood, JointLikelihood)):
         return _fit_likelihood(model, data, weights, wish, missing)
     family = _family(model)
@@ -157,6 +163,18 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
         )
     found = _search_family(family, observed, given, wish)
     return _result(family.name, found, observed, wish, family)
+
+
+def _fit_each(family: Family, data: Any, weights: Any, wish: _Wish, missing: str, groups: Any) -> GroupedFit:
+    shaped = family.columns or family.given or family.simplex
+    if shaped or not wish.plain or isinstance(data, (Censored, Truncated)) or isinstance(weights, Weights):
+        raise ValueError(
+            f"expected groups with a family of plain numbers and frequencies alone, got {family.name} and more"
+        )
+    observed = observe(data, weights, missing=missing)
+    _require_shape(family, observed)
+    require_support(observed, family.inside, family.support, family.name, not family.discrete)
+    return fit_groups(family, observed, groups)
 
 
 def _search_family(family: Family, observed: Observations, given: dict[str, Tensor], wish: _Wish) -> Found:

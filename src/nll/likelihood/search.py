@@ -195,11 +195,16 @@ def runaways(found: Found) -> list[tuple[int, str, float]]:
     for name, parameter in layout.free.items():
         size = parameter.free_shape.numel()
         for index in range(size):
-            theta, error = float(found.theta[0, at + index]), float(errors[at + index])
-            if parameter.shape == () and abs(theta) > 8.0 and (error != error or error > _UNKNOWN):
+            theta = float(found.theta[0, at + index])
+            if parameter.shape == () and bool(ran_off(found.theta[0, at + index], errors[at + index])):
                 gone.append((at + index, name, _border(parameter.constraint, theta, float(natural[name][0]))))
         at += size
     return gone
+
+
+def ran_off(theta: Tensor, errors: Tensor) -> Tensor:
+    """Which free numbers are far out, where their value makes no difference."""
+    return (theta.abs() > 8.0) & ~(errors < _UNKNOWN)
 
 
 def _border(constraint: Any, theta: float, value: float) -> float:

@@ -1,0 +1,147 @@
+"""Fits of many data sets at once: one search whose steps are taken side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nll.likelihood.closed_fit import closed_fit
+from nll.likelihood.family import Family, FamilyRows
+from nll.likelihood.intervals import wald
+from nll.likelihood.observations import Observations
+from nll.likelihood.parameters import layout
+from nll.likelihood.problem import Problem, Segment
+from nll.likelihood.search import ran_off
+
+_ROWS = 1 << 22  # rows, with those that fill up short groups, that are searched at once
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedFit:
+    """The maximum likelihood estimates of one family for each group; NaN errors where there is no maximum."""
+
+    model: str
+    groups: list[Any]  # the labels, sorted
+    params: dict[str, Tensor]  # (G, *shape)
+    covariance: Tensor  # (G, P, P), from the observed information
+    log_likelihood: Tensor  # (G)
+    n: Tensor  # (G)
+    converged: Tensor  # (G)
+    dropped: int = 0
+
+    @property
+    def standard_errors(self) -> dict[str, Tensor]:
+        """(G, *shape) for each parameter."""
+        errors = self.covariance.diagonal(dim1=1, dim2=2).sqrt()
+        parts = errors.split([value[0].numel() for value in self.params.values()], 1)
+        return {name: part.reshape(v.shape) for (name, v), part in zip(self.params.items(), parts, strict=True)}
+
+    def interval(self, level: float = 0.95) -> dict[str, Tensor]:
+        """Wald's intervals, (G, *shape, 2)."""
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"expected level in (0, 1), got {level}")
+        errors = self.standard_errors
+        return {name: wald(value, errors[name], level) for name, value in self.params.items()}
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns with a row for each group, as a table takes them."""
+        columns: dict[str, list[Any]] = {"group": self.groups, "n": self.n.tolist()}
+        for name, value in self.params.items():
+            columns[name] = value.tolist()
+            columns[f"{name} std err"] = self.standard_errors[name].tolist()
+        return columns | {"log_likelihood": self.log_likelihood.tolist(), "converged": self.converged.tolist()}
+
+    def __len__(self) -> int:
+        """How many groups there are."""
+        return len(self.groups)
+
+    def __str__(self) -> str:
+        """A line on all of them."""
+        missed = len(self) - int(self.converged.sum())
+        rest = f"; {missed} without a maximum" if missed else ""
+        return f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} observations{rest}"
+
+
+def fit_groups(family: Family, observed: Observations, labels: Any) -> GroupedFit:
+    """Fit a family to each group of the rows. Raises ValueError for labels that are not one for each row."""
+    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if array.shape != (observed.given,):
+        raise ValueError(f"expected {observed.given} group labels, one for each row, got shape {array.shape}")
+    names, codes = np.unique(array[observed.rows.numpy()], return_inverse=True)
+    order = torch.from_numpy(np.argsort(codes, kind="stable"))
+    counts = torch.from_numpy(np.bincount(codes, minlength=len(names)))
+    values, weights = observed.values[order], observed.weights[order]
+    size, count = len(family.parameters), len(names)
+    params = {name: torch.full((count,), torch.nan, dtype=torch.float64) for name in family.parameters}
+    covariance = torch.full((count, size, size), torch.nan, dtype=torch.float64)
+    value, total = torch.full((count,), torch.nan, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    reached = torch.zeros(count, dtype=torch.bool)
+    for which, x, w in _batches(values, weights, counts):
+        found = search_each(family, x, w) if family.start is not None else _formula_each(family, x, w)
+        for name in params:
+            params[name][which] = found.params[name]
+        covariance[which], value[which], reached[which] = found.covariance, found.log_likelihood, found.reached
+        total[which] = w.sum(1)
+    return GroupedFit(family.name, names.tolist(), params, covariance, value, total, reached, observed.dropped)
+
+
+@dataclass(frozen=True)
+class Each:
+    """What was found for each of (B) data sets."""
+
+    params: dict[str, Tensor]  # (B)
+    covariance: Tensor  # (B, P, P)
+    log_likelihood: Tensor  # (B)
+    reached: Tensor  # (B)
+
+
+def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
+    """Search the maximum for each row of values (B, m), weighted (B, m)."""
+    own = layout(family.constraints(1))
+    assert family.start is not None
+    problem = Problem((Segment(FamilyRows(family), (values,), weights),), own, len(values))
+    found = problem.maximise(own.numbers(family.start(values, weights)))
+    factor, failed = torch.linalg.cholesky_ex(found.sums.information)
+    reached = found.reached & (failed == 0) & ~_equal(values, weights)
+    inverse = torch.full_like(found.sums.information, torch.nan)
+    inverse[reached] = torch.cholesky_inverse(factor[reached])
+    reached &= ~ran_off(found.theta, inverse.diagonal(dim1=1, dim2=2).sqrt()).any(1)
+    covariance, jacobian = torch.full_like(inverse, torch.nan), own.jacobian(found.theta)[reached]
+    covariance[reached] = jacobian @ inverse[reached] @ jacobian.mT
+    params = {name: value.detach() for name, value in own.natural(found.theta).items()}
+    return Each(params, covariance, found.sums.log_likelihood, reached)
+
+
+def _formula_each(family: Family, values: Tensor, weights: Tensor) -> Each:
+    """A closed form, one data set after the other."""
+    fits = []
+    for x, w in zip(values, weights, strict=True):
+        there = w > 0
+        fits.append(closed_fit(family, Observations(x[there], w[there], None, int(there.sum())), {}))
+    params = {name: torch.stack([fit.params[name] for fit in fits]) for name in family.parameters}
+    likelihoods = torch.tensor([fit.log_likelihood for fit in fits], dtype=torch.float64)
+    reached = torch.tensor([fit.converged for fit in fits])
+    return Each(params, torch.stack([fit.covariance for fit in fits]), likelihoods, reached)
+
+
+def _equal(values: Tensor, weights: Tensor) -> Tensor:
+    """Which data sets are the same number throughout: a density has no maximum there."""
+    low = torch.where(weights > 0, values, torch.inf).amin(1)
+    return low == torch.where(weights > 0, values, -torch.inf).amax(1)
+
+
+def _batches(values: Tensor, weights: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Groups of about one length together, filled up with their first value, which weighs nothing."""
+    starts = counts.cumsum(0) - counts
+    lengths = 2 ** counts.double().log2().ceil().long()
+    for length in lengths.unique().tolist():
+        for which in (lengths == length).nonzero()[:, 0].split(max(1, _ROWS // length)):
+            place = torch.arange(length) + starts[which, None]
+            there = torch.arange(length) < counts[which, None]
+            place = torch.where(there, place, starts[which, None])
+            yield which, values[place], torch.where(there, weights[place], 0.0)
