@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from nll.likelihood import covariance as cov
-from nll.likelihood.closed_fit import closed_fit, labels_of
+from nll.likelihood.closed_fit import closed_fit
 from nll.likelihood.closed_forms import MOST_CATEGORIES
-from nll.likelihood.families import FAMILIES, family_of
+from nll.likelihood.families import family_of
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.groups import GroupedFit, fit_groups
 from nll.likelihood.model import JointLikelihood, Likelihood, of_module
@@ -34,8 +33,8 @@ from nll.likelihood.observations import (
 from nll.likelihood.parameters import Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.result import Fit
-from nll.likelihood.search import AtParameters, Found, Units, judge, runaways, search, units_of
-from nll.likelihood.searched_forms import EXPECTED_INFORMATION
+from nll.likelihood.search import Found, Units, search, units_of
+from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
 from nll.likelihood.tails import Interval, Windowed
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
@@ -79,7 +78,7 @@ def fit(
     Raises: ValueError naming the first row outside the support, missing, or with a weight that is no frequency;
     TypeError for a model that cannot be fitted, or data that are not numbers.
     """
-    wish = _Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters)
+    wish = Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters)
     wish.check()
     if isinstance(model, torch.nn.Module):
         model, values = of_module(model)
@@ -90,29 +89,6 @@ def fit(
         return _fit_likelihood(model, data, weights, wish, missing)
     family = _family(model)
     return _fit_family(family, data, weights, wish, missing)
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What the caller asks of the parameters and of their errors."""
-
-    start: Mapping[str, Any]
-    fixed: Mapping[str, Any]
-    bounds: Mapping[str, Any]
-    covariance: str
-    clusters: Any
-
-    def check(self) -> None:
-        for name in ("start", "fixed", "bounds"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise TypeError(f"expected {name} as a dict of name -> value, got {type(getattr(self, name)).__name__}")
-        if self.covariance not in cov.KINDS:
-            raise ValueError(f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}")
-
-    @property
-    def plain(self) -> bool:
-        """Whether nothing is asked that a closed form does not give."""
-        return not (self.start or self.fixed or self.bounds) and self.covariance == "observed" and self.clusters is None
 
 
 # ---- Families ------------------------------------------------------------------------------------------------------
@@ -131,7 +107,7 @@ def _what(model: Any) -> str:
     return f"{'an instance of ' if isinstance(model, Distribution) else ''}{type(model).__name__}"
 
 
-def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: str) -> Fit:
+def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: str) -> Fit:
     for name in family.given:
         if name not in wish.fixed:
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
@@ -152,7 +128,7 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
         _require_few_categories(observed)
     wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
     if _unbounded(family, observed, wish):
-        return _without_maximum(family, observed)
+        return without_maximum(family, observed)
     plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
     if family.estimate is not None and plain:
         return replace(closed_fit(family, observed, given), search=_again(family, observed, given, wish))
@@ -162,10 +138,10 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: _Wish, missing: s
             "a closed form only"
         )
     found = _search_family(family, observed, given, wish)
-    return _result(family.name, found, observed, wish, family)
+    return searched_fit(family.name, found, observed, wish, family)
 
 
-def _fit_each(family: Family, data: Any, weights: Any, wish: _Wish, missing: str, groups: Any) -> GroupedFit:
+def _fit_each(family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any) -> GroupedFit:
     shaped = family.columns or family.given or family.simplex
     if shaped or not wish.plain or isinstance(data, (Censored, Truncated)) or isinstance(weights, Weights):
         raise ValueError(
@@ -177,7 +153,7 @@ def _fit_each(family: Family, data: Any, weights: Any, wish: _Wish, missing: str
     return fit_groups(family, observed, groups)
 
 
-def _search_family(family: Family, observed: Observations, given: dict[str, Tensor], wish: _Wish) -> Found:
+def _search_family(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Found:
     free = not (wish.start or wish.fixed or wish.bounds)
     units = units_of(observed.values, family.units) if free else Units()
     values = units.data(observed.values)
@@ -341,7 +317,7 @@ class _TermRows:
         return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
 
 
-def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: _Wish, missing: str) -> Fit:
+def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: Wish, missing: str) -> Fit:
     joint = isinstance(model, JointLikelihood)
     terms = model.terms if isinstance(model, JointLikelihood) else (model,)
     for name, given in (("data", data), ("weights", weights)) if joint else ():
@@ -365,7 +341,7 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
     values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     start = own.numbers({name: value[None] for name, value in values.items()})
     found = search(problem, start, Units(), 0.0, problem)
-    return _result(model.name, found, _merged(observations), wish, None)
+    return searched_fit(model.name, found, _merged(observations), wish, None)
 
 
 def _merged(observations: list[Observations]) -> Observations:
@@ -386,163 +362,14 @@ def _merged(observations: list[Observations]) -> Observations:
     )
 
 
-# ---- The result ----------------------------------------------------------------------------------------------------
-
-
-def _result(name: str, found: Found, observed: Observations, wish: _Wish, family: Family | None) -> Fit:
-    status, converged = judge(found, observed.numbers)
-    limit = None if family is None else _limit(family, found, observed, wish)
-    if limit is not None:
-        return limit
-    covariance, said = _covariance(found, observed, wish, family)
-    params = found.params
-    for _, name_, value in runaways(found) if converged else ():
-        params[name_] = torch.full_like(params[name_], value)
-    if not converged:
-        covariance = torch.full_like(covariance, torch.nan)
-    elif found.units.scale != 1.0 and not bool(_inverse(found).isnan().any()) and bool(covariance.isnan().any()):
-        status += "; the covariance is beyond float64: rescale the data for standard errors"
-    return Fit(
-        model=name,
-        params=params,
-        covariance=covariance,
-        log_likelihood=found.log_likelihood,
-        n=observed.n,
-        df=found.problem.layout.size,
-        status=status,
-        converged=converged,
-        decrement=found.optimum.decrement,
-        steps=found.optimum.steps,
-        labels=labels_of(found.params, observed),
-        information=said,
-        dropped=observed.dropped,
-        log_likelihood_at=AtParameters(found),
-        search=_Itself(found),
-    )
-
-
-@dataclass(frozen=True)
-class _Itself:
-    """What a search has found, when it is asked for again."""
-
-    found: Found
-
-    def __call__(self) -> Found:
-        return self.found
-
-
-def _again(family: Family, observed: Observations, given: dict[str, Tensor], wish: _Wish) -> Any:
+def _again(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Any:
     """The search that a closed form saves, when its likelihood is asked for; none for what is not regular."""
     if family.simplex or family.not_regular or family.information != "observed":
         return None
     return partial(_search_family, family, observed, given, wish)
 
 
-def _covariance(found: Found, observed: Observations, wish: _Wish, family: Family | None) -> tuple[Tensor, str]:
-    """The covariance of the flattened parameters, and where it comes from."""
-    inverse, jacobian = _inverse(found), found.jacobian
-    if bool(inverse.isnan().any()) and not bool(inverse.isnan().all()):  # some are at a border, and have no error
-        lost = (jacobian[:, inverse.diagonal().isnan()] != 0).any(1)
-        return cov.transformed(inverse.nan_to_num(0.0), jacobian).masked_fill(
-            lost | lost[:, None], torch.nan
-        ), "observed"
-    kind = "sandwich" if observed.kind != "frequency" else wish.covariance
-    if wish.clusters is None and kind == "observed":
-        return cov.transformed(inverse, jacobian), kind
-    if wish.clusters is None and kind == "expected":
-        return _expected(found, observed, family), kind
-    scores = found.each.scores(found.theta)
-    codes = None if wish.clusters is None else _codes(wish.clusters, observed)
-    meat = cov.meat(scores, observed.weights, observed.kind, codes)
-    if codes is not None:
-        return cov.transformed(cov.sandwich(inverse, meat), jacobian), f"sandwich, {int(codes.max()) + 1} clusters"
-    if kind == "opg":
-        return cov.transformed(cov.inverse(meat), jacobian), "outer product of scores"
-    return cov.transformed(cov.sandwich(inverse, meat), jacobian), "sandwich"
-
-
-def _inverse(found: Found) -> Tensor:
-    """The inverse information by the free numbers; NaN for those that are at a border, which the others ignore."""
-    information = found.optimum.sums.information
-    gone = {index for index, _, _ in runaways(found)}
-    kept = torch.tensor([index for index in range(len(information)) if index not in gone], dtype=torch.int64)
-    inverse = torch.full_like(information, torch.nan)
-    if len(kept):
-        inverse[kept[:, None], kept] = cov.inverse(information[kept[:, None], kept])
-    return inverse
-
-
-def _expected(found: Found, observed: Observations, family: Family | None) -> Tensor:
-    own = found.problem.layout
-    known = family is not None and not own.fixed and not own.tied and len(own.free) == len(own.parameters)
-    if known and family is not None and (family.of_statistics is not None or family.estimate is not None):
-        return cov.transformed(_inverse(found), found.jacobian)  # at the maximum of an exponential family they agree
-    if not known or family is None or family.distribution not in EXPECTED_INFORMATION:
-        names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
-        raise ValueError(f"expected covariance='expected' for {names} or an exponential family, all parameters free")
-    return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
-
-
-def _codes(clusters: Any, observed: Observations) -> Tensor:
-    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
-    if labels.shape != (observed.given,):
-        raise ValueError(f"expected {observed.given} cluster labels, one for each row, got shape {labels.shape}")
-    codes = np.unique(labels[observed.rows.numpy()], return_inverse=True)[1]
-    if codes.max() == 0:
-        raise ValueError("expected at least two clusters, got one")
-    return torch.from_numpy(codes.reshape(-1))
-
-
-# ---- Where there is no maximum inside ------------------------------------------------------------------------------
-
-
-def _unbounded(family: Family, observed: Observations, wish: _Wish) -> bool:
+def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:
     """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
     free = [name for name in family.parameters if name not in wish.fixed]
     return family.start is not None and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
-
-
-def _without_maximum(family: Family, observed: Observations) -> Fit:
-    params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in family.parameters}
-    size = len(params)
-    return Fit(
-        model=family.name,
-        params=params,
-        covariance=torch.full((size, size), torch.nan, dtype=torch.float64),
-        log_likelihood=torch.inf,
-        n=observed.n,
-        df=size,
-        status="no maximum: the data are all equal, and the likelihood grows without bound as the density narrows",
-        converged=False,
-        dropped=observed.dropped,
-    )
-
-
-def _limit(family: Family, found: Found, observed: Observations, wish: _Wish) -> Fit | None:
-    """The fit of the family that this one becomes where a parameter is infinite, if it is as likely."""
-    if family.limit is None or not wish.plain or observed.kind != "frequency" or observed.incomplete:
-        return None
-    name, value, other, shared = family.limit
-    there = closed_fit(FAMILIES[other], observed, {})
-    if not there.converged or not found.log_likelihood <= there.log_likelihood + 1e-9 * observed.n:
-        return None
-    params = {n: there.params[n] if n in shared else torch.tensor(torch.nan, dtype=torch.float64) for n in found.params}
-    params[name] = torch.tensor(value, dtype=torch.float64)
-    names = list(params)
-    kept = torch.tensor([names.index(n) for n in shared], dtype=torch.int64)
-    covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
-    covariance[kept[:, None], kept] = there.covariance[: len(shared), : len(shared)]
-    where = ", ".join(f"{n} = {float(v):g}" for n, v in there.params.items() if n not in shared)
-    return Fit(
-        model=family.name,
-        params=params,
-        covariance=covariance,
-        log_likelihood=there.log_likelihood,
-        n=observed.n,
-        df=len(params),
-        status=f"at the border of the parameter space: {name} = {value:g}, where it is {other.__name__}"
-        + (f" with {where}" if where else "")
-        + "; no standard error there",
-        converged=True,
-        dropped=observed.dropped,
-    )

@@ -1,0 +1,185 @@
+"""The result of a search: covariances of every kind, and what is said where the maximum is not inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nll.likelihood import covariance as cov
+from nll.likelihood.closed_fit import closed_fit, labels_of
+from nll.likelihood.families import FAMILIES
+from nll.likelihood.family import Family
+from nll.likelihood.observations import Observations
+from nll.likelihood.result import Fit
+from nll.likelihood.search import AtParameters, Found, judge, runaways
+from nll.likelihood.searched_forms import EXPECTED_INFORMATION
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller asks of the parameters and of their errors."""
+
+    start: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    bounds: Mapping[str, Any]
+    covariance: str
+    clusters: Any
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError for what is not understood."""
+        for name in ("start", "fixed", "bounds"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"expected {name} as a dict of name -> value, got {type(getattr(self, name)).__name__}")
+        if self.covariance not in cov.KINDS:
+            raise ValueError(f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked that a closed form does not give."""
+        return not (self.start or self.fixed or self.bounds) and self.covariance == "observed" and self.clusters is None
+
+
+def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, family: Family | None) -> Fit:
+    """The estimate, its covariance and its status."""
+    status, converged = judge(found, observed.numbers)
+    limit = None if family is None else _limit(family, found, observed, wish)
+    if limit is not None:
+        return limit
+    covariance, said = _covariance(found, observed, wish, family)
+    params = found.params
+    for _, name_, value in runaways(found) if converged else ():
+        params[name_] = torch.full_like(params[name_], value)
+    if not converged:
+        covariance = torch.full_like(covariance, torch.nan)
+    elif found.units.scale != 1.0 and not runaways(found) and bool(covariance.isnan().any()):
+        status += "; the covariance is beyond float64: rescale the data for standard errors"
+    return Fit(
+        model=name,
+        params=params,
+        covariance=covariance,
+        log_likelihood=found.log_likelihood,
+        n=observed.n,
+        df=found.problem.layout.size,
+        status=status,
+        converged=converged,
+        decrement=found.optimum.decrement,
+        steps=found.optimum.steps,
+        labels=labels_of(found.params, observed),
+        information=said,
+        dropped=observed.dropped,
+        log_likelihood_at=AtParameters(found),
+        search=_Itself(found),
+    )
+
+
+@dataclass(frozen=True)
+class _Itself:
+    """What a search has found, when it is asked for again."""
+
+    found: Found
+
+    def __call__(self) -> Found:
+        return self.found
+
+
+def _covariance(found: Found, observed: Observations, wish: Wish, family: Family | None) -> tuple[Tensor, str]:
+    """The covariance of the flattened parameters, and where it comes from; NaN for those that are at a border."""
+    jacobian = found.jacobian
+    gone = {index for index, _, _ in runaways(found)}
+    kept = torch.tensor([index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64)
+    kind = "sandwich" if observed.kind != "frequency" else wish.covariance
+    if wish.clusters is None and kind == "expected":
+        return _expected(found, observed, family), kind
+    free, said = _covariance_of_free(found, observed, wish, kept, kind)
+    lost = torch.ones(jacobian.shape[1], dtype=torch.bool).index_fill(0, kept, False)
+    unknown = (jacobian[:, lost] != 0).any(1)
+    covariance = cov.transformed(free, jacobian[:, kept])
+    return covariance.masked_fill(unknown | unknown[:, None], torch.nan), said
+
+
+def _covariance_of_free(
+    found: Found, observed: Observations, wish: Wish, kept: Tensor, kind: str
+) -> tuple[Tensor, str]:
+    """Of the free numbers that are `kept`, as if the others were known."""
+    inverse = cov.inverse(found.optimum.sums.information[kept[:, None], kept])
+    if wish.clusters is None and kind == "observed":
+        return inverse, kind
+    codes = None if wish.clusters is None else _codes(wish.clusters, observed)
+    meat = cov.meat(found.each.scores(found.theta)[:, kept], observed.weights, observed.kind, codes)
+    if codes is not None:
+        return cov.sandwich(inverse, meat), f"sandwich, {int(codes.max()) + 1} clusters"
+    return (cov.inverse(meat), "outer product of scores") if kind == "opg" else (cov.sandwich(inverse, meat), kind)
+
+
+def _expected(found: Found, observed: Observations, family: Family | None) -> Tensor:
+    own = found.problem.layout
+    known = family is not None and not own.fixed and not own.tied and len(own.free) == len(own.parameters)
+    if known and family is not None and (family.of_statistics is not None or family.estimate is not None):
+        inverse = cov.inverse(found.optimum.sums.information)  # at the maximum of an exponential family they agree
+        return cov.transformed(inverse, found.jacobian)
+    if not known or family is None or family.distribution not in EXPECTED_INFORMATION:
+        names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
+        raise ValueError(f"expected covariance='expected' for {names} or an exponential family, all parameters free")
+    return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
+
+
+def _codes(clusters: Any, observed: Observations) -> Tensor:
+    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
+    if labels.shape != (observed.given,):
+        raise ValueError(f"expected {observed.given} cluster labels, one for each row, got shape {labels.shape}")
+    codes = np.unique(labels[observed.rows.numpy()], return_inverse=True)[1]
+    if codes.max() == 0:
+        raise ValueError("expected at least two clusters, got one")
+    return torch.from_numpy(codes.reshape(-1))
+
+
+def without_maximum(family: Family, observed: Observations) -> Fit:
+    """The result for data that let the likelihood grow without bound."""
+    params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in family.parameters}
+    size = len(params)
+    return Fit(
+        model=family.name,
+        params=params,
+        covariance=torch.full((size, size), torch.nan, dtype=torch.float64),
+        log_likelihood=torch.inf,
+        n=observed.n,
+        df=size,
+        status="no maximum: the data are all equal, and the likelihood grows without bound as the density narrows",
+        converged=False,
+        dropped=observed.dropped,
+    )
+
+
+def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> Fit | None:
+    """The fit of the family that this one becomes where a parameter is infinite, if it is as likely."""
+    if family.limit is None or not wish.plain or observed.kind != "frequency" or observed.incomplete:
+        return None
+    name, value, other, shared = family.limit
+    there = closed_fit(FAMILIES[other], observed, {})
+    if not there.converged or not found.log_likelihood <= there.log_likelihood + 1e-9 * observed.n:
+        return None
+    params = {n: there.params[n] if n in shared else torch.tensor(torch.nan, dtype=torch.float64) for n in found.params}
+    params[name] = torch.tensor(value, dtype=torch.float64)
+    names = list(params)
+    kept = torch.tensor([names.index(n) for n in shared], dtype=torch.int64)
+    covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
+    covariance[kept[:, None], kept] = there.covariance[: len(shared), : len(shared)]
+    where = ", ".join(f"{n} = {float(v):g}" for n, v in there.params.items() if n not in shared)
+    return Fit(
+        model=family.name,
+        params=params,
+        covariance=covariance,
+        log_likelihood=there.log_likelihood,
+        n=observed.n,
+        df=len(params),
+        status=f"at the border of the parameter space: {name} = {value:g}, where it is {other.__name__}"
+        + (f" with {where}" if where else "")
+        + "; no standard error there",
+        converged=True,
+        dropped=observed.dropped,
+    )
