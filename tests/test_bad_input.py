@@ -268,8 +268,8 @@ def test_most_likely(arguments, options, expected, message):
         case(ValueError, "expected level in (0, 1), got 95", 95),
         case(ValueError, "expected level in (0, 1), got nan", math.nan),
         case(TypeError, "expected level to be a number, got str", "95%"),
-        case(ValueError, "expected method 'wald' or 'profile' for Normal, got 'exact'", method="exact"),
-        case(ValueError, "expected method 'wald' or 'profile' for Normal, got 'bayes'", method="bayes"),
+        case(ValueError, "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'exact'", method="exact"),
+        case(ValueError, "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'bayes'", method="bayes"),
     ],
 )
 def test_interval(arguments, options, expected, message):

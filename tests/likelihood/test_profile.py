@@ -124,7 +124,7 @@ def test_parameters_that_are_held_have_no_profile():
         (
             lambda f: f.interval(method="bayes"),
             ValueError,
-            "expected method 'wald' or 'profile' for Normal, got 'bayes'",
+            "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'bayes'",
         ),
         (lambda f: f.test({"mean": 0.0}), ValueError, r"expected a parameter \(loc, scale\), got 'mean'"),
         (lambda f: f.test({}), TypeError, "expected a hypothesis as a dict"),

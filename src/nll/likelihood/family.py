@@ -12,6 +12,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from nll.likelihood.observations import Observations
 from nll.likelihood.parameters import Parameter, Params
 
 
@@ -80,6 +81,16 @@ class Family:
         """Where each parameter lives, and its shape for rows of so many columns."""
         known: Any = self.distribution.arg_constraints
         return {name: parameter_of(known[name], columns) for name in self.parameters}
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The data that a family was fitted to."""
+
+    family: Family
+    observed: Observations
+    given: dict[str, Tensor]  # what the data do not tell: a number, or one for each row
+    by_formula: bool  # whether the estimate is the family's closed form
 
 
 @dataclass(frozen=True)

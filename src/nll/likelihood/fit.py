@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch.distributions import Distribution
 from nll.likelihood.closed_fit import closed_fit
 from nll.likelihood.closed_forms import MOST_CATEGORIES
 from nll.likelihood.families import family_of
-from nll.likelihood.family import Family, FamilyMeans, FamilyRows
+from nll.likelihood.family import Family, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import GroupedFit, fit_groups
-from nll.likelihood.model import JointLikelihood, Likelihood, of_module
+from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
 from nll.likelihood.observations import (
     Censored,
     Observations,
@@ -127,6 +127,11 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
     if categorical:
         _require_few_categories(observed)
     wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
+    found = _fit_observed(family, observed, given, wish)
+    return replace(found, sample=Sample(family, observed, given, by_formula=found.decrement is None))
+
+
+def _fit_observed(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Fit:
     if _unbounded(family, observed, wish):
         return without_maximum(family, observed)
     plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
@@ -307,16 +312,6 @@ def _require_few_categories(observed: Observations) -> None:
 # ---- Any likelihood ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _TermRows:
-    """The rows of one term of a sum, which knows some of the parameters."""
-
-    term: Likelihood
-
-    def __call__(self, *parts: Tensor, **params: Tensor) -> Tensor:
-        return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
-
-
 def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: Wish, missing: str) -> Fit:
     joint = isinstance(model, JointLikelihood)
     terms = model.terms if isinstance(model, JointLikelihood) else (model,)
@@ -331,7 +326,7 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
         parts, observed = observe_parts(data[i] if joint else data, weight, missing=missing)
         numbers = torch.arange(at, at + len(observed.weights))
         segments.append(
-            Segment(PlainRows(_TermRows(term)), tuple(p[None] for p in parts), observed.weights[None], numbers)
+            Segment(PlainRows(LikelihoodRows(term)), tuple(p[None] for p in parts), observed.weights[None], numbers)
         )
         observations.append(observed)
         at += len(observed.weights)

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.closed_fit import closed_fit
-from nll.likelihood.family import Family, FamilyRows
+from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald
-from nll.likelihood.observations import Observations
+from nll.likelihood.observations import Observations, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
 from nll.likelihood.search import ran_off
@@ -82,7 +81,7 @@ def fit_groups(family: Family, observed: Observations, labels: Any) -> GroupedFi
     value, total = torch.full((count,), torch.nan, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     reached = torch.zeros(count, dtype=torch.bool)
     for which, x, w in _batches(values, weights, counts):
-        found = search_each(family, x, w) if family.start is not None else _formula_each(family, x, w)
+        found = fit_each(family, x, w)
         for name in params:
             params[name][which] = found.params[name]
         covariance[which], value[which], reached[which] = found.covariance, found.log_likelihood, found.reached
@@ -100,12 +99,24 @@ class Each:
     reached: Tensor  # (B)
 
 
+def fit_each(family: Family, values: Tensor, weights: Tensor) -> Each:
+    """Fit each row of values (B, m), weighted (B, m); values of one row are weighted in several ways."""
+    each = search_each if family.estimate is None else _formula_each
+    return each(family, values, weights)
+
+
 def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     """Search the maximum for each row of values (B, m), weighted (B, m)."""
-    own = layout(family.constraints(1))
+    own, count = layout(family.constraints(1)), len(weights)
     assert family.start is not None
-    problem = Problem((Segment(FamilyRows(family), (values,), weights),), own, len(values))
-    found = problem.maximise(own.numbers(family.start(values, weights)))
+    start = family.start(values, weights)
+    if family.statistics is not None:  # their means tell all
+        n = total(weights)
+        means = tuple((sums / n)[:, None] for sums in totals(weights, values, family.statistics))
+        segment = Segment(FamilyMeans(family), means, n[:, None])
+    else:
+        segment = Segment(FamilyRows(family), (values,), weights)
+    found = Problem((segment,), own, count).maximise(own.numbers(start))
     factor, failed = torch.linalg.cholesky_ex(found.sums.information)
     reached = found.reached & (failed == 0) & ~_equal(values, weights)
     inverse = torch.full_like(found.sums.information, torch.nan)
@@ -118,15 +129,19 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
 
 
 def _formula_each(family: Family, values: Tensor, weights: Tensor) -> Each:
-    """A closed form, one data set after the other."""
-    fits = []
-    for x, w in zip(values, weights, strict=True):
-        there = w > 0
-        fits.append(closed_fit(family, Observations(x[there], w[there], None, int(there.sum())), {}))
-    params = {name: torch.stack([fit.params[name] for fit in fits]) for name in family.parameters}
-    likelihoods = torch.tensor([fit.log_likelihood for fit in fits], dtype=torch.float64)
-    reached = torch.tensor([fit.converged for fit in fits])
-    return Each(params, torch.stack([fit.covariance for fit in fits]), likelihoods, reached)
+    assert family.estimate is not None
+    assert family.covariance is not None
+    params, n = family.estimate(values, weights), total(weights)
+    rows = family.log_probs(values, {name: value[:, None] for name, value in params.items()}, {})
+    likelihood = torch.where(weights > 0, weights * rows, 0.0).sum(1)
+    of: Any = family.covariance
+    covariance = torch.vmap(of)(params, n)
+    reached = torch.stack([likelihood, *params.values()]).isfinite().all(0)
+    if not family.discrete and len(params) > 1:
+        reached &= ~_equal(values, weights)
+    variances = covariance.diagonal(dim1=1, dim2=2)
+    lost = ~(variances >= torch.finfo(torch.float64).tiny) | ~reached[:, None]  # at a border, or without a maximum
+    return Each(params, covariance.masked_fill(lost[:, :, None] | lost[:, None], torch.nan), likelihood, reached)
 
 
 def _equal(values: Tensor, weights: Tensor) -> Tensor:

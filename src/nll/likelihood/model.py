@@ -77,6 +77,22 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
+class LikelihoodRows:
+    """The rows of a likelihood that may be one of several, and then knows some of the parameters only."""
+
+    term: Likelihood
+
+    def __call__(self, *parts: Tensor, **params: Tensor) -> Tensor:
+        """Return the log-probabilities (n)."""
+        return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
+
+    def distribution(self, parts: tuple[Tensor, ...], params: Params) -> Distribution | None:
+        """The distribution of the last part, if the likelihood is given by one."""
+        found = self.term.log_prob(*parts, **{name: params[name] for name in self.term.parameters})
+        return found if isinstance(found, Distribution) else None
+
+
+@dataclass(frozen=True)
 class JointLikelihood:
     """The sum of likelihoods of several data sets; parameters of one name are the same in all."""
 

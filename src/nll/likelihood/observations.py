@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 18  # values at once
+_BLOCK = 1 << 16  # values at once: what is computed of them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -144,16 +144,20 @@ class Observations:
 
 
 def total(weights: Tensor, values: Tensor | None = None) -> Tensor:
-    """The weighted sum, or that of the weights; of weights that are all one number in memory by a plain sum."""
+    """The weighted sum along the last dimension, or that of the weights; of one weight for all by a plain sum."""
     if weights.dim() == 1 and weights.stride(0) == 0 and len(weights):
         return weights[0] * (len(weights) if values is None else values.sum())
-    return weights.sum() if values is None else weights @ values
+    if values is None:
+        return weights.sum(-1)
+    if values.dim() == 1 or len(values) == 1:  # of one data set, weighted in several ways
+        return weights @ values.reshape(-1)
+    return (weights * values).sum(-1)
 
 
 def totals(weights: Tensor, values: Tensor, statistics: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
     """The weighted sum of each statistic of the values, block by block: fresh memory costs more than arithmetic."""
     found = []
-    for x, w in zip(values.split(_BLOCK), weights.split(_BLOCK), strict=True):
+    for x, w in zip(values.split(_BLOCK, -1), weights.split(_BLOCK, -1), strict=True):
         found.append(torch.stack([total(w, statistic) for statistic in statistics(x)]))
     return list(torch.stack(found).sum(0))
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import hypothesis_tests, intervals, profile
+from nll.likelihood.bootstrap import Bootstrap, bootstrap
+from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.search import Found
@@ -47,6 +49,7 @@ class Fit:
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
     log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters
     search: Callable[[], Found] | None = field(default=None, repr=False)  # the likelihood, to be searched again
+    sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
 
     @property
     def nll(self) -> float:
@@ -94,14 +97,19 @@ class Fit:
         """All parameters in one vector, in the order of `names` and `covariance`."""
         return torch.cat([value.reshape(-1) for value in self.params.values()])
 
-    def interval(self, level: float = 0.95, method: str | None = None) -> dict[str, Tensor]:
+    def interval(
+        self, level: float = 0.95, method: str | None = None, *, replicates: int = 2000, seed: int = 0
+    ) -> dict[str, Tensor]:
         """Confidence intervals: name -> tensor of the parameter's shape with (low, high) last.
 
         Args:
             level: the probability that an interval covers the truth, in (0, 1).
             method: "wald" (estimate -+ z * standard error); "profile" (where the largest log-likelihood over the other
-                parameters stays within z^2 / 2 of the maximum), for fits of `nll.fit`; or "exact", for families that
-                have one (Uniform). None: the exact one where it exists, else Wald's.
+                parameters stays within z^2 / 2 of the maximum) or "bootstrap" (that of `bootstrap(replicates,
+                seed=seed)`), for fits of `nll.fit`; or "exact", for families that have one (Uniform). None: the exact
+                one where it exists, else Wald's.
+            replicates: of the bootstrap.
+            seed: of the bootstrap.
 
         Raises: ValueError for a level out of range, or a method that this model has not.
         """
@@ -111,10 +119,13 @@ class Fit:
             raise ValueError(f"expected level in (0, 1), got {level}")
         known = ["wald"] if self.exact_interval is None else ["exact"]
         known += ["profile"] if self.search is not None and self.converged else []
+        known += ["bootstrap"] if self._can_be_drawn else []
         if method is None:
             method = known[0]
         if method not in known:
             raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
+        if method == "bootstrap":
+            return self.bootstrap(replicates, seed=seed).interval(level)
         if self.exact_interval is not None:
             return self.exact_interval(level)
         if method == "profile" and self.search is not None:
@@ -143,10 +154,31 @@ class Fit:
             return hypothesis_tests.wald(self.vector, self.covariance, values)
         return hypothesis_tests.restricted(self.search(), values, method)
 
+    def bootstrap(self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0) -> Bootstrap:
+        """Fit again to data drawn from the rows with replacement, or from the fitted model, all at once.
+
+        Args:
+            replicates: how many data sets are drawn, at least 2.
+            parametric: from the model instead of the rows: families, and likelihoods given as distributions.
+            seed: of the draws.
+
+        Raises: ValueError for a model that keeps no data, such as a regression, or is no maximum.
+        """
+        if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 2:
+            raise ValueError(f"expected replicates as an integer of at least 2, got {replicates!r}")
+        if not self._can_be_drawn:
+            raise ValueError(f"expected a converged fit of nll.fit to draw from, got {self.model}: {self.status}")
+        return bootstrap(self.model, self.params, self.sample, self.search, replicates, parametric, seed)
+
+    @property
+    def _can_be_drawn(self) -> bool:
+        known = self.search is not None or (self.sample is not None and self.sample.by_formula)
+        return known and self.converged
+
     def __getstate__(self) -> dict[str, Any]:
         """All but a likelihood that cannot be pickled, such as one with a lambda in it."""
         state = dict(self.__dict__)
-        for name in ("log_likelihood_at", "search"):
+        for name in ("log_likelihood_at", "search", "sample"):
             try:
                 pickle.dumps(state[name])
             except (pickle.PicklingError, AttributeError, TypeError):

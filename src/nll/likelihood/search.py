@@ -78,6 +78,7 @@ class Found:
     units: Units
     density: float  # the total weight of rows whose probability is a density: it has the unit 1 / scale
     each: Problem  # the same with a row for each observation
+    weighted: bool = False  # whether the weights are no frequencies
 
     @property
     def theta(self) -> Tensor:

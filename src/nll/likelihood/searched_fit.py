@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Wish:
 
 def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, family: Family | None) -> Fit:
     """The estimate, its covariance and its status."""
+    found = replace(found, weighted=observed.kind != "frequency")
     status, converged = judge(found, observed.numbers)
     limit = None if family is None else _limit(family, found, observed, wish)
     if limit is not None:

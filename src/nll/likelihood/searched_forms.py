@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from nll.likelihood.closed_forms import log_rising
+from nll.likelihood.closed_forms import log_rising, quantile
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
 from nll.likelihood.family import Family
 from nll.likelihood.observations import total, totals
@@ -41,15 +41,6 @@ def moments(values: Tensor, weights: Tensor) -> Moments:
     least = torch.where(mean != 0, 1e-3 * mean.abs(), 1.0)
     spread = torch.where(spread > 0, spread, least)
     return Moments(mean, spread, third / spread.pow(3))
-
-
-def quantile(values: Tensor, weights: Tensor, q: float) -> Tensor:
-    """The smallest value that a share q of the weight does not exceed, along the last dimension."""
-    values, weights = torch.broadcast_tensors(values, weights)
-    order = values.argsort(-1)
-    below = weights.gather(-1, order).cumsum(-1)
-    at = torch.searchsorted(below.contiguous(), (q * below[..., -1:]).contiguous()).clamp(max=values.shape[-1] - 1)
-    return values.gather(-1, order).gather(-1, at)[..., 0]
 
 
 def _log(values: Tensor) -> Tensor:
@@ -251,8 +242,8 @@ def _half_cauchy_log_prob(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def _half_normal_estimate(values: Tensor, weights: Tensor) -> Params:
-    unit = values.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
-    return {"scale": unit * ((weights / weights.sum()) @ (values / unit).square()).sqrt()}
+    unit = values.amax(-1).clamp(min=torch.finfo(torch.float64).tiny)
+    return {"scale": unit * (total(weights, (values / unit[..., None]).square()) / total(weights)).sqrt()}
 
 
 def _pareto_tail_start(values: Tensor, weights: Tensor) -> Params:
@@ -268,21 +259,21 @@ def _pareto_tail_log_prob(values: Tensor, scale: Tensor, concentration: Tensor, 
 
 def _pareto_estimate(values: Tensor, weights: Tensor) -> Params:
     """The smallest value, and the inverse mean of the logarithms above it."""
-    low = values.min()
-    return {"scale": low, "alpha": weights.sum() / (weights @ (values / low).log())}
+    low = torch.where(weights > 0, values, math.inf).amin(-1)
+    return {"scale": low, "alpha": total(weights) / total(weights, (values / low[..., None]).log())}
 
 
 def _pareto_covariance(params: Params, n: float) -> Tensor:
-    found = torch.full((2, 2), torch.nan, dtype=torch.float64)
-    found[1, 1] = params["alpha"] ** 2 / n
-    return found
+    unknown = torch.full_like(params["alpha"], torch.nan)
+    return _matrix([[unknown, unknown], [unknown, params["alpha"] ** 2 / n]])
 
 
 def _inverse_gaussian_estimate(values: Tensor, weights: Tensor) -> Params:
-    n = weights.sum()
-    mean = weights @ values / n
+    n = total(weights)
+    mean = total(weights, values) / n
     # mean(1 / x) - 1 / mean, as a sum of terms that are not negative
-    return {"loc": mean, "concentration": n / (weights @ ((values - mean).square() / (values * mean.square())))}
+    away = (values / mean[..., None] - 1).square() / values
+    return {"loc": mean, "concentration": n / total(weights, away)}
 
 
 def _inverse_gaussian_covariance(params: Params, n: float) -> Tensor:

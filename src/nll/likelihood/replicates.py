@@ -1,0 +1,27 @@
+"""Data sets drawn from a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nll.likelihood.family import Family
+from nll.likelihood.parameters import Params
+
+
+def simulate(family: Family, params: Params, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Draw (*shape) numbers of a family, in float64; a parameter may have a value for each row, the last dimension."""
+    made: Any = family.distribution
+    known = made(**params, validate_args=False)
+    rows = len(known.batch_shape)
+    return seeded(lambda: known.sample(torch.Size(shape[: len(shape) - rows])), seed).double()
+
+
+def seeded(draw: Callable[[], Tensor], seed: int) -> Tensor:
+    """What is drawn with a seed; PyTorch's own generator stays as it is."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        return draw()
