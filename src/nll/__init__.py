@@ -16,6 +16,7 @@ from nll.functional import (
     sampled_cross_entropy,
     token_statistics,
 )
+from nll.likelihood.compound import mixture, shifted, zero_inflated
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.likelihood.fit import fit
 from nll.likelihood.hypotheses import Choice, most_likely
@@ -54,14 +55,17 @@ __all__ = [
     "linear_cross_entropy",
     "linear_kl_divergence",
     "log_softmax",
+    "mixture",
     "most_likely",
     "nll_loss",
     "perplexity",
     "sampled_cross_entropy",
     "sampling",
+    "shifted",
     "token_statistics",
     "truncated",
     "use_backend",
+    "zero_inflated",
 ]
 
 # Names that need an optional package, imported when they are first asked for.

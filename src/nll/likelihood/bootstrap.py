@@ -268,8 +268,8 @@ def _acceleration(found: Found) -> Tensor:
     """sum u^3 / 6 (sum u^2)^(3/2), u the influence of each row on the estimate (Efron 1987, section 7)."""
     influence = found.each.scores(found.theta) @ cov.inverse(found.optimum.sums.information) @ found.jacobian.T
     weights = torch.cat([segment.weights[0] for segment in found.each.segments])[:, None]
-    found = (weights * influence**3).sum(0) / (6 * (weights * influence**2).sum(0) ** 1.5)
-    return found.nan_to_num(0.0)  # of what is fixed
+    skew = (weights * influence**3).sum(0) / (6 * (weights * influence**2).sum(0) ** 1.5)
+    return skew.nan_to_num(0.0)  # of what is fixed
 
 
 def _chunks(replicates: int, rows: int) -> Iterator[int]:

@@ -31,7 +31,13 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
         family, observed, given, {name: value.shape for name, value in params.items()}
     )
     flat = torch.cat([value.reshape(-1) for value in params.values()])
-    maximum = math.inf
+    maximum, redundant = math.inf, int(family.simplex)
+    if "covariance_matrix" in params:  # symmetric
+        columns = len(params["covariance_matrix"])
+        redundant = columns * (columns - 1) // 2
+    said = None if family.verdict is None else family.verdict(params)
+    if said is not None:
+        covariance, status, attained = torch.full_like(covariance, torch.nan), said, False
     if attained:
         known = family.maximum
         maximum = log_likelihood(flat) if known is None else float(known(params, observed.n))
@@ -47,7 +53,7 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
         covariance=covariance,
         log_likelihood=maximum,
         n=observed.n,
-        df=flat.numel() - family.simplex,
+        df=flat.numel() - redundant,
         status=status,
         converged=attained,
         labels=labels_of(params, observed),

@@ -203,6 +203,42 @@ def _normal_maximum(params: Params, n: float) -> Tensor:
     return -n * (params["scale"].log() + 0.5 * math.log(2 * math.pi) + 0.5)
 
 
+# MultivariateNormal: mean and mean outer product about it; the errors of the two are independent, the second Wishart's.
+
+
+def _normal_columns_estimate(values: Tensor, weights: Tensor) -> Params:
+    n = weights.sum()
+    loc = values[0] + weights @ (values - values[0]) / n
+    away = values - loc
+    away = away - weights @ away / n  # the mean is rounded
+    return {"loc": loc, "covariance_matrix": away.T @ (weights[:, None] * away) / n}
+
+
+def _normal_columns_covariance(params: Params, n: float) -> Tensor:
+    """S / n, and (S_ik S_jl + S_il S_jk) / n of the numbers ij and kl of S."""
+    s = params["covariance_matrix"]
+    both = torch.einsum("ik,jl->ijkl", s, s) + torch.einsum("il,jk->ijkl", s, s)
+    return torch.block_diag(s, both.reshape(s.numel(), s.numel())) / n
+
+
+def _normal_columns_maximum(params: Params, n: float) -> Tensor:
+    s = params["covariance_matrix"]
+    return -0.5 * n * (torch.logdet(s) + len(s) * (1 + math.log(2 * math.pi)))
+
+
+def _normal_columns_verdict(params: Params) -> str | None:
+    """Columns that are combinations of each other, or as many as rows, let the density narrow onto them."""
+    s = params["covariance_matrix"]
+    unit = s.diagonal().clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
+    if not bool((s.diagonal() > 0).all()):
+        flat = f"column {int((s.diagonal() <= 0).nonzero()[0])} is constant"
+    elif float(torch.linalg.eigvalsh(unit[:, None] * s * unit)[0]) < 8 * len(s) * torch.finfo(torch.float64).eps:
+        flat = "a combination of the columns is constant"
+    else:
+        return None
+    return f"no maximum: {flat}, and the likelihood grows without bound as the density narrows"
+
+
 _COUNTS = "a non-negative integer"
 
 FAMILIES = (
@@ -266,6 +302,16 @@ FAMILIES = (
         _normal_estimate,
         _normal_covariance,
         maximum=_normal_maximum,
+    ),
+    Family(
+        td.MultivariateNormal,
+        "finite numbers",
+        torch.isfinite,
+        _normal_columns_estimate,
+        _normal_columns_covariance,
+        maximum=_normal_columns_maximum,
+        columns=True,
+        verdict=_normal_columns_verdict,
     ),
     Family(
         td.LogNormal,

@@ -15,6 +15,8 @@ from torch.distributions import constraints
 from nll.likelihood.observations import Observations
 from nll.likelihood.parameters import Parameter, Params
 
+_SAME = ("logits", "precision_matrix", "scale_tril")  # as probs and covariance_matrix
+
 
 @dataclass(frozen=True)
 class Family:
@@ -39,6 +41,8 @@ class Family:
     units: dict[str, str] | None = None  # parameters that move with the data: "location", "scale" or "rate"
     statistics: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # of each value; their means tell all
     of_statistics: Callable[..., Tensor] | None = None  # (means, **parameters) -> mean log-likelihood
+    verdict: Callable[[Params], str | None] | None = None  # on parameters that are no estimate, a sentence
+    unbounded: str | None = None  # what is to be said where the likelihood has no largest value
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
 
     @property
@@ -59,11 +63,11 @@ class Family:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters that are estimated: of probs and logits, the first."""
+        """The names of the parameters that are estimated: of several that say the same, the first."""
         taken = list(inspect.signature(self.distribution).parameters)
         told: Any = self.distribution.arg_constraints
         known = told if isinstance(told, dict) else set(taken) - {"validate_args"}  # Uniform tells only of instances
-        return tuple(name for name in taken if name in known and name not in ("logits", *self.given))
+        return tuple(name for name in taken if name in known and name not in (*_SAME, *self.given))
 
     def __reduce__(self) -> tuple:
         """Pickle the name: the functions are found again in the table."""

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from nll.likelihood.closed_fit import closed_fit
 from nll.likelihood.closed_forms import MOST_CATEGORIES
+from nll.likelihood.compound import CompoundFamily, ordered
 from nll.likelihood.families import family_of
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import GroupedFit, fit_groups
@@ -147,7 +148,7 @@ def _fit_observed(family: Family, observed: Observations, given: dict[str, Tenso
 
 
 def _fit_each(family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any) -> GroupedFit:
-    shaped = family.columns or family.given or family.simplex
+    shaped = family.columns or family.given or family.simplex or getattr(family, "components", None)
     if shaped or not wish.plain or isinstance(data, (Censored, Truncated)) or isinstance(weights, Weights):
         raise ValueError(
             f"expected groups with a family of plain numbers and frequencies alone, got {family.name} and more"
@@ -184,11 +185,14 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
         )
         for values_ in starts
     ]
+    if set(asked) == set(own.free):
+        numbers = numbers[:1]
     exact = observed.n
     if observed.ends is not None:
         exact = float(observed.weights[observed.ends[0] == observed.ends[1]].sum())
     density = 0.0 if family.discrete or not family.units else exact
-    return search(problem, torch.cat(numbers), units, density, each)
+    found = search(problem, torch.cat(numbers), units, density, each)
+    return ordered(found, family) if free and isinstance(family, CompoundFamily) and family.components else found
 
 
 def _segments(
@@ -250,7 +254,7 @@ def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
     if family.start is not None:
         return family.start(values, weights)
     if family.estimate is not None:
-        return family.estimate(values.reshape(-1), weights.reshape(-1))
+        return family.estimate(*((values, weights) if family.columns else (values.reshape(-1), weights.reshape(-1))))
     parameters = family.constraints(1)
     return {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in parameters.items()}
 

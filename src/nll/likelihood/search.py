@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
     optimum = found.optimum
     if optimum.decrement != optimum.decrement:
         return _not_finite(found, numbers), False
-    gone = [f"{name} = {value:g}" for _, name, value in runaways(found)]
+    gone = [f"{away.label} = {away.value:g}" for away in runaways(found)]
     if not optimum.reached:
         if gone:
             return f"no maximum: the likelihood still rises towards {', '.join(gone)}", False
@@ -186,8 +186,18 @@ def _term(i: int, weight: float, name: str) -> str:
     return f"{sign}{size}{name}"
 
 
-def runaways(found: Found) -> list[tuple[int, str, float]]:
-    """The free numbers that ran off towards a border: index, name, and the value of the parameter there."""
+class Runaway(NamedTuple):
+    """A free number that ran off towards a border."""
+
+    number: int  # among the free numbers
+    name: str  # of its parameter
+    place: int  # in it
+    value: float  # of the parameter at the border
+    label: str
+
+
+def runaways(found: Found) -> list[Runaway]:
+    """The free numbers that ran off towards a border."""
     layout, at = found.problem.layout, 0
     natural = layout.natural(found.theta)
     inverse = cov.inverse(found.optimum.sums.information)
@@ -195,10 +205,11 @@ def runaways(found: Found) -> list[tuple[int, str, float]]:
     gone = []
     for name, parameter in layout.free.items():
         size = parameter.free_shape.numel()
-        for index in range(size):
-            theta = float(found.theta[0, at + index])
-            if parameter.shape == () and bool(ran_off(found.theta[0, at + index], errors[at + index])):
-                gone.append((at + index, name, _border(parameter.constraint, theta, float(natural[name][0]))))
+        for place in range(size):
+            theta, error = found.theta[0, at + place], errors[at + place]
+            if parameter.shape == parameter.free_shape and bool(ran_off(theta, error)):
+                value = _border(parameter.constraint, float(theta), float(natural[name].reshape(-1)[place]))
+                gone.append(Runaway(at + place, name, place, value, name + (f"[{place}]" if parameter.shape else "")))
         at += size
     return gone
 

@@ -53,8 +53,11 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         return limit
     covariance, said = _covariance(found, observed, wish, family)
     params = found.params
-    for _, name_, value in runaways(found) if converged else ():
-        params[name_] = torch.full_like(params[name_], value)
+    for away in runaways(found) if converged else ():
+        params[away.name] = params[away.name].clone()
+        params[away.name].view(-1)[away.place] = away.value
+    if converged and family is not None:
+        status, converged = _of_family(family, found, status)
     if not converged:
         covariance = torch.full_like(covariance, torch.nan)
     elif found.units.scale != 1.0 and not runaways(found) and bool(covariance.isnan().any()):
@@ -78,6 +81,14 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
     )
 
 
+def _of_family(family: Family, found: Found, status: str) -> tuple[str, bool]:
+    """What the family has to say of a maximum."""
+    wrong = None if family.verdict is None else family.verdict(found.params)
+    if wrong is not None:
+        return wrong, False
+    return f"{status}; {family.unbounded}" if family.unbounded and status.startswith("converged") else status, True
+
+
 @dataclass(frozen=True)
 class _Itself:
     """What a search has found, when it is asked for again."""
@@ -91,7 +102,7 @@ class _Itself:
 def _covariance(found: Found, observed: Observations, wish: Wish, family: Family | None) -> tuple[Tensor, str]:
     """The covariance of the flattened parameters, and where it comes from; NaN for those that are at a border."""
     jacobian = found.jacobian
-    gone = {index for index, _, _ in runaways(found)}
+    gone = {away.number for away in runaways(found)}
     kept = torch.tensor([index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64)
     kind = "sandwich" if observed.kind != "frequency" else wish.covariance
     if wish.clusters is None and kind == "expected":
