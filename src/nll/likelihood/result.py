@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nll.likelihood import hypothesis_tests, intervals, profile
 from nll.likelihood.bootstrap import Bootstrap, bootstrap
+from nll.likelihood.derived import Derived, derived
 from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
@@ -153,6 +154,17 @@ class Fit:
         if method == "wald" or self.search is None:
             return hypothesis_tests.wald(self.vector, self.covariance, values)
         return hypothesis_tests.restricted(self.search(), values, method)
+
+    def derived(self, what: Any) -> Derived:
+        """A function of the parameters, with its error by the delta method.
+
+        Args:
+            what: a function from `params` to a tensor, of operators that PyTorch differentiates; or a contrast, the
+                weights of single numbers: {"coef[b, age]": 1, "coef[c, age]": -1}.
+
+        Raises: ValueError for a number that is not there; TypeError for what is neither.
+        """
+        return derived(what, self.names, self.params, self.covariance)
 
     def bootstrap(self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0) -> Bootstrap:
         """Fit again to data drawn from the rows with replacement, or from the fitted model, all at once.

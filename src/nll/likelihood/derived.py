@@ -1,0 +1,87 @@
+"""Functions of the parameters, with errors by the delta method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nll.likelihood import covariance as cov
+from nll.likelihood import hypothesis_tests, intervals
+from nll.likelihood.hypothesis_tests import Test
+from nll.likelihood.parameters import Params
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """An estimate that follows from the parameters: their covariance carried over to first order."""
+
+    value: Tensor
+    covariance: Tensor  # (M, M), of the flattened value
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Shaped as the value."""
+        return self.covariance.diagonal().clamp(min=0).sqrt().reshape(self.value.shape)
+
+    def interval(self, level: float = 0.95) -> Tensor:
+        """Wald's interval, (low, high) last."""
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"expected level in (0, 1), got {level}")
+        return intervals.wald(self.value, self.standard_error, level)
+
+    @property
+    def p_value(self) -> Tensor:
+        """Wald's test of the value 0, for each number."""
+        return intervals.p_value(self.value / self.standard_error)
+
+    def test(self, value: Any = 0.0) -> Test:
+        """Wald's test that all numbers have these values."""
+        wanted = torch.as_tensor(value, dtype=torch.float64).expand(self.value.shape).reshape(-1)
+        return hypothesis_tests.wald(self.value.reshape(-1), self.covariance, dict(enumerate(wanted.tolist())))
+
+    def __str__(self) -> str:
+        """A line for each number."""
+        rows = zip(self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True)
+        return "\n".join(f"{value:.8g} ({error:.5g})" for value, error in rows)
+
+
+def derived(what: Any, names: list[str], params: Params, covariance: Tensor) -> Derived:
+    """A function of the parameters, or the sum of numbers of them times weights; see `Fit.derived`."""
+    if isinstance(what, Mapping):
+        weights = _weights(what, names)
+        return _carried(lambda flat: weights @ flat, params, covariance)
+    if not callable(what):
+        raise TypeError(f"expected a function of the parameters, or a dict of number -> weight, got {what!r}")
+    shapes = {name: value.shape for name, value in params.items()}
+
+    def function(flat: Tensor) -> Tensor:
+        parts = flat.split([shape.numel() for shape in shapes.values()])
+        own = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        found = what(own)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"expected a tensor computed from the parameters, got {type(found).__name__}")
+        return found
+
+    return _carried(function, params, covariance)
+
+
+def _carried(function: Callable[[Tensor], Tensor], params: Params, covariance: Tensor) -> Derived:
+    flat = torch.cat([value.reshape(-1) for value in params.values()]).double()
+    value: Any = function(flat)
+    jacobian: Any = torch.autograd.functional.jacobian(function, flat)
+    jacobian = jacobian.reshape(value.numel(), len(flat))
+    used = (jacobian != 0).any(0)  # what a parameter that does not matter has for an error does not matter either
+    return Derived(value.detach(), cov.transformed(covariance[used][:, used], jacobian[:, used]))
+
+
+def _weights(given: Mapping[str, Any], names: list[str]) -> Tensor:
+    weights = torch.zeros(len(names), dtype=torch.float64)
+    for name, weight in given.items():
+        if name not in names:
+            raise ValueError(f"expected one of {', '.join(names)}, got {name!r}")
+        weights[names.index(name)] = float(weight)
+    return weights
