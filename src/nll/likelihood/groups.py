@@ -116,12 +116,13 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
         segment = Segment(FamilyMeans(family), means, n[:, None])
     else:
         segment = Segment(FamilyRows(family), (values,), weights)
-    found = Problem((segment,), own, count).maximise(own.numbers(start))
+    problem = Problem((segment,), own, count)
+    found = problem.maximise(own.numbers(start))
     factor, failed = torch.linalg.cholesky_ex(found.sums.information)
     reached = found.reached & (failed == 0) & ~_equal(values, weights)
     inverse = torch.full_like(found.sums.information, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
-    reached &= ~ran_off(found.theta, inverse.diagonal(dim1=1, dim2=2).sqrt()).any(1)
+    reached &= ~ran_off(problem, found.theta, inverse.diagonal(dim1=1, dim2=2).sqrt()).any(1)
     covariance, jacobian = torch.full_like(inverse, torch.nan), own.jacobian(found.theta)[reached]
     covariance[reached] = jacobian @ inverse[reached] @ jacobian.mT
     params = {name: value.detach() for name, value in own.natural(found.theta).items()}

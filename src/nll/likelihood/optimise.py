@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 # Where the decrement is this small, one more full step ends at rounding error: the steps converge quadratically.
-_TOLERANCE = 1e-10
-_MAX_STEPS = 200
-_MAX_SHRINKS = 20  # of the radius, by 4, without a step that raises the value
+TOLERANCE = 1e-10
+MAX_STEPS = 200
+MAX_SHRINKS = 20  # of the radius, by 4, without a step that raises the value
 _FEW = 64  # parameters: above, a factorisation is tried before the eigenvalues are
 _SECULAR_STEPS = 60
 _FLAT = 1e-13  # a curvature, in units of the diagonal's, that is rounding
@@ -60,8 +60,8 @@ class Optima(NamedTuple):
         if decrement != decrement:
             status = "not finite: the likelihood at the starting values"
         elif not self.reached[index]:
-            stuck = int(self.shrunk[index]) >= _MAX_SHRINKS
-            status = _stuck(decrement) if stuck else f"out of steps: {_MAX_STEPS} Newton steps"
+            stuck = int(self.shrunk[index]) >= MAX_SHRINKS
+            status = _stuck(decrement) if stuck else f"out of steps: {MAX_STEPS} Newton steps"
         return Optimum(self.theta[index], sums, decrement, steps, bool(self.reached[index]), status)
 
 
@@ -129,11 +129,11 @@ def maximise_each(
         steps[moved] += 1
         for part, new in zip(here, there, strict=True):
             part[moved] = new[taken]
-        small = decrement[active] <= _TOLERANCE * scale  # before this step
+        small = decrement[active] <= TOLERANCE * scale  # before this step
         if len(moved):
             decrement[moved], _ = _scaled(_of(here, moved)).first_look()
-        reached[active] = small & (~taken | (decrement[active] <= _TOLERANCE * scale))
-        active = active[~reached[active] & (shrunk[active] < _MAX_SHRINKS) & (steps[active] < _MAX_STEPS)]
+        reached[active] = small & (~taken | (decrement[active] <= TOLERANCE * scale))
+        active = active[~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < MAX_STEPS)]
     return Optima(theta, here, decrement, steps, reached, shrunk)
 
 

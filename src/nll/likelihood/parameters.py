@@ -84,6 +84,12 @@ class Layout:
         """How many numbers are free."""
         return sum(p.free_shape.numel() for p in self.free.values())
 
+    @property
+    def unbounded(self) -> Tensor:
+        """Which of the numbers are parameters themselves, not their logarithms or the like."""
+        whole = [p.constraint is constraints.real for p in self.free.values() for _ in range(p.free_shape.numel())]
+        return torch.tensor(whole, dtype=torch.bool)
+
     def natural(self, theta: Tensor) -> Params:
         """The parameters, (B, *shape) each, at the numbers (B, P)."""
         found: Params = {}

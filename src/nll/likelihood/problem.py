@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nll.likelihood.newton_cg import maximise_by_products
 from nll.likelihood.optimise import Optima, Progress, Sums, maximise_each
 from nll.likelihood.parameters import Layout, Params
 
@@ -21,6 +22,9 @@ from nll.likelihood.parameters import Layout, Params
 _ROWS = 1 << 16
 # A search over more rows than this first goes over so many of them, evenly spaced.
 _MANY, _SOME = 1 << 17, 1 << 14
+# Above the first, steps are by conjugate gradients; above the second, the information is not formed at the end either.
+MANY_PARAMETERS, MOST_INFORMATION = 256, 4096
+_KEPT = 1 << 20  # rows whose derivatives stay in memory between products
 
 LogProb = Callable[[tuple[Tensor, ...], Params], Tensor]  # (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m)
 
@@ -118,17 +122,35 @@ class Problem:
                     information[:, p] -= row
         return Sums(value, score, (information + information.mT) / 2)
 
-    def product(self, theta: Tensor, vector: Tensor) -> Tensor:
-        """The information times a vector (P), at (1, P): for more parameters than the matrix has room for."""
-        total = torch.zeros_like(vector)
+    def slope(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood and score of the one data set at (P)."""
+        value, score = torch.zeros((), dtype=torch.float64), torch.zeros_like(theta)
         for block in self._blocks(1, None):
             with torch.enable_grad():
-                inner = theta.detach().requires_grad_()
+                inner = theta[None].detach().requires_grad_()
                 found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
-                (slope,) = torch.autograd.grad(found, inner, create_graph=True)
-            (row,) = torch.autograd.grad((slope[0] * vector).sum(), inner)
-            total -= row[0]
-        return total
+            value += found.detach()
+            score += torch.autograd.grad(found, inner)[0][0]
+        return value, score
+
+    def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """The information at (P), as its product with a vector (P); of not too many rows the derivatives are kept."""
+        few = self.width <= _KEPT
+        kept = [self._differentiated(block, theta) for block in self._blocks(1, None)] if few else None
+
+        def product(vector: Tensor) -> Tensor:
+            total = torch.zeros_like(vector)
+            for inner, slope in kept or (self._differentiated(block, theta) for block in self._blocks(1, None)):
+                total -= torch.autograd.grad(slope @ vector, inner, retain_graph=few)[0][0]
+            return total
+
+        return product
+
+    def _differentiated(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            inner = theta[None].detach().requires_grad_()
+            found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
+            return inner, torch.autograd.grad(found, inner, create_graph=True)[0][0]
 
     def scores(self, theta: Tensor) -> Tensor:
         """The score of each row (n, P), unweighted, of the one data set at (1, P).
@@ -172,9 +194,27 @@ class Problem:
         """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""
         some = self.sampled()
         if some is not None:
-            near = maximise_each(some.sums, start, some.unit)
+            near = some.maximise(start)
             start = torch.where(near.reached[:, None], near.theta, start)
+        if self.by_products:
+            return self._maximise_by_products(start, progress)
         return maximise_each(self.sums, start, self.unit, progress)
+
+    @property
+    def by_products(self) -> bool:
+        """Whether there are too many parameters to form the information at every step."""
+        return self.count == 1 and self.layout.size > MANY_PARAMETERS
+
+    def _maximise_by_products(self, start: Tensor, progress: Progress | None) -> Optima:
+        found = maximise_by_products(self.slope, self.curvature, start[0], float(self.unit[0]), progress)
+        if self.layout.size <= MOST_INFORMATION and found.reached:
+            sums = self.sums(found.theta[None])
+        else:
+            value, score = self.slope(found.theta)
+            unknown = torch.full((1, 1, 1), torch.nan, dtype=torch.float64)
+            sums = Sums(value[None], score[None], unknown.expand(1, len(score), len(score)))
+        numbers = (torch.tensor([value]) for value in (found.steps, found.reached, found.shrunk))
+        return Optima(found.theta[None], sums, torch.tensor([found.decrement], dtype=torch.float64), *numbers)
 
     def _blocks(self, count: int, which: Tensor | None) -> Iterator[Segment]:
         for segment in self.segments:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.optimise import Optima, Sums, maximise_each
@@ -54,7 +53,7 @@ def ends(found: Found, z: float) -> Ends:
     at = theta + z * along
     near, far = theta[index].clone(), torch.full_like(error, torch.inf) * side
     reach = torch.full_like(error, torch.nan)
-    farthest = torch.where(_whole_line(problem)[index], 1e3 * error, _FAR)
+    farthest = torch.where(problem.layout.unbounded[index], 1e3 * error, _FAR)
     open_ = torch.arange(2 * size)
     for _ in range(_MOST_STEPS):
         top = held(problem, at[open_], fixed[open_])
@@ -81,12 +80,6 @@ def ends(found: Found, z: float) -> Ends:
         if not len(open_):
             break
     return Ends(reach[:size], reach[size:])
-
-
-def _whole_line(problem: Problem) -> Tensor:
-    """Which free numbers are parameters themselves, not their logarithms or the like."""
-    free = problem.layout.free.values()
-    return torch.tensor([p.constraint is constraints.real for p in free for _ in range(p.free_shape.numel())])
 
 
 def intervals(found: Found, z: float) -> dict[str, Tensor]:

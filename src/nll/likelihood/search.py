@@ -13,7 +13,7 @@ from nll.likelihood import covariance as cov
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.optimise import Optimum, Progress
 from nll.likelihood.parameters import Layout, Params
-from nll.likelihood.problem import Problem
+from nll.likelihood.problem import MOST_INFORMATION, Problem
 
 # An error of a free number, which is the logarithm or the like of a parameter, at which its value is unknown.
 _UNKNOWN = 30.0
@@ -138,10 +138,14 @@ def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
         return optimum.status, False
     if gone:
         return f"at the border of the parameter space: {', '.join(gone)}; no standard error there", True
+    size = found.problem.layout.size
+    if size > MOST_INFORMATION:
+        return f"converged: the Newton steps reached a maximum; no standard errors for {size} parameters", True
     flat = flat_direction(found)
     if flat is not None:
         return f"flat direction: the data do not tell {flat}; no standard errors", False
-    return "converged: the Newton steps reached a maximum", True
+    how = f", by conjugate gradients for {size} parameters" if found.problem.by_products else ""
+    return f"converged: the Newton steps reached a maximum{how}", True
 
 
 def _not_finite(found: Found, numbers: Tensor | None) -> str:
@@ -199,24 +203,37 @@ class Runaway(NamedTuple):
 def runaways(found: Found) -> list[Runaway]:
     """The free numbers that ran off towards a border."""
     layout, at = found.problem.layout, 0
+    if layout.size > MOST_INFORMATION:
+        return []
     natural = layout.natural(found.theta)
     inverse = cov.inverse(found.optimum.sums.information)
-    errors = inverse.diagonal().sqrt()
+    away = ran_off(found.problem, found.theta, inverse.diagonal().sqrt()[None])[0]
     gone = []
     for name, parameter in layout.free.items():
         size = parameter.free_shape.numel()
         for place in range(size):
-            theta, error = found.theta[0, at + place], errors[at + place]
-            if parameter.shape == parameter.free_shape and bool(ran_off(theta, error)):
-                value = _border(parameter.constraint, float(theta), float(natural[name].reshape(-1)[place]))
+            if parameter.shape == parameter.free_shape and bool(away[at + place]):
+                theta = float(found.theta[0, at + place])
+                value = _border(parameter.constraint, theta, float(natural[name].reshape(-1)[place]))
                 gone.append(Runaway(at + place, name, place, value, name + (f"[{place}]" if parameter.shape else "")))
         at += size
     return gone
 
 
-def ran_off(theta: Tensor, errors: Tensor) -> Tensor:
-    """Which free numbers are far out, where their value makes no difference."""
-    return (theta.abs() > 8.0) & ~(errors < _UNKNOWN)
+def ran_off(problem: Problem, theta: Tensor, errors: Tensor) -> Tensor:
+    """Which free numbers (B, P) are far out, where their value makes no difference.
+
+    Of the logarithm of a parameter, or the like, its error tells. A parameter that is any real number has units of its
+    own: it is gone where the likelihood stays as it is when it is a thousand times as large.
+    """
+    gone = (theta.abs() > 8.0) & ~(errors < _UNKNOWN)
+    doubtful = gone & problem.layout.unbounded
+    for p in doubtful.any(0).nonzero()[:, 0].tolist():
+        far = theta.clone()
+        far[:, p] *= 1e3
+        fall = problem.value(problem.layout.natural(theta)) - problem.value(problem.layout.natural(far))
+        gone[:, p] &= ~doubtful[:, p] | (fall.abs() < 1e-3)
+    return gone
 
 
 def _border(constraint: Any, theta: float, value: float) -> float:

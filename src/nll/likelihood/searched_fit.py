@@ -15,6 +15,7 @@ from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.observations import Observations
+from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
 from nll.likelihood.searched_forms import EXPECTED_INFORMATION
@@ -101,6 +102,9 @@ class _Itself:
 
 def _covariance(found: Found, observed: Observations, wish: Wish, family: Family | None) -> tuple[Tensor, str]:
     """The covariance of the flattened parameters, and where it comes from; NaN for those that are at a border."""
+    if found.problem.layout.size > MOST_INFORMATION:
+        size = sum(value.numel() for value in found.params.values())
+        return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size), "none"
     jacobian = found.jacobian
     gone = {away.number for away in runaways(found)}
     kept = torch.tensor([index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64)
