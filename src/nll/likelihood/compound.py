@@ -24,7 +24,6 @@ from nll.likelihood.searched_forms import moments
 from nll.likelihood.tails import TAILS, Tails, log1mexp, tails_of
 
 _TRIES = 8  # random starts of a mixture
-_SEED = 0
 _LEAST_SHARE = 1e-6  # of a component that means something
 
 
@@ -233,7 +232,7 @@ def mixture(family: type[td.Distribution], components: int = 2) -> type[Compound
     """A mixture of so many members of a family, with shares `probs`; its parameters have a number for each.
 
     The components come in the order of the family's first parameter. The search starts from several places: slices
-    of the sorted data, and the neighbourhoods of values drawn with a fixed seed.
+    of the sorted data, and the neighbourhoods of values drawn at random (with the `seed` of `fit`).
     """
     if isinstance(components, bool) or not isinstance(components, int) or components < 2:
         raise ValueError(f"expected components as an integer of at least 2, got {components!r}")
@@ -271,9 +270,8 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         away = (values - quantile(values, weights, 0.5)[..., None]).abs()  # the middle, and what is around it
         rings = [quantile(away, weights, 1 - 0.4**k) for k in range(1, components)]
         found = [among(values, weights, sum((away > ring[..., None]).long() for ring in rings))]  # type: ignore[arg-type]
-        generator = torch.Generator().manual_seed(_SEED)
         for _ in range(_TRIES):
-            drawn = torch.rand(components, generator=generator, dtype=torch.float64).tolist()
+            drawn = torch.rand(components, dtype=torch.float64).tolist()
             seeds = torch.stack([quantile(values, weights, q) for q in drawn], -1)
             nearest = (values[..., None] - seeds[..., None, :]).abs().argmin(-1)
             found.append(among(values, weights, nearest))

@@ -31,8 +31,11 @@ from nll.likelihood.observations import (
     total,
     totals,
 )
+from nll.likelihood.optimise import Progress
 from nll.likelihood.parameters import Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
+from nll.likelihood.progress import Line
+from nll.likelihood.replicates import seeded
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units, search, units_of
 from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
@@ -53,6 +56,8 @@ def fit(
     clusters: Any = None,
     groups: Any = None,
     missing: str = "raise",
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Any:
     """Fit a likelihood to observations.
 
@@ -73,13 +78,16 @@ def fit(
         clusters: (n) labels of groups of rows that are not independent; the covariance is clustered.
         groups: (n) labels of data sets that are fitted each on its own, all in one search; for families of numbers.
         missing: "raise", or "drop" to leave out rows with a missing value.
+        seed: of starts that are drawn, in mixtures.
+        progress: called with (step, log-likelihood, expected gain) before each step of a search; None: a line on the
+            terminal, if there is one, where it takes more than two seconds.
 
     Returns: a `Fit` in float64, with the parameter names of the model; with `groups` a `GroupedFit`.
 
     Raises: ValueError naming the first row outside the support, missing, or with a weight that is no frequency;
     TypeError for a model that cannot be fitted, or data that are not numbers.
     """
-    wish = Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters)
+    wish = Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters, seed, progress)
     wish.check()
     if isinstance(model, torch.nn.Module):
         model, values = of_module(model)
@@ -177,7 +185,8 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
         some, share = some[None], share[None]
     starts = [_start(family, some, share)]
     if family.more_starts is not None:
-        starts += family.more_starts(some, share)
+        more = family.more_starts
+        starts += seeded(lambda: more(some, share), wish.seed)
     asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     numbers = [
         own.numbers(
@@ -191,7 +200,8 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     if observed.ends is not None:
         exact = float(observed.weights[observed.ends[0] == observed.ends[1]].sum())
     density = 0.0 if family.discrete or not family.units else exact
-    found = search(problem, torch.cat(numbers), units, density, each)
+    with Line(family.name) as line:
+        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line)
     return ordered(found, family) if free and isinstance(family, CompoundFamily) and family.components else found
 
 
@@ -339,7 +349,8 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
     values = {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in own.parameters.items()}
     values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     start = own.numbers({name: value[None] for name, value in values.items()})
-    found = search(problem, start, Units(), 0.0, problem)
+    with Line(model.name) as line:
+        found = search(problem, start, Units(), 0.0, problem, wish.progress or line)
     return searched_fit(model.name, found, _merged(observations), wish, None)
 
 
@@ -365,7 +376,7 @@ def _again(family: Family, observed: Observations, given: dict[str, Tensor], wis
     """The search that a closed form saves, when its likelihood is asked for; none for what is not regular."""
     if family.simplex or family.not_regular or family.information != "observed":
         return None
-    return partial(_search_family, family, observed, given, wish)
+    return partial(_search_family, family, observed, given, replace(wish, progress=None))
 
 
 def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nll.likelihood.family import Family
 from nll.likelihood.parameters import Params
+
+T = TypeVar("T")
 
 
 def simulate(family: Family, params: Params, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -20,7 +22,7 @@ def simulate(family: Family, params: Params, shape: tuple[int, ...], seed: int) 
     return seeded(lambda: known.sample(torch.Size(shape[: len(shape) - rows])), seed).double()
 
 
-def seeded(draw: Callable[[], Tensor], seed: int) -> Tensor:
+def seeded(draw: Callable[[], T], seed: int) -> T:
     """What is drawn with a seed; PyTorch's own generator stays as it is."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

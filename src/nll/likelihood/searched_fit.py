@@ -15,6 +15,7 @@ from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.observations import Observations
+from nll.likelihood.optimise import Progress
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
@@ -30,12 +31,16 @@ class Wish:
     bounds: Mapping[str, Any]
     covariance: str
     clusters: Any
+    seed: int = 0
+    progress: Progress | None = None
 
     def check(self) -> None:
         """Raise TypeError or ValueError for what is not understood."""
         for name in ("start", "fixed", "bounds"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"expected {name} as a dict of name -> value, got {type(getattr(self, name)).__name__}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"expected seed to be an integer, got {self.seed!r}")
         if self.covariance not in cov.KINDS:
             raise ValueError(f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}")
 
