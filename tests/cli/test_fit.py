@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from torch import distributions as td
 from truth import ANES96, EXAMPLES, SPECTOR, spector
 from typer.testing import CliRunner, Result
 
@@ -216,6 +217,48 @@ def test_one_column(column, family, estimates):
     assert (found["response"], found["n"], found["converged"]) == (column, ROWS, True)
 
 
+def test_right_censored_rows(tmp_path):
+    hours = [54, 187, 216, 240, 244, 335, 361, 373, 375, 386] + 10 * [500]
+    table = pd.DataFrame({"hours": hours, "ran": [0] * 10 + [1] * 10, "site": list("ab") * 10})
+    table.to_csv("life.csv", index=False)
+    found = fitted("life.csv", "--column", "hours", "--family", "weibull", "--censored-right", "ran")
+    assert found["params"]["scale"] == pytest.approx(606.52756, rel=1e-7)
+    assert found["standard_errors"]["concentration"] == pytest.approx(0.50215062, rel=1e-6)
+    text = run("life.csv", "--column", "hours", "--family", "weibull", "--censored-right", "site")
+    assert (text.exit_code, "expected numbers in column 'site', got 'a' at row 0" in text.stderr) == (2, True)
+    text = run("life.csv", "--column", "ran", "--family", "normal", "--censored-right", "hours")
+    assert (text.exit_code, "expected 0 or 1 in column 'hours', got 54 at row 0" in text.stderr) == (2, True)
+
+
+def test_each_group_on_its_own():
+    found = fitted("t.csv", "--column", "pos", "--family", "gamma", "--by", "kind")
+    table = tables()
+    assert found["group"] == sorted(table["kind"].unique())
+    for i, kind in enumerate(found["group"]):
+        alone = nll.fit(td.Gamma, table.loc[table["kind"] == kind, "pos"].to_numpy())
+        assert found["rate"][i] == pytest.approx(float(alone.params["rate"]), rel=1e-9)
+        assert found["rate std err"][i] == pytest.approx(float(alone.standard_errors["rate"]), rel=1e-9)
+    printed = run("t.csv", "--column", "pos", "--family", "gamma", "--by", "kind").stdout
+    assert f"Gamma: {len(found['group'])} groups, {ROWS} observations" in printed
+    many = run("t.csv", "--column", "y", "--family", "normal", "--by", "pos")
+    assert many.exit_code == 1  # one value each
+    assert f"... and {ROWS - 40} more" in many.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kind ~ y", "--by", "kind"], "--censored-right and --by with --column only"),
+        (["--column", "y", "--family", "normal", "--by", "kind", "--report", "r.html"], "no --report with --by"),
+        (["--column", "y", "--family", "normal", "--by", "nothing"], "nothing"),
+    ],
+)
+def test_groups_and_censoring_are_for_columns(arguments, message):
+    found = run("t.csv", *arguments)
+    assert found.exit_code == 2
+    assert message in found.stderr
+
+
 @pytest.mark.parametrize(
     ("family", "response", "names"),
     [
@@ -314,7 +357,9 @@ COLUMN_FAMILIES = (
     "bernoulli, geometric, poisson, categorical, normal, log_normal, exponential, laplace, uniform, gamma, "
     "inverse_gamma, chi2, beta, kumaraswamy, student_t, cauchy, gumbel, generalized_extreme_value, skew_normal, "
     "von_mises, weibull, half_cauchy, half_normal, pareto, inverse_gaussian, fisher_snedecor, continuous_bernoulli, "
-    "negative_binomial"
+    "negative_binomial, shifted_gamma, shifted_weibull, shifted_log_normal, shifted_inverse_gaussian, "
+    "shifted_inverse_gamma, zero_inflated_poisson, zero_inflated_negative_binomial, zero_inflated_geometric, "
+    "normal_mixture"
 )
 SUFFIXES = ".csv, .tsv, .csv.gz, .tsv.gz, .parquet, .pq"
 NO_FOLDER = "expected a folder that exists for nowhere/f, got no such folder: nowhere"

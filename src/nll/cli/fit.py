@@ -12,11 +12,15 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 import typer
+from torch.distributions import Normal
 
 from nll.cli import terminal
+from nll.cli.columns import in_place, right_censored
 from nll.cli.tables import read_table
-from nll.likelihood.families import FAMILIES
+from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
+from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
+from nll.likelihood.groups import GroupedFit
 from nll.likelihood.observations import label, observe
 from nll.likelihood.result import Fit
 from nll.regression import design as designs
@@ -28,7 +32,9 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-_DISTRIBUTIONS = {_snake(f.name): f for f in FAMILIES.values() if not f.columns and not f.given}
+_PLAIN = [f for f in FAMILIES.values() if not (f.columns or f.given or isinstance(f, CompoundFamily))]
+_MADE = [family_of(made) for made in (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))]
+_DISTRIBUTIONS = {_snake(f.name): f for f in (*_PLAIN, *_MADE)}
 _REGRESSIONS = ("softmax", *RESPONSES)
 
 
@@ -48,12 +54,14 @@ class Job(NamedTuple):
     alpha: float
     weights: str | None
     missing: str
+    censored_right: str | None = None
+    by: str | None = None
 
 
 class Fitted(NamedTuple):
     """A fit, and what its report shows besides."""
 
-    fit: Fit
+    fit: Fit | GroupedFit
     title: str
     shown: dict[str, Any]
 
@@ -72,6 +80,10 @@ def fit(
     baseline: Annotated[str | None, typer.Option(help="The class that the others are compared with.")] = None,
     alpha: Annotated[float, typer.Option(min=0.0, help="Ridge penalty of a softmax regression.")] = 0.0,
     weights: Annotated[str | None, typer.Option(help="The column of frequencies: how often a row was seen.")] = None,
+    censored_right: Annotated[
+        str | None, typer.Option(help="With --column: the column that is 1 where the value is a lower bound, else 0.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="With --column: the column of groups, each fitted on its own.")] = None,
     missing: Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")] = Missing.error,
     level: Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")] = 0.95,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
@@ -86,24 +98,32 @@ def fit(
     try:
         _require_places(table, json_file, report)
         family = _family(formula, column, family, baseline, alpha)
-        job = Job(table, family, baseline, alpha, weights, policy)
+        if column is None and (censored_right is not None or by is not None):
+            raise ValueError("expected --censored-right and --by with --column only")
+        if by is not None and report is not None:
+            raise ValueError("expected no --report with --by: it draws one fit")
+        job = Job(table, family, baseline, alpha, weights, policy, censored_right, by)
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
     except (ValueError, TypeError) as error:
         _fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
+    found = fitted.fit
     try:  # before the table is printed: who reads that may stop listening
         if json_file is not None:
-            _write_json(fitted.fit, level, json_file)
+            _write_json(found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level), json_file)
         if report is not None:
             with terminal.Stages(console) as stages:
                 stages.say("Drawing the report")
                 report.write_text(_page(fitted, level), encoding="utf-8")
     except OSError as error:
         _fail(f"expected a file that can be written, got: {error}")
-    terminal.show(console, fitted.fit, level)
+    if isinstance(found, GroupedFit):
+        terminal.show_groups(console, found)
+        raise typer.Exit(0 if bool(found.converged.all()) else 1)
+    terminal.show(console, found, level)
     if report is not None:
         console.print(f"Report: {report}", highlight=False)
-    raise typer.Exit(0 if fitted.fit.converged else 1)
+    raise typer.Exit(0 if found.converged else 1)
 
 
 def _family(formula: str | None, column: str | None, family: str | None, baseline: str | None, alpha: float) -> str:
@@ -185,27 +205,35 @@ def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fi
 
 
 def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
-    wanted = [column] + ([job.weights] if job.weights else [])
+    wanted = list(dict.fromkeys(name for name in (column, job.weights, job.censored_right, job.by) if name is not None))
     stages.say(f"Reading {job.path.name}")
-    table = read_table(job.path, list(dict.fromkeys(wanted)))
+    table = read_table(job.path, wanted)
     designs.require_columns(wanted, [str(name) for name in table.columns])
     frame, dropped = designs.complete_rows(table, wanted, job.missing)
     title = f"{column} as {job.family} ({job.path.name})"
     # In their places in the table, so that errors name its rows; the incomplete ones are missing and weigh nothing.
     categorical = job.family == "categorical"
-    data: Any = np.full(len(table), None if categorical else np.nan, dtype=object if categorical else np.float64)
-    data[frame.index] = frame[column].astype(object) if categorical else designs.numbers(frame[column], column)
+    data: Any = np.full(len(table), None, dtype=object) if categorical else in_place(frame, column, len(table))
+    if categorical:
+        data[frame.index] = frame[column].astype(object)
     weights = np.zeros(len(table))
     weights[frame.index] = 1.0 if job.weights is None else designs.numbers(frame[job.weights], job.weights)
-    observed = observe(data, weights, missing="drop", categorical=categorical)
-    family = _DISTRIBUTIONS[job.family]
-    fitted = fit_family(family.distribution, data, weights=weights, missing="drop")
-    return Fitted(replace(fitted, response=column, dropped=dropped), title, {"drawn": (family, observed)})
+    family, shown = _DISTRIBUTIONS[job.family], {}
+    if job.censored_right is not None:
+        data = right_censored(frame, data, job.censored_right)
+    elif job.by is None:
+        shown = {"drawn": (family, observe(data, weights, missing="drop", categorical=categorical))}
+    groups = None if job.by is None else table[job.by].to_numpy()
+    fitted = fit_family(family.distribution, data, weights=weights, groups=groups, missing="drop", progress=stages.step)
+    if isinstance(fitted, Fit):
+        fitted = replace(fitted, response=column)
+    return Fitted(replace(fitted, dropped=dropped), title, shown)
 
 
 def _page(fitted: Fitted, level: float) -> str:
     from nll.report import html, plots
 
+    assert isinstance(fitted.fit, Fit)
     shown = dict(fitted.shown)
     family, observed = shown.pop("drawn", (None, None))
     if family is not None and fitted.fit.converged:
@@ -226,8 +254,8 @@ def _require_places(table: Path, *files: Path | None) -> None:
             raise ValueError(f"expected a folder that exists for {file}, got no such folder: {file.parent}")
 
 
-def _write_json(fit: Fit, level: float, file: Path) -> None:
-    text = json.dumps(_finite(fit.to_dict(level)), indent=1, allow_nan=False)
+def _write_json(result: dict[str, Any], file: Path) -> None:
+    text = json.dumps(_finite(result), indent=1, allow_nan=False)
     if str(file) == "-":
         typer.echo(text)
     else:

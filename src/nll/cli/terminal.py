@@ -10,10 +10,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from nll.likelihood.groups import GroupedFit
 from nll.likelihood.result import Fit
 from nll.report import table
 
 _PATIENCE = 1.0  # seconds without a word
+_GROUPS = 40  # lines of groups
 
 
 def console(stderr: bool) -> Console:
@@ -43,6 +45,27 @@ def show(console: Console, fit: Fit, level: float) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for group in groups:
         console.print(_estimates(group, widths))
+
+
+def show_groups(console: Console, fit: GroupedFit) -> None:
+    """Print a line for each group, estimates with their errors below the names; of many the first."""
+    columns = fit.to_dict()
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
+    for name in columns:
+        shown.add_column(Text(name), justify="left" if name in ("group", "converged") else "right", no_wrap=True)
+    for i in range(min(len(fit), _GROUPS)):
+        shown.add_row(*(Text(_cell(column[i])) for column in columns.values()))
+    console.print(shown)
+    if len(fit) > _GROUPS:
+        console.print(f"... and {len(fit) - _GROUPS} more; --json has all", highlight=False, markup=False)
+    left = f"; {fit.dropped} rows with missing values left out" if fit.dropped else ""
+    console.print(f"\n{fit}{left}", highlight=False, markup=False)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return table.number(value, 7) if isinstance(value, float) else str(value)
 
 
 def _estimates(group: table.Group, widths: list[int]) -> Table:

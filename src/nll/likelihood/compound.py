@@ -120,7 +120,7 @@ def start_of(family: Family, values: Tensor, weights: Tensor) -> Params:
 # ---- Shifted -------------------------------------------------------------------------------------------------------
 
 
-_SHIFTED = (td.Gamma, td.Weibull, td.LogNormal, InverseGaussian, td.InverseGamma)
+SHIFTED = (td.Gamma, td.Weibull, td.LogNormal, InverseGaussian, td.InverseGamma)
 
 
 @cache
@@ -130,8 +130,8 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
     Of Gamma, Weibull, LogNormal, InverseGaussian and InverseGamma. Where the density may be infinite at `loc`, or
     narrow onto the smallest observation, the likelihood is unbounded: the fit is its largest maximum inside.
     """
-    if family not in _SHIFTED:
-        names = ", ".join(f.__name__ for f in _SHIFTED)
+    if family not in SHIFTED:
+        names = ", ".join(f.__name__ for f in SHIFTED)
         raise ValueError(f"expected a family to shift ({names}), got {getattr(family, '__name__', family)!r}")
     inner = family_of(family)
     own = "location" if "loc" in inner.parameters else "loc"
@@ -179,15 +179,18 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
 # ---- Zero-inflated -------------------------------------------------------------------------------------------------
 
 
+INFLATED = (td.Poisson, td.NegativeBinomial, td.Geometric)
+
+
 @cache
 def zero_inflated(family: type[td.Distribution]) -> type[Compound]:
     """Counts that are 0 with probability `gate`, and else have the family's distribution (Lambert 1992).
 
     Of Poisson, NegativeBinomial and Geometric.
     """
-    if family not in (td.Poisson, td.NegativeBinomial, td.Geometric):
-        got = getattr(family, "__name__", family)
-        raise ValueError(f"expected a family of counts (Poisson, NegativeBinomial, Geometric), got {got!r}")
+    if family not in INFLATED:
+        names = ", ".join(f.__name__ for f in INFLATED)
+        raise ValueError(f"expected a family of counts ({names}), got {getattr(family, '__name__', family)!r}")
     inner = family_of(family)
 
     def log_prob(values: Tensor, gate: Tensor, **params: Tensor) -> Tensor:

@@ -264,7 +264,9 @@ def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
     if family.start is not None:
         return family.start(values, weights)
     if family.estimate is not None:
-        return family.estimate(*((values, weights) if family.columns else (values.reshape(-1), weights.reshape(-1))))
+        plain = (values, weights) if family.columns else (values.reshape(-1), weights.reshape(-1))
+        found = family.estimate(*plain)
+        return {name: torch.where(v.isfinite() & (v != 0), v, 1.0) for name, v in found.items()}  # off the borders
     parameters = family.constraints(1)
     return {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in parameters.items()}
 

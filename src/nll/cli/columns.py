@@ -1,0 +1,30 @@
+"""Columns of a table as the data of a fit, in their places, so that errors name the rows of the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nll.likelihood.observations import Censored, censored
+from nll.regression import design as designs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def in_place(complete: pd.DataFrame, column: str, rows: int) -> np.ndarray:
+    """A column of numbers; NaN in the rows that are not complete."""
+    data = np.full(rows, np.nan)
+    data[complete.index] = designs.numbers(complete[column], column)
+    return data
+
+
+def right_censored(complete: pd.DataFrame, data: np.ndarray, column: str) -> Censored:
+    """Values of which those marked with 1 in a column are lower bounds only. ValueError for another mark."""
+    marks = in_place(complete, column, len(data))
+    wrong = complete.index[~np.isin(marks[complete.index], (0.0, 1.0))]
+    if len(wrong):
+        got = f"{marks[wrong[0]]:g} at row {wrong[0]}"
+        raise ValueError(f"expected 0 or 1 in column {column!r}, got {got}")
+    return censored(data, right=marks == 1.0)
