@@ -48,6 +48,7 @@ def test_each_group_is_as_if_it_were_alone(family, truth):
     table = found.to_dict()
     assert table["group"] == found.groups
     assert {len(column) for column in table.values()} == {5}
+    assert found.to_pandas().shape == (5, len(table) - 1)
 
 
 def test_groups_without_a_maximum_say_so():

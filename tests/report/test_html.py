@@ -13,8 +13,6 @@ from torch import distributions as td
 from truth import SPECTOR, spector
 
 from nll import SoftmaxRegression, fit
-from nll.likelihood.families import FAMILIES
-from nll.likelihood.observations import observe
 from nll.report import plots, table
 from nll.report.assess import calibration, confusion
 from nll.report.html import page
@@ -65,9 +63,8 @@ def regression_page(names=("no", "yes"), **options) -> tuple:
 
 
 def normal_page() -> tuple:
-    result, observed = fit(td.Normal, [1.0, 2.5, 4.0]), observe([1.0, 2.5, 4.0])
-    figure = plots.distribution(result, FAMILIES[td.Normal], observed.values, observed.weights)
-    return result, page(result, title="Three numbers", distribution=figure)
+    result = fit(td.Normal, [1.0, 2.5, 4.0])
+    return result, page(result, title="Three numbers", distribution=result.plot("distribution"))
 
 
 @pytest.mark.parametrize("make", [regression_page, normal_page])
@@ -146,5 +143,5 @@ def test_how_many_parameters_are_drawn_is_said(monkeypatch):
     result, text = regression_page()
     assert "parameters with an error are shown" not in text
     everything = plots.likelihood_curves
-    monkeypatch.setattr(plots, "likelihood_curves", lambda fit, level: everything(fit, level, most=3))
+    monkeypatch.setattr(plots, "likelihood_curves", lambda fit, level, **more: everything(fit, level, most=3))
     assert "The first 3 of 4 parameters with an error are shown." in page(result, title="")

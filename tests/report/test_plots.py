@@ -12,8 +12,6 @@ from torch import distributions as td
 from truth import ANES96, anes96
 
 from nll import Fit, SoftmaxRegression, fit
-from nll.likelihood.families import FAMILIES
-from nll.likelihood.observations import observe
 from nll.report import plots
 from nll.report.assess import calibration
 
@@ -70,8 +68,7 @@ def test_where_the_likelihood_is_not_defined_there_is_no_curve():
 
 def distribution(model, data, **options):
     result = fit(model, data, **options)
-    observed = observe(data, categorical=model is td.Categorical)
-    return result, plots.distribution(result, FAMILIES[model], observed.values, observed.weights).axes
+    return result, result.plot("distribution").axes
 
 
 @pytest.mark.parametrize("model", [td.Normal, td.Laplace, td.LogNormal, td.Exponential, td.Uniform])

@@ -218,27 +218,25 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
         data[frame.index] = frame[column].astype(object)
     weights = np.zeros(len(table))
     weights[frame.index] = 1.0 if job.weights is None else designs.numbers(frame[job.weights], job.weights)
-    family, shown = _DISTRIBUTIONS[job.family], {}
+    family = _DISTRIBUTIONS[job.family]
     if job.censored_right is not None:
         data = right_censored(frame, data, job.censored_right)
-    elif job.by is None:
-        shown = {"drawn": (family, observe(data, weights, missing="drop", categorical=categorical))}
     groups = None if job.by is None else table[job.by].to_numpy()
     fitted = fit_family(family.distribution, data, weights=weights, groups=groups, missing="drop", progress=stages.step)
     if isinstance(fitted, Fit):
         fitted = replace(fitted, response=column)
-    return Fitted(replace(fitted, dropped=dropped), title, shown)
+    return Fitted(replace(fitted, dropped=dropped), title, {})
 
 
 def _page(fitted: Fitted, level: float) -> str:
-    from nll.report import html, plots
+    from nll.likelihood import pictures
+    from nll.report import html
 
-    assert isinstance(fitted.fit, Fit)
-    shown = dict(fitted.shown)
-    family, observed = shown.pop("drawn", (None, None))
-    if family is not None and fitted.fit.converged:
-        shown["distribution"] = plots.distribution(fitted.fit, family, observed.values, observed.weights)
-    return html.page(fitted.fit, title=fitted.title, level=level, **shown)
+    found = fitted.fit
+    assert isinstance(found, Fit)
+    profiles = pictures.profiles_of(found, level)
+    drawn = pictures.of_data(found)
+    return html.page(found, title=fitted.title, level=level, distribution=drawn, profiles=profiles, **fitted.shown)
 
 
 def _require_places(table: Path, *files: Path | None) -> None:

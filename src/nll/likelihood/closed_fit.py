@@ -13,7 +13,7 @@ from torch.distributions import Exponential, constraints
 from nll.likelihood.family import Family
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import Observations, total
-from nll.likelihood.parameters import Params
+from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.result import Fit, Labels
 
 
@@ -116,6 +116,15 @@ class _FamilyLogLikelihood(LogLikelihood):
 
     def __init__(self, family: Family, observed: Observations, given: dict[str, Tensor], shapes: dict[str, Any]):
         self.family, self.observed, self.given, self.shapes = family, observed, given, shapes
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters that the vector holds."""
+        known: dict[str, Parameter] = {}
+        for name, shape in self.shapes.items():
+            constraint = constraints.simplex if self.family.simplex else constraints.real
+            known[name] = Parameter(constraints.positive_definite if len(shape) == 2 else constraint, tuple(shape))
+        return known
 
     def __call__(self, vector: Tensor) -> float:
         parts = vector.split([shape.numel() for shape in self.shapes.values()])

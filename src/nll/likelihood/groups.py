@@ -55,6 +55,12 @@ class GroupedFit:
             columns[f"{name} std err"] = self.standard_errors[name].tolist()
         return columns | {"log_likelihood": self.log_likelihood.tolist(), "converged": self.converged.tolist()}
 
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each group."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_dict()).set_index("group")
+
     def __len__(self) -> int:
         """How many groups there are."""
         return len(self.groups)

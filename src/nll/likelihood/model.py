@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from nll.likelihood.parameters import Parameter, Params
+from nll.likelihood.parameters import Parameter, Params, moved
 
 
 class LogLikelihood(ABC):
@@ -26,9 +26,13 @@ class LogLikelihood(ABC):
 
     def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
         """Return the log-likelihood as parameter `index` moves by each of `steps` and the others stay."""
-        unit = torch.zeros_like(vector)
-        unit[index] = 1.0
-        return torch.tensor([self(vector + step * unit) for step in steps], dtype=torch.float64)
+        known = self.parameters
+        return torch.tensor([self(moved(known, vector, index, s)) for s in steps.tolist()], dtype=torch.float64)
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The parameters that the vector holds; none where each number stands for itself."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,30 @@ class Layout:
         ]
 
 
+def moved(parameters: Mapping[str, Parameter], vector: Tensor, index: int, step: float) -> Tensor:
+    """Flattened parameters with one number moved, and with it what its constraint ties to it: the other shares of a
+    simplex keep their ratios, and a symmetric matrix stays symmetric.
+    """
+    found, at = vector.clone(), 0
+    if not parameters:
+        found[index] += step
+    for parameter in parameters.values():
+        size = math.prod(parameter.shape)
+        own, place = found[at : at + size], index - at
+        at += size
+        if not 0 <= place < size:
+            continue
+        if isinstance(parameter.constraint, type(constraints.simplex)):
+            own *= (1 - own[place] - step) / (1 - own[place])
+            own[place] = vector[index] + step
+        else:
+            own[place] += step
+            row, column = divmod(place, parameter.shape[-1] if parameter.shape else 1)
+            if parameter.constraint is constraints.positive_definite and row != column:
+                own[column * parameter.shape[-1] + row] += step
+    return found
+
+
 def _inside(value: Tensor, constraint: Constraint) -> Tensor:
     """The value, moved off the border of its constraint, where the numbers would be infinite."""
     tiny = torch.finfo(torch.float64).tiny

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.search import Found
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -196,6 +199,39 @@ class Fit:
             except (pickle.PicklingError, AttributeError, TypeError):
                 state[name] = None
         return state
+
+    def plot(self, what: str | None = None, level: float = 0.95) -> Figure:
+        """Draw the fit; a matplotlib Figure, that a notebook shows and `savefig` writes.
+
+        Args:
+            what: "distribution", the data and the fitted distribution (of right-censored data Kaplan and Meier's
+                curve); "qq", normal scores of the data in the fit, of counts a hanging rootogram; "likelihood", the
+                log-likelihood along each parameter with its intervals; "profile", its largest value with each
+                parameter held. None: all there are, but the profile in the panels of the likelihood.
+            level: of the intervals.
+
+        Raises: ValueError for a picture that there is none of; ModuleNotFoundError without matplotlib.
+        """
+        from nll.likelihood.pictures import figure
+
+        return figure(self, what, level)
+
+    def to_pandas(self, level: float = 0.95) -> Any:
+        """A DataFrame with a row for each number: estimate, std err, z, p value (of the value 0), low, high."""
+        import pandas as pd
+
+        bounds = torch.cat([value.reshape(-1, 2) for value in self.interval(level).values()])
+        errors = self.covariance.diagonal().clamp(min=0).sqrt()
+        z = self.vector / errors
+        columns = {"estimate": self.vector, "std err": errors, "z": z, "p value": intervals.p_value(z)}
+        columns |= {"low": bounds[:, 0], "high": bounds[:, 1]}
+        return pd.DataFrame({name: value.numpy() for name, value in columns.items()}, index=pd.Index(self.names))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from nll.report.notebook import fragment
+
+        return fragment(self)
 
     def summary(self) -> str:
         """The table that people know, as plain text."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from nll.likelihood import covariance as cov
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.optimise import Optimum, Progress
-from nll.likelihood.parameters import Layout, Params
+from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import MOST_INFORMATION, Problem
 
 # An error of a free number, which is the logarithm or the like of a parameter, at which its value is unknown.
@@ -255,6 +255,11 @@ class AtParameters(LogLikelihood):
     def __init__(self, found: Found) -> None:
         self.problem, self.units, self.density = found.problem, found.units, found.density
         self.layout: Layout = found.problem.layout
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters that the vector holds."""
+        return self.layout.parameters
 
     def __call__(self, vector: Tensor) -> float:
         """Return it."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from nll.report import plots, table
 
 if TYPE_CHECKING:
+    from nll.likelihood.pictures import ProfileCurve
     from nll.likelihood.result import Fit
     from nll.report.assess import Calibration
 
@@ -25,6 +26,7 @@ def page(
     confusion: np.ndarray | None = None,
     calibration: Sequence[Calibration] = (),
     distribution: Figure | None = None,
+    profiles: Sequence[ProfileCurve] = (),
 ) -> str:
     """Render a fit: header, table, the likelihood along each parameter, and how it meets the data.
 
@@ -36,9 +38,10 @@ def page(
         confusion: (K, K) counts, rows seen and columns predicted.
         calibration: a curve for each class, or one for the mean.
         distribution: a figure of the fitted distribution over the data.
+        profiles: of the likelihood, where the other parameters are at their best.
     """
     environment = Environment(loader=PackageLoader("nll.report"), autoescape=select_autoescape(default=True))
-    curves = plots.likelihood_curves(fit, level)
+    curves = plots.likelihood_curves(fit, level, profiles=profiles)
     return environment.get_template("report.html.j2").render(
         title=title,
         fit=fit,
@@ -46,6 +49,7 @@ def page(
         header=table.header(fit),
         groups=table.groups(fit, level),
         curves=None if curves is None else plots.svg(curves),
+        profiled=bool(profiles),
         drawn=0 if curves is None else len(curves.axes),
         confusion=None if confusion is None else _cells(classes, confusion),
         calibration=plots.svg(plots.calibration(list(calibration), level)) if calibration else None,

@@ -4,49 +4,122 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 if TYPE_CHECKING:
-    from nll.likelihood.family import Family
+    from nll.likelihood.pictures import ProfileCurve
     from nll.likelihood.result import Fit
     from nll.report.assess import Calibration
 
-_BLUE, _GREY, _RED = "#1f5fa8", "#9a9a9a", "#b3261e"
-_BARS = 500  # more numbers than this are shown as a density
+_BLUE, _GREY, _RED, _GREEN = "#1f5fa8", "#9a9a9a", "#b3261e", "#2e7d32"
 _PANELS = 5  # in a row of the grid
 
 
-def likelihood_curves(fit: Fit, level: float = 0.95, most: int = 60) -> Figure | None:
+def likelihood_curves(
+    fit: Fit, level: float = 0.95, most: int = 60, profiles: Sequence[ProfileCurve] = ()
+) -> Figure | None:
     """The log-likelihood along each parameter, the others held at the estimate.
 
-    Dashed: the quadratic that the standard errors assume. Shaded: the Wald interval of the level. At most `most`
-    parameters that have a standard error are drawn; None when there is none.
+    Dashed: the quadratic that the standard errors assume. Shaded: the Wald interval of the level. Green: the profile,
+    with the others at their best, and its interval, where there is one. At most `most` parameters that have a standard
+    error are drawn; None when there is none.
     """
-    errors = fit.covariance.diagonal().sqrt()
-    drawn = [i for i in range(len(errors)) if bool(torch.isfinite(errors[i]) & (errors[i] > 0))][:most]
-    if fit.log_likelihood_at is None or not drawn:
+    drawn = _drawn(fit, most)
+    if not drawn:
         return None
     figure, axes = _grid(len(drawn), 2.6, 2.1)
+    _likelihoods(axes, fit, drawn, level, profiles)
+    return figure
+
+
+def likelihoods(fit: Fit, level: float, most: int, profiles: Sequence[ProfileCurve]) -> Figure:
+    """The same of a fit that has errors."""
+    figure = likelihood_curves(fit, level, most, profiles)
+    assert figure is not None
+    return figure
+
+
+def _drawn(fit: Fit, most: int) -> list[int]:
+    if fit.log_likelihood_at is None:
+        return []
+    errors = fit.covariance.diagonal().sqrt()
+    return [i for i in range(len(errors)) if bool(torch.isfinite(errors[i]) & (errors[i] > 0))][:most]
+
+
+def _likelihoods(axes: list[Axes], fit: Fit, drawn: list[int], level: float, profiles: Sequence[ProfileCurve]) -> None:
+    errors, known = fit.covariance.diagonal().sqrt(), {curve.name: curve for curve in profiles}
     for axis, i in zip(axes, drawn, strict=True):
         _likelihood_curve(axis, fit, i, float(errors[i]), _reach(level))
+        if fit.names[i] in known:
+            bottom = axis.get_ylim()[0]
+            _profile(axis, known[fit.names[i]])
+            axis.set_ylim(bottom=bottom)
+
+
+def profiles(curves: Sequence[ProfileCurve], level: float) -> Figure:
+    """The profile of each parameter, its interval where it crosses the dotted line, and Wald's interval shaded."""
+    figure, axes = _grid(len(curves), 3.0, 2.4)
+    for axis, curve in zip(axes, curves, strict=True):
+        reach = _reach(level)
+        axis.axvspan(
+            curve.estimate - reach * curve.error, curve.estimate + reach * curve.error, color=_BLUE, alpha=0.1, lw=0
+        )
+        _profile(axis, curve)
+        axis.plot(curve.at, -0.5 * ((curve.at - curve.estimate) / curve.error) ** 2, color=_GREY, lw=1.0, ls="--")
+        axis.axhline(-0.5 * reach**2, color=_GREY, lw=0.8, ls=":")
+        axis.axvline(curve.estimate, color=_RED, lw=0.8)
+        axis.set_ylim(-1.1 * reach**2, 0.1 * reach**2)
+        _label(axis, curve.name)
+    return figure
+
+
+def _profile(axis: Axes, curve: ProfileCurve) -> None:
+    axis.plot(curve.at, curve.gain, color=_GREEN, lw=1.4)
+    for end in curve.interval:
+        if math.isfinite(end):
+            axis.axvline(end, color=_GREEN, lw=0.8, ls=":")
+
+
+def sheet(
+    data: list[Callable[[Axes], None]], curves: tuple[Fit, float, Sequence[ProfileCurve]] | None = None
+) -> Figure:
+    """Pictures of the data side by side, and below them the likelihood along each parameter."""
+    drawn = [] if curves is None else _drawn(curves[0], 60)
+    columns = min(_PANELS, len(drawn))
+    rows = math.ceil(len(drawn) / columns) if drawn else 0
+    top, below = (3.6 if data else 0.0), 2.1 * rows
+    figure = Figure(figsize=(max(5.4 * len(data), 2.6 * columns), top + below), layout="constrained")
+    if data and drawn:
+        upper, lower = list(figure.subfigures(2, 1, height_ratios=[top, below]))  # type: ignore[arg-type]
+    else:
+        upper = lower = figure
+    if data:
+        for draw, axis in zip(data, upper.subplots(1, len(data), squeeze=False)[0], strict=True):
+            draw(axis)
+    if drawn and curves is not None:
+        _likelihoods(_panels(lower, len(drawn)), curves[0], drawn, *curves[1:])
     return figure
 
 
 def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with so many axes of one size, five in a row."""
     columns = min(_PANELS, panels)
-    rows = math.ceil(panels / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).reshape(-1))
+    figure = Figure(figsize=(width * columns, height * math.ceil(panels / columns)), layout="constrained")
+    return figure, _panels(figure, panels)
+
+
+def _panels(figure: Any, panels: int) -> list[Axes]:
+    columns = min(_PANELS, panels)
+    axes = list(figure.subplots(math.ceil(panels / columns), columns, squeeze=False).reshape(-1))
     for axis in axes[panels:]:
         figure.delaxes(axis)
-    return figure, axes[:panels]
+    return axes[:panels]
 
 
 def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, reach: float) -> None:
@@ -59,7 +132,11 @@ def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, reach: flo
     axis.plot(at + steps, gain, color=_BLUE, lw=1.4)
     axis.plot(at + steps, _quadratic(steps, gain), color=_GREY, lw=1.0, ls="--")
     axis.axvline(at, color=_RED, lw=0.8)
-    axis.set_title(_short(fit.names[index]), fontsize=8)
+    _label(axis, fit.names[index])
+
+
+def _label(axis: Axes, name: str) -> None:
+    axis.set_title(_short(name), fontsize=8)
     axis.tick_params(labelsize=6.5)
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.locator_params(axis="x", nbins=4)
@@ -90,30 +167,6 @@ def calibration(curves: list[Calibration], level: float = 0.95) -> Figure:
         axis.tick_params(labelsize=6.5 if len(curves) > 1 else 8)
     figure.supxlabel("predicted", fontsize=9)
     figure.supylabel("observed", fontsize=9)
-    return figure
-
-
-def distribution(fit: Fit, family: Family, values: Tensor, weights: Tensor) -> Figure:
-    """The data as shares or a density, and the fitted probabilities or density over them."""
-    data, share = values.numpy(), (weights / weights.sum()).numpy()
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axis = figure.subplots()
-    if family.discrete and data.max() < _BARS:
-        at = torch.arange(int(data.max()) + 1, dtype=torch.float64)
-        axis.bar(at, np.bincount(data.astype(int), share), color=_BLUE, alpha=0.35, label="data")
-        axis.plot(at, family.log_probs(at, fit.params, {}).exp(), "o", color=_RED, ms=4, label="fit")
-        axis.set_ylabel("probability")
-        if fit.labels:
-            axis.set_xticks(at.numpy(), fit.labels["probs"][0], rotation=30, ha="right")
-    else:
-        bins = min(80, max(5, math.ceil(2 * len(data) ** (1 / 3))))
-        axis.hist(data, bins=bins, weights=share, density=True, color=_BLUE, alpha=0.35, label="data")
-        at = torch.linspace(float(data.min()), float(data.max()), 400, dtype=torch.float64)
-        at = at.round().unique() if family.discrete else at
-        axis.plot(at, family.log_probs(at, fit.params, {}).exp(), color=_RED, lw=1.4, label="fit")
-        axis.set_ylabel("density")
-    axis.set_xlabel(fit.response or "x")
-    axis.legend(frameon=False)
     return figure
 
 
