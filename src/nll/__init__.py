@@ -16,9 +16,11 @@ from nll.functional import (
     sampled_cross_entropy,
     token_statistics,
 )
+from nll.likelihood.compare import Comparison, compare
 from nll.likelihood.compound import mixture, shifted, zero_inflated
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.likelihood.fit import fit
+from nll.likelihood.goodness import GoodnessOfFit, goodness_of_fit
 from nll.likelihood.hypotheses import Choice, most_likely
 from nll.likelihood.model import Likelihood
 from nll.likelihood.observations import censored, importance, sampling, truncated
@@ -32,11 +34,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Choice",
+    "Comparison",
     "CrossEntropyLoss",
     "Estimate",
     "Explanation",
     "Fit",
     "GeneralizedExtremeValue",
+    "GoodnessOfFit",
     "InverseGaussian",
     "Likelihood",
     "LinearCrossEntropyLoss",
@@ -48,9 +52,11 @@ __all__ = [
     "accuracy",
     "censored",
     "check_labels",
+    "compare",
     "cross_entropy",
     "explain",
     "fit",
+    "goodness_of_fit",
     "importance",
     "linear_cross_entropy",
     "linear_kl_divergence",

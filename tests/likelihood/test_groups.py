@@ -51,6 +51,25 @@ def test_each_group_is_as_if_it_were_alone(family, truth):
     assert found.to_pandas().shape == (5, len(table) - 1)
 
 
+@pytest.mark.parametrize("family", [td.Gumbel, td.StudentT, td.Weibull, td.InverseGamma, GeneralizedExtremeValue])
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1e-6), (0.0, 1e9), (1e6, 1e3)])
+def test_units_do_not_matter(family, shift, scale):
+    if shift and family in (td.Weibull, td.InverseGamma):
+        pytest.skip("positive numbers have no shift")
+    rng = np.random.default_rng(0)
+    draws = {td.StudentT: rng.standard_t(3, 300), td.Weibull: rng.weibull(2, 300), td.InverseGamma: rng.weibull(2, 300)}
+    x = shift + scale * draws.get(family, rng.gumbel(size=300))
+    found = fit(family, x, groups=np.arange(300) % 3)
+    assert bool(found.converged.all())
+    for i in range(3):
+        alone = fit(family, x[i::3])
+        assert float(found.log_likelihood[i]) == pytest.approx(alone.log_likelihood, rel=1e-9)
+        for name, value in alone.params.items():
+            error = float(alone.standard_errors[name])
+            assert float(found.params[name][i]) == pytest.approx(float(value), abs=1e-4 * error)
+            assert float(found.standard_errors[name][i]) == pytest.approx(error, rel=1e-4)
+
+
 def test_groups_without_a_maximum_say_so():
     x = torch.tensor([1.0, 2.0, 4.0, 3.0, 3.0, 5.0, 7.0, 9.0, 8.0, 2.0], dtype=torch.float64)
     found = fit(td.Weibull, x, groups=[0, 0, 0, 1, 1, 2, 2, 2, 2, 3])

@@ -8,6 +8,7 @@ import typer
 
 from nll import __version__
 from nll.cli.bench import bench
+from nll.cli.compare import compare
 from nll.cli.fit import fit
 from nll.cli.info import info
 
@@ -30,5 +31,6 @@ def about(
 
 
 app.command()(fit)
+app.command()(compare)
 app.command()(info)
 app.command()(bench)

@@ -34,7 +34,7 @@ def _snake(name: str) -> str:
 
 _PLAIN = [f for f in FAMILIES.values() if not (f.columns or f.given or isinstance(f, CompoundFamily))]
 _MADE = [family_of(made) for made in (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))]
-_DISTRIBUTIONS = {_snake(f.name): f for f in (*_PLAIN, *_MADE)}
+DISTRIBUTIONS = {_snake(f.name): f for f in (*_PLAIN, *_MADE)}
 _REGRESSIONS = ("softmax", *RESPONSES)
 
 
@@ -74,7 +74,7 @@ def fit(
         str | None,
         typer.Option(
             help=f"With a formula: {', '.join(_REGRESSIONS)} (softmax unless given). "
-            f"With --column: {', '.join(_DISTRIBUTIONS)} ."
+            f"With --column: {', '.join(DISTRIBUTIONS)} ."
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="The class that the others are compared with.")] = None,
@@ -96,7 +96,7 @@ def fit(
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
     try:
-        _require_places(table, json_file, report)
+        require_places(table, json_file, report)
         family = _family(formula, column, family, baseline, alpha)
         if column is None and (censored_right is not None or by is not None):
             raise ValueError("expected --censored-right and --by with --column only")
@@ -106,17 +106,17 @@ def fit(
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
     except (ValueError, TypeError) as error:
-        _fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
+        fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
     found = fitted.fit
     try:  # before the table is printed: who reads that may stop listening
         if json_file is not None:
-            _write_json(found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level), json_file)
+            write_json(found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level), json_file)
         if report is not None:
             with terminal.Stages(console) as stages:
                 stages.say("Drawing the report")
                 report.write_text(_page(fitted, level), encoding="utf-8")
     except OSError as error:
-        _fail(f"expected a file that can be written, got: {error}")
+        fail(f"expected a file that can be written, got: {error}")
     if isinstance(found, GroupedFit):
         terminal.show_groups(console, found)
         raise typer.Exit(0 if bool(found.converged.all()) else 1)
@@ -132,7 +132,7 @@ def _family(formula: str | None, column: str | None, family: str | None, baselin
         raise ValueError("expected a formula or --column, got " + ("neither" if column is None else "both"))
     if column is not None and family is None:
         raise ValueError("expected --family with --column, got none")
-    known = _REGRESSIONS if column is None else _DISTRIBUTIONS
+    known = _REGRESSIONS if column is None else DISTRIBUTIONS
     family = family or "softmax"
     if family not in known:
         raise ValueError(f"expected --family to be one of {', '.join(known)}, got {family!r}")
@@ -218,7 +218,7 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
         data[frame.index] = frame[column].astype(object)
     weights = np.zeros(len(table))
     weights[frame.index] = 1.0 if job.weights is None else designs.numbers(frame[job.weights], job.weights)
-    family = _DISTRIBUTIONS[job.family]
+    family = DISTRIBUTIONS[job.family]
     if job.censored_right is not None:
         data = right_censored(frame, data, job.censored_right)
     groups = None if job.by is None else table[job.by].to_numpy()
@@ -239,7 +239,7 @@ def _page(fitted: Fitted, level: float) -> str:
     return html.page(found, title=fitted.title, level=level, distribution=drawn, profiles=profiles, **fitted.shown)
 
 
-def _require_places(table: Path, *files: Path | None) -> None:
+def require_places(table: Path, *files: Path | None) -> None:
     """Complain before the fit, not after it, about a folder that is not there, and about writing over the table."""
     taken = [table.resolve()]
     for file in files:
@@ -252,7 +252,8 @@ def _require_places(table: Path, *files: Path | None) -> None:
             raise ValueError(f"expected a folder that exists for {file}, got no such folder: {file.parent}")
 
 
-def _write_json(result: dict[str, Any], file: Path) -> None:
+def write_json(result: dict[str, Any], file: Path) -> None:
+    """Write a result, or print it where the file is `-`."""
     text = json.dumps(_finite(result), indent=1, allow_nan=False)
     if str(file) == "-":
         typer.echo(text)
@@ -269,6 +270,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _fail(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Say what was expected and what was found, and stop with 2."""
     typer.echo(f"nll: {message}", err=True)
     raise typer.Exit(2)

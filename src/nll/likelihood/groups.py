@@ -115,6 +115,8 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     """Search the maximum for each row of values (B, m), weighted (B, m)."""
     own, count = layout(family.constraints(1)), len(weights)
     assert family.start is not None
+    units = _units_of_each(values, family.units)
+    values = values if units is None else (values - units.centre) / units.scale
     start = family.start(values, weights)
     if family.statistics is not None:  # their means tell all
         n = total(weights)
@@ -129,10 +131,51 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     inverse = torch.full_like(found.sums.information, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
     reached &= ~ran_off(problem, found.theta, inverse.diagonal(dim1=1, dim2=2).sqrt()).any(1)
-    covariance, jacobian = torch.full_like(inverse, torch.nan), own.jacobian(found.theta)[reached]
-    covariance[reached] = jacobian @ inverse[reached] @ jacobian.mT
-    params = {name: value.detach() for name, value in own.natural(found.theta).items()}
-    return Each(params, covariance, found.sums.log_likelihood, reached)
+    jacobian, params = own.jacobian(found.theta), own.natural(found.theta)
+    covariance = torch.full((count, jacobian.shape[1], jacobian.shape[1]), torch.nan, dtype=torch.float64)
+    value = found.sums.log_likelihood
+    if units is not None:
+        jacobian, params = units.factors(params).mT[..., None] * jacobian, units.given(params)
+        value = value if family.discrete else value - total(weights) * units.scale[:, 0].log()
+    covariance[reached] = jacobian[reached] @ inverse[reached] @ jacobian[reached].mT
+    return Each({name: v.detach() for name, v in params.items()}, covariance, value, reached)
+
+
+@dataclass(frozen=True)
+class _UnitsOfEach:
+    """The middle and the spread of each data set (B or 1, 1), and how parameters move with them."""
+
+    centre: Tensor
+    scale: Tensor
+    roles: dict[str, str]
+
+    def given(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters (B) of the data as given."""
+        centre = self.centre[:, 0]
+        return {
+            name: value * self._factor(name) + (centre if self.roles.get(name) == "location" else 0.0)
+            for name, value in params.items()
+        }
+
+    def factors(self, params: dict[str, Tensor]) -> Tensor:
+        """(P, B or 1): what each parameter is multiplied with."""
+        return torch.stack([self._factor(name) for name in params])
+
+    def _factor(self, name: str) -> Tensor:
+        role, scale = self.roles.get(name), self.scale[:, 0]
+        return torch.ones_like(scale) if role is None else 1 / scale if role == "rate" else scale
+
+
+def _units_of_each(values: Tensor, roles: dict[str, str] | None) -> _UnitsOfEach | None:
+    """Units in which the search for each is easy, as `units_of` has them for one."""
+    if not roles:
+        return None
+    centre = values.median(1, keepdim=True).values if "location" in roles.values() else torch.zeros_like(values[:, :1])
+    away = (values - centre).abs()
+    spread = away.median(1, keepdim=True).values
+    spread = torch.where(spread > 0, spread, away.amax(1, keepdim=True))
+    fine = (spread > 0) & spread.isfinite()
+    return _UnitsOfEach(centre, torch.where(fine, torch.exp2(spread.log2().round()), 1.0), roles)
 
 
 def _formula_each(family: Family, values: Tensor, weights: Tensor) -> Each:

@@ -49,6 +49,7 @@ class Fit:
     null_log_likelihood: float | None = None  # of the model with constants only
     response: str | None = None
     baseline: str | None = None  # the class that the others are compared with
+    discrete: bool | None = None  # whether the likelihood is of probabilities, not of densities; None: not known
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
     log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters

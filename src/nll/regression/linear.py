@@ -268,6 +268,7 @@ def _result(
         status = "at the border of the parameter space: total_count = inf, the counts vary no more than Poisson's do"
     return Fit(
         model=kind.title,
+        discrete=family != "normal",
         params=params,
         covariance=covariance,
         log_likelihood=float(problem.log_likelihood(found.theta)),

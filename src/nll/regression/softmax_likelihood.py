@@ -167,6 +167,7 @@ def _result(problem: SoftmaxLikelihood, found: Optimum, classes: list[str], resp
     shape = (k, columns.count)
     return Fit(
         model="Softmax regression",
+        discrete=True,
         params={"coef": (to_given @ found.theta).reshape(shape)},
         covariance=cov.transformed(inverse, to_given),
         log_likelihood=float(problem.log_likelihood(found.theta)),

@@ -1,0 +1,107 @@
+"""`nll compare`: which family describes a column of a table, and whether it does."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+import typer
+
+from nll.cli import terminal
+from nll.cli.columns import in_place, right_censored
+from nll.cli.fit import DISTRIBUTIONS, Missing, fail, require_places, write_json
+from nll.cli.tables import read_table
+from nll.likelihood.compare import compare as compare_families
+from nll.regression import design as designs
+
+if TYPE_CHECKING:
+    pass
+
+# What is compared unless told otherwise: those whose support has the data.
+_COUNTS = ("poisson", "geometric", "negative_binomial")
+_MEASUREMENTS = (
+    *("normal", "laplace", "student_t", "gumbel", "skew_normal"),
+    *("exponential", "gamma", "weibull", "log_normal", "inverse_gaussian", "beta"),
+)
+
+
+class Criterion(str, Enum):
+    """What ranks the candidates."""
+
+    aic = "aic"
+    aicc = "aicc"
+    bic = "bic"
+
+
+def compare(
+    table: Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)],
+    column: Annotated[str, typer.Option(help="The column whose distribution is asked for.")],
+    families: Annotated[
+        str | None,
+        typer.Option(help="For example normal,gamma,weibull; else the usual ones that the column's values can have."),
+    ] = None,
+    criterion: Annotated[Criterion, typer.Option(help="What ranks the families.")] = Criterion.aic,
+    weights: Annotated[str | None, typer.Option(help="The column of frequencies: how often a row was seen.")] = None,
+    censored_right: Annotated[
+        str | None, typer.Option(help="The column that is 1 where the value is a lower bound, else 0.")
+    ] = None,
+    missing: Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")] = Missing.error,
+    replicates: Annotated[int, typer.Option(min=0, help="Of the tests of goodness of fit; 0 leaves them out.")] = 199,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tests' draws.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
+) -> None:
+    """Fit several families to a column; rank them, and test whether they describe it.
+
+    Exit codes: 0 there is a best one; 1 none of the fits converged; 2 the input cannot be used.
+    """
+    console = terminal.console(stderr=str(json_file) == "-")
+    try:
+        require_places(table, json_file)
+        with terminal.Stages(console) as stages:
+            stages.say(f"Reading {table.name}")
+            wanted = list(dict.fromkeys([column, *(name for name in (weights, censored_right) if name is not None)]))
+            frame = read_table(table, wanted)
+            designs.require_columns(wanted, [str(name) for name in frame.columns])
+            complete, _ = designs.complete_rows(frame, wanted, "drop" if missing is Missing.drop else "raise")
+            data = in_place(complete, column, len(frame))
+            seen = np.zeros(len(frame))
+            seen[complete.index] = 1.0 if weights is None else designs.numbers(complete[weights], weights)
+            chosen = _chosen(families, data[complete.index])
+            of = data if censored_right is None else right_censored(complete, data, censored_right)
+            stages.say(f"Comparing {', '.join(chosen)}")
+            found = compare_families(
+                {name: DISTRIBUTIONS[name].distribution for name in chosen},
+                of,
+                criterion=criterion.value,
+                weights=seen,
+                missing="drop",
+                replicates=replicates,
+                seed=seed,
+            )
+    except (ValueError, TypeError) as error:
+        fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
+    try:
+        if json_file is not None:
+            write_json(found.to_dict(), json_file)
+    except OSError as error:
+        fail(f"expected a file that can be written, got: {error}")
+    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if found.best is not None else 1)
+
+
+def _chosen(families: str | None, values: np.ndarray) -> list[str]:
+    if families is not None:
+        names = [name.strip() for name in families.split(",") if name.strip()]
+        for name in names:
+            if name not in DISTRIBUTIONS:
+                raise ValueError(f"expected --families of {', '.join(DISTRIBUTIONS)}, got {name!r}")
+            if names.count(name) > 1:
+                raise ValueError(f"expected different --families, got {name!r} twice")
+        return names
+    x = torch.from_numpy(values)
+    whole = bool(DISTRIBUTIONS["poisson"].inside(x).all())
+    usual = _COUNTS if whole else _MEASUREMENTS
+    return [name for name in usual if bool(DISTRIBUTIONS[name].inside(x).all())]
