@@ -54,7 +54,7 @@ FITS = {
     "truncated": (lambda: fit(td.Weibull, truncated(POSITIVE, 0, 20)), "likelihood, profile"),
     "columns": (lambda: fit(td.MultivariateNormal, REAL.reshape(-1, 2)), "likelihood, profile"),
     "line": (line, "likelihood, profile"),
-    "regression": (anes, "likelihood"),
+    "regression": (anes, "likelihood, profile"),
     "border": (lambda: fit(td.Bernoulli, [1, 1]), "distribution"),
     "nothing": (lambda: fit(td.Normal, [1.0, 1.0]), "none"),
 }

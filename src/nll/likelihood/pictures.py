@@ -182,6 +182,7 @@ def survival(sample: Sample, params: Params, times: Tensor) -> Tensor:
 KINDS = ("distribution", "qq", "likelihood", "profile")
 _PANELS = 60  # of likelihoods
 _PROFILES = 12
+_COSTLY = 5_000_000  # panels x points x parameters x rows
 
 
 def available(fit: Fit) -> list[str]:
@@ -213,7 +214,8 @@ def figure(fit: Fit, what: str | None, level: float) -> Figure:
     if not known or (what is not None and what not in known):
         raise ValueError(f"expected a picture that there is of {fit.model}: {', '.join(known) or 'none'}; got {what!r}")
     if what == "profile":
-        return plots.profiles(profiles_of(fit, level), level)
+        assert fit.search is not None
+        return plots.profiles(profile_curves(fit.search(), level, _PROFILES), level)
     if what == "likelihood":
         return plots.likelihoods(fit, level, _PANELS, profiles_of(fit, level))
     if what is not None:
@@ -231,10 +233,13 @@ def of_data(fit: Fit) -> Figure | None:
 
 
 def profiles_of(fit: Fit, level: float) -> list[ProfileCurve]:
-    """The profiles of a fit; none of one that cannot be searched again."""
+    """The profiles of a fit, for a picture that shows more; none where they would take more than some seconds."""
     if fit.search is None or "profile" not in available(fit):
         return []
-    return profile_curves(fit.search(), level, _PROFILES)
+    found = fit.search()
+    size = found.problem.layout.size
+    many = min(size, _PROFILES) * _POINTS * size * found.problem.width > _COSTLY
+    return [] if many else profile_curves(found, level, _PROFILES)
 
 
 def _data_picture(fit: Fit, what: str) -> Callable[[Axes], None]:

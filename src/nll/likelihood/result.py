@@ -111,8 +111,8 @@ class Fit:
             level: the probability that an interval covers the truth, in (0, 1).
             method: "wald" (estimate -+ z * standard error); "profile" (where the largest log-likelihood over the other
                 parameters stays within z^2 / 2 of the maximum) or "bootstrap" (that of `bootstrap(replicates,
-                seed=seed)`), for fits of `nll.fit`; or "exact", for families that have one (Uniform). None: the exact
-                one where it exists, else Wald's.
+                seed=seed)`), where the likelihood can be searched again; or "exact", for families that have one
+                (Uniform). None: the exact one where it exists, else Wald's.
             replicates: of the bootstrap.
             seed: of the bootstrap.
 
@@ -144,7 +144,7 @@ class Fit:
         Args:
             hypothesis: parameter -> value; "coef[1]" for one number of a parameter.
             method: "wald", from the covariance; "lr", twice what the log-likelihood loses, or "score", from the slope
-                and the observed information at the restricted maximum, for fits of `nll.fit`.
+                and the observed information at the restricted maximum; not of penalised fits.
 
         Returns: a statistic with its degrees of freedom and P(chi-squared > statistic); NaN where there is none.
 
@@ -178,12 +178,14 @@ class Fit:
             parametric: from the model instead of the rows: families, and likelihoods given as distributions.
             seed: of the draws.
 
-        Raises: ValueError for a model that keeps no data, such as a regression, or is no maximum.
+        Raises: ValueError for a model that keeps no data, such as a penalised regression, or is no maximum.
         """
         if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 2:
             raise ValueError(f"expected replicates as an integer of at least 2, got {replicates!r}")
         if not self._can_be_drawn:
-            raise ValueError(f"expected a converged fit of nll.fit to draw from, got {self.model}: {self.status}")
+            raise ValueError(
+                f"expected a converged fit without a penalty to draw from, got {self.model}: {self.status}"
+            )
         return bootstrap(self.model, self.params, self.sample, self.search, replicates, parametric, seed)
 
     @property

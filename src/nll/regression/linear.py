@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maxim
 from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
+from nll.regression.search import ResponseRows, search_again
 
 
 class Response(NamedTuple):
@@ -50,6 +52,10 @@ _EXACT = 16 * torch.finfo(torch.float64).eps
 
 def _counts(y: Tensor) -> Tensor:
     return torch.isfinite(y) & (y >= 0) & (y == y.round())
+
+
+def _bernoulli(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
+    return y * score - F.softplus(score)
 
 
 def _normal(y: Tensor, score: Tensor, log_scale: Tensor) -> Tensor:
@@ -73,7 +79,7 @@ RESPONSES = {
     "bernoulli": Response(
         "0 or 1",
         lambda y: (y == 0) | (y == 1),
-        lambda y, score, _: y * score - F.softplus(score),
+        _bernoulli,
         torch.sigmoid,
         torch.logit,
         title="Bernoulli regression (logit)",
@@ -266,6 +272,8 @@ def _result(
         params["total_count"] = torch.tensor(torch.inf, dtype=torch.float64)
         covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
         status = "at the border of the parameter space: total_count = inf, the counts vary no more than Poisson's do"
+    rows = ResponseRows(kind.log_prob, kind.second)
+    again = partial(search_again, rows, problem.columns, observed.values, observed.weights, params, found.steps)
     return Fit(
         model=kind.title,
         discrete=family != "normal",
@@ -285,6 +293,7 @@ def _result(
         response=response,
         dropped=observed.dropped,
         log_likelihood_at=None if border else _AtParameters(problem),
+        search=again if converged and not border else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
 from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
+from nll.regression.search import SoftmaxRows, search_again
 
 
 class SoftmaxLikelihood:
@@ -164,11 +166,12 @@ def _result(problem: SoftmaxLikelihood, found: Optimum, classes: list[str], resp
     if not converged:
         inverse = torch.full_like(inverse, torch.nan)
     to_given = torch.block_diag(*[columns.to_given] * k)
-    shape = (k, columns.count)
+    params = {"coef": (to_given @ found.theta).reshape(k, columns.count)}
+    again = partial(search_again, SoftmaxRows(), columns, problem.labels, problem.weights, params, found.steps)
     return Fit(
         model="Softmax regression",
         discrete=True,
-        params={"coef": (to_given @ found.theta).reshape(shape)},
+        params=params,
         covariance=cov.transformed(inverse, to_given),
         log_likelihood=float(problem.log_likelihood(found.theta)),
         n=float(problem.weights.sum()),
@@ -183,6 +186,7 @@ def _result(problem: SoftmaxLikelihood, found: Optimum, classes: list[str], resp
         response=None if response is None else str(response),
         baseline=classes[0],
         log_likelihood_at=_AtCoefficients(problem),
+        search=again if converged and problem.penalty is None else None,
     )
 
 
