@@ -43,8 +43,8 @@ def raises(call, arguments, options, expected, message) -> None:
         case(TypeError, CLASS + "int", int, [1.0]),
         case(
             ValueError,
-            "expected a family with plain numbers as parameters, got MultivariateNormal; write a Likelihood",
-            td.MultivariateNormal,
+            "expected a family with plain numbers as parameters, got LowRankMultivariateNormal; write a Likelihood",
+            td.LowRankMultivariateNormal,
             [1.0],
         ),
         case(
@@ -277,7 +277,7 @@ def test_interval(arguments, options, expected, message):
 
 
 def test_interval_of_uniform():
-    with pytest.raises(ValueError, match=r"^expected method 'exact' for Uniform, got 'wald'$"):
+    with pytest.raises(ValueError, match=r"^expected method 'exact' or 'bootstrap' for Uniform, got 'wald'$"):
         fit(td.Uniform, [1.0, 2.0]).interval(method="wald")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.family import Family, FamilyMeans, FamilyRows, Sample
+from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import fit_each
 from nll.likelihood.model import LikelihoodRows
 from nll.likelihood.observations import total, totals
@@ -168,7 +168,9 @@ def _by_search(
     count = round(float(found.each.unit)) if parametric else rows
     parts = []
     for size in _chunks(replicates, count):
-        if not parametric:
+        if not parametric and sample is not None and _plain_rows(found, sample):
+            segments = (_resampled_rows(found.problem.segments[0], size, rng),)
+        elif not parametric:
             segments = _resampled_segments(found, size, rng)
         elif sample is not None:
             segments = (_drawn_segment(found, sample, size, rng),)
@@ -189,6 +191,20 @@ def resampled(weights: Tensor, count: int, rng: np.random.Generator) -> Tensor:
         return torch.from_numpy(np.bincount(drawn.reshape(-1), minlength=count * n).reshape(count, n)).double()
     shares = (weights / weights.sum()).numpy()
     return torch.from_numpy(rng.multinomial(size, shares, count)).double()
+
+
+def _plain_rows(found: Found, sample: Sample) -> bool:
+    """Whether the rows are numbers that were seen once each: then copying the drawn ones saves their weights."""
+    first = found.problem.segments[0]
+    rows = isinstance(first.log_prob, (FamilyRows, FamilyBlockMeans)) and first.once
+    return rows and not (sample.family.columns or sample.observed.incomplete)
+
+
+def _resampled_rows(segment: Segment, count: int, rng: np.random.Generator) -> Segment:
+    """As many rows, drawn with replacement, for each replicate."""
+    drawn = torch.from_numpy(rng.integers(0, segment.width, (count, segment.width)))
+    parts = tuple(part[0][drawn] if part.shape[1] > 1 else part for part in segment.parts)
+    return segment._replace(parts=parts, weights=torch.ones((), dtype=torch.float64).expand(count, segment.width))
 
 
 def _resampled_segments(found: Found, count: int, rng: np.random.Generator) -> tuple[Segment, ...]:
@@ -230,7 +246,8 @@ def _drawn_segment(found: Found, sample: Sample, count: int, rng: np.random.Gene
     given = _repeated(sample.given, observed.weights, True)
     units = found.units
     shifted = tuple((units.data(v) if family.units else v).expand(n)[None] for v in given.values())
-    return Segment(FamilyRows(family), (own, *shifted), torch.ones(1, n, dtype=torch.float64).expand(count, n))
+    rows = FamilyRows(family) if family.mean_log_prob is None else FamilyBlockMeans(family)
+    return Segment(rows, (own, *shifted), torch.ones((), dtype=torch.float64).expand(count, n))
 
 
 def _drawn_rows(found: Found, segment: Segment, count: int, rng: np.random.Generator) -> Segment:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll.likelihood.family import Family
-from nll.likelihood.observations import total, totals
+from nll.likelihood.observations import first_two_totals, total, totals
 from nll.likelihood.parameters import Params
 
 
@@ -187,12 +187,11 @@ def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
     unit = torch.where((unit > 1e-100) & (unit < 1e100), 1.0, unit)  # the squares overflow above 1e154
     plain = bool((unit == 1).all())
 
-    def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    def standard(x: Tensor) -> Tensor:
         z = x - loc[..., None]
-        z = z if plain else z / unit[..., None]
-        return z, z * z
+        return z if plain else z / unit[..., None]
 
-    first, second = totals(weights, values, statistics)
+    first, second = first_two_totals(weights, values, standard)
     n = total(weights)
     # The mean is rounded: what it is off by is not part of the spread.
     variance = (second / n - (first / n).square()).clamp(min=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
+from nll._autograd import transforming
 from nll.likelihood.closed_forms import quantile
 from nll.likelihood.distributions import InverseGaussian
 from nll.likelihood.families import FAMILIES, family_of
@@ -140,8 +141,19 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
     def log_prob(values: Tensor, **params: Tensor) -> Tensor:
         rest = {name: value for name, value in params.items() if name != own}
         above = values - params[own]
+        if not transforming() and bool((above > 0).all()):
+            return inner.log_probs(above, rest, {})
         found = inner.log_probs(torch.where(above > 0, above, 1.0), rest, {})
         return torch.where(above > 0, found, -math.inf)
+
+    def mean_log_prob(values: Tensor, **params: Tensor) -> Tensor:
+        """NaN where a value lies below loc: a search steps back."""
+        assert inner.statistics is not None
+        assert inner.of_statistics is not None
+        rest = {name: value for name, value in params.items() if name != own}
+        # The division comes after the sum: its derivative is then one number for each data set.
+        means = tuple(s.sum(-1, keepdim=True) / values.shape[-1] for s in inner.statistics(values - params[own]))
+        return inner.of_statistics(means, **rest)
 
     def tails(x: Tensor, **params: Tensor) -> Tails:
         rest = {name: value for name, value in params.items() if name != own}
@@ -171,6 +183,7 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
         start=start,
         more_starts=lambda x, w: [start(x, w, room) for room in (0.02, 0.1, 2.0)],
         units=roles and {own: "location", **roles},
+        mean_log_prob=mean_log_prob if inner.of_statistics else None,
         unbounded="the likelihood is unbounded as loc nears the smallest value: this is its largest maximum inside",
     )
     return made

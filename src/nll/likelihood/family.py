@@ -43,6 +43,7 @@ class Family:
     of_statistics: Callable[..., Tensor] | None = None  # (means, **parameters) -> mean log-likelihood
     verdict: Callable[[Params], str | None] | None = None  # on parameters that are no estimate, a sentence
     unbounded: str | None = None  # what is to be said where the likelihood has no largest value
+    mean_log_prob: Callable[..., Tensor] | None = None  # (values (..., m), **parameters) -> (..., 1)
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
 
     @property
@@ -119,6 +120,18 @@ class FamilyMeans:
         """Return it."""
         assert self.family.of_statistics is not None
         return self.family.of_statistics(parts, **params)
+
+
+@dataclass(frozen=True)
+class FamilyBlockMeans:
+    """The mean log-probability of a block of rows (b, m) that count once each, in the place of each row's."""
+
+    family: Family
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        """Return it, (b, 1)."""
+        assert self.family.mean_log_prob is not None
+        return self.family.mean_log_prob(parts[0], **params)
 
 
 def parameter_of(constraint: Any, columns: int) -> Parameter:

@@ -16,7 +16,7 @@ from nll.likelihood.closed_fit import closed_fit
 from nll.likelihood.closed_forms import MOST_CATEGORIES
 from nll.likelihood.compound import CompoundFamily, ordered
 from nll.likelihood.families import family_of
-from nll.likelihood.family import Family, FamilyMeans, FamilyRows, Sample
+from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import GroupedFit, fit_groups
 from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
 from nll.likelihood.observations import (
@@ -278,6 +278,8 @@ def _condensed(family: Family, rows: Segment) -> Segment:
         n = total(weights[0]).reshape(1, 1)
         sums = totals(weights[0], values[0], family.statistics)
         return Segment(FamilyMeans(family), tuple(s.reshape(1, 1) / n for s in sums), n)
+    if family.mean_log_prob is not None and rows.once:
+        return rows._replace(log_prob=FamilyBlockMeans(family))
     if family.discrete and not family.columns:
         seen, place = values[0].unique(return_inverse=True)
         return rows._replace(parts=(seen[None],), weights=torch.zeros_like(seen).index_add_(0, place, weights[0])[None])

@@ -162,6 +162,18 @@ def totals(weights: Tensor, values: Tensor, statistics: Callable[[Tensor], tuple
     return list(torch.stack(found).sum(0))
 
 
+def first_two_totals(weights: Tensor, values: Tensor, standard: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The weighted sums of z and of z^2, z = standard(values), without keeping the squares."""
+    found = []
+    for x, w in zip(values.split(_BLOCK, -1), weights.split(_BLOCK, -1), strict=True):
+        z = standard(x)
+        weighted = z if w.dim() == 1 and w.stride(0) == 0 else w * z
+        found.append(torch.stack([weighted.sum(-1), torch.linalg.vecdot(weighted, z.expand_as(weighted))]))
+    first, second = torch.stack(found).sum(0)
+    scale = weights[0] if weights.dim() == 1 and weights.stride(0) == 0 else 1.0
+    return scale * first, scale * second
+
+
 def observe(data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False) -> Observations:
     """Turn a list, array, tensor or column into observations. Those in float64 are not copied.
 

@@ -42,9 +42,16 @@ class Segment(NamedTuple):
         """How many rows there are."""
         return self.weights.shape[1]
 
+    @property
+    def once(self) -> bool:
+        """Whether all rows count once, told by a weight that is one number in memory."""
+        return self.weights.stride() == (0, 0) and float(self.weights[0, 0]) == 1.0
+
     def take(self, which: Tensor) -> Segment:
         """The rows of some data sets."""
         parts = tuple(part if len(part) == 1 else part[which] for part in self.parts)
+        if self.weights.stride(0) == 0:  # the same for all
+            return self._replace(parts=parts, weights=self.weights[:1].expand(len(which), -1))
         return self._replace(parts=parts, weights=self.weights if len(self.weights) == 1 else self.weights[which])
 
     def rows(self, begin: int, end: int, step: int = 1) -> Segment:
@@ -226,4 +233,6 @@ class Problem:
 
 def _weighted(block: Segment, rows: Tensor) -> Tensor:
     """Each row's log-probability times its weight: 0 where the weight is, whatever the row."""
+    if block.once:
+        return rows.expand(torch.broadcast_shapes(rows.shape, block.weights.shape))
     return torch.where(block.weights != 0, block.weights * rows, 0.0)
