@@ -295,6 +295,14 @@ def _f_start(values: Tensor, weights: Tensor) -> Params:
     return {"df1": torch.full_like(mean, 5.0), "df2": df2}
 
 
+def _f_log_prob(values: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
+    """With a, b the halves of the degrees of freedom and y = df1 x / df2: y^a (1 + y)^-(a + b) / B(a, b) x."""
+    y = df1 * values / df2
+    small, large = torch.minimum(df1, df2) / 2, torch.maximum(df1, df2) / 2
+    beta = torch.lgamma(small) - log_rising(large, small)
+    return df1 / 2 * y.log() - (df1 + df2) / 2 * torch.log1p(y) - values.log() - beta
+
+
 # Counts.
 
 
@@ -394,6 +402,9 @@ FAMILIES = (
         "a number between 0 and 1",
         _share,
         start=_beta_start,
+        log_prob=lambda x, concentration1, concentration0: _beta_of_means(
+            (x.log(), torch.log1p(-x)), concentration1, concentration0
+        ),
         statistics=lambda x: (_log(x), torch.log1p(-x)),
         of_statistics=_beta_of_means,
     ),
@@ -474,7 +485,7 @@ FAMILIES = (
         _inverse_gaussian_estimate,
         _inverse_gaussian_covariance,
     ),
-    Family(td.FisherSnedecor, _POSITIVE, _positive, start=_f_start),
+    Family(td.FisherSnedecor, _POSITIVE, _positive, start=_f_start, log_prob=_f_log_prob),
     Family(
         td.ContinuousBernoulli,
         "a number from 0 to 1",
