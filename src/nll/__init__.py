@@ -28,6 +28,7 @@ from nll.likelihood.result import Fit
 from nll.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
 
 if TYPE_CHECKING:
+    from nll.derivation import Derivation, derive
     from nll.regression.softmax import SoftmaxRegression
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "CrossEntropyLoss",
+    "Derivation",
     "Estimate",
     "Explanation",
     "Fit",
@@ -54,6 +56,7 @@ __all__ = [
     "check_labels",
     "compare",
     "cross_entropy",
+    "derive",
     "explain",
     "fit",
     "goodness_of_fit",
@@ -75,7 +78,11 @@ __all__ = [
 ]
 
 # Names that need an optional package, imported when they are first asked for.
-_LAZY = {"SoftmaxRegression": "nll.regression.softmax"}
+_LAZY = {
+    "Derivation": ("nll.derivation", "derive"),
+    "SoftmaxRegression": ("nll.regression.softmax", "regression"),
+    "derive": ("nll.derivation", "derive"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -83,12 +90,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nll' has no attribute {name!r}")
     from importlib import import_module
 
+    module, extra = _LAZY[name]
     try:
-        return getattr(import_module(_LAZY[name]), name)
+        return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         needed = str(error.name).partition(".")[0]
         raise ModuleNotFoundError(
-            f"nll.{name} needs {needed}, which is not installed: pip install 'nll[regression]'", name=error.name
+            f"nll.{name} needs {needed}, which is not installed: pip install 'nll[{extra}]'", name=error.name
         ) from None
 
 

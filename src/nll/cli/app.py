@@ -9,6 +9,7 @@ import typer
 from nll import __version__
 from nll.cli.bench import bench
 from nll.cli.compare import compare
+from nll.cli.derive import derive
 from nll.cli.fit import fit
 from nll.cli.info import info
 
@@ -32,5 +33,6 @@ def about(
 
 app.command()(fit)
 app.command()(compare)
+app.command()(derive)
 app.command()(info)
 app.command()(bench)

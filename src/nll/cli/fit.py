@@ -28,13 +28,14 @@ from nll.regression.linear import RESPONSES, fit_linear
 from nll.regression.softmax_likelihood import code_of, fit_softmax
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
+    """A class's name as the command has it: student_t."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 _PLAIN = [f for f in FAMILIES.values() if not (f.columns or f.given or isinstance(f, CompoundFamily))]
 _MADE = [family_of(made) for made in (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))]
-DISTRIBUTIONS = {_snake(f.name): f for f in (*_PLAIN, *_MADE)}
+DISTRIBUTIONS = {snake(f.name): f for f in (*_PLAIN, *_MADE)}
 _REGRESSIONS = ("softmax", *RESPONSES)
 
 
