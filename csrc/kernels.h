@@ -65,12 +65,43 @@ struct Statistics {
   int threads;
 };
 
+enum class Square : int {
+  none = 0,
+  information = 1,
+  scores = 2,           // the outer product of the rows' scores, a weight being how often a row was seen
+  weighted_scores = 3,  // a weight being a factor of the row's score
+};
+
+// The sums over rows of a softmax regression, added to what is there. Column j of x counts as (x_j - centre_j) scale_j; an
+// intercept's ones come first. Everything but x is float64.
+struct SoftmaxSums {
+  const void* x;
+  Type type;  // f32 or f64
+  int64_t rows, columns, row_stride, column_stride;
+  const double *centre, *scale;  // (columns)
+  bool intercept;
+  int64_t classes;          // K
+  const int64_t* labels;    // (rows), or null
+  const double* target;     // (rows, K), how often each class was seen, where there are no labels
+  const double* weight;     // (rows), or null for ones
+  const double* offset;     // (rows, K), added to the scores, or null
+  const double* theta;      // (K - 1, columns with the intercept)
+  const double* direction;  // the same, or null
+  double* probabilities;    // (K, rows) to be written or, if known, read; or null
+  bool known;
+  Square square;
+  double *value, *score;  // (1); as theta: the score, or the information times the direction
+  double* pairs;          // (K (K - 1) / 2, p (p + 1) / 2): classes k >= l by columns i >= j
+  int threads;
+};
+
 struct Kernels {
   const char* name;
   int64_t (*cross_entropy)(const CrossEntropy&);  // -1, or the first row whose label is out of range: nothing is done then
   void (*log_softmax)(const LogSoftmax&);
   void (*log_softmax_backward)(const LogSoftmax&);
   void (*statistics)(const Statistics&);
+  void (*softmax_sums)(const SoftmaxSums&);
   void (*zero)(void* data, int64_t bytes, int threads);
   void (*exponential)(const float* x, float* y, int64_t n);  // for its test
 };

@@ -192,6 +192,18 @@ NB_MODULE(_cpu, m) {
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
+      "softmax_sums",
+      [](Address x, int type, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, Address centre,
+         Address scale, bool intercept, int64_t classes, Address labels, Address target, Address weight, Address offset,
+         Address theta, Address direction, Address probabilities, bool known, int square, Address value, Address score, Address pairs, int threads) {
+        chosen->softmax_sums({at<const void*>(x), nll::Type(type), rows, columns, row_stride, column_stride,
+                              at<const double*>(centre), at<const double*>(scale), intercept, classes,
+                              at<const int64_t*>(labels), at<const double*>(target), at<const double*>(weight),
+                              at<const double*>(offset), at<const double*>(theta), at<const double*>(direction),
+                              at<double*>(probabilities), known, nll::Square(square), at<double*>(value), at<double*>(score), at<double*>(pairs), threads});
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
       "zero", [](Address data, int64_t bytes, int threads) { chosen->zero(at<void*>(data), bytes, threads); },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(

@@ -174,6 +174,11 @@ def _statistics(scores, gradient, label, temperature, softcap, found, slopes) ->
     )
 
 
+def softmax_sums(*arguments: Any) -> None:
+    """The sums of a softmax regression, as `kernels/softmax_sums.py` calls for them, by addresses."""
+    _cpu.softmax_sums(*arguments)
+
+
 def log_softmax(input: Tensor, dim: int) -> Tensor:
     """x - log sum exp x along a dimension; the result is contiguous."""
     out = empty_like(input)

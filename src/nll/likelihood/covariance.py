@@ -17,19 +17,31 @@ def inverse(information: Tensor) -> Tensor:
     if not bool((torch.isfinite(diagonal) & (diagonal > 0)).all()):
         return torch.full_like(information, torch.nan)
     unit = diagonal.rsqrt()
-    factor, failed = torch.linalg.cholesky_ex(unit[:, None] * information * unit)
+    factor, failed = torch.linalg.cholesky_ex((information * unit).mul_(unit[:, None]))
     # The square of a pivot is the share of a parameter's information that the others leave it.
     singular = bool((factor.diagonal().square() < 4 * len(unit) * torch.finfo(torch.float64).eps).any())
     if int(failed) or singular or not bool(torch.isfinite(factor).all()):
         return torch.full_like(information, torch.nan)
-    return unit[:, None] * torch.cholesky_inverse(factor) * unit
+    return torch.cholesky_inverse(factor).mul_(unit).mul_(unit[:, None])
 
 
 def transformed(covariance: Tensor, jacobian: Tensor) -> Tensor:
     """J V J': the covariance of a function of the parameters, to first order (the delta method)."""
-    found = jacobian @ covariance @ jacobian.mT
+    return _known(jacobian @ covariance @ jacobian.mT)
+
+
+def _known(found: Tensor) -> Tensor:
     lost = (found.diagonal() == 0) | found.diagonal().isinf()  # beyond the numbers of float64: unknown, not certain
     return found.masked_fill(lost | lost[:, None], torch.nan)
+
+
+def transformed_by_block(covariance: Tensor, jacobian: Tensor) -> Tensor:
+    """The same, for a function that acts on each of several parts of the parameters (m p) alike: J is (p, p)."""
+    p = len(jacobian)
+    parts = covariance.reshape(-1, p, covariance.shape[1]).transpose(0, 1).reshape(p, -1)
+    half = (jacobian @ parts).reshape(p, -1, covariance.shape[1]).transpose(0, 1).reshape(covariance.shape)
+    found = (half.reshape(-1, p) @ jacobian.T).reshape(covariance.shape)
+    return _known(found)
 
 
 def meat(scores: Tensor, weights: Tensor, kind: str, clusters: Tensor | None = None) -> Tensor:

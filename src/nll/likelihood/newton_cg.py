@@ -30,6 +30,7 @@ class Reached(NamedTuple):
     steps: int
     reached: bool
     shrunk: int
+    weakest: float = float("nan")  # the least curvature that the last step met, in units of the diagonal
 
 
 class _Step(NamedTuple):
@@ -37,18 +38,29 @@ class _Step(NamedTuple):
     expected: float  # gain
     length: float  # in units of the diagonal
     newton: bool  # whether it lies inside of the region
+    weakest: float  # the least curvature along its directions
 
 
 def maximise_by_products(
-    value: Value, curvature: Callable[[Tensor], Product], start: Tensor, unit: float, progress: Progress | None = None
+    value: Value,
+    curvature: Callable[[Tensor], Product],
+    start: Tensor,
+    unit: float,
+    progress: Progress | None = None,
+    diagonal: Tensor | None = None,
+    enough: float | None = None,
 ) -> Reached:
-    """Maximise a function given its value and score, and the information at a place as a product."""
+    """Maximise a function given its value and score, and the information at a place as a product.
+
+    `diagonal`: the information's, if it is known near enough. `enough`: the decrement, in units, from which one more
+    step, of which the value is not asked, is the last; None: far beyond the tolerance.
+    """
     theta, (here, score) = start.clone(), value(start)
     if not bool(here.isfinite() & score.isfinite().all()):
         return Reached(theta, float("nan"), 0, False, 0)
     steps = shrunk = 0
     times = curvature(theta)
-    scale = _diagonal(times, len(theta))
+    scale = _diagonal(times, len(theta)) if diagonal is None else diagonal
     radius = max(float((score.square() / scale).sum().sqrt()), unit**0.5)
     found = _conjugate_gradients(score, times, scale, radius, _ROUGH)
     decrement = found.expected
@@ -70,8 +82,11 @@ def maximise_by_products(
         if small and not taken:
             return Reached(theta, decrement, steps, True, shrunk)
         # The square root leaves the convergence faster than linear (Nocedal and Wright 2006, section 7.1).
-        found = _conjugate_gradients(score, times, scale, radius, min(_ROUGH, max(_FINE, (decrement / unit) ** 0.5)))
+        rest = min(_ROUGH, max(_FINE, (decrement / unit) ** 0.5)) if enough is None else _ROUGH
+        found = _conjugate_gradients(score, times, scale, radius, rest)
         decrement = found.expected
+        if enough is not None and decrement <= enough * unit and found.newton:
+            return Reached(theta + found.step, decrement, steps + 1, True, shrunk, found.weakest)
         if small and decrement <= TOLERANCE * unit:
             return Reached(theta, decrement, steps, True, shrunk)
         if shrunk >= MAX_SHRINKS or steps >= MAX_STEPS:
@@ -95,22 +110,24 @@ def _conjugate_gradients(score: Tensor, times: Product, scale: Tensor, radius: f
     moved = torch.zeros_like(score)  # I d
     z = rest / scale
     direction, rz = z.clone(), float(rest @ z)
+    weakest = float("inf")
     enough = rz * residual**2
     for _ in range(2 * len(score)):
         if rz <= enough or rz == 0.0:
             break
         product = times(direction)
         bend = float(direction @ product)
+        weakest = min(weakest, bend / float(scale @ direction.square()))
         far = _to_border(d, direction, scale, radius)
         ahead = rz / bend if bend > 0 else float("inf")
         if ahead >= far:
             d, moved = d + far * direction, moved + far * product
-            return _Step(d, float(score @ d - d @ moved / 2), radius, False)
+            return _Step(d, float(score @ d - d @ moved / 2), radius, False, weakest)
         d, moved, rest = d + ahead * direction, moved + ahead * product, rest - ahead * product
         z = rest / scale
         before, rz = rz, float(rest @ z)
         direction = z + rz / before * direction
-    return _Step(d, float(score @ d - d @ moved / 2), float((scale * d.square()).sum().sqrt()), True)
+    return _Step(d, float(score @ d - d @ moved / 2), float((scale * d.square()).sum().sqrt()), True, weakest)
 
 
 def _to_border(d: Tensor, direction: Tensor, scale: Tensor, radius: float) -> float:

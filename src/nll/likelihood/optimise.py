@@ -57,11 +57,8 @@ class Optima(NamedTuple):
         sums = Sums(*(part[index] for part in self.sums))
         decrement, steps = float(self.decrement[index]), int(self.steps[index])
         status = "converged"
-        if decrement != decrement:
-            status = "not finite: the likelihood at the starting values"
-        elif not self.reached[index]:
-            stuck = int(self.shrunk[index]) >= MAX_SHRINKS
-            status = _stuck(decrement) if stuck else f"out of steps: {MAX_STEPS} Newton steps"
+        if not self.reached[index]:
+            status = stopped(decrement, int(self.shrunk[index]))
         return Optimum(self.theta[index], sums, decrement, steps, bool(self.reached[index]), status)
 
 
@@ -69,14 +66,33 @@ Progress = Callable[[int, float, float], None]  # (step, log-likelihood, decreme
 
 
 def maximise(
-    sums: Callable[[Tensor], Sums], start: Tensor, progress: Progress | None = None, unit: float = 1.0
+    sums: Callable[[Tensor], Sums],
+    start: Tensor,
+    progress: Progress | None = None,
+    unit: float = 1.0,
+    enough: float | None = None,
 ) -> Optimum:
-    """Maximise a smooth function, given its value, score and information as one call; `unit`: of its value."""
+    """Maximise a smooth function, given its value, score and information as one call.
+
+    Args:
+        sums: of the parameters (P).
+        start: (P).
+        progress: called before each step with (step, value, decrement).
+        unit: of the value.
+        enough: the decrement, in units, at which the search stops at once; None: a step beyond the tolerance.
+    """
 
     def batched(theta: Tensor, _: Tensor) -> Sums:
         return Sums(*(part[None] for part in sums(theta[0])))
 
-    return maximise_each(batched, start[None], torch.tensor([unit], dtype=start.dtype), progress).one(0)
+    return maximise_each(batched, start[None], torch.tensor([unit], dtype=start.dtype), progress, enough).one(0)
+
+
+def stepped(found: Optimum) -> Optimum:
+    """One more Newton step, whose sums are not looked at: from within the tolerance it ends at rounding error."""
+    one = Sums(*(part[None] for part in found.sums))
+    step = _scaled(one).step(torch.tensor([torch.inf], dtype=found.theta.dtype))[0][0]
+    return found._replace(theta=found.theta + torch.where(step.isfinite(), step, 0.0))
 
 
 def decrement_of(sums: Sums) -> float:
@@ -86,7 +102,11 @@ def decrement_of(sums: Sums) -> float:
 
 
 def maximise_each(
-    sums: Callable[[Tensor, Tensor], Sums], start: Tensor, unit: Tensor, progress: Progress | None = None
+    sums: Callable[[Tensor, Tensor], Sums],
+    start: Tensor,
+    unit: Tensor,
+    progress: Progress | None = None,
+    enough: float | None = None,
 ) -> Optima:
     """Maximise several functions at once.
 
@@ -95,6 +115,7 @@ def maximise_each(
         start: (B, P).
         unit: (B), of each function's value: the tolerances are in it.
         progress: called before each step with the sum of the values and the largest decrement.
+        enough: as `maximise` takes it.
     """
     theta, count = start.clone(), len(start)
     here = sums(theta, torch.arange(count))
@@ -105,6 +126,9 @@ def maximise_each(
     if len(active):
         decrement[active], first = _scaled(_of(here, active)).first_look()
         radius[active] = torch.maximum(first, unit[active].sqrt())  # at least as far as one observation tells
+        if enough is not None:
+            reached[active] = decrement[active] <= enough * unit[active]
+            active = active[~reached[active]]
     while len(active):
         at = _of(here, active)
         newton = _scaled(at)
@@ -132,7 +156,10 @@ def maximise_each(
         small = decrement[active] <= TOLERANCE * scale  # before this step
         if len(moved):
             decrement[moved], _ = _scaled(_of(here, moved)).first_look()
-        reached[active] = small & (~taken | (decrement[active] <= TOLERANCE * scale))
+        if enough is None:
+            reached[active] = small & (~taken | (decrement[active] <= TOLERANCE * scale))
+        else:
+            reached[active] = decrement[active] <= enough * scale
         active = active[~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < MAX_STEPS)]
     return Optima(theta, here, decrement, steps, reached, shrunk)
 
@@ -235,5 +262,10 @@ def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(inside[:, None], newton, d), inside
 
 
-def _stuck(decrement: float) -> str:
+def stopped(decrement: float, shrunk: int) -> str:
+    """Why a search ended before the maximum; `shrunk`: how often in a row the radius shrank."""
+    if decrement != decrement:
+        return "not finite: the likelihood at the starting values"
+    if shrunk < MAX_SHRINKS:
+        return f"out of steps: {MAX_STEPS} Newton steps"
     return f"stopped: no step along the ascent direction raises the likelihood (expected gain {decrement:.3g})"

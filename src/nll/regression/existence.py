@@ -10,29 +10,48 @@ no point passes, however small the decrement.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import Optimum
 
+if TYPE_CHECKING:
+    from nll.regression.columns import Columns
+
 # Where another step would gain less than this and yet no maximum is near, the likelihood has flattened on its way up.
 _NEARLY_FLAT = 1e-4
 
 
-def certified(decrement: float, covariance: Tensor, x: Tensor, scores: int) -> bool:
+def certified(decrement: float, covariance: Tensor, columns: Columns, scores: int) -> bool:
     """Return whether the point proves that a finite maximum exists.
 
     Args:
         decrement: g' I^-1 g / 2 at the point.
         covariance: (scores * p, scores * p), the inverse of the information there.
-        x: (n, p), the columns.
+        columns: of the search.
         scores: how many linear scores a row has besides the baseline's 0.
     """
     if bool(covariance.isnan().any()):
         return False
-    nu = (2 * max(decrement, 0.0)) ** 0.5
-    return nu * _largest_range(covariance, x, scores) <= 0.5
+    p = columns.count
+    parts = [covariance[k * p : (k + 1) * p, k * p : (k + 1) * p] for k in range(scores)]
+    longest = max(float(torch.linalg.eigvalsh(part)[-1]) for part in parts)
+    if certified_by_bound(decrement, longest, columns, scores):
+        return True
+    return _nu(decrement, scores) * _largest_range(parts, columns) <= 0.5
+
+
+def certified_by_bound(decrement: float, longest: float, columns: Columns, scores: int) -> bool:
+    """The same without a look at the rows: x' V x <= |x|^2 times V's largest eigenvalue, `longest`."""
+    return _nu(decrement, scores) * longest**0.5 * columns.reach <= 0.5
+
+
+def _nu(decrement: float, scores: int) -> float:
+    both = 1.0 if scores == 1 else 2.0  # two classes may move apart
+    return both * (2 * max(decrement, 0.0)) ** 0.5
 
 
 def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> str:
@@ -44,16 +63,14 @@ def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> 
     return found.status
 
 
-def _largest_range(covariance: Tensor, x: Tensor, scores: int) -> float:
-    """Bound, over rows and unit directions v, of max_k x'v_k - min_k x'v_k: twice the largest sqrt(x' V_kk x)."""
-    p = x.shape[1]
-    parts = covariance.reshape(scores, p, scores, p)
+def _largest_range(parts: list[Tensor], columns: Columns) -> float:
+    """The largest sqrt(x' V x) over rows and classes: how far a unit direction can move a score."""
     largest = 0.0
-    for rows in blocks(len(x), p):
-        for k in range(scores):
-            reach = ((x[rows] @ parts[k, :, k, :]) * x[rows]).sum(1).max()
-            largest = max(largest, float(reach))
-    return (1.0 if scores == 1 else 2.0) * largest**0.5
+    for rows in blocks(len(columns.source), columns.count):
+        x = columns.block(rows)
+        for part in parts:
+            largest = max(largest, float(((x @ part) * x).sum(1).max()))
+    return largest**0.5
 
 
 def null_direction(x: Tensor) -> Tensor | None:

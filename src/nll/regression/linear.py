@@ -254,7 +254,7 @@ def _result(
     if problem.columns.intercept:
         coef[0] += problem.centre
     inverse = cov.inverse(found.sums.information)
-    exists = existence.certified(found.decrement, inverse[:p, :p], problem.columns.x, 1)
+    exists = existence.certified(found.decrement, inverse[:p, :p], problem.columns, 1)
     scale = problem.unit * float(found.theta[-1].exp())
     exact = kind.second == "scale" and scale < _EXACT * float(observed.values.abs().max())
     converged = found.reached and exists and not exact
@@ -301,7 +301,7 @@ def _null_log_likelihood(problem: LinearLikelihood, found: Optimum, family: str,
     """The largest log-likelihood of the same family with a constant as the only column."""
     if problem.columns.count == 1:
         return float(found.sums.log_likelihood)
-    alone = Columns.of(problem.columns.x[:, :0], [], intercept=True)
+    alone = Columns.of(problem.columns.source[:, :0], [], intercept=True)
     return fit_linear(family, alone, observed).log_likelihood
 
 

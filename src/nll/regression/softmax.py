@@ -19,6 +19,8 @@ from nll.likelihood.optimise import Progress
 from nll.regression.columns import Columns
 from nll.regression.softmax_likelihood import code_of, fit_softmax
 
+_MANY = 1 << 16  # rows that tell whether a response has classes
+
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     """Softmax regression by maximum likelihood, with standard errors.
@@ -31,15 +33,20 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             summed negative log-likelihood; intercepts are free. 0: maximum likelihood.
         baseline: the class that the others are compared with; None: the first in sorted order.
         fit_intercept: whether every score has a constant.
+        standard_errors: False leaves out the information of more than 256 coefficients, which costs far more than
+            their estimate then.
 
     Attributes: `classes_` (K), `coef_` (K, p) and `intercept_` (K) with zeros for the baseline, for two classes
     too; `n_iter_`; `result_`, whose `params["coef"]` is (K - 1, columns) with the intercept first.
     """
 
-    def __init__(self, *, alpha: float = 0.0, baseline: Any = None, fit_intercept: bool = True) -> None:
+    def __init__(
+        self, *, alpha: float = 0.0, baseline: Any = None, fit_intercept: bool = True, standard_errors: bool = True
+    ) -> None:
         self.alpha = alpha
         self.baseline = baseline
         self.fit_intercept = fit_intercept
+        self.standard_errors = standard_errors
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, progress: Progress | None = None):
         """Fit the model.
@@ -59,21 +66,24 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         names, response = _column_names(X), getattr(y, "name", None)
         _require_finite(X, names)
         _require_one_type(y)
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
-        check_classification_targets(y)
+        types = [np.float64, np.float32]
+        X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, ensure_all_finite=not _known_finite(X))
+        check_classification_targets(y if len(y) < _MANY else y[:_MANY])
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
         seen = weights > 0
-        X, y, weights = X[seen], y[seen], weights[seen]
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        if not seen.all():
+            X, y, weights = X[seen], y[seen], weights[seen]
+        self.classes_, codes = _encoded(y)
         base = code_of(self.baseline, self.classes_.tolist())
-        columns = Columns.of(torch.from_numpy(np.ascontiguousarray(X)), names, self.fit_intercept)
+        columns = Columns.of(_tensor(X), names, self.fit_intercept)
         self.result_ = fit_softmax(
             columns,
-            torch.from_numpy(codes.reshape(-1)),
+            torch.from_numpy(codes),
             torch.from_numpy(weights),
             [label(value) for value in self.classes_.tolist()],
             baseline=base,
             alpha=float(self.alpha),
+            standard_errors=bool(self.standard_errors),
             response=response,
             progress=progress,
         )
@@ -111,14 +121,22 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
-        if not isinstance(self.fit_intercept, (bool, np.bool_)):
-            raise TypeError(f"expected fit_intercept to be True or False, got {self.fit_intercept!r}")
+        for name in ("fit_intercept", "standard_errors"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise TypeError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
 
     def _set_coefficients(self, base: int, intercept: bool) -> None:
         """Spread the estimate over all classes in the order of `classes_`, with zeros for the baseline."""
         full = np.insert(self.result_.params["coef"].numpy(), base, 0.0, axis=0)
         self.coef_ = full[:, 1:] if intercept else full
         self.intercept_ = full[:, 0] if intercept else np.zeros(len(full))
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """The array's own memory, which is only read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch has no tensors that are not to be written
+        return torch.from_numpy(array)
 
 
 def _detached(data: Any) -> Any:
@@ -148,12 +166,33 @@ def _is_text(value: Any) -> bool:
         return True
 
 
+def _encoded(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes, sorted, and each row's; whole numbers near each other are counted, not sorted."""
+    if y.dtype.kind in "iu" and len(y):
+        low, high = int(y.min()), int(y.max())
+        if high - low < len(y):
+            seen = np.bincount(y - low) > 0
+            return np.flatnonzero(seen).astype(y.dtype) + y.dtype.type(low), (np.cumsum(seen) - 1)[y - low]
+    classes, codes = np.unique(y, return_inverse=True)
+    return classes, codes.reshape(-1)
+
+
 def _column_names(X: Any) -> list[str] | None:
     return [str(name) for name in X.columns] if hasattr(X, "columns") else None
 
 
+def _known_finite(X: Any) -> bool:
+    """Whether an array's sum tells that all of its numbers are finite: a look of milliseconds."""
+    if not isinstance(X, np.ndarray) or X.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(X.sum(dtype=np.float64)))
+
+
 def _require_finite(X: Any, names: list[str] | None) -> None:
     """Name the first row and column that is NaN or infinite; leave other complaints to scikit-learn."""
+    if _known_finite(X):
+        return
     try:
         array = np.asarray(X)
         array = array.astype(np.float64) if array.dtype.kind != "c" else np.empty(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,29 +13,40 @@ import torch
 from torch import Tensor
 
 from nll import functional
+from nll.kernels import cpu
+from nll.kernels.softmax_sums import RowSums, row_sums
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import label
-from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
+from nll.likelihood.optimise import Optimum, Progress, Sums
+from nll.likelihood.problem import MANY_PARAMETERS
 from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
 from nll.regression.search import SoftmaxRows, search_again
+from nll.regression.softmax_search import Searched, search
 
 
 class SoftmaxLikelihood:
     """The log-likelihood of labels under linear scores; class 0 is the baseline.
 
-    The parameters are the (K - 1, p) coefficients of the standardised columns, flattened by class.
+    The parameters are the (K - 1, p) coefficients of the search's columns, flattened by class.
     """
 
-    def __init__(self, columns: Columns, labels: Tensor, weights: Tensor, classes: int, alpha: float) -> None:
+    def __init__(self, columns: Columns, labels: Tensor, weights: Tensor, classes: int, alpha: float = 0.0) -> None:
         self.columns, self.labels, self.weights, self.classes = columns, labels, weights, classes
-        self.counts = torch.bincount(labels, weights=weights, minlength=classes)
+        once = bool((weights == 1.0).all())
+        self.rows, self.standard = columns.rows(labels, None if once else weights)
+        self.counts = torch.bincount(labels, weights=None if once else weights, minlength=classes).double()
         self.unit = min(1.0, float(weights.mean()))  # of the log-likelihood, where weights are shares
         self.alpha = alpha
-        self.penalty = self._penalty() if alpha > 0.0 else None
+        self._keeps = classes <= columns.count  # probabilities: where they take less memory than the columns
+
+    @property
+    def size(self) -> int:
+        """How many parameters there are."""
+        return (self.classes - 1) * self.columns.count
 
     def start(self) -> Tensor:
         """The constants of the null model, log(n_k / n_0); slopes 0."""
@@ -43,24 +56,39 @@ class SoftmaxLikelihood:
         return coef.reshape(-1)
 
     def sums(self, theta: Tensor) -> Sums:
-        """Log-likelihood, score and information, penalty included.
-
-        With residuals r_k = [y = k] - p_k: score_k = X' r_k; information_kl = X' diag(p_k ([k = l] - p_l)) X, which
-        is a weighted product for each class, minus the square of the matrix whose rows are p_i (x) x_i.
-        """
-        value, score, information = self._sums(theta)
-        if self.penalty is not None:
-            shrink = self.penalty @ theta
+        """Log-likelihood, score and information, penalty included."""
+        found = self._row_sums(theta, square="information")
+        assert found.square is not None
+        value, score, information = found.log_likelihood, found.score.reshape(-1), found.square
+        if self.alpha > 0.0:
+            shrink = self.shrink(theta)
             value, score, information = value - theta @ shrink / 2, score - shrink, information + self.penalty
         return Sums(value, score, information)
 
+    def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood and score, penalty included."""
+        found = self._row_sums(theta)
+        if self.alpha == 0.0:
+            return found.log_likelihood, found.score.reshape(-1)
+        shrink = self.shrink(theta)
+        return found.log_likelihood - theta @ shrink / 2, found.score.reshape(-1) - shrink
+
+    def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """The information, penalty included, as a product with a vector."""
+        kept = None if cpu.MISSING or not self._keeps else cpu.empty((self.classes, len(self.labels)), torch.float64)
+        known = False
+
+        def times(vector: Tensor) -> Tensor:
+            nonlocal known
+            found = self._row_sums(theta, direction=vector, probabilities=kept, known=known).score.reshape(-1)
+            known = kept is not None
+            return found if self.alpha == 0.0 else found + self.shrink(vector)
+
+        return times
+
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """The log-likelihood alone, without the penalty."""
-        value = torch.zeros((), dtype=torch.float64)
-        for rows in blocks(len(self.labels), self.classes + self.columns.count):
-            log_p = functional.log_softmax(self.scores(self.columns.x[rows], theta), dim=1)
-            value -= self.weights[rows] @ functional.nll_loss(log_p, self.labels[rows], reduction="none")
-        return value
+        return self._row_sums(theta).log_likelihood
 
     def null_log_likelihood(self) -> float:
         """The largest log-likelihood with constants only: sum_k n_k log(n_k / n)."""
@@ -68,42 +96,48 @@ class SoftmaxLikelihood:
 
     def information(self, theta: Tensor) -> Tensor:
         """The information without the penalty."""
-        return self._sums(theta).information
+        square = self._row_sums(theta, square="information").square
+        assert square is not None
+        return square
 
-    def _sums(self, theta: Tensor) -> Sums:
-        k, p = self.classes - 1, self.columns.count
-        value = torch.zeros((), dtype=torch.float64)
-        score = torch.zeros(k, p, dtype=torch.float64)
-        own = torch.zeros(k, p, p, dtype=torch.float64)
-        square = torch.zeros(k * p, k * p, dtype=torch.float64)
-        for rows in blocks(len(self.labels), k * p + self.classes):
-            x, y, w = self.columns.x[rows], self.labels[rows], self.weights[rows]
-            log_p = functional.log_softmax(self.scores(x, theta), dim=1)
-            value -= w @ functional.nll_loss(log_p, y, reduction="none")
-            prob = log_p[:, 1:].exp()
-            residual = torch.nn.functional.one_hot(y, self.classes)[:, 1:] - prob
-            score += (w[:, None] * residual).T @ x
-            weighted = (w.sqrt()[:, None] * prob)[:, :, None] * x[:, None, :]  # (rows, k, p)
-            flat = weighted.reshape(len(x), k * p)
-            square.addmm_(flat.T, flat)
-            own += ((w[:, None] * prob)[:, :, None] * x[:, None, :]).permute(1, 2, 0) @ x
-        information = torch.block_diag(*own) - square
-        return Sums(value, score.reshape(-1), information)
+    def thinned(self, step: int) -> SoftmaxLikelihood:
+        """The likelihood of every `step`-th row."""
+        columns = replace(
+            self.columns,
+            source=self.columns.source[::step],
+            turned=None if self.columns.turned is None else self.columns.turned[::step],
+        )
+        labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
+        return SoftmaxLikelihood(columns, labels, weights, self.classes, self.alpha / step)
 
-    def scores(self, x: Tensor, theta: Tensor) -> Tensor:
-        """The scores of rows, (rows, K), with zeros for the baseline."""
+    def _row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
+        shape = (self.classes - 1, self.columns.count)
+        direction = None if direction is None else direction.reshape(shape)
+        return row_sums(self.rows, self.standard, theta.reshape(shape), direction=direction, **more)
+
+    def scores(self, rows: slice, theta: Tensor) -> Tensor:
+        """The scores of some rows, (rows, K), with zeros for the baseline."""
+        x = self.columns.block(rows)
         scores = x @ theta.reshape(self.classes - 1, -1).T
         return torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
 
-    def _penalty(self) -> Tensor:
+    @property
+    def penalty(self) -> Tensor:
         """The quadratic form of alpha * sum_k |b_k - mean b|^2 over the K classes, for the columns as given."""
-        k = self.classes - 1
-        between = torch.eye(k, dtype=torch.float64) - 1 / self.classes
+        return self.alpha * torch.kron(*self._shrunk())
+
+    def shrink(self, theta: Tensor) -> Tensor:
+        """The penalty's product with a vector."""
+        between, along = self._shrunk()
+        return self.alpha * (between @ theta.reshape(self.classes - 1, -1) @ along).reshape(-1)
+
+    def _shrunk(self) -> tuple[Tensor, Tensor]:
+        between = torch.eye(self.classes - 1, dtype=torch.float64) - 1 / self.classes
         slopes = torch.ones(self.columns.count, dtype=torch.float64)
         if self.columns.intercept:
             slopes[0] = 0.0
         to_given = self.columns.to_given
-        return self.alpha * torch.kron(between, to_given.T @ (slopes[:, None] * to_given))
+        return between, to_given.T @ (slopes[:, None] * to_given)
 
 
 def fit_softmax(
@@ -114,6 +148,7 @@ def fit_softmax(
     *,
     baseline: int = 0,
     alpha: float = 0.0,
+    standard_errors: bool = True,
     response: Any = None,
     progress: Progress | None = None,
 ) -> Fit:
@@ -126,6 +161,7 @@ def fit_softmax(
         classes: the K names of the classes.
         baseline: the code of the class that the others are compared with.
         alpha: the ridge penalty of `SoftmaxRegression`.
+        standard_errors: whether the information is formed where the steps do not need it.
         response: the name of the response, for the table.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
@@ -134,10 +170,10 @@ def fit_softmax(
     if len(classes) < 2:
         raise ValueError(f"expected at least two classes, got one class: {', '.join(classes)}")
     if alpha == 0.0:
-        columns = columns.orthogonal()
+        columns = columns.independent()
     order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
     problem = SoftmaxLikelihood(columns, order.argsort()[codes], weights, len(classes), alpha)
-    found = maximise(problem.sums, problem.start(), progress, problem.unit)
+    found = search(problem, progress, standard_errors)
     return _result(problem, found, [classes[k] for k in order], response)
 
 
@@ -154,39 +190,45 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
     raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
 
 
-def _result(problem: SoftmaxLikelihood, found: Optimum, classes: list[str], response: Any) -> Fit:
-    columns = problem.columns
-    k = problem.classes - 1
-    inverse = cov.inverse(found.sums.information)
-    exists = problem.alpha > 0.0 and not bool(inverse.isnan().any())
-    exists = exists or existence.certified(found.decrement, inverse, columns.x, k)
+def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any) -> Fit:
+    found, longest = searched
+    columns, k = problem.columns, problem.classes - 1
+    inverse = cov.inverse(found.sums.information) if longest is None else None
+    if inverse is None:
+        exists = existence.certified_by_bound(found.decrement, longest or math.inf, columns, k)
+    else:
+        exists = existence.certified(found.decrement, inverse, columns, k)
+        exists = exists or (problem.alpha > 0.0 and not bool(inverse.isnan().any()))
     converged = found.reached and exists
-    if problem.penalty is not None:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
-        inverse = cov.transformed(problem.information(found.theta), inverse)
-    if not converged:
-        inverse = torch.full_like(inverse, torch.nan)
-    to_given = torch.block_diag(*[columns.to_given] * k)
-    params = {"coef": (to_given @ found.theta).reshape(k, columns.count)}
+    covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
+    if converged and inverse is not None:
+        if problem.alpha > 0.0:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
+            inverse = cov.transformed(problem.information(found.theta), inverse)
+        covariance = cov.transformed_by_block(inverse, columns.to_given)
+    coef = found.theta.reshape(k, -1) @ columns.to_given.T
+    params = {"coef": coef}
     again = partial(search_again, SoftmaxRows(), columns, problem.labels, problem.weights, params, found.steps)
     return Fit(
         model="Softmax regression",
         discrete=True,
         params=params,
-        covariance=cov.transformed(inverse, to_given),
-        log_likelihood=float(problem.log_likelihood(found.theta)),
+        covariance=covariance,
+        log_likelihood=float(
+            found.sums.log_likelihood if problem.alpha == 0.0 else problem.log_likelihood(found.theta)
+        ),
         n=float(problem.weights.sum()),
         df=k * columns.count,
-        status=_status(problem, found, exists, classes),
+        status=_status(problem, found, exists, classes, inverse is not None),
         converged=converged,
         decrement=found.decrement,
         steps=found.steps,
         labels={"coef": (tuple(classes[1:]), tuple(columns.names))},
-        information="observed" if problem.penalty is None else f"penalised, alpha = {problem.alpha:g}",
+        information="observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}",
         null_log_likelihood=problem.null_log_likelihood(),
         response=None if response is None else str(response),
         baseline=classes[0],
         log_likelihood_at=_AtCoefficients(problem),
-        search=again if converged and problem.penalty is None else None,
+        search=again if converged and problem.alpha == 0.0 else None,
     )
 
 
@@ -206,7 +248,7 @@ class _AtCoefficients(LogLikelihood):
         theta, x = self._standardised(vector), problem.columns.given(column)
         total = torch.zeros(len(steps), dtype=torch.float64)
         for rows in blocks(len(x), len(steps) + problem.classes):
-            scores = problem.scores(problem.columns.x[rows], theta)
+            scores = problem.scores(rows, theta)
             labels = problem.labels[rows]
             own = scores.gather(1, labels[:, None])
             rest = torch.cat([scores[:, : k + 1], scores[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
@@ -220,8 +262,11 @@ class _AtCoefficients(LogLikelihood):
         return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
 
 
-def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, classes: list[str]) -> str:
+def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, classes: list[str], informed: bool) -> str:
     verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
+    if exists and found.reached and problem.size > MANY_PARAMETERS:
+        verdict += f", by conjugate gradients for {problem.size} parameters"
+        verdict += "" if informed else "; no standard errors"
     certain = [] if exists else _fitted_surely(problem, found.theta)
     if not certain:
         return verdict
@@ -233,7 +278,7 @@ def _fitted_surely(problem: SoftmaxLikelihood, theta: Tensor) -> list[int]:
     """The classes whose rows are all fitted with a probability near 1."""
     least = torch.zeros(problem.classes, dtype=torch.float64)
     for rows in blocks(len(problem.labels), problem.classes + problem.columns.count):
-        log_p = functional.log_softmax(problem.scores(problem.columns.x[rows], theta), dim=1)
+        log_p = functional.log_softmax(problem.scores(rows, theta), dim=1)
         own = log_p.gather(1, problem.labels[rows][:, None])[:, 0]
         least.scatter_reduce_(0, problem.labels[rows], own, "amin")
     return (least > math.log(0.999)).nonzero()[:, 0].tolist()

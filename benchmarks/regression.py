@@ -1,0 +1,165 @@
+"""Softmax regression against scikit-learn's solvers and statsmodels, in turn within one run: medians and ratios.
+
+    python benchmarks/regression.py [--rounds 3] [--only 1000000] [--statsmodels]
+
+A contender's tolerance is the loosest of 1e-3, 1e-4, ... at which its log-likelihood is within 1e-8 relative of the
+best known. scikit-learn gives no errors; ours are timed with them, and without ("estimate"). Memory is the peak of a
+process of its own above what it had before the fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import nll
+
+SHAPES = [(100_000, 20, 10), (1_000_000, 20, 5), (100_000, 50, 30)]
+SOLVERS = ["lbfgs", "newton-cg", "newton-cholesky"]
+CLOSE = 1e-8
+
+Data = tuple[np.ndarray, np.ndarray]
+
+
+def draw(n: int, p: int, classes: int) -> Data:
+    """Normal columns, normal slopes, labels of the model."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, p))
+    scores = x @ (rng.standard_normal((p, classes)) * 0.5 / np.sqrt(p / 10))
+    return x, (scores + rng.gumbel(size=(n, classes))).argmax(1)
+
+
+def ours(data: Data, standard_errors: bool = True) -> float:
+    """Fit; the log-likelihood."""
+    return nll.SoftmaxRegression(standard_errors=standard_errors).fit(*data).result_.log_likelihood
+
+
+def theirs(data: Data, solver: str, tolerance: float) -> float:
+    """Fit with scikit-learn; the log-likelihood."""
+    x, y = data
+    model = LogisticRegression(C=np.inf, solver=solver, tol=tolerance, max_iter=1000).fit(x, y)
+    z = torch.from_numpy(x @ model.coef_.T + model.intercept_)
+    return -float(torch.nn.functional.cross_entropy(z, torch.from_numpy(y), reduction="sum"))
+
+
+def statsmodels(data: Data) -> float:
+    """Fit with MNLogit; the log-likelihood."""
+    import statsmodels.api as sm
+
+    return sm.MNLogit(data[1], sm.add_constant(data[0])).fit(method="newton", disp=0).llf
+
+
+def seconds(function: Callable[[], float]) -> tuple[float, float]:
+    """A call's time and result."""
+    begin = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        value = function()
+    return time.perf_counter() - begin, value
+
+
+def close_enough(data: Data, solver: str, best: float) -> float | None:
+    """The loosest tolerance that ends near the best value; None where it takes more than two minutes."""
+    for power in range(3, 9):
+        spent, value = seconds(lambda: theirs(data, solver, 10.0**-power))  # noqa: B023
+        if best - value <= CLOSE * abs(best):
+            return 10.0**-power
+        if spent > 120:
+            return None
+    return None
+
+
+def compare(shape: tuple[int, int, int], rounds: int, with_statsmodels: bool) -> None:
+    """Print a table of one shape."""
+    data = draw(*shape)
+    best = ours(data)
+    contenders: dict[str, Callable[[], float]] = {
+        "nll": lambda: ours(data),
+        "nll, estimate": lambda: ours(data, standard_errors=False),
+    }
+    tolerances = {}
+    for solver in SOLVERS:
+        if solver == "newton-cholesky" and shape[2] > 20:  # minutes
+            continue
+        tolerances[solver] = close_enough(data, solver, best)
+        if tolerances[solver] is not None:
+            contenders[f"sklearn {solver}"] = lambda solver=solver: theirs(data, solver, tolerances[solver])
+    if with_statsmodels:
+        contenders["statsmodels newton"] = lambda: statsmodels(data)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    values = {}
+    for _ in range(rounds):
+        for name, function in contenders.items():
+            spent, values[name] = seconds(function)
+            times[name].append(spent)
+    medians = {name: statistics.median(own) for name, own in times.items()}
+    print(f"n = {shape[0]}, p = {shape[1]}, K = {shape[2]}: log-likelihood {best:.6f}")
+    for name, median in medians.items():
+        solver = name.removeprefix("sklearn ")
+        memory = peak(shape, solver if name != "nll" else "nll", tolerances.get(solver))
+        print(
+            f"  {name:22} {median:8.3f} s   {median / medians['nll']:6.2f} x   {memory:6.0f} MB   "
+            f"log-likelihood lower by {best - values[name]:.2e}"
+            + (f"   tol = {tolerances[solver]:g}" if solver in tolerances else ""),
+            flush=True,
+        )
+
+
+def peak(shape: tuple[int, int, int], who: str, tolerance: float | None) -> float:
+    """The extra memory of one fit, in MB, in a process of its own."""
+    command = [sys.executable, __file__, "--peak", who, *map(str, shape), str(tolerance or 0.0)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_here(who: str, shape: tuple[int, int, int], tolerance: float) -> float:
+    """The same, measured here."""
+    data = draw(*shape)
+    small = data[0][:2000], data[1][:2000]
+    fit = {
+        "nll": lambda data: ours(data),
+        "nll, estimate": lambda data: ours(data, standard_errors=False),
+        "statsmodels newton": statsmodels,
+    }.get(who, lambda data: theirs(data, who, tolerance))
+    seconds(lambda: fit(small))  # what is loaded once
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1]) * resource.getpagesize() / 1e6
+    seconds(lambda: fit(data))
+    with open("/proc/self/status") as file:
+        high = next(line for line in file if line.startswith("VmHWM"))
+    return int(high.split()[1]) * 1024 / 1e6 - before
+
+
+def main() -> None:
+    """Compare the shapes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", type=int, help="shapes with so many rows")
+    parser.add_argument("--statsmodels", action="store_true", help="MNLogit too: minutes")
+    parser.add_argument("--peak", nargs=5, metavar=("WHO", "N", "P", "K", "TOL"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    if options.peak:
+        who, n, p, classes, tolerance = options.peak
+        print(peak_here(who, (int(n), int(p), int(classes)), float(tolerance)))
+        return
+    print(f"nll {nll.__version__}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, 2 threads")
+    for shape in SHAPES:
+        if options.only in (None, shape[0]):
+            compare(shape, options.rounds, options.statsmodels)
+
+
+if __name__ == "__main__":
+    main()
