@@ -26,7 +26,9 @@ _MANY, _SOME = 1 << 17, 1 << 14
 MANY_PARAMETERS, MOST_INFORMATION = 256, 4096
 _KEPT = 1 << 20  # rows whose derivatives stay in memory between products
 
-LogProb = Callable[[tuple[Tensor, ...], Params], Tensor]  # (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m)
+# (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m). Of a single segment whose free numbers are the parameters it
+# may have a method `sums` of its own, from (segment, theta) to `Sums`.
+LogProb = Callable[[tuple[Tensor, ...], Params], Tensor]
 
 
 class Segment(NamedTuple):
@@ -113,6 +115,9 @@ class Problem:
 
     def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
         """Log-likelihoods (b), scores (b, P) and informations (b, P, P) of the data sets `which`, all by default."""
+        own = getattr(self.segments[0].log_prob, "sums", None)
+        if own is not None:
+            return own(self.segments[0] if which is None or self.count == 1 else self.segments[0].take(which), theta)
         count, size = theta.shape
         value = torch.zeros(count, dtype=torch.float64)
         score, information = torch.zeros_like(theta), torch.zeros(count, size, size, dtype=torch.float64)

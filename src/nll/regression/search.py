@@ -9,21 +9,38 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.likelihood.optimise import Optimum, decrement_of
+from nll.kernels.softmax_sums import Rows, Standard, row_sums
+from nll.likelihood.optimise import Optimum, Sums, decrement_of
 from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.search import Found, Units
 from nll.regression.columns import Columns
 
 
-@dataclass(frozen=True)
-class SoftmaxRows:
-    """Log-probabilities of labels, the baseline's score being 0."""
+def softmax_log_prob(x: Tensor, labels: Tensor, coef: Tensor) -> Tensor:
+    """Log-probabilities of labels (n), for coefficients (K - 1, p); the baseline's score is 0."""
+    scores = torch.cat([torch.zeros_like(x[:, :1]), x @ coef.mT], 1)
+    return scores.gather(1, labels.long()[:, None])[:, 0] - scores.logsumexp(1)
 
-    def __call__(self, x: Tensor, labels: Tensor, coef: Tensor) -> Tensor:
-        """Return them (n), for coefficients (K - 1, p)."""
-        scores = torch.cat([torch.zeros_like(x[:, :1]), x @ coef.mT], 1)
-        return scores.gather(1, labels.long()[:, None])[:, 0] - scores.logsumexp(1)
+
+class SoftmaxRows(PlainRows):
+    """Log-probabilities of labels, whose sums have a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__(softmax_log_prob)
+
+    def sums(self, segment: Segment, theta: Tensor) -> Sums:
+        """Those of several data sets, which differ in the rows' weights, at (b, P)."""
+        x, labels = (part[0] for part in segment.parts)
+        plain = Standard(torch.zeros(x.shape[1]).double(), torch.ones(x.shape[1]).double(), False)
+        found = []
+        for number, own in enumerate(theta):
+            weights = segment.weights[number if len(segment.weights) > 1 else 0]
+            rows = Rows(x, labels.long(), weights)
+            sums = row_sums(rows, plain, own.reshape(-1, x.shape[1]), square="information")
+            assert sums.square is not None
+            found.append(Sums(sums.log_likelihood, sums.score.reshape(-1), sums.square))
+        return Sums(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,9 @@ def search_again(
         for name, value in params.items()
     }
     parts = (columns.given()[None], y.double()[None])
-    segment = Segment(PlainRows(rows), parts, weights[None], torch.arange(len(y)))
+    segment = Segment(
+        rows if isinstance(rows, SoftmaxRows) else PlainRows(rows), parts, weights[None], torch.arange(len(y))
+    )
     problem = Problem((segment,), Layout(own))
     theta = problem.layout.numbers({name: value[None] for name, value in params.items()})
     at = problem.sums(theta)
