@@ -19,6 +19,7 @@ from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.search import Found
+from nll.likelihood.separation import Separation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +51,7 @@ class Fit:
     response: str | None = None
     baseline: str | None = None  # the class that the others are compared with
     discrete: bool | None = None  # whether the likelihood is of probabilities, not of densities; None: not known
+    separation: Separation | None = None  # of classes, where that leaves no finite estimate
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
     log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters

@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll import functional
 from nll.kernels import cpu
 from nll.kernels.softmax_sums import RowSums, row_sums
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import label
-from nll.likelihood.optimise import Optimum, Progress, Sums
-from nll.likelihood.problem import MANY_PARAMETERS
+from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
+from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION
 from nll.likelihood.result import Fit
-from nll.regression import existence
+from nll.regression import existence, separation
 from nll.regression.columns import Columns
 from nll.regression.search import SoftmaxRows, search_again
 from nll.regression.softmax_search import Searched, search
@@ -34,10 +33,20 @@ class SoftmaxLikelihood:
     The parameters are the (K - 1, p) coefficients of the search's columns, flattened by class.
     """
 
-    def __init__(self, columns: Columns, labels: Tensor, weights: Tensor, classes: int, alpha: float = 0.0) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        labels: Tensor,
+        weights: Tensor,
+        classes: int,
+        alpha: float = 0.0,
+        offset: Tensor | None = None,
+    ) -> None:
         self.columns, self.labels, self.weights, self.classes = columns, labels, weights, classes
+        self.offset = offset  # (n, K), added to the scores
         once = bool((weights == 1.0).all())
-        self.rows, self.standard = columns.rows(labels, None if once else weights)
+        rows, self.standard = columns.rows(labels, None if once else weights)
+        self.rows = rows._replace(offset=offset)
         self.counts = torch.bincount(labels, weights=None if once else weights, minlength=classes).double()
         self.unit = min(1.0, float(weights.mean()))  # of the log-likelihood, where weights are shares
         self.alpha = alpha
@@ -108,7 +117,13 @@ class SoftmaxLikelihood:
             turned=None if self.columns.turned is None else self.columns.turned[::step],
         )
         labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
-        return SoftmaxLikelihood(columns, labels, weights, self.classes, self.alpha / step)
+        offset = None if self.offset is None else self.offset[::step]
+        return SoftmaxLikelihood(columns, labels, weights, self.classes, self.alpha / step, offset)
+
+    def among(self, allowed: Tensor) -> SoftmaxLikelihood:
+        """The likelihood of each row's label among the classes that are allowed it, (n, K)."""
+        offset = torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, -math.inf)
+        return SoftmaxLikelihood(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
 
     def _row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
         shape = (self.classes - 1, self.columns.count)
@@ -119,7 +134,8 @@ class SoftmaxLikelihood:
         """The scores of some rows, (rows, K), with zeros for the baseline."""
         x = self.columns.block(rows)
         scores = x @ theta.reshape(self.classes - 1, -1).T
-        return torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
+        scores = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
+        return scores if self.offset is None else scores + self.offset[rows]
 
     @property
     def penalty(self) -> Tensor:
@@ -199,6 +215,10 @@ def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], 
     else:
         exists = existence.certified(found.decrement, inverse, columns, k)
         exists = exists or (problem.alpha > 0.0 and not bool(inverse.isnan().any()))
+    judged = None
+    if not exists and problem.alpha == 0.0 and problem.size <= MOST_INFORMATION:
+        judged = separation.judge(problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit))
+        exists = judged.overlap and inverse is not None and not bool(inverse.isnan().any())
     converged = found.reached and exists
     covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
     if converged and inverse is not None:
@@ -206,6 +226,8 @@ def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], 
             inverse = cov.transformed(problem.information(found.theta), inverse)
         covariance = cov.transformed_by_block(inverse, columns.to_given)
     coef = found.theta.reshape(k, -1) @ columns.to_given.T
+    if judged is not None and judged.separation is not None:
+        coef, covariance = separation.with_limits(judged, coef, columns.to_given)
     params = {"coef": coef}
     again = partial(search_again, SoftmaxRows(), columns, problem.labels, problem.weights, params, found.steps)
     return Fit(
@@ -218,7 +240,7 @@ def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], 
         ),
         n=float(problem.weights.sum()),
         df=k * columns.count,
-        status=_status(problem, found, exists, classes, inverse is not None),
+        status=_status(problem, found, exists, judged, inverse is not None),
         converged=converged,
         decrement=found.decrement,
         steps=found.steps,
@@ -227,6 +249,7 @@ def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], 
         null_log_likelihood=problem.null_log_likelihood(),
         response=None if response is None else str(response),
         baseline=classes[0],
+        separation=None if judged is None else judged.separation,
         log_likelihood_at=_AtCoefficients(problem),
         search=again if converged and problem.alpha == 0.0 else None,
     )
@@ -262,23 +285,13 @@ class _AtCoefficients(LogLikelihood):
         return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
 
 
-def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, classes: list[str], informed: bool) -> str:
+def _status(
+    problem: SoftmaxLikelihood, found: Optimum, exists: bool, judged: separation.Judged | None, informed: bool
+) -> str:
+    if judged is not None and judged.separation is not None:
+        return judged.separation.sentence()
     verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
     if exists and found.reached and problem.size > MANY_PARAMETERS:
         verdict += f", by conjugate gradients for {problem.size} parameters"
         verdict += "" if informed else "; no standard errors"
-    certain = [] if exists else _fitted_surely(problem, found.theta)
-    if not certain:
-        return verdict
-    who = ", ".join(classes[k] for k in certain[:5]) + (f" and {len(certain) - 5} more" if len(certain) > 5 else "")
-    return f"{verdict}; every row of class {who} is fitted with a probability above 0.999"
-
-
-def _fitted_surely(problem: SoftmaxLikelihood, theta: Tensor) -> list[int]:
-    """The classes whose rows are all fitted with a probability near 1."""
-    least = torch.zeros(problem.classes, dtype=torch.float64)
-    for rows in blocks(len(problem.labels), problem.classes + problem.columns.count):
-        log_p = functional.log_softmax(problem.scores(rows, theta), dim=1)
-        own = log_p.gather(1, problem.labels[rows][:, None])[:, 0]
-        least.scatter_reduce_(0, problem.labels[rows], own, "amin")
-    return (least > math.log(0.999)).nonzero()[:, 0].tolist()
+    return verdict

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
+
+from nll.likelihood import intervals
 
 if TYPE_CHECKING:
     from nll.likelihood.result import Fit
@@ -56,7 +60,23 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
         named = [[column, *row[1:]] for column, row in zip(columns, part, strict=True)]
         title = f"{fit.response or 'y'} = {name} (against {fit.baseline})"
         found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
+    for contrast in () if fit.separation is None else fit.separation.contrasts:
+        if contrast.against != fit.baseline:
+            bounds = intervals.wald(contrast.estimate, contrast.standard_errors, level)
+            named = _tested(columns, contrast.estimate, contrast.standard_errors, bounds)
+            title = f"{fit.response or 'y'} = {contrast.of} (against {contrast.against}, in the limit)"
+            found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
     return found
+
+
+def _tested(names: Iterable[str], estimate: Tensor, errors: Tensor, bounds: Tensor) -> list[list[str]]:
+    """Rows of coefficients."""
+    z = estimate / errors
+    columns = (estimate.tolist(), errors.tolist(), z.tolist(), intervals.p_value(z).tolist(), bounds.tolist())
+    return [
+        [name, number(b, 8), number(se, 8), f"{t:.3f}", _probability(p), number(low, 6), number(high, 6)]
+        for name, b, se, t, p, (low, high) in zip(names, *columns, strict=True)
+    ]
 
 
 def number(value: float, digits: int) -> str:

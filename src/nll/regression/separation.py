@@ -1,0 +1,220 @@
+"""Are the classes separated, along which direction, and what has a limit all the same?
+
+The likelihood has no maximum where some direction D of the coefficients never lowers the margin of a row's own class,
+x'(D_y - D_k) >= 0 for all rows and classes k, and raises one (Albert and Anderson 1984): a linear programme decides
+(Konis 2007). Far along D the classes with a raised margin have lost: the row is one of the others. What is left is the
+likelihood of each row among the classes that it still may have; its maximum is the supremum. It may be separated in
+turn. In the end it is flat along the directions that are lost, and has a maximum and an information across them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, hstack
+from torch import Tensor
+
+from nll.likelihood.optimise import Optimum
+from nll.likelihood.separation import Contrast, Separation
+
+if TYPE_CHECKING:
+    from nll.regression.softmax_likelihood import SoftmaxLikelihood
+
+_ZERO = 1e-9  # a margin that is 0, for columns and directions of at most 1
+_EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+_FLAT = 1e-10  # an eigenvalue of the information, in units of the diagonal, that is 0
+_MOST_PAIRS = 20_000  # rows times other classes of one linear programme
+_ADDED = 500  # rows that a direction treats worst
+_ROUNDS = 60
+
+
+class Judged(NamedTuple):
+    """What a linear programme found; neither: it could not decide."""
+
+    separation: Separation | None
+    overlap: bool  # whether there is no separating direction, so that a finite maximum exists
+    theta: Tensor | None = None  # the maximum in the limit
+    covariance: Tensor | None = None  # across the flat directions
+    known: Tensor | None = None  # (P, P), the projector onto what has a limit, in units of the information's diagonal
+    unit: Tensor | None = None
+
+
+def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[SoftmaxLikelihood], Optimum]) -> Judged:
+    """Decide for a likelihood whose search has ended without a proof that a maximum exists."""
+    x, labels = problem.columns.x, problem.labels
+    scale = x.abs().amax(0)
+    x = x / scale
+    allowed = torch.ones(len(labels), problem.classes, dtype=torch.bool)
+    total = torch.zeros(problem.classes, problem.columns.count, dtype=torch.float64)
+    while True:
+        direction = _direction(x.numpy(), labels.numpy(), allowed.numpy())
+        if direction is None:
+            return Judged(None, False)
+        if not direction.any():
+            break
+        before, margins = _margins(x, labels, total), _margins(x, labels, direction)
+        # What is lost already may be lowered again, but not to 0.
+        again = ~allowed & (margins < 0)
+        share = min(1.0, 0.5 * float((before[again] / -margins[again]).amin())) if bool(again.any()) else 1.0
+        total += share * direction
+        allowed &= margins <= _ZERO
+    if not total.any():
+        return Judged(None, True)
+    if allowed.numel() <= _MOST_PAIRS:
+        total = _simplest(x.numpy(), labels.numpy(), ~allowed.numpy(), total)
+    left = problem.among(allowed)
+    return _limits(problem, left, search(left), allowed, total / scale, classes)
+
+
+def _limits(
+    problem: SoftmaxLikelihood,
+    left: SoftmaxLikelihood,
+    found: Optimum,
+    allowed: Tensor,
+    total: Tensor,
+    classes: list[str],
+) -> Judged:
+    information = found.sums.information
+    unit = torch.where(information.diagonal() > 0, information.diagonal().clamp(min=1e-300).rsqrt(), 1.0)
+    values, vectors = torch.linalg.eigh(unit[:, None] * information * unit)
+    across = vectors[:, values > _FLAT]
+    inverse = across / values[values > _FLAT] @ across.T
+    covariance, known = unit[:, None] * inverse * unit, across @ across.T
+    judged = Judged(None, False, found.theta, covariance, known, unit)
+    to_given, columns = problem.columns.to_given, problem.columns.names
+    direction = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) @ to_given.T
+    pairs: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    for a in range(problem.classes):
+        for b in range(a):
+            lost = torch.cat([~allowed[problem.labels == a, b], ~allowed[problem.labels == b, a]])
+            if bool(lost.any()):
+                pairs[bool(lost.all())].append((classes[b], classes[a]))
+    separation = Separation(
+        tuple(classes), tuple(columns), direction, tuple(pairs[True]), tuple(pairs[False]),
+        float(left.log_likelihood(found.theta)), _finite_contrasts(judged, to_given, classes),
+    )  # fmt: skip
+    return judged._replace(separation=separation)
+
+
+def contrast(judged: Judged, to_given: Tensor, k: int, against: int) -> tuple[Tensor, Tensor]:
+    """How class k differs from another in the units of the columns, and its errors; NaN where it has no limit."""
+    assert judged.theta is not None
+    assert judged.covariance is not None
+    assert judged.known is not None
+    assert judged.unit is not None
+    p = len(to_given)
+    linear = torch.zeros(p, len(judged.theta), dtype=torch.float64)
+    if k:
+        linear[:, (k - 1) * p : k * p] += to_given
+    if against:
+        linear[:, (against - 1) * p : against * p] -= to_given
+    scaled = linear * judged.unit
+    lost = (scaled - scaled @ judged.known).square().sum(1).sqrt() > 1e-6 * scaled.square().sum(1).sqrt()
+    errors = (linear @ judged.covariance @ linear.T).diagonal().clamp(min=0).sqrt()
+    nan = torch.tensor(math.nan, dtype=torch.float64)
+    return torch.where(lost, nan, linear @ judged.theta), torch.where(lost, nan, errors)
+
+
+def with_limits(judged: Judged, coef: Tensor, to_given: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (K - 1, p) with their limits where they have one, and the covariance of these; NaN elsewhere."""
+    assert judged.covariance is not None
+    limits = torch.stack([contrast(judged, to_given, k + 1, 0)[0] for k in range(len(coef))])
+    known = limits.isfinite().reshape(-1)
+    across = torch.block_diag(*[to_given] * len(coef))
+    covariance = across @ judged.covariance @ across.T
+    return torch.where(limits.isfinite(), limits, coef), covariance.masked_fill(~(known[:, None] & known), math.nan)
+
+
+def _finite_contrasts(judged: Judged, to_given: Tensor, classes: list[str]) -> tuple[Contrast, ...]:
+    """Each class against the first before it from which it differs by something finite."""
+    found = []
+    for k in range(1, len(classes)):
+        for against in range(k):
+            estimate, errors = contrast(judged, to_given, k, against)
+            if bool(estimate.isfinite().any()):
+                found.append(Contrast(classes[k], classes[against], estimate, errors))
+                break
+    return tuple(found)
+
+
+def _margins(x: Tensor, labels: Tensor, direction: Tensor) -> Tensor:
+    """(n, K): x'(D_y - D_k)."""
+    scores = x @ direction.T
+    return scores.gather(1, labels[:, None]) - scores
+
+
+def _direction(x: np.ndarray, labels: np.ndarray, allowed: np.ndarray) -> Tensor | None:
+    """A separating direction (K, p); 0: there is none; None: not decided. Of many rows some, then the worst."""
+    n, classes = allowed.shape
+    size = max(2, _MOST_PAIRS // max(classes - 1, 1))
+    rows = np.arange(n)
+    if n > size:  # some of each class
+        order = np.argsort(labels, kind="stable")
+        rows = np.sort(order[:: -(-n // (size // 2))])
+    for _ in range(_ROUNDS):
+        direction = _programme(x[rows], labels[rows], allowed[rows])
+        if direction is None or not direction.any() or len(rows) == n:
+            return direction
+        margins = _margins(torch.from_numpy(x), torch.from_numpy(labels), direction)
+        worst = margins.masked_fill(~torch.from_numpy(allowed), math.inf).amin(1)
+        wrong = (worst < -_ZERO).nonzero()[:, 0]
+        if not len(wrong):
+            return direction
+        added = wrong[worst[wrong].argsort()[:_ADDED]].numpy()
+        rows = np.union1d(rows, added)
+    return None
+
+
+def _programme(x: np.ndarray, labels: np.ndarray, allowed: np.ndarray) -> Tensor | None:
+    """Maximise the sum of the margins, none of them negative, over directions of at most 1."""
+    from scipy.optimize import linprog
+
+    kept = allowed & (np.arange(allowed.shape[1]) != labels[:, None])
+    zero = torch.zeros(allowed.shape[1], x.shape[1], dtype=torch.float64)
+    if not kept.any():
+        return zero
+    margins = _matrix(x, labels, kept)
+    gain = np.asarray(margins.sum(0)).ravel()
+    found: Any = linprog(-gain, A_ub=-margins, b_ub=np.zeros(kept.sum()), bounds=(-1, 1), method="highs", options=_EXACT)
+    if found.status != 0:
+        return None
+    reached = margins @ found.x
+    if reached.max(initial=0.0) <= _ZERO:
+        return zero
+    return _spread(found.x, zero) if reached.min() >= -_ZERO else None
+
+
+def _simplest(x: np.ndarray, labels: np.ndarray, lost: np.ndarray, known: Tensor) -> Tensor:
+    """Of the directions that separate the same, the one of the least sum of sizes: few columns, for a reader."""
+    from scipy.optimize import linprog
+
+    other = np.arange(lost.shape[1]) != labels[:, None]
+    margins: Any = _matrix(x, labels, other)
+    both = hstack([margins, -margins]).tocsr()
+    least = lost[other].astype(float)
+    found: Any = linprog(np.ones(both.shape[1]), A_ub=-both, b_ub=-least, bounds=(0, None), method="highs", options=_EXACT)
+    if found.status != 0 or found.x is None:
+        return known
+    half = len(found.x) // 2
+    return _spread(found.x[:half] - found.x[half:], torch.zeros_like(known))
+
+
+def _matrix(x: np.ndarray, labels: np.ndarray, pairs: np.ndarray) -> Any:
+    """The margins of these pairs of row and class (n, K), in their order, by the directions (K - 1, p) of classes."""
+    row, other = np.nonzero(pairs)
+    at, cells = np.arange(len(row)), []
+    for sign, of in ((1.0, labels[row]), (-1.0, other)):
+        kept = of > 0  # the baseline does not move
+        columns = ((of[kept] - 1) * x.shape[1])[:, None] + np.arange(x.shape[1])
+        cells.append((sign * x[row[kept]], np.broadcast_to(at[kept][:, None], columns.shape), columns))
+    values, i, j = (np.concatenate([part[k].ravel() for part in cells]) for k in range(3))
+    return csr_array((values, (i, j)), shape=(len(row), (pairs.shape[1] - 1) * x.shape[1]))
+
+
+def _spread(found: np.ndarray, zero: Tensor) -> Tensor:
+    """(K, p), with zeros for the baseline."""
+    return torch.cat([zero[:1], torch.from_numpy(found.reshape(len(zero) - 1, -1))])
