@@ -665,7 +665,14 @@ def test_progress_tells_each_step():
 
 def test_parameters_and_clone():
     model = SoftmaxRegression(alpha=0.5, baseline="b", fit_intercept=False)
-    assert model.get_params() == {"alpha": 0.5, "baseline": "b", "fit_intercept": False, "standard_errors": True}
+    assert model.get_params() == {
+        "alpha": 0.5,
+        "baseline": "b",
+        "fit_intercept": False,
+        "covariance": "observed",
+        "weights": "frequency",
+        "standard_errors": True,
+    }
     again = clone(model).set_params(alpha=2.0)
     assert (again.alpha, again.baseline, again.fit_intercept) == (2.0, "b", False)
     assert repr(model) == "SoftmaxRegression(alpha=0.5, baseline='b', fit_intercept=False)"

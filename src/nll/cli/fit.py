@@ -21,10 +21,11 @@ from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, 
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
 from nll.likelihood.groups import GroupedFit
-from nll.likelihood.observations import label, observe
+from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
 from nll.regression import design as designs
 from nll.regression.linear import RESPONSES, fit_linear
+from nll.regression.robust import Wish
 from nll.regression.softmax_likelihood import code_of, fit_softmax
 
 
@@ -57,6 +58,8 @@ class Job(NamedTuple):
     missing: str
     censored_right: str | None = None
     by: str | None = None
+    robust: str = "observed"
+    cluster: str | None = None
 
 
 class Fitted(NamedTuple):
@@ -85,6 +88,12 @@ def fit(
         str | None, typer.Option(help="With --column: the column that is 1 where the value is a lower bound, else 0.")
     ] = None,
     by: Annotated[str | None, typer.Option(help="With --column: the column of groups, each fitted on its own.")] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Of a softmax regression: errors that hold where the model is wrong (HC0).")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Of a softmax regression: the column of groups of rows that go together.")
+    ] = None,
     missing: Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")] = Missing.error,
     level: Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")] = 0.95,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
@@ -103,7 +112,10 @@ def fit(
             raise ValueError("expected --censored-right and --by with --column only")
         if by is not None and report is not None:
             raise ValueError("expected no --report with --by: it draws one fit")
-        job = Job(table, family, baseline, alpha, weights, policy, censored_right, by)
+        if family != "softmax" and (robust or cluster is not None):
+            raise ValueError(f"expected --robust and --cluster with softmax only, got --family {family}")
+        kind = "sandwich" if robust else "observed"
+        job = Job(table, family, baseline, alpha, weights, policy, censored_right, by, kind, cluster)
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
     except (ValueError, TypeError) as error:
@@ -146,17 +158,20 @@ def _family(formula: str | None, column: str | None, family: str | None, baselin
 
 def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     parsed = designs.parse(formula)
-    wanted = designs.variables(parsed) + ([job.weights] if job.weights else [])
+    wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
     stages.say(f"Reading {job.path.name}")
     table = read_table(job.path, list(dict.fromkeys(wanted)))
     stages.say("Building the columns")
+    if job.cluster is not None:
+        designs.require_columns([job.cluster], [str(name) for name in table.columns])
     data = designs.design(table, parsed, weights=job.weights, missing=job.missing)
     run = _softmax if job.family == "softmax" else _linear
-    fitted, shown = run(job, data, stages)
+    groups = None if job.cluster is None else table[job.cluster].to_numpy()
+    fitted, shown = run(job, data, groups, stages)
     return Fitted(replace(fitted, dropped=data.dropped), f"{formula} ({job.path.name})", shown)
 
 
-def _softmax(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
+def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
     from nll.report import assess
 
     if data.y.dtype.kind == "f" and (data.y % 1 != 0).any():
@@ -173,6 +188,9 @@ def _softmax(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[F
         classes,
         baseline=base,
         alpha=job.alpha,
+        wish=Wish(
+            job.robust, clusters=None if groups is None else cluster_codes(groups, len(groups), data.rows.numpy())
+        ),
         response=data.response,
         progress=stages.step,
     )
@@ -188,7 +206,7 @@ def _softmax(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[F
     }
 
 
-def _linear(job: Job, data: designs.Design, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
+def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
     from nll.report import assess
 
     if job.family == "bernoulli" and data.y.dtype.kind not in "iufb":

@@ -375,3 +375,20 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_plain, value)) + "]"
     return f"{value:.17g}" if float(f"{value:.6g}") != value else f"{value:.6g}"
+
+
+def cluster_codes(clusters: Any, given: int, rows: Any) -> Tensor:
+    """The number of the cluster of each row that is kept, from 0; `rows`: which of the rows as given.
+
+    Raises: ValueError for labels of another length, a missing one, or a single cluster.
+    """
+    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
+    if labels.shape != (given,):
+        raise ValueError(f"expected {given} cluster labels, one for each row, got shape {labels.shape}")
+    absent = np.array([value is None or value != value for value in labels.tolist()])
+    if absent[rows].any():
+        raise ValueError(f"expected a cluster for every row, got none at row {int(np.flatnonzero(absent)[0])}")
+    codes = np.unique(labels[rows], return_inverse=True)[1]
+    if codes.max() == 0:
+        raise ValueError("expected at least two clusters, got one")
+    return torch.from_numpy(codes.reshape(-1))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from nll.likelihood import covariance as cov
 from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
-from nll.likelihood.observations import Observations
+from nll.likelihood.observations import Observations, cluster_codes
 from nll.likelihood.optimise import Progress
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
@@ -130,7 +129,7 @@ def _covariance_of_free(
     inverse = cov.inverse(found.optimum.sums.information[kept[:, None], kept])
     if wish.clusters is None and kind == "observed":
         return inverse, kind
-    codes = None if wish.clusters is None else _codes(wish.clusters, observed)
+    codes = None if wish.clusters is None else cluster_codes(wish.clusters, observed.given, observed.rows.numpy())
     meat = cov.meat(found.each.scores(found.theta)[:, kept], observed.weights, observed.kind, codes)
     if codes is not None:
         return cov.sandwich(inverse, meat), f"sandwich, {int(codes.max()) + 1} clusters"
@@ -147,16 +146,6 @@ def _expected(found: Found, observed: Observations, family: Family | None) -> Te
         names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
         raise ValueError(f"expected covariance='expected' for {names} or an exponential family, all parameters free")
     return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
-
-
-def _codes(clusters: Any, observed: Observations) -> Tensor:
-    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
-    if labels.shape != (observed.given,):
-        raise ValueError(f"expected {observed.given} cluster labels, one for each row, got shape {labels.shape}")
-    codes = np.unique(labels[observed.rows.numpy()], return_inverse=True)[1]
-    if codes.max() == 0:
-        raise ValueError("expected at least two clusters, got one")
-    return torch.from_numpy(codes.reshape(-1))
 
 
 def without_maximum(family: Family, observed: Observations) -> Fit:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from nll.likelihood import intervals
+
 
 class Contrast(NamedTuple):
     """How one class differs from another in the limit; NaN where that has no limit."""
@@ -14,6 +16,20 @@ class Contrast(NamedTuple):
     against: str
     estimate: Tensor  # (p)
     standard_errors: Tensor  # (p)
+
+    @property
+    def z(self) -> Tensor:
+        """The estimates in units of their errors."""
+        return self.estimate / self.standard_errors
+
+    @property
+    def p_values(self) -> Tensor:
+        """Of the Wald tests that a coefficient is 0."""
+        return intervals.p_value(self.z)
+
+    def interval(self, level: float = 0.95) -> Tensor:
+        """(p, 2): Wald's."""
+        return intervals.wald(self.estimate, self.standard_errors, level)
 
 
 class Separation(NamedTuple):

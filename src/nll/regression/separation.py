@@ -179,7 +179,9 @@ def _programme(x: np.ndarray, labels: np.ndarray, allowed: np.ndarray) -> Tensor
         return zero
     margins = _matrix(x, labels, kept)
     gain = np.asarray(margins.sum(0)).ravel()
-    found: Any = linprog(-gain, A_ub=-margins, b_ub=np.zeros(kept.sum()), bounds=(-1, 1), method="highs", options=_EXACT)
+    found: Any = linprog(
+        -gain, A_ub=-margins, b_ub=np.zeros(kept.sum()), bounds=(-1, 1), method="highs", options=_EXACT
+    )
     if found.status != 0:
         return None
     reached = margins @ found.x
@@ -193,10 +195,12 @@ def _simplest(x: np.ndarray, labels: np.ndarray, lost: np.ndarray, known: Tensor
     from scipy.optimize import linprog
 
     other = np.arange(lost.shape[1]) != labels[:, None]
-    margins: Any = _matrix(x, labels, other)
-    both = hstack([margins, -margins]).tocsr()
+    margins = _matrix(x, labels, other)
+    both: Any = hstack([margins, -margins]).tocsr()
     least = lost[other].astype(float)
-    found: Any = linprog(np.ones(both.shape[1]), A_ub=-both, b_ub=-least, bounds=(0, None), method="highs", options=_EXACT)
+    found: Any = linprog(
+        np.ones(both.shape[1]), A_ub=-both, b_ub=-least, bounds=(0, None), method="highs", options=_EXACT
+    )
     if found.status != 0 or found.x is None:
         return known
     half = len(found.x) // 2

@@ -14,9 +14,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from nll import functional
-from nll.likelihood.observations import label
+from nll.likelihood.observations import cluster_codes, label
 from nll.likelihood.optimise import Progress
 from nll.regression.columns import Columns
+from nll.regression.robust import KINDS, Wish
 from nll.regression.softmax_likelihood import code_of, fit_softmax
 
 _MANY = 1 << 16  # rows that tell whether a response has classes
@@ -33,6 +34,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             summed negative log-likelihood; intercepts are free. 0: maximum likelihood.
         baseline: the class that the others are compared with; None: the first in sorted order.
         fit_intercept: whether every score has a constant.
+        covariance: "observed" (inverse information), "sandwich" (HC0: holds where the model is wrong) or "hc1" (the
+            same with the factor n / (n - number of coefficients)); `fit(clusters=...)` clusters it.
+        weights: what `sample_weight` is: "frequency", how often a row was seen, or "sampling", how many others it
+            stands for; the covariance is the sandwich then.
         standard_errors: False leaves out the information of more than 256 coefficients, which costs far more than
             their estimate then.
 
@@ -41,20 +46,30 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, *, alpha: float = 0.0, baseline: Any = None, fit_intercept: bool = True, standard_errors: bool = True
+        self,
+        *,
+        alpha: float = 0.0,
+        baseline: Any = None,
+        fit_intercept: bool = True,
+        covariance: str = "observed",
+        weights: str = "frequency",
+        standard_errors: bool = True,
     ) -> None:
         self.alpha = alpha
         self.baseline = baseline
         self.fit_intercept = fit_intercept
+        self.covariance = covariance
+        self.weights = weights
         self.standard_errors = standard_errors
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, progress: Progress | None = None):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, clusters: Any = None, progress: Progress | None = None):
         """Fit the model.
 
         Args:
             X: (n, p) columns: an array or a table.
             y: (n) classes, of any type that sorts.
-            sample_weight: (n) frequencies, how often each row was seen.
+            sample_weight: (n) weights, of the kind that `weights` says.
+            clusters: (n) labels of groups of rows that are not independent of each other.
             progress: called before each step with (step, log-likelihood, Newton decrement).
 
         Raises: ValueError for data that do not fit, naming the column, row or class; collinear columns are named
@@ -71,6 +86,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         check_classification_targets(y if len(y) < _MANY else y[:_MANY])
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
         seen = weights > 0
+        groups = None if clusters is None else cluster_codes(clusters, len(seen), seen)
         if not seen.all():
             X, y, weights = X[seen], y[seen], weights[seen]
         self.classes_, codes = _encoded(y)
@@ -84,6 +100,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             baseline=base,
             alpha=float(self.alpha),
             standard_errors=bool(self.standard_errors),
+            wish=Wish(self.covariance, self.weights, groups),
             response=response,
             progress=progress,
         )
@@ -121,6 +138,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
+        for name, known in (("covariance", KINDS), ("weights", ("frequency", "sampling"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("fit_intercept", "standard_errors"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"expected {name} to be True or False, got {getattr(self, name)!r}")

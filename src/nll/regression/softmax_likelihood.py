@@ -21,7 +21,7 @@ from nll.likelihood.observations import label
 from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION
 from nll.likelihood.result import Fit
-from nll.regression import existence, separation
+from nll.regression import existence, robust, separation
 from nll.regression.columns import Columns
 from nll.regression.search import SoftmaxRows, search_again
 from nll.regression.softmax_search import Searched, search
@@ -109,6 +109,12 @@ class SoftmaxLikelihood:
         assert square is not None
         return square
 
+    def outer_product(self, theta: Tensor, weighted: bool) -> Tensor:
+        """That of the rows' scores; `weighted`: a weight is a factor of its score, not how often the row was seen."""
+        square = self._row_sums(theta, square="weighted scores" if weighted else "scores").square
+        assert square is not None
+        return square
+
     def thinned(self, step: int) -> SoftmaxLikelihood:
         """The likelihood of every `step`-th row."""
         columns = replace(
@@ -165,6 +171,7 @@ def fit_softmax(
     baseline: int = 0,
     alpha: float = 0.0,
     standard_errors: bool = True,
+    wish: robust.Wish | None = None,
     response: Any = None,
     progress: Progress | None = None,
 ) -> Fit:
@@ -178,6 +185,7 @@ def fit_softmax(
         baseline: the code of the class that the others are compared with.
         alpha: the ridge penalty of `SoftmaxRegression`.
         standard_errors: whether the information is formed where the steps do not need it.
+        wish: which covariance; None: the inverse information.
         response: the name of the response, for the table.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
@@ -190,7 +198,7 @@ def fit_softmax(
     order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
     problem = SoftmaxLikelihood(columns, order.argsort()[codes], weights, len(classes), alpha)
     found = search(problem, progress, standard_errors)
-    return _result(problem, found, [classes[k] for k in order], response)
+    return _result(problem, found, [classes[k] for k in order], response, wish or robust.Wish())
 
 
 def code_of(baseline: Any, classes: list[Any]) -> int:
@@ -206,7 +214,9 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
     raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
 
 
-def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any) -> Fit:
+def _result(
+    problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any, wish: robust.Wish
+) -> Fit:
     found, longest = searched
     columns, k = problem.columns, problem.classes - 1
     inverse = cov.inverse(found.sums.information) if longest is None else None
@@ -221,8 +231,11 @@ def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], 
         exists = judged.overlap and inverse is not None and not bool(inverse.isnan().any())
     converged = found.reached and exists
     covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
+    information = "observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}"
     if converged and inverse is not None:
-        if problem.alpha > 0.0:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
+        if not wish.plain:
+            inverse, information = robust.sandwich(problem, found.theta, inverse, wish)
+        elif problem.alpha > 0.0:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
             inverse = cov.transformed(problem.information(found.theta), inverse)
         covariance = cov.transformed_by_block(inverse, columns.to_given)
     coef = found.theta.reshape(k, -1) @ columns.to_given.T
@@ -245,7 +258,7 @@ def _result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], 
         decrement=found.decrement,
         steps=found.steps,
         labels={"coef": (tuple(classes[1:]), tuple(columns.names))},
-        information="observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}",
+        information=information,
         null_log_likelihood=problem.null_log_likelihood(),
         response=None if response is None else str(response),
         baseline=classes[0],

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
-
-from nll.likelihood import intervals
 
 if TYPE_CHECKING:
     from nll.likelihood.result import Fit
+    from nll.likelihood.separation import Contrast
 
 
 class Group(NamedTuple):
@@ -62,20 +60,18 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
         found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
     for contrast in () if fit.separation is None else fit.separation.contrasts:
         if contrast.against != fit.baseline:
-            bounds = intervals.wald(contrast.estimate, contrast.standard_errors, level)
-            named = _tested(columns, contrast.estimate, contrast.standard_errors, bounds)
+            named = _tested(columns, contrast, level)
             title = f"{fit.response or 'y'} = {contrast.of} (against {contrast.against}, in the limit)"
             found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
     return found
 
 
-def _tested(names: Iterable[str], estimate: Tensor, errors: Tensor, bounds: Tensor) -> list[list[str]]:
+def _tested(names: Iterable[str], contrast: Contrast, level: float) -> list[list[str]]:
     """Rows of coefficients."""
-    z = estimate / errors
-    columns = (estimate.tolist(), errors.tolist(), z.tolist(), intervals.p_value(z).tolist(), bounds.tolist())
+    numbers = (contrast.estimate, contrast.standard_errors, contrast.z, contrast.p_values, contrast.interval(level))
     return [
-        [name, number(b, 8), number(se, 8), f"{t:.3f}", _probability(p), number(low, 6), number(high, 6)]
-        for name, b, se, t, p, (low, high) in zip(names, *columns, strict=True)
+        [name, number(b, 8), number(se, 8), f"{z:.3f}", _probability(p), number(low, 6), number(high, 6)]
+        for name, b, se, z, p, (low, high) in zip(names, *(part.tolist() for part in numbers), strict=True)
     ]
 
 
