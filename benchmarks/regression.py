@@ -14,13 +14,12 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import sklearn
 import torch
+from fits import seconds
 from sklearn.linear_model import LogisticRegression
 
 import nll
@@ -58,15 +57,6 @@ def statsmodels(data: Data) -> float:
     import statsmodels.api as sm
 
     return sm.MNLogit(data[1], sm.add_constant(data[0])).fit(method="newton", disp=0).llf
-
-
-def seconds(function: Callable[[], float]) -> tuple[float, float]:
-    """A call's time and result."""
-    begin = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        value = function()
-    return time.perf_counter() - begin, value
 
 
 def close_enough(data: Data, solver: str, best: float) -> float | None:

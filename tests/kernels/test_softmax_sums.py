@@ -117,14 +117,15 @@ def test_layouts_and_types_do_not_matter(implementation):
 
 def test_rows_that_are_fitted_almost_surely_keep_their_digits(implementation):
     """1 - p of the label is the sum of the others: at scores of +-80 it is 2e-35, and not 0."""
+    if implementation is not row_sums:
+        pytest.skip("PyTorch's log_softmax has rounded it away")
     rows = Rows(torch.tensor([[80.0], [-80.0]], dtype=torch.float64), torch.tensor([1, 0]))
     standard = Standard(torch.zeros(1).double(), torch.ones(1).double(), False)
     found = implementation(rows, standard, torch.ones(1, 1, dtype=torch.float64), square="information")
     tail = torch.tensor(-80.0, dtype=torch.float64).exp()
-    if implementation is row_sums:  # PyTorch's log_softmax has rounded it away
-        torch.testing.assert_close(found.log_likelihood, -2 * tail, rtol=1e-13, atol=0)
-        torch.testing.assert_close(found.score[0, 0], 160 * tail, rtol=1e-13, atol=0)
-        torch.testing.assert_close(found.square[0, 0], 12800 * tail, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.log_likelihood, -2 * tail, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.score[0, 0], 160 * tail, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.square[0, 0], 12800 * tail, rtol=1e-13, atol=0)
 
 
 def test_scores_too_large_for_float64_are_not_finite(implementation):

@@ -24,6 +24,7 @@ from truth import ANES96, IRIS_PAIR, IRIS_SUPREMUM, SPECTOR, Truth, anes96, iris
 
 import nll
 from nll import SoftmaxRegression
+from nll.regression import existence, softmax_search
 
 TABLES = {"anes96": (ANES96, anes96), "spector": (SPECTOR, spector)}
 tables = pytest.mark.parametrize("name", TABLES)
@@ -676,6 +677,42 @@ def test_parameters_and_clone():
     again = clone(model).set_params(alpha=2.0)
     assert (again.alpha, again.baseline, again.fit_intercept) == (2.0, "b", False)
     assert repr(model) == "SoftmaxRegression(alpha=0.5, baseline='b', fit_intercept=False)"
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64])
+def test_classes_of_any_integer_type(dtype):
+    x, y = sample(400)
+    values = np.array([np.iinfo(dtype).min, np.iinfo(dtype).min + 3, 100], dtype)
+    if np.iinfo(dtype).bits == 64:  # near each other, and as far from 0 as they come
+        values = np.array([np.iinfo(dtype).max - 7, np.iinfo(dtype).max - 2, np.iinfo(dtype).max], dtype)
+    model = SoftmaxRegression().fit(x, values[y])
+    assert model.classes_.dtype == dtype
+    np.testing.assert_array_equal(model.classes_, values)
+    np.testing.assert_allclose(model.coef_, SoftmaxRegression().fit(x, y).coef_, rtol=1e-10)
+
+
+def test_a_late_measurement_is_no_class():
+    x = np.random.default_rng(0).normal(size=(70_000, 1))
+    y = np.r_[np.arange(69_999) % 2, 0.5].astype(float)
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        SoftmaxRegression().fit(x, y)
+
+
+def test_an_estimate_alone_is_judged_as_well(monkeypatch):
+    """Without the information: overlap by its certificate or the programme, separation by the programme."""
+    monkeypatch.setattr(softmax_search, "MANY_PARAMETERS", 4)
+    x, y = sample(400)
+    whole = SoftmaxRegression().fit(x, y)
+    alone = SoftmaxRegression(standard_errors=False).fit(x, y).result_
+    assert alone.converged
+    assert alone.status.endswith("no standard errors") or alone.status.startswith("converged: a finite maximum exists")
+    assert bool(alone.standard_errors["coef"].isnan().all())
+    same(alone.params["coef"], whole.result_.params["coef"], 1e-6)
+    monkeypatch.setattr(existence, "certified_by_bound", lambda *_: False)  # the programme has to decide
+    assert SoftmaxRegression(standard_errors=False).fit(x, y).result_.converged
+    assert SoftmaxRegression(standard_errors=False, alpha=1.0).fit(x, y).result_.converged
+    with pytest.warns(ConvergenceWarning, match="class False and class True are separated"):
+        assert not SoftmaxRegression(standard_errors=False).fit(LINE[:, None], LINE > 4).result_.converged
 
 
 def test_pipeline():

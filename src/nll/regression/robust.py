@@ -44,7 +44,8 @@ def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: W
     if wish.kind != "hc1":
         return found, "sandwich (HC0)"
     n = len(problem.labels) if wish.weights == "sampling" else float(problem.weights.sum())
-    return found * (n / (n - problem.size)), "sandwich (HC1)"
+    factor = n / (n - problem.size) if n > problem.size else torch.nan
+    return found * factor, "sandwich (HC1)"
 
 
 def _by_cluster(problem: SoftmaxLikelihood, theta: Tensor, clusters: Tensor) -> Tensor:

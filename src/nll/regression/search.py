@@ -31,12 +31,13 @@ class SoftmaxRows(PlainRows):
 
     def sums(self, segment: Segment, theta: Tensor) -> Sums:
         """Those of several data sets, which differ in the rows' weights, at (b, P)."""
-        x, labels = (part[0] for part in segment.parts)
-        plain = Standard(torch.zeros(x.shape[1]).double(), torch.ones(x.shape[1]).double(), False)
+        x, labels = segment.parts[0][0], segment.parts[1][0].long()
+        zero = torch.zeros(x.shape[1], dtype=torch.float64)
+        plain = Standard(zero, torch.ones_like(zero), False)
         found = []
         for number, own in enumerate(theta):
             weights = segment.weights[number if len(segment.weights) > 1 else 0]
-            rows = Rows(x, labels.long(), weights)
+            rows = Rows(x, labels, weights)
             sums = row_sums(rows, plain, own.reshape(-1, x.shape[1]), square="information")
             assert sums.square is not None
             found.append(Sums(sums.log_likelihood, sums.score.reshape(-1), sums.square))

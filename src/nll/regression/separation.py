@@ -32,15 +32,21 @@ _ADDED = 500  # rows that a direction treats worst
 _ROUNDS = 60
 
 
-class Judged(NamedTuple):
-    """What a linear programme found; neither: it could not decide."""
+class Limit(NamedTuple):
+    """The maximum of what is left far along the direction, and its curvature."""
 
-    separation: Separation | None
-    overlap: bool  # whether there is no separating direction, so that a finite maximum exists
-    theta: Tensor | None = None  # the maximum in the limit
-    covariance: Tensor | None = None  # across the flat directions
-    known: Tensor | None = None  # (P, P), the projector onto what has a limit, in units of the information's diagonal
-    unit: Tensor | None = None
+    theta: Tensor  # (P)
+    covariance: Tensor  # (P, P), across the flat directions
+    known: Tensor  # (P, P), the projector onto what has a limit, in units of the information's diagonal
+    unit: Tensor  # (P)
+
+
+class Judged(NamedTuple):
+    """What a linear programme found; nothing: it could not decide."""
+
+    overlap: bool = False  # whether there is no separating direction, so that a finite maximum exists
+    separation: Separation | None = None
+    limit: Limit | None = None
 
 
 def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[SoftmaxLikelihood], Optimum]) -> Judged:
@@ -53,7 +59,7 @@ def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[Soft
     while True:
         direction = _direction(x.numpy(), labels.numpy(), allowed.numpy())
         if direction is None:
-            return Judged(None, False)
+            return Judged()
         if not direction.any():
             break
         before, margins = _margins(x, labels, total), _margins(x, labels, direction)
@@ -63,78 +69,81 @@ def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[Soft
         total += share * direction
         allowed &= margins <= _ZERO
     if not total.any():
-        return Judged(None, True)
+        return Judged(overlap=True)
     if allowed.numel() <= _MOST_PAIRS:
         total = _simplest(x.numpy(), labels.numpy(), ~allowed.numpy(), total)
     left = problem.among(allowed)
-    return _limits(problem, left, search(left), allowed, total / scale, classes)
+    found = search(left)
+    if not found.reached:
+        return Judged()
+    limit, to_given = _limit(found), problem.columns.to_given
+    direction = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) / scale
+    separated, partly = _pairs_apart(problem, allowed, classes)
+    separation = Separation(
+        classes=tuple(classes),
+        columns=tuple(problem.columns.names),
+        direction=direction @ to_given.T,
+        separated=separated,
+        partly=partly,
+        supremum=float(left.log_likelihood(found.theta)),
+        contrasts=_finite_contrasts(limit, to_given, classes),
+    )
+    return Judged(separation=separation, limit=limit)
 
 
-def _limits(
-    problem: SoftmaxLikelihood,
-    left: SoftmaxLikelihood,
-    found: Optimum,
-    allowed: Tensor,
-    total: Tensor,
-    classes: list[str],
-) -> Judged:
+def _limit(found: Optimum) -> Limit:
     information = found.sums.information
     unit = torch.where(information.diagonal() > 0, information.diagonal().clamp(min=1e-300).rsqrt(), 1.0)
     values, vectors = torch.linalg.eigh(unit[:, None] * information * unit)
     across = vectors[:, values > _FLAT]
     inverse = across / values[values > _FLAT] @ across.T
-    covariance, known = unit[:, None] * inverse * unit, across @ across.T
-    judged = Judged(None, False, found.theta, covariance, known, unit)
-    to_given, columns = problem.columns.to_given, problem.columns.names
-    direction = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) @ to_given.T
+    return Limit(found.theta, unit[:, None] * inverse * unit, across @ across.T, unit)
+
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+def _pairs_apart(problem: SoftmaxLikelihood, allowed: Tensor, classes: list[str]) -> tuple[Pairs, Pairs]:
+    """The pairs of classes that lose each other's rows: all of them, and some."""
     pairs: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
     for a in range(problem.classes):
         for b in range(a):
             lost = torch.cat([~allowed[problem.labels == a, b], ~allowed[problem.labels == b, a]])
             if bool(lost.any()):
                 pairs[bool(lost.all())].append((classes[b], classes[a]))
-    separation = Separation(
-        tuple(classes), tuple(columns), direction, tuple(pairs[True]), tuple(pairs[False]),
-        float(left.log_likelihood(found.theta)), _finite_contrasts(judged, to_given, classes),
-    )  # fmt: skip
-    return judged._replace(separation=separation)
+    return tuple(pairs[True]), tuple(pairs[False])
 
 
-def contrast(judged: Judged, to_given: Tensor, k: int, against: int) -> tuple[Tensor, Tensor]:
+def contrast(limit: Limit, to_given: Tensor, k: int, against: int) -> tuple[Tensor, Tensor]:
     """How class k differs from another in the units of the columns, and its errors; NaN where it has no limit."""
-    assert judged.theta is not None
-    assert judged.covariance is not None
-    assert judged.known is not None
-    assert judged.unit is not None
     p = len(to_given)
-    linear = torch.zeros(p, len(judged.theta), dtype=torch.float64)
+    linear = torch.zeros(p, len(limit.theta), dtype=torch.float64)
     if k:
         linear[:, (k - 1) * p : k * p] += to_given
     if against:
         linear[:, (against - 1) * p : against * p] -= to_given
-    scaled = linear * judged.unit
-    lost = (scaled - scaled @ judged.known).square().sum(1).sqrt() > 1e-6 * scaled.square().sum(1).sqrt()
-    errors = (linear @ judged.covariance @ linear.T).diagonal().clamp(min=0).sqrt()
+    scaled = linear * limit.unit
+    lost = (scaled - scaled @ limit.known).square().sum(1).sqrt() > 1e-6 * scaled.square().sum(1).sqrt()
+    errors = (linear @ limit.covariance @ linear.T).diagonal().clamp(min=0).sqrt()
     nan = torch.tensor(math.nan, dtype=torch.float64)
-    return torch.where(lost, nan, linear @ judged.theta), torch.where(lost, nan, errors)
+    return torch.where(lost, nan, linear @ limit.theta), torch.where(lost, nan, errors)
 
 
-def with_limits(judged: Judged, coef: Tensor, to_given: Tensor) -> tuple[Tensor, Tensor]:
+def with_limits(limit: Limit, coef: Tensor, to_given: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients (K - 1, p) with their limits where they have one, and the covariance of these; NaN elsewhere."""
-    assert judged.covariance is not None
-    limits = torch.stack([contrast(judged, to_given, k + 1, 0)[0] for k in range(len(coef))])
+    limits = torch.stack([contrast(limit, to_given, k + 1, 0)[0] for k in range(len(coef))])
     known = limits.isfinite().reshape(-1)
     across = torch.block_diag(*[to_given] * len(coef))
-    covariance = across @ judged.covariance @ across.T
+    covariance = across @ limit.covariance @ across.T
     return torch.where(limits.isfinite(), limits, coef), covariance.masked_fill(~(known[:, None] & known), math.nan)
 
 
-def _finite_contrasts(judged: Judged, to_given: Tensor, classes: list[str]) -> tuple[Contrast, ...]:
+def _finite_contrasts(limit: Limit, to_given: Tensor, classes: list[str]) -> tuple[Contrast, ...]:
     """Each class against the first before it from which it differs by something finite."""
     found = []
     for k in range(1, len(classes)):
         for against in range(k):
-            estimate, errors = contrast(judged, to_given, k, against)
+            estimate, errors = contrast(limit, to_given, k, against)
             if bool(estimate.isfinite().any()):
                 found.append(Contrast(classes[k], classes[against], estimate, errors))
                 break

@@ -20,7 +20,7 @@ from nll.regression.columns import Columns
 from nll.regression.robust import KINDS, Wish
 from nll.regression.softmax_likelihood import code_of, fit_softmax
 
-_MANY = 1 << 16  # rows that tell whether a response has classes
+_MANY = 1 << 16  # rows that tell whether whole numbers are classes
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
@@ -83,7 +83,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         _require_one_type(y)
         types = [np.float64, np.float32]
         X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, ensure_all_finite=not _known_finite(X))
-        check_classification_targets(y if len(y) < _MANY else y[:_MANY])
+        check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
         seen = weights > 0
         groups = None if clusters is None else cluster_codes(clusters, len(seen), seen)
@@ -190,9 +190,10 @@ def _encoded(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes, sorted, and each row's; whole numbers near each other are counted, not sorted."""
     if y.dtype.kind in "iu" and len(y):
         low, high = int(y.min()), int(y.max())
-        if high - low < len(y):
-            seen = np.bincount(y - low) > 0
-            return np.flatnonzero(seen).astype(y.dtype) + y.dtype.type(low), (np.cumsum(seen) - 1)[y - low]
+        if high - low < len(y) and abs(low) < 1 << 62:
+            place = y.astype(np.int64) - low  # in a type of its own an int8 may overflow
+            seen = np.bincount(place) > 0
+            return (np.flatnonzero(seen) + low).astype(y.dtype), (np.cumsum(seen) - 1)[place]
     classes, codes = np.unique(y, return_inverse=True)
     return classes, codes.reshape(-1)
 

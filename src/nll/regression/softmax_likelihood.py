@@ -220,15 +220,7 @@ def _result(
     found, longest = searched
     columns, k = problem.columns, problem.classes - 1
     inverse = cov.inverse(found.sums.information) if longest is None else None
-    if inverse is None:
-        exists = existence.certified_by_bound(found.decrement, longest or math.inf, columns, k)
-    else:
-        exists = existence.certified(found.decrement, inverse, columns, k)
-        exists = exists or (problem.alpha > 0.0 and not bool(inverse.isnan().any()))
-    judged = None
-    if not exists and problem.alpha == 0.0 and problem.size <= MOST_INFORMATION:
-        judged = separation.judge(problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit))
-        exists = judged.overlap and inverse is not None and not bool(inverse.isnan().any())
+    exists, judged = _exists(problem, searched, inverse, classes)
     converged = found.reached and exists
     covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
     information = "observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}"
@@ -239,8 +231,8 @@ def _result(
             inverse = cov.transformed(problem.information(found.theta), inverse)
         covariance = cov.transformed_by_block(inverse, columns.to_given)
     coef = found.theta.reshape(k, -1) @ columns.to_given.T
-    if judged is not None and judged.separation is not None:
-        coef, covariance = separation.with_limits(judged, coef, columns.to_given)
+    if judged.limit is not None:
+        coef, covariance = separation.with_limits(judged.limit, coef, columns.to_given)
     params = {"coef": coef}
     again = partial(search_again, SoftmaxRows(), columns, problem.labels, problem.weights, params, found.steps)
     return Fit(
@@ -262,10 +254,30 @@ def _result(
         null_log_likelihood=problem.null_log_likelihood(),
         response=None if response is None else str(response),
         baseline=classes[0],
-        separation=None if judged is None else judged.separation,
+        separation=judged.separation,
         log_likelihood_at=_AtCoefficients(problem),
         search=again if converged and problem.alpha == 0.0 else None,
     )
+
+
+def _exists(
+    problem: SoftmaxLikelihood, searched: Searched, inverse: Tensor | None, classes: list[str]
+) -> tuple[bool, separation.Judged]:
+    """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme and what it found."""
+    found, longest = searched
+    known = inverse is None or not bool(inverse.isnan().any())
+    if problem.alpha > 0.0:
+        return known, separation.Judged()
+    scores = problem.classes - 1
+    if inverse is not None:
+        exists = existence.certified(found.decrement, inverse, problem.columns, scores)
+    else:
+        assert longest is not None
+        exists = existence.certified_by_bound(found.decrement, longest, problem.columns, scores)
+    if exists or problem.size > MOST_INFORMATION:
+        return exists, separation.Judged()
+    judged = separation.judge(problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit))
+    return judged.overlap and known, judged
 
 
 class _AtCoefficients(LogLikelihood):
@@ -298,10 +310,8 @@ class _AtCoefficients(LogLikelihood):
         return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
 
 
-def _status(
-    problem: SoftmaxLikelihood, found: Optimum, exists: bool, judged: separation.Judged | None, informed: bool
-) -> str:
-    if judged is not None and judged.separation is not None:
+def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, judged: separation.Judged, informed: bool) -> str:
+    if judged.separation is not None:
         return judged.separation.sentence()
     verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
     if exists and found.reached and problem.size > MANY_PARAMETERS:
