@@ -25,10 +25,13 @@ from nll.likelihood.hypotheses import Choice, most_likely
 from nll.likelihood.model import Likelihood
 from nll.likelihood.observations import censored, importance, sampling, truncated
 from nll.likelihood.result import Fit
+from nll.likelihood.stream import Stream
 from nll.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
 
 if TYPE_CHECKING:
     from nll.derivation import Derivation, derive
+    from nll.regression.choices import choices_long
+    from nll.regression.conditional_logit import ConditionalLogit
     from nll.regression.softmax import SoftmaxRegression
 
 __version__ = "0.1.0"
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Choice",
     "Comparison",
+    "ConditionalLogit",
     "CrossEntropyLoss",
     "Derivation",
     "Estimate",
@@ -50,10 +54,12 @@ __all__ = [
     "NLLLoss",
     "SkewNormal",
     "SoftmaxRegression",
+    "Stream",
     "TokenStatistics",
     "accuracy",
     "censored",
     "check_labels",
+    "choices_long",
     "compare",
     "cross_entropy",
     "derive",
@@ -79,8 +85,10 @@ __all__ = [
 
 # Names that need an optional package, imported when they are first asked for.
 _LAZY = {
+    "ConditionalLogit": ("nll.regression.conditional_logit", "regression"),
     "Derivation": ("nll.derivation", "derive"),
     "SoftmaxRegression": ("nll.regression.softmax", "regression"),
+    "choices_long": ("nll.regression.choices", "regression"),
     "derive": ("nll.derivation", "derive"),
 }
 

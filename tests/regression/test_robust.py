@@ -104,4 +104,4 @@ def test_the_command(tmp_path):
     assert wrong.exit_code == 2
     assert "expected a column of the table, got 'regions'; near to it: region" in wrong.stderr
     other = CliRunner().invoke(app, ["fit", str(file), "age ~ educ", "--family", "normal", "--robust"])
-    assert "expected --robust and --cluster with softmax only" in other.stderr
+    assert "expected --robust with softmax only, got --family normal" in other.stderr

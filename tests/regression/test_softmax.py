@@ -668,6 +668,8 @@ def test_parameters_and_clone():
     model = SoftmaxRegression(alpha=0.5, baseline="b", fit_intercept=False)
     assert model.get_params() == {
         "alpha": 0.5,
+        "penalty": None,
+        "class_weight": None,
         "baseline": "b",
         "fit_intercept": False,
         "covariance": "observed",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 # A block's widest temporary fits in the cache of one core.
 _BLOCK_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
@@ -13,3 +17,13 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
     size = max(64, _BLOCK_BYTES // (8 * max(width, 1)))
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by another thread while the one before is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as other:
+        coming = other.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = other.submit(next, items, end)
+            yield item  # type: ignore[misc]

@@ -15,12 +15,16 @@ from nll.likelihood.optimise import Progress
 
 _REMEMBERED = 12  # steps
 _MOST_STEPS, _MOST_SHRINKS = 80, 10
+_FAR_BELOW = 0.1
 _ENOUGH_GAIN = 1e-4  # of what the slope promises (Nocedal and Wright 2006, section 3.1)
 
 
 def climb(value: Value, start: Tensor, enough: float, unit: float = 1.0, progress: Progress | None = None) -> Tensor:
-    """Raise a function, given its value and slope, until a step is expected to add no more than `enough`, in units."""
-    theta, (here, slope) = start, value(start)
+    """Raise a function, given its value and slope, until a step is expected to add no more than `enough`, in units.
+
+    Where the expected gains fall so fast that the next is far below, its step is the last and its value is not asked.
+    """
+    theta, (here, slope), before = start, value(start), 0.0
     known: deque[tuple[Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
     for step in range(_MOST_STEPS):
         direction = _times_inverse(slope, known)
@@ -29,6 +33,8 @@ def climb(value: Value, start: Tensor, enough: float, unit: float = 1.0, progres
             progress(step, float(here), expected)
         if not expected > enough * unit:
             break
+        if expected * expected < _FAR_BELOW * enough * unit * before:
+            return theta + direction
         slack = 1e-12 * (unit + abs(float(here)))
         for _ in range(_MOST_SHRINKS):
             there, new = value(theta + direction)
@@ -39,7 +45,7 @@ def climb(value: Value, start: Tensor, enough: float, unit: float = 1.0, progres
             break
         if float(direction @ (slope - new)) > 0:
             known.append((direction, slope - new))
-        theta, here, slope = theta + direction, there, new
+        theta, here, slope, before = theta + direction, there, new, expected
     return theta
 
 

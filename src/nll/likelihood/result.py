@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nll.likelihood import hypothesis_tests, intervals, profile
+from nll.likelihood import baselines, hypothesis_tests, intervals, profile
 from nll.likelihood.bootstrap import Bootstrap, bootstrap
 from nll.likelihood.derived import Derived, derived
 from nll.likelihood.family import Sample
@@ -50,6 +50,7 @@ class Fit:
     null_log_likelihood: float | None = None  # of the model with constants only
     response: str | None = None
     baseline: str | None = None  # the class that the others are compared with
+    classes: tuple[str, ...] | None = None  # of the response, in order
     discrete: bool | None = None  # whether the likelihood is of probabilities, not of densities; None: not known
     separation: Separation | None = None  # of classes, where that leaves no finite estimate
     dropped: int = 0  # rows with missing values that were left out
@@ -57,6 +58,8 @@ class Fit:
     log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters
     search: Callable[[], Found] | None = field(default=None, repr=False)  # the likelihood, to be searched again
     sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
+    interval_method: str | None = None  # which intervals are given where none is asked for
+    predictor: Callable[[Any, float], Any] | None = field(default=None, repr=False)  # of (X, level)
 
     @property
     def nll(self) -> float:
@@ -114,21 +117,18 @@ class Fit:
             method: "wald" (estimate -+ z * standard error); "profile" (where the largest log-likelihood over the other
                 parameters stays within z^2 / 2 of the maximum) or "bootstrap" (that of `bootstrap(replicates,
                 seed=seed)`), where the likelihood can be searched again; or "exact", for families that have one
-                (Uniform). None: the exact one where it exists, else Wald's.
+                (Uniform). None: `interval_method`, else the exact one where it exists, else Wald's.
             replicates: of the bootstrap.
             seed: of the bootstrap.
 
         Raises: ValueError for a level out of range, or a method that this model has not.
         """
-        if isinstance(level, bool) or not isinstance(level, (int, float)):
-            raise TypeError(f"expected level to be a number, got {type(level).__name__}")
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"expected level in (0, 1), got {level}")
+        intervals.require_level(level)
         known = ["wald"] if self.exact_interval is None else ["exact"]
         known += ["profile"] if self.search is not None and self.converged else []
         known += ["bootstrap"] if self._can_be_drawn else []
         if method is None:
-            method = known[0]
+            method = self.interval_method if self.interval_method in known else known[0]
         if method not in known:
             raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
         if method == "bootstrap":
@@ -160,6 +160,34 @@ class Fit:
         if method == "wald" or self.search is None:
             return hypothesis_tests.wald(self.vector, self.covariance, values)
         return hypothesis_tests.restricted(self.search(), values, method)
+
+    def predict(self, X: Any, level: float = 0.95) -> Any:
+        """Predict for new rows; of a softmax regression the probability of each class, with errors and intervals.
+
+        Args:
+            X: (n, columns), without the constant: a table that has the columns of the fit, or an array of them.
+            level: of the intervals, in (0, 1).
+
+        Returns: `Predictions`, with `probabilities`, `standard_errors` (n, K) and `interval` (n, K, 2); classes in
+            the order of `classes`.
+
+        Raises: ValueError for a model that predicts nothing, or columns that are not those of the fit.
+        """
+        if self.predictor is None:
+            raise ValueError(f"expected the fit of a softmax regression to predict from, got {self.model}")
+        return self.predictor(X, level)
+
+    def with_baseline(self, baseline: Any) -> Fit:
+        """The same softmax regression with another class as the baseline, the covariance carried over exactly.
+
+        It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises ValueError for a
+        class that is not there, or a model without a baseline.
+        """
+        return baselines.against(self, baseline)
+
+    def sum_to_zero(self) -> Fit:
+        """The same in the symmetric form: a coefficient for every class, which add up to 0 for each column."""
+        return baselines.sum_to_zero(self)
 
     def derived(self, what: Any) -> Derived:
         """A function of the parameters, with its error by the delta method.

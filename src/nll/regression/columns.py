@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,25 +14,27 @@ from nll.kernels.softmax_sums import Rows, Standard, row_sums
 from nll.likelihood.blocks import blocks
 from nll.regression import existence
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 INTERCEPT = "Intercept"
 _ROUNDED = 1e-13
 _APART = 1e-8  # the least eigenvalue of the correlations at which products of the columns still have their digits
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns of a design for a search: centred (where there is an intercept) and scaled to unit spread.
+class Frame:
+    """Columns for a search: those given, centred (where there is an intercept) and scaled to unit spread.
 
     b = to_given @ b_of_the_search: coefficients of the search's columns become those of the columns as given.
     """
 
-    source: Tensor  # (n, q) as given, without the intercept
     names: list[str]  # (p), the intercept's first
     standard: Standard
     to_given: Tensor  # (p, p)
     gram: Tensor  # (p, p), the means of the products of the search's columns
     reach: float  # no row of them is longer
-    turned: Tensor | None = None  # (n, p), the search's columns where these are no longer the standardised ones
+    length: int  # how many rows there are
 
     @property
     def intercept(self) -> bool:
@@ -42,78 +46,50 @@ class Columns:
         """How many coefficients a linear score has."""
         return len(self.names)
 
-    @cached_property
-    def x(self) -> Tensor:
-        """All of the search's columns, (n, p); they take memory."""
-        return self.block(slice(None))
+    def parts(self) -> Iterator[Tensor]:
+        """The search's columns, some rows at a time."""
+        raise NotImplementedError
 
-    def block(self, rows: slice) -> Tensor:
-        """Some rows of the search's columns."""
-        return self.standard.applied(self.source[rows]) if self.turned is None else self.turned[rows]
+    def turned_by(self, factor: Tensor) -> Self:
+        """The columns x factor^-1, of the same span, with an upper triangular factor."""
+        raise NotImplementedError
 
-    def given(self, column: int | None = None) -> Tensor:
-        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
-        ones = torch.ones(len(self.source), dtype=torch.float64)
-        if column is not None:
-            return ones if self.intercept and column == 0 else self.source[:, column - self.intercept].double()
-        return torch.cat([ones[:, None], self.source], 1) if self.intercept else self.source.double()
-
-    @classmethod
-    def of(cls, given: Tensor, names: list[str] | None, intercept: bool) -> Columns:
-        """Standardise the columns `given` (n, q), to which the intercept is added."""
-        names = names or [f"x{j}" for j in range(given.shape[1])]
-        low, high, centre = _extent(given)
-        _require_varying(names, high > low if intercept else (high != 0) | (low != 0))
-        centre = centre if intercept else torch.zeros_like(centre)
-        unit = torch.maximum(high - centre, centre - low)  # squares overflow above 1e154
-        gram = _gram(given, Standard(centre, 1 / unit, intercept))
-        if intercept and bool((gram[0, 1:].abs() > _ROUNDED).any()):  # the mean was
-            centre = centre + gram[0, 1:] * unit
-            gram = _gram(given, Standard(centre, 1 / unit, intercept))
-        spread = gram.diagonal().sqrt()
-        scale = 1 / (unit * spread[int(intercept) :])
-        reach = float((torch.maximum(high - centre, centre - low) * scale).square().sum() + intercept) ** 0.5
-        to_given = torch.diag(scale)
-        if intercept:
-            names = [INTERCEPT, *names]
-            to_given = torch.block_diag(torch.ones(1, dtype=torch.float64), to_given)
-            to_given[0, 1:] = -centre * scale
-        gram = gram / spread[:, None] / spread
-        return cls(given, names, Standard(centre, scale, intercept), to_given, gram, reach)
-
-    def independent(self) -> Columns:
+    def independent(self) -> Self:
         """Columns that the search can tell apart: these, or orthogonal ones where some are nearly each other.
 
         Raises ValueError naming a column that the others determine, and how.
         """
-        if len(self.source) >= self.count and float(torch.linalg.eigvalsh(self.gram)[0]) > _APART:
+        if self.length >= self.count and float(torch.linalg.eigvalsh(self.gram)[0]) > _APART:
             return self
         return self.orthogonal()
 
-    def orthogonal(self) -> Columns:
+    def orthogonal(self) -> Self:
         """The same columns as x = Q R, with Q for the search: columns that are nearly each other cost no digits.
 
         Raises ValueError naming a column that the others determine, and how.
         """
-        self._require_rank()
-        q, r = torch.linalg.qr(self.x)
-        unit = r.diagonal().sign() * len(self.x) ** 0.5  # so that the intercept's column stays 1
-        back = torch.linalg.solve_triangular(r, torch.diag(unit), upper=True)
-        turned, eye = q * unit, torch.eye(self.count, dtype=torch.float64)
-        reach = float(turned.square().sum(1).amax()) ** 0.5
-        return replace(self, turned=turned, to_given=self.to_given @ back, gram=eye, reach=reach)
+        if self.length < self.count:
+            raise ValueError(f"expected at least as many rows as coefficients, got {self.length} for {self.count}")
+        r = self._triangle()
+        self._require_rank(r)
+        unit = r.diagonal().sign() * self.length**0.5  # so that the intercept's column stays 1
+        return self.turned_by(r / unit[:, None])
 
-    def rows(self, labels: Tensor, weights: Tensor | None) -> tuple[Rows, Standard]:
-        """The rows with their labels, and what makes the search's columns of theirs."""
-        if self.turned is None:
-            return Rows(self.source, labels, weights), self.standard
-        zero = torch.zeros(self.count, dtype=torch.float64)
-        return Rows(self.turned, labels, weights), Standard(zero, torch.ones_like(zero), False)
+    def _triangle(self) -> Tensor:
+        """R of the columns' QR factors, a part of the rows after the other (Demmel et al. 2012, "TSQR")."""
+        r = torch.zeros(0, self.count, dtype=torch.float64)
+        for x in self.parts():
+            r = torch.linalg.qr(torch.cat([r, x]), mode="r").R
+        return r
 
-    def _require_rank(self) -> None:
-        if len(self.source) < self.count:
-            raise ValueError(f"expected at least as many rows as coefficients, got {len(self.source)} for {self.count}")
-        direction = existence.null_direction(self.x)
+    def _turned(self, factor: Tensor) -> dict[str, Any]:
+        """What changes with x factor^-1, but for the longest row."""
+        eye = torch.eye(self.count, dtype=torch.float64)
+        back = torch.linalg.solve_triangular(factor, eye, upper=True)
+        return {"to_given": self.to_given @ back, "gram": eye}
+
+    def _require_rank(self, r: Tensor) -> None:
+        direction = existence.null_direction(r)
         if direction is None:
             return
         weights = self.to_given @ direction
@@ -132,6 +108,117 @@ class Columns:
         raise ValueError(
             f"expected linearly independent columns, got {self.names[last]!r} = {' '.join(others) or '0'} in every row"
         )
+
+
+class Survey(NamedTuple):
+    """What one look at all rows tells of the columns given (n, q)."""
+
+    rows: int
+    low: Tensor  # (q)
+    high: Tensor
+    about: Standard  # with the intercept, if there is one
+    gram: Tensor  # (p, p), the means of the products of the columns about it
+
+    @property
+    def spread(self) -> Tensor:
+        """(p): the root of the mean squares."""
+        return self.gram.diagonal().sqrt()
+
+    def about_mean(self) -> Survey:
+        """The same products about the columns' means: those of x - d are G - m d' - d m' + d d', with m = d."""
+        if not self.about.intercept:
+            return self
+        mean = self.gram[0].clone()
+        mean[0] = 0.0
+        gram = self.gram - torch.outer(mean, mean)
+        gram[0, 1:] = gram[1:, 0] = 0.0
+        centre = self.about.centre + mean[1:] / self.about.scale
+        return self._replace(about=self.about._replace(centre=centre), gram=gram)
+
+    def frame(self, names: list[str] | None) -> dict[str, Any]:
+        """The fields of a `Frame`."""
+        (centre, unit, intercept), q = self.about, len(self.low)
+        names = names or [f"x{j}" for j in range(q)]
+        _require_varying(names, self.high > self.low if intercept else (self.high != 0) | (self.low != 0))
+        scale = unit / self.spread[int(intercept) :]
+        reach = float((torch.maximum(self.high - centre, centre - self.low) * scale).square().sum() + intercept) ** 0.5
+        to_given = torch.diag(scale)
+        if intercept:
+            names = [INTERCEPT, *names]
+            to_given = torch.block_diag(torch.ones(1, dtype=torch.float64), to_given)
+            to_given[0, 1:] = -centre * scale
+        return {
+            "names": names,
+            "standard": Standard(centre, scale, intercept),
+            "to_given": to_given,
+            "gram": self.gram / self.spread[:, None] / self.spread,
+            "reach": reach,
+            "length": self.rows,
+        }
+
+
+@dataclass(frozen=True)
+class Columns(Frame):
+    """Those of a design in memory."""
+
+    source: Tensor  # (n, q) as given, without the intercept
+    turned: Tensor | None = None  # (n, p), the search's columns where these are no longer the standardised ones
+
+    @cached_property
+    def x(self) -> Tensor:
+        """All of the search's columns, (n, p); they take memory."""
+        return self.block(slice(None))
+
+    def block(self, rows: slice | Tensor) -> Tensor:
+        """Some rows of the search's columns."""
+        return self.standard.applied(self.source[rows]) if self.turned is None else self.turned[rows]
+
+    def parts(self) -> Iterator[Tensor]:
+        """The search's columns, some rows at a time."""
+        return (self.block(rows) for rows in blocks(self.length, self.count))
+
+    def given(self, column: int | None = None) -> Tensor:
+        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
+        ones = torch.ones(self.length, dtype=torch.float64)
+        if column is not None:
+            return ones if self.intercept and column == 0 else self.source[:, column - self.intercept].double()
+        return torch.cat([ones[:, None], self.source], 1) if self.intercept else self.source.double()
+
+    @classmethod
+    def of(cls, given: Tensor, names: list[str] | None, intercept: bool) -> Columns:
+        """Standardise the columns `given` (n, q), to which the intercept is added."""
+        low, high, centre = _extent(given)
+        centre = centre if intercept else torch.zeros_like(centre)
+        unit = torch.maximum(high - centre, centre - low)  # squares overflow above 1e154
+        about = Standard(centre, torch.where(unit > 0, 1 / unit, 1.0), intercept)
+        found = Survey(len(given), low, high, about, gram_of(given, about))
+        if intercept and bool((found.gram[0, 1:].abs() > _ROUNDED).any()):  # the mean was
+            about = found.about_mean().about
+            found = found._replace(about=about, gram=gram_of(given, about))
+        return cls(**found.frame(names), source=given)
+
+    def turned_by(self, factor: Tensor) -> Columns:
+        """The columns x factor^-1, of the same span, with an upper triangular factor."""
+        turned = torch.linalg.solve_triangular(factor, self.x, upper=True, left=False)
+        reach = float(turned.square().sum(1).amax()) ** 0.5
+        return replace(self, turned=turned, reach=reach, **self._turned(factor))
+
+    def thinned(self, step: int) -> Columns:
+        """Every `step`-th row."""
+        source, turned = self.source[::step], None if self.turned is None else self.turned[::step]
+        return replace(self, source=source, turned=turned, length=len(source))
+
+    def rows(self, labels: Tensor, weights: Tensor | None) -> tuple[Rows, Standard]:
+        """The rows with their labels, and what makes the search's columns of theirs."""
+        if self.turned is None:
+            return Rows(self.source, labels, weights), self.standard
+        return Rows(self.turned, labels, weights), plain(self.count)
+
+
+def plain(count: int) -> Standard:
+    """Columns as they are."""
+    zero = torch.zeros(count, dtype=torch.float64)
+    return Standard(zero, torch.ones_like(zero), False)
 
 
 def _require_varying(names: list[str], varies: Tensor) -> None:
@@ -153,9 +240,9 @@ def _extent(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _gram(given: Tensor, standard: Standard) -> Tensor:
+def gram_of(given: Tensor, about: Standard) -> Tensor:
     """The means of the products of the columns: four times the information of two classes that are equally likely."""
-    none = torch.zeros(1, given.shape[1] + standard.intercept, dtype=torch.float64)
-    square = row_sums(Rows(given), standard, none, square="information").square
+    none = torch.zeros(1, given.shape[1] + about.intercept, dtype=torch.float64)
+    square = row_sums(Rows(given), about, none, square="information").square
     assert square is not None
     return square * (4 / len(given))

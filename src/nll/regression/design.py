@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from formulaic import Formula, SimpleFormula, StructuredFormula
+from formulaic.parser.types import Factor
+from formulaic.transforms import TRANSFORMS
+from formulaic.utils.variables import Variable, get_required_variables
 from torch import Tensor
 
 from nll.likelihood.observations import frequencies
@@ -34,6 +38,7 @@ class Design:
     weights: Tensor  # (n), frequencies above 0
     rows: Tensor  # (n), the number of each row in the table as given
     dropped: int  # rows with missing values that were left out
+    spec: Any  # formulaic's, of the columns, for other tables
 
     def columns(self) -> Columns:
         """Return the columns standardised for a search."""
@@ -58,7 +63,23 @@ def parse(formula: str) -> StructuredFormula:
 
 def variables(formula: StructuredFormula) -> list[str]:
     """The names of the columns that a formula reads."""
-    return sorted(str(name) for name in formula.required_variables)
+    return sorted({name for part in (formula.lhs, formula.rhs) for term in part for name in variables_of(term.factors)})
+
+
+def variables_of(factors: Iterable[Any]) -> list[str]:
+    """The names of the columns that parts of a formula read; formulaic's own list lacks those of center() and such."""
+    found: set[str] = set()
+    for factor in factors:
+        if factor.eval_method is Factor.EvalMethod.LOOKUP:
+            found.add(str(factor.expr))
+        elif factor.eval_method is Factor.EvalMethod.PYTHON:
+            try:
+                used = get_required_variables(factor.expr, {})
+            except SyntaxError:  # which has its own message when the columns are built
+                continue
+            values = (name for name in used if Variable.Role.CALLABLE not in name.roles)
+            found |= {str(name.root) for name in values if name.root not in TRANSFORMS}
+    return sorted(found)
 
 
 def require_columns(wanted: list[str], present: list[str]) -> None:
@@ -117,6 +138,7 @@ def design(
         weights=counted,
         rows=torch.from_numpy(np.array(table.index)),
         dropped=dropped,
+        spec=x.model_spec,
     )
 
 

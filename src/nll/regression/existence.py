@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import Optimum
 
 if TYPE_CHECKING:
-    from nll.regression.columns import Columns
+    from nll.regression.columns import Frame
 
 # Where another step would gain less than this and yet no maximum is near, the likelihood has flattened on its way up.
 _NEARLY_FLAT = 1e-4
 
 
-def certified(decrement: float, covariance: Tensor, columns: Columns, scores: int) -> bool:
+def certified(decrement: float, covariance: Tensor, columns: Frame, scores: int) -> bool:
     """Return whether the point proves that a finite maximum exists.
 
     Args:
@@ -44,7 +43,7 @@ def certified(decrement: float, covariance: Tensor, columns: Columns, scores: in
     return _nu(decrement, scores) * _largest_range(parts, columns) <= 0.5
 
 
-def certified_by_bound(decrement: float, longest: float, columns: Columns, scores: int) -> bool:
+def certified_by_bound(decrement: float, longest: float, columns: Frame, scores: int) -> bool:
     """The same without a look at the rows: x' V x <= |x|^2 times V's largest eigenvalue, `longest`."""
     return _nu(decrement, scores) * longest**0.5 * columns.reach <= 0.5
 
@@ -63,22 +62,23 @@ def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> 
     return found.status
 
 
-def _largest_range(parts: list[Tensor], columns: Columns) -> float:
+def _largest_range(parts: list[Tensor], columns: Frame) -> float:
     """The largest sqrt(x' V x) over rows and classes: how far a unit direction can move a score."""
     largest = 0.0
-    for rows in blocks(len(columns.source), columns.count):
-        x = columns.block(rows)
+    for x in columns.parts():
         for part in parts:
             largest = max(largest, float(((x @ part) * x).sum(1).max()))
     return largest**0.5
 
 
-def null_direction(x: Tensor) -> Tensor | None:
-    """Return weights of the columns that add to zero in every row, if there are any; the largest is near 1."""
-    r = torch.linalg.qr(x, mode="r").R
+def null_direction(r: Tensor) -> Tensor | None:
+    """Return weights of the columns that add to zero in every row, if there are any; the largest is near 1.
+
+    r: upper triangular, of the columns' QR factors.
+    """
     lengths = r.square().sum(0).sqrt()
     _, sizes, directions = torch.linalg.svd(r / lengths)
-    if len(sizes) == x.shape[1] and float(sizes[-1]) > 1e-10 * float(sizes[0]):
+    if len(sizes) == r.shape[1] and float(sizes[-1]) > 1e-10 * float(sizes[0]):
         return None
     direction = directions[-1] / lengths
     return torch.where(directions[-1].abs() < 1e-6, 0.0, direction)

@@ -6,16 +6,14 @@ and Zeger 1986). HC1 multiplies with n / (n - number of coefficients), clusters 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
-
-if TYPE_CHECKING:
-    from nll.regression.softmax_likelihood import SoftmaxLikelihood
+from nll.regression.softmax_likelihood import InMemory, SoftmaxLikelihood
 
 KINDS = ("observed", "sandwich", "hc1")
 
@@ -36,6 +34,7 @@ class Wish(NamedTuple):
 def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: Wish) -> tuple[Tensor, str]:
     """The covariance for coefficients of the search's columns, and its name."""
     if wish.clusters is not None:
+        assert isinstance(problem, InMemory)
         total = _by_cluster(problem, theta, wish.clusters)
         count = len(total)
         return cov.sandwich(inverse, total.T @ total * (count / (count - 1))), f"sandwich, {count} clusters"
@@ -43,12 +42,12 @@ def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: W
     found = cov.sandwich(inverse, meat)
     if wish.kind != "hc1":
         return found, "sandwich (HC0)"
-    n = len(problem.labels) if wish.weights == "sampling" else float(problem.weights.sum())
+    n = problem.length if wish.weights == "sampling" else float(problem.counts.sum())
     factor = n / (n - problem.size) if n > problem.size else torch.nan
     return found * factor, "sandwich (HC1)"
 
 
-def _by_cluster(problem: SoftmaxLikelihood, theta: Tensor, clusters: Tensor) -> Tensor:
+def _by_cluster(problem: InMemory, theta: Tensor, clusters: Tensor) -> Tensor:
     """The sum of the scores in each cluster, (G, (K - 1) p)."""
     total = torch.zeros(int(clusters.max()) + 1, problem.size, dtype=torch.float64)
     for rows in blocks(len(clusters), problem.size):

@@ -58,7 +58,13 @@ class ResponseRows:
 
 
 def search_again(
-    rows: SoftmaxRows | ResponseRows, columns: Columns, y: Tensor, weights: Tensor, params: Params, steps: int
+    rows: SoftmaxRows | ResponseRows,
+    columns: Columns,
+    y: Tensor,
+    weights: Tensor,
+    params: Params,
+    steps: int,
+    kind: type[Problem] = Problem,
 ) -> Found:
     """The search at its end, by coefficients of the columns as given. The second parameter, if any, is positive."""
     own = {
@@ -69,7 +75,7 @@ def search_again(
     segment = Segment(
         rows if isinstance(rows, SoftmaxRows) else PlainRows(rows), parts, weights[None], torch.arange(len(y))
     )
-    problem = Problem((segment,), Layout(own))
+    problem = kind((segment,), Layout(own))
     theta = problem.layout.numbers({name: value[None] for name, value in params.items()})
     at = problem.sums(theta)
     sums = type(at)(*(part[0] for part in at))

@@ -49,36 +49,52 @@ class Judged(NamedTuple):
     limit: Limit | None = None
 
 
+class Lost:
+    """The classes that rows lose far along directions that follow on each other."""
+
+    def __init__(self, unit: Tensor) -> None:
+        self.unit = unit  # (p), the largest size of each of the search's columns
+        self.directions: list[Tensor] = []  # (K, p) each
+
+    def margins(self, x: Tensor, labels: Tensor, direction: Tensor) -> Tensor:
+        """(n, K): x'(D_y - D_k)."""
+        scores = (x / self.unit) @ direction.T
+        return scores.gather(1, labels[:, None]) - scores
+
+    def allowed(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(n, K), or (n, 1) where all are: the classes that are left."""
+        left = torch.ones(len(x), 1, dtype=torch.bool)
+        for direction in self.directions:
+            left = left & (self.margins(x, labels, direction) <= _ZERO)
+        return left
+
+
 def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[SoftmaxLikelihood], Optimum]) -> Judged:
     """Decide for a likelihood whose search has ended without a proof that a maximum exists."""
-    x, labels = problem.columns.x, problem.labels
-    scale = x.abs().amax(0)
-    x = x / scale
-    allowed = torch.ones(len(labels), problem.classes, dtype=torch.bool)
-    total = torch.zeros(problem.classes, problem.columns.count, dtype=torch.float64)
+    unit = torch.stack([part.x.abs().amax(0) for part in problem.parts()]).amax(0)
+    lost = Lost(unit)
+    zero = torch.zeros(problem.classes, problem.columns.count, dtype=torch.float64)
+    total = zero.clone()
     while True:
-        direction = _direction(x.numpy(), labels.numpy(), allowed.numpy())
+        direction = _direction(problem, lost, zero)
         if direction is None:
             return Judged()
         if not direction.any():
             break
-        before, margins = _margins(x, labels, total), _margins(x, labels, direction)
-        # What is lost already may be lowered again, but not to 0.
-        again = ~allowed & (margins < 0)
-        share = min(1.0, 0.5 * float((before[again] / -margins[again]).amin())) if bool(again.any()) else 1.0
-        total += share * direction
-        allowed &= margins <= _ZERO
-    if not total.any():
+        total += _share(problem, lost, total, direction) * direction
+        lost.directions.append(direction)
+    if not lost.directions:
         return Judged(overlap=True)
-    if allowed.numel() <= _MOST_PAIRS:
-        total = _simplest(x.numpy(), labels.numpy(), ~allowed.numpy(), total)
-    left = problem.among(allowed)
+    if problem.length * problem.classes <= _MOST_PAIRS:
+        x, labels = (torch.cat(parts) for parts in zip(*problem.parts(), strict=True))
+        total = _simplest(x / unit, labels, ~lost.allowed(x, labels), total)
+    left = problem.among(lost.allowed)
     found = search(left)
     if not found.reached:
         return Judged()
-    limit, to_given = _limit(found), problem.columns.to_given
-    direction = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) / scale
-    separated, partly = _pairs_apart(problem, allowed, classes)
+    limit, to_given = limit_of(found), problem.columns.to_given
+    direction = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) / unit
+    separated, partly = _pairs_apart(problem, lost, classes)
     separation = Separation(
         classes=tuple(classes),
         columns=tuple(problem.columns.names),
@@ -91,7 +107,20 @@ def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[Soft
     return Judged(separation=separation, limit=limit)
 
 
-def _limit(found: Optimum) -> Limit:
+def _share(problem: SoftmaxLikelihood, lost: Lost, total: Tensor, direction: Tensor) -> float:
+    """How far a direction may be gone: what is lost already may be lowered again, but not to 0."""
+    share = 1.0
+    for x, labels in problem.parts() if lost.directions else ():
+        margins = lost.margins(x, labels, direction)
+        again = ~lost.allowed(x, labels) & (margins < 0)
+        if bool(again.any()):
+            before = lost.margins(x, labels, total)
+            share = min(share, 0.5 * float((before[again] / -margins[again]).amin()))
+    return share
+
+
+def limit_of(found: Optimum) -> Limit:
+    """The maximum of what is left, with its curvature across the directions that are flat."""
     information = found.sums.information
     unit = torch.where(information.diagonal() > 0, information.diagonal().clamp(min=1e-300).rsqrt(), 1.0)
     values, vectors = torch.linalg.eigh(unit[:, None] * information * unit)
@@ -103,14 +132,19 @@ def _limit(found: Optimum) -> Limit:
 Pairs = tuple[tuple[str, str], ...]
 
 
-def _pairs_apart(problem: SoftmaxLikelihood, allowed: Tensor, classes: list[str]) -> tuple[Pairs, Pairs]:
+def _pairs_apart(problem: SoftmaxLikelihood, lost: Lost, classes: list[str]) -> tuple[Pairs, Pairs]:
     """The pairs of classes that lose each other's rows: all of them, and some."""
+    gone = torch.zeros(problem.classes, problem.classes, dtype=torch.int64)  # how many rows of a class lost another
+    rows = torch.zeros(problem.classes, dtype=torch.int64)
+    for x, labels in problem.parts():
+        gone.index_add_(0, labels, (~lost.allowed(x, labels)).long())
+        rows += torch.bincount(labels, minlength=problem.classes)
     pairs: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
     for a in range(problem.classes):
         for b in range(a):
-            lost = torch.cat([~allowed[problem.labels == a, b], ~allowed[problem.labels == b, a]])
-            if bool(lost.any()):
-                pairs[bool(lost.all())].append((classes[b], classes[a]))
+            both = gone[a, b] + gone[b, a]
+            if both:
+                pairs[bool(both == rows[a] + rows[b])].append((classes[b], classes[a]))
     return tuple(pairs[True]), tuple(pairs[False])
 
 
@@ -122,6 +156,11 @@ def contrast(limit: Limit, to_given: Tensor, k: int, against: int) -> tuple[Tens
         linear[:, (k - 1) * p : k * p] += to_given
     if against:
         linear[:, (against - 1) * p : against * p] -= to_given
+    return within_limit(limit, linear)
+
+
+def within_limit(limit: Limit, linear: Tensor) -> tuple[Tensor, Tensor]:
+    """Linear functions (m, P) of the parameters in the limit, and their errors; NaN where they have none."""
     scaled = linear * limit.unit
     lost = (scaled - scaled @ limit.known).square().sum(1).sqrt() > 1e-6 * scaled.square().sum(1).sqrt()
     errors = (linear @ limit.covariance @ linear.T).diagonal().clamp(min=0).sqrt()
@@ -150,38 +189,41 @@ def _finite_contrasts(limit: Limit, to_given: Tensor, classes: list[str]) -> tup
     return tuple(found)
 
 
-def _margins(x: Tensor, labels: Tensor, direction: Tensor) -> Tensor:
-    """(n, K): x'(D_y - D_k)."""
-    scores = x @ direction.T
-    return scores.gather(1, labels[:, None]) - scores
-
-
-def _direction(x: np.ndarray, labels: np.ndarray, allowed: np.ndarray) -> Tensor | None:
+def _direction(problem: SoftmaxLikelihood, lost: Lost, zero: Tensor) -> Tensor | None:
     """A separating direction (K, p); 0: there is none; None: not decided. Of many rows some, then the worst."""
-    n, classes = allowed.shape
-    size = max(2, _MOST_PAIRS // max(classes - 1, 1))
-    rows = np.arange(n)
-    if n > size:  # some of each class
-        order = np.argsort(labels, kind="stable")
-        rows = np.sort(order[:: -(-n // (size // 2))])
+    x, labels = problem.some(max(2, _MOST_PAIRS // max(problem.classes - 1, 1)))
     for _ in range(_ROUNDS):
-        direction = _programme(x[rows], labels[rows], allowed[rows])
-        if direction is None or not direction.any() or len(rows) == n:
+        allowed = lost.allowed(x, labels).expand(-1, problem.classes)
+        direction = _programme(x / lost.unit, labels, allowed)
+        if direction is None or not direction.any() or len(x) == problem.length:
             return direction
-        margins = _margins(torch.from_numpy(x), torch.from_numpy(labels), direction)
-        worst = margins.masked_fill(~torch.from_numpy(allowed), math.inf).amin(1)
-        wrong = (worst < -_ZERO).nonzero()[:, 0]
-        if not len(wrong):
+        wrong = _worst(problem, lost, direction)
+        if wrong is None:
             return direction
-        added = wrong[worst[wrong].argsort()[:_ADDED]].numpy()
-        rows = np.union1d(rows, added)
+        x, labels = torch.cat([x, wrong[0]]), torch.cat([labels, wrong[1]])
     return None
 
 
-def _programme(x: np.ndarray, labels: np.ndarray, allowed: np.ndarray) -> Tensor | None:
+def _worst(problem: SoftmaxLikelihood, lost: Lost, direction: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The rows of which a direction lowers a margin most, and their labels."""
+    found: list[tuple[Tensor, ...]] = []
+    for x, labels in problem.parts():
+        margins = lost.margins(x, labels, direction)
+        worst = margins.masked_fill(~lost.allowed(x, labels), math.inf).amin(1)
+        at = (worst < -_ZERO).nonzero()[:, 0]
+        if len(at):
+            found.append((worst[at], x[at], labels[at]))
+            size, x, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            kept = size.argsort()[:_ADDED]
+            found = [(size[kept], x[kept], labels[kept])]
+    return (found[0][1], found[0][2]) if found else None
+
+
+def _programme(columns: Tensor, classes: Tensor, left: Tensor) -> Tensor | None:
     """Maximise the sum of the margins, none of them negative, over directions of at most 1."""
     from scipy.optimize import linprog
 
+    x, labels, allowed = columns.numpy(), classes.numpy(), left.numpy()
     kept = allowed & (np.arange(allowed.shape[1]) != labels[:, None])
     zero = torch.zeros(allowed.shape[1], x.shape[1], dtype=torch.float64)
     if not kept.any():
@@ -199,10 +241,11 @@ def _programme(x: np.ndarray, labels: np.ndarray, allowed: np.ndarray) -> Tensor
     return _spread(found.x, zero) if reached.min() >= -_ZERO else None
 
 
-def _simplest(x: np.ndarray, labels: np.ndarray, lost: np.ndarray, known: Tensor) -> Tensor:
+def _simplest(columns: Tensor, classes: Tensor, gone: Tensor, known: Tensor) -> Tensor:
     """Of the directions that separate the same, the one of the least sum of sizes: few columns, for a reader."""
     from scipy.optimize import linprog
 
+    x, labels, lost = columns.numpy(), classes.numpy(), gone.numpy()
     other = np.arange(lost.shape[1]) != labels[:, None]
     margins = _matrix(x, labels, other)
     both: Any = hstack([margins, -margins]).tocsr()

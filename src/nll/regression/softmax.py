@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from nll import functional
-from nll.likelihood.observations import cluster_codes, label
+from nll.likelihood.observations import cluster_codes, frequencies, label
 from nll.likelihood.optimise import Progress
+from nll.likelihood.stream import Stream, coded
 from nll.regression.columns import Columns
+from nll.regression.evaluation import Evaluation, evaluate
+from nll.regression.margins import Margins, margins
+from nll.regression.predictions import Predictions, Predictor
 from nll.regression.robust import KINDS, Wish
-from nll.regression.softmax_likelihood import code_of, fit_softmax
+from nll.regression.softmax_fit import code_of, fit_softmax
+from nll.regression.streamed import fit_streamed
 
 _MANY = 1 << 16  # rows that tell whether whole numbers are classes
 
@@ -32,6 +40,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     Args:
         alpha: ridge penalty alpha / 2 * (sum of squares of the coefficients in their sum-to-zero form), on the
             summed negative log-likelihood; intercepts are free. 0: maximum likelihood.
+        penalty: "firth", the likelihood times the root of the information's determinant: finite where classes are
+            separated too, and with less bias; intervals "profile" and tests "lr" are of the penalised likelihood.
+        class_weight: class -> a factor of its rows' weights, or "balanced": n / (K * rows of the class).
         baseline: the class that the others are compared with; None: the first in sorted order.
         fit_intercept: whether every score has a constant.
         covariance: "observed" (inverse information), "sandwich" (HC0: holds where the model is wrong) or "hc1" (the
@@ -49,6 +60,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self,
         *,
         alpha: float = 0.0,
+        penalty: str | None = None,
+        class_weight: Any = None,
         baseline: Any = None,
         fit_intercept: bool = True,
         covariance: str = "observed",
@@ -56,20 +69,36 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         standard_errors: bool = True,
     ) -> None:
         self.alpha = alpha
+        self.penalty = penalty
+        self.class_weight = class_weight
         self.baseline = baseline
         self.fit_intercept = fit_intercept
         self.covariance = covariance
         self.weights = weights
         self.standard_errors = standard_errors
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, clusters: Any = None, progress: Progress | None = None):
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        clusters: Any = None,
+        offset: Any = None,
+        checkpoint: Any = None,
+        progress: Progress | None = None,
+    ):
         """Fit the model.
 
         Args:
-            X: (n, p) columns: an array or a table.
-            y: (n) classes, of any type that sorts.
+            X: (n, p) columns: an array or a table; or a `nll.Stream`, whose rows are read again for each pass.
+            y: (n) classes, of any type that sorts; or (n, K) counts, how often each class was seen: the columns of a
+                table are the classes' names.
             sample_weight: (n) weights, of the kind that `weights` says.
             clusters: (n) labels of groups of rows that are not independent of each other.
+            offset: (n, K), in the order of the classes: added to the scores, with the coefficient 1.
+            checkpoint: of a stream, a file that keeps what its passes have found: the same call with the same file
+                goes on where the one before was stopped.
             progress: called before each step with (step, log-likelihood, Newton decrement).
 
         Raises: ValueError for data that do not fit, naming the column, row or class; collinear columns are named
@@ -77,7 +106,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         it warns (ConvergenceWarning); `result_.status` says what is wrong.
         """
         self._check_options()
+        if isinstance(X, Stream):
+            return self._fit_stream(X, (y, sample_weight, clusters, offset, self.class_weight), checkpoint, progress)
+        if checkpoint is not None:
+            raise ValueError("expected checkpoint with a Stream only")
         X, y = _detached(X), _detached(y)
+        if _is_wide(y):
+            X, y, sample_weight, clusters, offset = _by_count(X, y, sample_weight, clusters, offset)
         names, response = _column_names(X), getattr(y, "name", None)
         _require_finite(X, names)
         _require_one_type(y)
@@ -85,13 +120,18 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, ensure_all_finite=not _known_finite(X))
         check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
+        if self.class_weight is not None:
+            weights = weights * compute_sample_weight(self.class_weight, y)
         seen = weights > 0
         groups = None if clusters is None else cluster_codes(clusters, len(seen), seen)
         if not seen.all():
             X, y, weights = X[seen], y[seen], weights[seen]
-        self.classes_, codes = _encoded(y)
+            offset = None if offset is None else np.asarray(offset)[seen]
+        classes, codes = coded(y)
+        self.classes_ = np.array(classes, dtype=y.dtype)
         base = code_of(self.baseline, self.classes_.tolist())
         columns = Columns.of(_tensor(X), names, self.fit_intercept)
+        added = None if offset is None else _offset(offset, len(X), len(self.classes_))
         self.result_ = fit_softmax(
             columns,
             torch.from_numpy(codes),
@@ -99,15 +139,36 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             [label(value) for value in self.classes_.tolist()],
             baseline=base,
             alpha=float(self.alpha),
+            firth=self.penalty == "firth",
             standard_errors=bool(self.standard_errors),
             wish=Wish(self.covariance, self.weights, groups),
+            offset=added,
             response=response,
             progress=progress,
         )
-        if not self.result_.converged:
-            warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=2)
-        self._set_coefficients(base, columns.intercept)
-        self.n_iter_ = self.result_.steps
+        self._set_coefficients(base)
+        return self
+
+    def _fit_stream(self, stream: Stream, more: tuple[Any, ...], checkpoint: Any, progress: Progress | None):
+        if any(part is not None for part in more):
+            raise ValueError("expected a Stream alone, that has the classes and the weights, and no clusters")
+        if self.penalty is not None:
+            raise ValueError(f"expected no penalty with a Stream, got {self.penalty!r}")
+        self.result_, classes = fit_streamed(
+            stream,
+            intercept=bool(self.fit_intercept),
+            baseline=self.baseline,
+            alpha=float(self.alpha),
+            standard_errors=bool(self.standard_errors),
+            wish=Wish(self.covariance, self.weights),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        self.classes_, names = np.array(classes), stream.names or []
+        self.n_features_in_ = len(names)
+        if stream.response is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+        self._set_coefficients(code_of(self.baseline, classes))
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -128,6 +189,91 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         best = self._scores(X).argmax(1)
         return self.classes_[best]
 
+    def predictions(self, X: Any, level: float = 0.95) -> Predictions:
+        """Return the probability of each class with its standard error and interval, by the delta method.
+
+        Args:
+            X: (n, p) columns, as `fit` was given them.
+            level: of the intervals, in (0, 1).
+
+        Returns: tensors `probabilities` (n, K), `standard_errors` (n, K), `interval` (n, K, 2); NaN errors where the
+            coefficients have none.
+        """
+        return self._predictor.at(self._design(X), level)
+
+    def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> Evaluation:
+        """Hold the predicted probabilities against rows that were not fitted: scores with errors, and calibration.
+
+        Args:
+            X: (n, p) columns, as `fit` was given them.
+            y: (n) classes.
+            sample_weight: (n) weights, of the kind that `weights` says.
+
+        Raises: ValueError for a class that the fit has not seen, naming it and its row.
+        """
+        check_is_fitted(self)
+        log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, len(X)))
+        given = None if sample_weight is None else torch.as_tensor(np.asarray(_detached(sample_weight), np.float64))
+        names = tuple(label(value) for value in self.classes_.tolist())
+        return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names)
+
+    def margins(
+        self, X: Any, sample_weight: Any = None, *, at: str = "overall", discrete: Sequence[Any] = ()
+    ) -> Margins:
+        """Return the marginal effect of each column on the probability of each class, with errors by the delta method.
+
+        Args:
+            X: (n, p) columns, as `fit` was given them.
+            sample_weight: (n) weights of the average.
+            at: "overall", the mean of the rows' effects, or "mean", the effect at the mean of the columns.
+            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes against 0.
+
+        Raises: ValueError for a discrete column that is not there or has other values, or another `at`.
+        """
+        if at not in ("overall", "mean"):
+            raise ValueError(f"expected at to be overall or mean, got {at!r}")
+        predictor, x = self._predictor, self._design(X)
+        weights = frequencies(None if sample_weight is None else _detached(sample_weight), len(x))
+        names = predictor.columns[predictor.intercept :]
+        chosen = [_number_of(column, names) for column in discrete]
+        for j in chosen:
+            _require_binary(x[:, j + predictor.intercept], names[j])
+        effects, covariance = margins(
+            x,
+            weights,
+            predictor.full,
+            predictor.covariance,
+            predictor.baseline,
+            predictor.intercept,
+            at=at,
+            discrete=[j + predictor.intercept for j in chosen],
+        )
+        return Margins(predictor.classes, names, effects, covariance, at, tuple(names[j] for j in chosen))
+
+    def _codes(self, y: Any, rows: int) -> np.ndarray:
+        """The place of each row's class in `classes_`."""
+        y = column_or_1d(_detached(y))
+        if len(y) != rows:
+            raise ValueError(f"expected {rows} classes, one for each row, got {len(y)}")
+        known = {value: code for code, value in enumerate(self.classes_.tolist())}
+        codes = np.array([known.get(value, -1) for value in y.tolist()], dtype=np.int64)
+        if (codes < 0).any():
+            row = int(codes.argmin())
+            raise ValueError(
+                f"expected the classes of the fit, {', '.join(map(label, known))}, got {label(y[row])} at row {row}"
+            )
+        return codes
+
+    @property
+    def _predictor(self) -> Predictor:
+        check_is_fitted(self)
+        return self.result_.predictor  # type: ignore[return-value]  # every softmax regression has one
+
+    def _design(self, X: Any) -> torch.Tensor:
+        """The columns of new rows, (n, p) with the constant."""
+        predictor = self._predictor
+        return predictor.design(np.asarray(validate_data(self, _detached(X), dtype=np.float64, reset=False)))
+
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = validate_data(self, _detached(X), dtype=np.float64, reset=False)
@@ -138,18 +284,77 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
-        for name, known in (("covariance", KINDS), ("weights", ("frequency", "sampling"))):
+        options = {"covariance": KINDS, "weights": ("frequency", "sampling"), "penalty": (None, "firth")}
+        for name, known in options.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"expected {name} to be one of {', '.join(map(str, known))}, got {getattr(self, name)!r}"
+                )
+        if self.penalty is not None and self.alpha:
+            raise ValueError(f"expected either alpha or penalty, got alpha={self.alpha:g} and {self.penalty!r}")
         for name in ("fit_intercept", "standard_errors"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
 
-    def _set_coefficients(self, base: int, intercept: bool) -> None:
+    def _set_coefficients(self, base: int) -> None:
         """Spread the estimate over all classes in the order of `classes_`, with zeros for the baseline."""
+        if not self.result_.converged:
+            warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=3)
         full = np.insert(self.result_.params["coef"].numpy(), base, 0.0, axis=0)
-        self.coef_ = full[:, 1:] if intercept else full
-        self.intercept_ = full[:, 0] if intercept else np.zeros(len(full))
+        self.coef_ = full[:, 1:] if self.fit_intercept else full
+        self.intercept_ = full[:, 0] if self.fit_intercept else np.zeros(len(full))
+        self.n_iter_ = self.result_.steps
+
+
+def _number_of(column: Any, names: Sequence[str]) -> int:
+    """The place of a column given by name or number."""
+    if isinstance(column, (int, np.integer)) and 0 <= column < len(names):
+        return int(column)
+    if column not in names:
+        raise ValueError(f"expected discrete columns among {', '.join(names)}, got {column!r}")
+    return names.index(column)
+
+
+def _require_binary(values: torch.Tensor, name: str) -> None:
+    wrong = ((values != 0.0) & (values != 1.0)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(f"expected 0 or 1 in discrete column {name!r}, got {float(values[row]):g} at row {row}")
+
+
+def _by_count(X: Any, y: Any, *more: Any) -> list[Any]:
+    """A row for each class that a row has counts of, with their number as its weight."""
+    counts = np.asarray(y, dtype=np.float64)
+    wrong = np.argwhere(~((counts >= 0) & np.isfinite(counts)))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(
+            f"expected counts of at least 0 in y, got {counts[row, column]:g} at row {row}, class {column}"
+        )
+    if np.shape(X)[0] != len(counts):
+        raise ValueError(f"expected counts of {np.shape(X)[0]} rows, got {len(counts)}")
+    classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(counts.shape[1]))
+    row, k = np.nonzero(counts)
+    weight, *others = more
+    weight = counts[row, k] * (1.0 if weight is None else np.asarray(weight, dtype=np.float64)[row])
+    X = X.iloc[row] if hasattr(X, "iloc") else np.asarray(X)[row]
+    return [X, classes[k], weight, *(None if part is None else np.asarray(part)[row] for part in others)]
+
+
+def _is_wide(y: Any) -> bool:
+    """Whether it has more than one column."""
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    return len(shape) == 2 and shape[1] > 1
+
+
+def _offset(offset: Any, rows: int, classes: int) -> torch.Tensor:
+    given = np.asarray(_detached(offset), dtype=np.float64)
+    if given.shape != (rows, classes):
+        raise ValueError(f"expected an offset of shape {(rows, classes)}, got {given.shape}")
+    wrong = np.argwhere(~np.isfinite(given))
+    if len(wrong):
+        raise ValueError(f"expected finite offsets, got {given[tuple(wrong[0])]} at row {wrong[0][0]}")
+    return torch.from_numpy(given)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -184,18 +389,6 @@ def _is_text(value: Any) -> bool:
         return isinstance(value, str) and math.isnan(float(value))
     except ValueError:
         return True
-
-
-def _encoded(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classes, sorted, and each row's; whole numbers near each other are counted, not sorted."""
-    if y.dtype.kind in "iu" and len(y):
-        low, high = int(y.min()), int(y.max())
-        if high - low < len(y) and abs(low) < 1 << 62:
-            place = y.astype(np.int64) - low  # in a type of its own an int8 may overflow
-            seen = np.bincount(place) > 0
-            return (np.flatnonzero(seen) + low).astype(y.dtype), (np.cumsum(seen) - 1)[place]
-    classes, codes = np.unique(y, return_inverse=True)
-    return classes, codes.reshape(-1)
 
 
 def _column_names(X: Any) -> list[str] | None:

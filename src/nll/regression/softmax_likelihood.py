@@ -1,56 +1,69 @@
-"""The likelihood of labels under a softmax of linear scores: its sums over the rows, its maximum, and the verdict."""
+"""The likelihood of labels under a softmax of linear scores: its sums over the rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nll.kernels import cpu
 from nll.kernels.softmax_sums import RowSums, row_sums
-from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.observations import label
-from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
-from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION
-from nll.likelihood.result import Fit
-from nll.regression import existence, robust, separation
-from nll.regression.columns import Columns
-from nll.regression.search import SoftmaxRows, search_again
-from nll.regression.softmax_search import Searched, search
+from nll.likelihood.optimise import Sums
+from nll.regression.columns import Columns, Frame
+
+# So many of the rows are searched first; where all are fewer than so many times as many, that saves nothing.
+_SHARE, _WORTH = 16, 8
+
+Allowed = Callable[[Tensor, Tensor], Tensor]  # the search's columns (n, p), labels (n) -> which classes (n, K)
+
+
+class Part(NamedTuple):
+    """Some rows, by the search's columns."""
+
+    x: Tensor  # (n, p)
+    labels: Tensor  # (n)
 
 
 class SoftmaxLikelihood:
     """The log-likelihood of labels under linear scores; class 0 is the baseline.
 
     The parameters are the (K - 1, p) coefficients of the search's columns, flattened by class.
+
+    Args:
+        columns: of the search.
+        counts: (K), the weights of the rows of each class.
+        length: how many rows there are.
+        alpha: the ridge penalty of `SoftmaxRegression`.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        labels: Tensor,
-        weights: Tensor,
-        classes: int,
-        alpha: float = 0.0,
-        offset: Tensor | None = None,
-    ) -> None:
-        self.columns, self.labels, self.weights, self.classes = columns, labels, weights, classes
-        self.offset = offset  # (n, K), added to the scores
-        once = bool((weights == 1.0).all())
-        rows, self.standard = columns.rows(labels, None if once else weights)
-        self.rows = rows._replace(offset=offset)
-        self.counts = torch.bincount(labels, weights=None if once else weights, minlength=classes).double()
-        self.unit = min(1.0, float(weights.mean()))  # of the log-likelihood, where weights are shares
-        self.alpha = alpha
-        self._keeps = classes <= columns.count  # probabilities: where they take less memory than the columns
+    def __init__(self, columns: Frame, counts: Tensor, length: int, alpha: float = 0.0) -> None:
+        self.columns, self.counts, self.length, self.alpha = columns, counts, length, alpha
+        self.classes = len(counts)
+        self.unit = min(1.0, float(counts.sum()) / length)  # of the log-likelihood, where weights are shares
+
+    def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
+        """What the rows add up to (see the kernel), at parameters and along a direction of them."""
+        raise NotImplementedError
+
+    def parts(self) -> Iterator[Part]:
+        """The rows, some at a time."""
+        raise NotImplementedError
+
+    def some(self, size: int) -> Part:
+        """About so many rows, of each class some; all where there are no more."""
+        raise NotImplementedError
+
+    def thinned(self, least: int) -> SoftmaxLikelihood | None:
+        """The likelihood of rows at even distances, at least so many; None: that would be most of them."""
+        raise NotImplementedError
+
+    def among(self, allowed: Allowed) -> SoftmaxLikelihood:
+        """The likelihood of each row's label among the classes that are allowed it."""
+        raise NotImplementedError
 
     @property
     def size(self) -> int:
@@ -66,7 +79,7 @@ class SoftmaxLikelihood:
 
     def sums(self, theta: Tensor) -> Sums:
         """Log-likelihood, score and information, penalty included."""
-        found = self._row_sums(theta, square="information")
+        found = self.row_sums(theta, square="information")
         assert found.square is not None
         value, score, information = found.log_likelihood, found.score.reshape(-1), found.square
         if self.alpha > 0.0:
@@ -76,7 +89,7 @@ class SoftmaxLikelihood:
 
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood and score, penalty included."""
-        found = self._row_sums(theta)
+        found = self.row_sums(theta)
         if self.alpha == 0.0:
             return found.log_likelihood, found.score.reshape(-1)
         shrink = self.shrink(theta)
@@ -84,20 +97,16 @@ class SoftmaxLikelihood:
 
     def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """The information, penalty included, as a product with a vector."""
-        kept = None if cpu.MISSING or not self._keeps else cpu.empty((self.classes, len(self.labels)), torch.float64)
-        known = False
 
         def times(vector: Tensor) -> Tensor:
-            nonlocal known
-            found = self._row_sums(theta, direction=vector, probabilities=kept, known=known).score.reshape(-1)
-            known = kept is not None
+            found = self.row_sums(theta, vector).score.reshape(-1)
             return found if self.alpha == 0.0 else found + self.shrink(vector)
 
         return times
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """The log-likelihood alone, without the penalty."""
-        return self._row_sums(theta).log_likelihood
+        return self.row_sums(theta).log_likelihood
 
     def null_log_likelihood(self) -> float:
         """The largest log-likelihood with constants only: sum_k n_k log(n_k / n)."""
@@ -105,43 +114,15 @@ class SoftmaxLikelihood:
 
     def information(self, theta: Tensor) -> Tensor:
         """The information without the penalty."""
-        square = self._row_sums(theta, square="information").square
+        square = self.row_sums(theta, square="information").square
         assert square is not None
         return square
 
     def outer_product(self, theta: Tensor, weighted: bool) -> Tensor:
         """That of the rows' scores; `weighted`: a weight is a factor of its score, not how often the row was seen."""
-        square = self._row_sums(theta, square="weighted scores" if weighted else "scores").square
+        square = self.row_sums(theta, square="weighted scores" if weighted else "scores").square
         assert square is not None
         return square
-
-    def thinned(self, step: int) -> SoftmaxLikelihood:
-        """The likelihood of every `step`-th row."""
-        columns = replace(
-            self.columns,
-            source=self.columns.source[::step],
-            turned=None if self.columns.turned is None else self.columns.turned[::step],
-        )
-        labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
-        offset = None if self.offset is None else self.offset[::step]
-        return SoftmaxLikelihood(columns, labels, weights, self.classes, self.alpha / step, offset)
-
-    def among(self, allowed: Tensor) -> SoftmaxLikelihood:
-        """The likelihood of each row's label among the classes that are allowed it, (n, K)."""
-        offset = torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, -math.inf)
-        return SoftmaxLikelihood(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
-
-    def _row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
-        shape = (self.classes - 1, self.columns.count)
-        direction = None if direction is None else direction.reshape(shape)
-        return row_sums(self.rows, self.standard, theta.reshape(shape), direction=direction, **more)
-
-    def scores(self, rows: slice, theta: Tensor) -> Tensor:
-        """The scores of some rows, (rows, K), with zeros for the baseline."""
-        x = self.columns.block(rows)
-        scores = x @ theta.reshape(self.classes - 1, -1).T
-        scores = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
-        return scores if self.offset is None else scores + self.offset[rows]
 
     @property
     def penalty(self) -> Tensor:
@@ -162,159 +143,98 @@ class SoftmaxLikelihood:
         return between, to_given.T @ (slopes[:, None] * to_given)
 
 
-def fit_softmax(
-    columns: Columns,
-    codes: Tensor,
-    weights: Tensor,
-    classes: list[str],
-    *,
-    baseline: int = 0,
-    alpha: float = 0.0,
-    standard_errors: bool = True,
-    wish: robust.Wish | None = None,
-    response: Any = None,
-    progress: Progress | None = None,
-) -> Fit:
-    """Fit the labels 0 .. K - 1 to columns by maximum likelihood.
+class InMemory(SoftmaxLikelihood):
+    """That of rows in memory.
 
     Args:
-        columns: (n, p), as `Columns.of` prepares them.
-        codes: (n) int64, the class of each row.
-        weights: (n) float64 frequencies above 0.
-        classes: the K names of the classes.
-        baseline: the code of the class that the others are compared with.
-        alpha: the ridge penalty of `SoftmaxRegression`.
-        standard_errors: whether the information is formed where the steps do not need it.
-        wish: which covariance; None: the inverse information.
-        response: the name of the response, for the table.
-        progress: called before each step with (step, log-likelihood, Newton decrement).
-
-    Raises: ValueError for a single class, or, without a penalty, a column that the others determine.
+        columns: of the search.
+        labels: (n) int64.
+        weights: (n) float64 frequencies.
+        classes: how many there are.
+        alpha: see `SoftmaxLikelihood`.
+        offset: (n, K), added to the scores.
     """
-    if len(classes) < 2:
-        raise ValueError(f"expected at least two classes, got one class: {', '.join(classes)}")
-    if alpha == 0.0:
-        columns = columns.independent()
-    order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
-    problem = SoftmaxLikelihood(columns, order.argsort()[codes], weights, len(classes), alpha)
-    found = search(problem, progress, standard_errors)
-    return _result(problem, found, [classes[k] for k in order], response, wish or robust.Wish())
+
+    columns: Columns
+
+    def __init__(
+        self,
+        columns: Columns,
+        labels: Tensor,
+        weights: Tensor,
+        classes: int,
+        alpha: float = 0.0,
+        offset: Tensor | None = None,
+    ) -> None:
+        once = bool((weights == 1.0).all())
+        counts = torch.bincount(labels, weights=None if once else weights, minlength=classes).double()
+        super().__init__(columns, counts, len(labels), alpha)
+        self.labels, self.weights, self.offset = labels, weights, offset
+        rows, self.standard = columns.rows(labels, None if once else weights)
+        self.rows = rows._replace(offset=offset)
+        self._keeps = classes <= columns.count  # probabilities: where they take less memory than the columns
+
+    def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
+        """What the rows add up to, by the kernel in one call."""
+        shape = (self.classes - 1, self.columns.count)
+        direction = None if direction is None else direction.reshape(shape)
+        return row_sums(self.rows, self.standard, theta.reshape(shape), direction=direction, **more)
+
+    def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """The information as a product; the probabilities are kept from the first to the next."""
+        kept = None if cpu.MISSING or not self._keeps else cpu.empty((self.classes, self.length), torch.float64)
+        known = False
+
+        def times(vector: Tensor) -> Tensor:
+            nonlocal known
+            found = self.row_sums(theta, vector, probabilities=kept, known=known).score.reshape(-1)
+            known = kept is not None
+            return found if self.alpha == 0.0 else found + self.shrink(vector)
+
+        return times
+
+    def parts(self) -> Iterator[Part]:
+        """The rows, some at a time."""
+        for rows in blocks(self.length, self.columns.count + self.classes):
+            yield Part(self.columns.block(rows), self.labels[rows])
+
+    def some(self, size: int) -> Part:
+        """About so many rows, of each class some; all where there are no more."""
+        rows = some_of_each(self.labels, size)
+        return Part(self.columns.block(rows), self.labels[rows])
+
+    def thinned(self, least: int) -> InMemory | None:
+        """The likelihood of every so many-th row, at least `least` and a sixteenth of all."""
+        some = max(least, self.length // _SHARE)
+        if self.length < _WORTH * some:
+            return None
+        step = self.length // some
+        labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
+        offset = None if self.offset is None else self.offset[::step]
+        return InMemory(self.columns.thinned(step), labels, weights, self.classes, self.alpha / step, offset)
+
+    def among(self, allowed: Allowed) -> InMemory:
+        """The likelihood of each row's label among the classes that are allowed it."""
+        offset = torch.cat([lost_offset(allowed(*part)) for part in self.parts()])
+        offset = offset if self.offset is None else offset + self.offset
+        return InMemory(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
+
+    def scores(self, rows: slice, theta: Tensor) -> Tensor:
+        """The scores of some rows, (rows, K), with zeros for the baseline."""
+        x = self.columns.block(rows)
+        scores = x @ theta.reshape(self.classes - 1, -1).T
+        scores = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
+        return scores if self.offset is None else scores + self.offset[rows]
 
 
-def code_of(baseline: Any, classes: list[Any]) -> int:
-    """The code of a class given as its value or as a reader writes it; None: the first."""
-    if baseline is None:
-        return 0
-    if np.ndim(baseline) > 0:
-        raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
-    for same in (lambda value: value == baseline, lambda value: label(value) == str(baseline)):
-        found = [code for code, value in enumerate(classes) if same(value)]
-        if found:
-            return found[0]
-    raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
+def lost_offset(allowed: Tensor) -> Tensor:
+    """What takes the classes that are not allowed out of the scores."""
+    return torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, -math.inf)
 
 
-def _result(
-    problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any, wish: robust.Wish
-) -> Fit:
-    found, longest = searched
-    columns, k = problem.columns, problem.classes - 1
-    inverse = cov.inverse(found.sums.information) if longest is None else None
-    exists, judged = _exists(problem, searched, inverse, classes)
-    converged = found.reached and exists
-    covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
-    information = "observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}"
-    if converged and inverse is not None:
-        if not wish.plain:
-            inverse, information = robust.sandwich(problem, found.theta, inverse, wish)
-        elif problem.alpha > 0.0:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
-            inverse = cov.transformed(problem.information(found.theta), inverse)
-        covariance = cov.transformed_by_block(inverse, columns.to_given)
-    coef = found.theta.reshape(k, -1) @ columns.to_given.T
-    if judged.limit is not None:
-        coef, covariance = separation.with_limits(judged.limit, coef, columns.to_given)
-    params = {"coef": coef}
-    again = partial(search_again, SoftmaxRows(), columns, problem.labels, problem.weights, params, found.steps)
-    return Fit(
-        model="Softmax regression",
-        discrete=True,
-        params=params,
-        covariance=covariance,
-        log_likelihood=float(
-            found.sums.log_likelihood if problem.alpha == 0.0 else problem.log_likelihood(found.theta)
-        ),
-        n=float(problem.weights.sum()),
-        df=k * columns.count,
-        status=_status(problem, found, exists, judged, inverse is not None),
-        converged=converged,
-        decrement=found.decrement,
-        steps=found.steps,
-        labels={"coef": (tuple(classes[1:]), tuple(columns.names))},
-        information=information,
-        null_log_likelihood=problem.null_log_likelihood(),
-        response=None if response is None else str(response),
-        baseline=classes[0],
-        separation=judged.separation,
-        log_likelihood_at=_AtCoefficients(problem),
-        search=again if converged and problem.alpha == 0.0 else None,
-    )
-
-
-def _exists(
-    problem: SoftmaxLikelihood, searched: Searched, inverse: Tensor | None, classes: list[str]
-) -> tuple[bool, separation.Judged]:
-    """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme and what it found."""
-    found, longest = searched
-    known = inverse is None or not bool(inverse.isnan().any())
-    if problem.alpha > 0.0:
-        return known, separation.Judged()
-    scores = problem.classes - 1
-    if inverse is not None:
-        exists = existence.certified(found.decrement, inverse, problem.columns, scores)
-    else:
-        assert longest is not None
-        exists = existence.certified_by_bound(found.decrement, longest, problem.columns, scores)
-    if exists or problem.size > MOST_INFORMATION:
-        return exists, separation.Judged()
-    judged = separation.judge(problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit))
-    return judged.overlap and known, judged
-
-
-class _AtCoefficients(LogLikelihood):
-    """The log-likelihood as a function of the coefficients of the columns as given."""
-
-    def __init__(self, problem: SoftmaxLikelihood) -> None:
-        self.problem = problem
-
-    def __call__(self, vector: Tensor) -> float:
-        return float(self.problem.log_likelihood(self._standardised(vector)))
-
-    def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
-        """Move one class's score only: its log-sum-exp with that of the other classes, found once."""
-        problem = self.problem
-        k, column = divmod(index, problem.columns.count)
-        theta, x = self._standardised(vector), problem.columns.given(column)
-        total = torch.zeros(len(steps), dtype=torch.float64)
-        for rows in blocks(len(x), len(steps) + problem.classes):
-            scores = problem.scores(rows, theta)
-            labels = problem.labels[rows]
-            own = scores.gather(1, labels[:, None])
-            rest = torch.cat([scores[:, : k + 1], scores[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
-            change = x[rows, None] * steps
-            log_p = own + (labels == k + 1)[:, None] * change - torch.logaddexp(rest, scores[:, k + 1, None] + change)
-            total += problem.weights[rows] @ log_p
-        return total
-
-    def _standardised(self, vector: Tensor) -> Tensor:
-        coef = vector.reshape(self.problem.classes - 1, -1)
-        return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
-
-
-def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, judged: separation.Judged, informed: bool) -> str:
-    if judged.separation is not None:
-        return judged.separation.sentence()
-    verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
-    if exists and found.reached and problem.size > MANY_PARAMETERS:
-        verdict += f", by conjugate gradients for {problem.size} parameters"
-        verdict += "" if informed else "; no standard errors"
-    return verdict
+def some_of_each(labels: Tensor, size: int) -> Tensor:
+    """The numbers of about so many rows, in their order."""
+    if len(labels) <= size:
+        return torch.arange(len(labels))
+    order = labels.argsort(stable=True)
+    return order[:: -(-len(order) // max(size // 2, 1))].sort().values

@@ -25,10 +25,7 @@ from nll.regression import existence
 if TYPE_CHECKING:
     from nll.regression.softmax_likelihood import SoftmaxLikelihood
 
-# So many of the rows are searched first, and at least so many for each parameter.
-_SHARE, _ROWS_EACH = 16, 40
-_FEWEST = 1 << 13
-_WORTH = 8  # as many rows as all that: below, it saves nothing
+_ROWS_EACH, _FEWEST = 40, 1 << 13  # rows that are searched first, for each parameter and in all
 _CLOSE = 1e-2  # the decrement from which products are worth their price
 _ROUGH = 1e-6  # the decrement, for each of its parameters, at which a first search ends
 
@@ -47,7 +44,7 @@ def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informe
     """Search for the maximum. Without `informed` the information is not formed where the steps do not need it."""
     if problem.size > MANY_PARAMETERS:
         return _by_products(problem, progress, informed and problem.size <= MOST_INFORMATION)
-    if len(problem.labels) * problem.size**2 < _CHEAP:
+    if problem.length * problem.size**2 < _CHEAP:
         return Searched(maximise(problem.sums, problem.start(), progress, problem.unit))
     found = maximise(problem.sums, _near(problem, progress), progress, problem.unit, TOLERANCE)
     return Searched(stepped(found) if found.reached else found)
@@ -55,18 +52,15 @@ def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informe
 
 def _near(problem: SoftmaxLikelihood, progress: Progress | None) -> Tensor:
     """A place near the maximum, found with few of the rows and with slopes; or where a search from nothing starts."""
-    start, rows = problem.start(), len(problem.labels)
-    some = max(_FEWEST, _ROWS_EACH * problem.size, rows // _SHARE)
-    if rows < _WORTH * some:
+    start = problem.start()
+    thin = problem.thinned(max(_FEWEST, _ROWS_EACH * problem.size))
+    if thin is None or not bool((thin.counts > 0).all()):
         return start
-    thin = problem.thinned(rows // some)
-    if not bool((thin.counts > 0).all()):
-        return start
-    found = maximise(thin.sums, start, None, thin.unit, _ROUGH * problem.size)
+    found = maximise(thin.sums, _near(thin, None), None, thin.unit, _ROUGH * problem.size)
     inverse = cov.inverse(found.sums.information)
     if not (found.reached and existence.certified(found.decrement, inverse, thin.columns, problem.classes - 1)):
         return start
-    own = Informed(found.sums.information * (rows / len(thin.labels)))
+    own = Informed(found.sums.information * (problem.length / thin.length))
     return own.theta(climb(own.value(problem), own.phi(found.theta), TOLERANCE, problem.unit, progress))
 
 

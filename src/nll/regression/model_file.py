@@ -1,0 +1,125 @@
+"""A fitted regression in a file of JSON: its terms, coefficients and their covariance. Reading it runs no code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nll.likelihood import intervals
+from nll.likelihood.observations import label
+from nll.likelihood.result import Fit
+from nll.regression.linear import RESPONSES
+from nll.regression.predictions import Predictions, Predictor
+from nll.regression.terms import Terms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A regression by a formula, for other tables."""
+
+    family: str  # "softmax", or one of RESPONSES
+    response: str
+    terms: Terms
+    coef: Tensor  # (K - 1, p), or (p)
+    covariance: Tensor
+    classes: tuple[Any, ...] = ()  # of a softmax regression, (K) in sorted order
+    baseline: int = 0
+    second: float = 1.0  # the second parameter of the other families
+    status: str = ""
+    converged: bool = True
+
+    @classmethod
+    def of(cls, fitted: Fit, family: str, terms: Terms, classes: list[Any] | None = None, baseline: int = 0) -> Model:
+        """That of a fit."""
+        coef, *more = fitted.params.values()
+        size = coef.numel()
+        kept = (coef, fitted.covariance[:size, :size].contiguous())
+        second = float(more[0]) if more else 1.0
+        own = (tuple(classes or ()), baseline, second, fitted.status, fitted.converged)
+        return cls(family, fitted.response or "y", terms, *kept, *own)
+
+    @property
+    def predictor(self) -> Predictor:
+        """What predicts the classes."""
+        names = tuple(label(value) for value in self.classes)
+        return Predictor(self.terms.columns, self.terms.intercept, names, self.baseline, self.coef, self.covariance)
+
+    def probabilities(self, table: pd.DataFrame, level: float = 0.95) -> Predictions:
+        """Of each class in each row of a table."""
+        return self.predictor.at(self.terms.design(table), level)
+
+    def mean(self, table: pd.DataFrame, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Of a response that is a number: (n), and (n, 2) its interval, by that of the linear score."""
+        x, mean = self.terms.design(table), RESPONSES[self.family].mean
+        score = x @ self.coef
+        errors = ((x @ self.covariance) * x).sum(1).clamp(min=0).sqrt()
+        return mean(score), mean(intervals.wald(score, errors, level))
+
+    def log_probabilities(self, table: pd.DataFrame, y: Tensor) -> Tensor:
+        """(n): of the numbers y, or their densities."""
+        score = self.terms.design(table) @ self.coef
+        return RESPONSES[self.family].log_prob(y, score, torch.tensor(self.second, dtype=torch.float64).log())
+
+    def save(self, path: Path) -> None:
+        """Write it. ValueError for what a file of JSON cannot keep."""
+        for value in self.classes:
+            if not isinstance(value, (str, int, float, bool)):
+                raise ValueError(f"expected classes of texts or numbers, got the {type(value).__name__} {value!r}")
+        kept = {
+            name: getattr(self, name) for name in ("family", "response", "baseline", "second", "status", "converged")
+        }
+        kept |= {"classes": list(self.classes), "terms": self.terms.to_dict()}
+        kept |= {"coef": _plain(self.coef), "covariance": _plain(self.covariance)}
+        text = json.dumps({"nll": "model", "version": _VERSION, **kept}, indent=1, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Model:
+    """Read a model. ValueError for a file that is none, or of a later version."""
+    if not path.is_file():
+        raise ValueError(f"expected a model that `nll fit --save` has written, got no such file: {path}")
+    kept: Any = None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        version = kept["version"] if kept["nll"] == "model" else None
+    except (ValueError, KeyError, TypeError):
+        version = None
+    if version is None:
+        raise ValueError(f"expected a model that `nll fit --save` has written, got another file: {path}")
+    if version != _VERSION:
+        raise ValueError(f"expected a model of version {_VERSION}, got version {version}: {path}")
+    try:
+        return Model(
+            terms=Terms.from_dict(kept["terms"]),
+            coef=_tensor(kept["coef"]),
+            covariance=_tensor(kept["covariance"]),
+            classes=tuple(kept["classes"]),
+            **{name: kept[name] for name in ("family", "response", "baseline", "second", "status", "converged")},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a whole model in {path}, got one without its {error}") from None
+
+
+def _plain(values: Tensor) -> Any:
+    """Nested lists; what is not finite as null."""
+    if values.ndim == 0:
+        number = float(values)
+        return number if abs(number) < float("inf") else None
+    return [_plain(part) for part in values]
+
+
+def _tensor(values: Any) -> Tensor:
+    def number(value: Any) -> Any:
+        return [number(part) for part in value] if isinstance(value, list) else float("nan") if value is None else value
+
+    return torch.tensor(number(values), dtype=torch.float64)

@@ -1,0 +1,150 @@
+"""Predicted probabilities with their errors, by the delta method.
+
+The log-odds of a class, eta_k = log(p_k / (1 - p_k)) = z_k - log sum_{m != k} exp(z_m), move with the scores as
+d eta_k / dz = (e_k - p) / (1 - p_k). With the covariance S of a row's scores, S_ml = x' V_ml x,
+
+    var eta_k = (e_k - p)' S (e_k - p) / (1 - p_k)^2        var p_k = p_k^2 (1 - p_k)^2 var eta_k
+
+The log-odds are nearer to normal than the probability: an interval of theirs, transformed back, stays within (0, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nll.likelihood import intervals
+from nll.likelihood.blocks import blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities of each class in each row, with errors that come from those of the coefficients.
+
+    Everything follows from the log-odds, so that a probability near 0 has its digits. One near 1 is rounded to 1; its
+    log-odds have the digits of 1 - p, and `intervals.wald(log_odds, log_odds_errors, level)` is their interval.
+    """
+
+    log_odds: Tensor  # (n, K), log(p / (1 - p))
+    log_odds_errors: Tensor  # (n, K), standard errors; NaN where the coefficients have none
+    level: float
+    classes: tuple[str, ...] = ()  # (K) names, where they are known
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(n, K)."""
+        return self.log_odds.sigmoid()
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """(n, K): those of the probabilities."""
+        return self.log_odds.sigmoid() * (-self.log_odds).sigmoid() * self.log_odds_errors
+
+    @property
+    def interval(self) -> Tensor:
+        """(n, K, 2): (low, high) last, for each probability by itself."""
+        return intervals.wald(self.log_odds, self.log_odds_errors, self.level).sigmoid()
+
+
+def predictions(
+    x: Tensor,  # (n, p) float64, the constant's ones included
+    coef: Tensor,  # (K, p), zeros for the baseline
+    covariance: Tensor,  # ((K - 1) p, (K - 1) p), of the other classes' coefficients in order
+    baseline: int,
+    level: float = 0.95,
+    classes: tuple[str, ...] = (),
+) -> Predictions:
+    """Predict the probabilities of each row's classes; ValueError for a level outside of (0, 1)."""
+    intervals.require_level(level)
+    n, k = len(x), len(coef)
+    log_odds = torch.empty(n, k, dtype=torch.float64)
+    errors = torch.full_like(log_odds, torch.nan)
+    known = not bool(covariance.diagonal().isnan().all())
+    for rows in blocks(n, k * max(x.shape[1], k)):
+        log_p = (x[rows] @ coef.T).log_softmax(1)
+        top = log_p.argmax(1, keepdim=True)
+        others = log_p.scatter(1, top, -torch.inf)
+        log_odds[rows] = log_p - _log_rest(log_p, top, others)
+        if known:
+            errors[rows] = _errors(log_p.exp(), top, others.softmax(1), score_covariance(x[rows], covariance, baseline))
+    return Predictions(log_odds, errors, float(level), classes)
+
+
+def score_covariance(x: Tensor, covariance: Tensor, baseline: int) -> Tensor:
+    """The covariance of the K scores of each row, (n, K, K): x' V_ml x, and 0 for the baseline, whose score is 0."""
+    others = len(covariance) // x.shape[1]
+    parts = covariance.reshape(others, x.shape[1], others, x.shape[1])
+    found = torch.zeros(len(x), others + 1, others + 1, dtype=torch.float64)
+    place = torch.tensor([k for k in range(others + 1) if k != baseline])
+    for m in range(others):
+        half = (x @ parts[m, :, m:].reshape(x.shape[1], -1)).reshape(len(x), others - m, x.shape[1])
+        own = (half @ x[:, :, None])[:, :, 0]
+        found[:, place[m], place[m:]] = own
+        found[:, place[m:], place[m]] = own
+    return found
+
+
+def _log_rest(log_p: Tensor, top: Tensor, others: Tensor) -> Tensor:
+    """log(1 - p), (n, K): of the most probable class that is the sum of the others."""
+    return torch.log1p(-log_p.exp()).scatter(1, top, others.logsumexp(1, keepdim=True))
+
+
+def _errors(p: Tensor, top: Tensor, shares: Tensor, covariance: Tensor) -> Tensor:
+    """Standard errors of the log-odds (n, K).
+
+    For the most probable class (e_k - p) / (1 - p_k) has a 1 and minus the others' `shares` of what it leaves them.
+    """
+    moved = (covariance @ p[:, :, None])[:, :, 0]
+    spread = covariance.diagonal(dim1=1, dim2=2) - 2 * moved + (p * moved).sum(1, keepdim=True)
+    slope = (-shares).scatter(1, top, 1.0)
+    own = (slope[:, None] @ covariance @ slope[:, :, None])[:, :, 0]
+    return (spread / (1 - p).square()).scatter(1, top, own).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """What a fitted softmax regression predicts for new rows."""
+
+    columns: tuple[str, ...]  # the constant's first, if there is one
+    intercept: bool
+    classes: tuple[str, ...]  # (K), in order
+    baseline: int
+    coef: Tensor = field(repr=False)  # (K - 1, p), of the other classes
+    covariance: Tensor = field(repr=False)
+
+    @property
+    def full(self) -> Tensor:
+        """(K, p) coefficients, with zeros for the baseline."""
+        zero = torch.zeros_like(self.coef[:1])
+        return torch.cat([self.coef[: self.baseline], zero, self.coef[self.baseline :]])
+
+    def __call__(self, X: Any, level: float) -> Predictions:
+        """Predict for a table that has the columns, by name, or for an array of them."""
+        names = self.columns[self.intercept :]
+        if hasattr(X, "columns"):
+            missing = [name for name in names if name not in X.columns]
+            if missing:
+                raise ValueError(f"expected the columns {', '.join(names)}, got none named {missing[0]!r}")
+            X = X[list(names)]
+        given = np.asarray(X, dtype=np.float64)
+        if given.ndim != 2 or given.shape[1] != len(names):
+            raise ValueError(f"expected X of shape (n, {len(names)}), got {given.shape}")
+        wrong = np.argwhere(~np.isfinite(given))
+        if len(wrong):
+            row, column = wrong[0]
+            shown = given[row, column]
+            raise ValueError(f"expected finite values in X, got {shown} at row {row} of column {names[column]!r}")
+        return self.at(self.design(given), level)
+
+    def design(self, given: np.ndarray) -> Tensor:
+        """(n, p) columns of the linear scores: those given, behind the constant."""
+        x = torch.tensor(given, dtype=torch.float64)
+        return torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1) if self.intercept else x
+
+    def at(self, x: Tensor, level: float) -> Predictions:
+        """Predict for rows of `design`."""
+        return predictions(x, self.full, self.covariance, self.baseline, level, self.classes)

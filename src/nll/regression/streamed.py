@@ -1,0 +1,315 @@
+"""Softmax regression of rows that are read again for each pass: the same sums, the same search.
+
+A first pass tells the columns' extents and products, the classes, and keeps rows at even distances, among which the
+search starts. The passes may be kept in a file (`Checkpoint`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nll.kernels.softmax_sums import Rows, RowSums, Standard, row_sums
+from nll.likelihood.checkpoint import Checkpoint
+from nll.likelihood.observations import label
+from nll.likelihood.optimise import Progress
+from nll.likelihood.result import Fit
+from nll.likelihood.stream import Block, Stream
+from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
+from nll.regression.robust import Wish
+from nll.regression.softmax_fit import code_of, predicting, result
+from nll.regression.softmax_likelihood import (
+    Allowed,
+    InMemory,
+    Part,
+    SoftmaxLikelihood,
+    lost_offset,
+    some_of_each,
+)
+from nll.regression.softmax_search import search
+
+_SAMPLE_BYTES = 1 << 26  # of the rows that are kept
+_SQUARES = (None, "information", "scores", "weighted scores")  # numbered, for the key of a pass
+
+
+class Sample(NamedTuple):
+    """Rows at even distances, or all."""
+
+    x: Tensor  # (m, q) as given
+    labels: Tensor  # (m)
+    weights: Tensor  # (m)
+    step: int  # the distance
+
+
+@dataclass
+class _Seen:
+    """What the first pass has seen; all of it can be written to a file."""
+
+    names: list[str] | None = None
+    rows: int = 0
+    dropped: int = 0
+    low: Any = None
+    high: Any = None
+    centre: Any = None
+    scale: Any = None
+    products: Any = None  # the sum of those of the columns about the centre
+    classes: Any = None  # class -> its number, in the order of their first rows
+    weight: Any = None  # of each class
+    step: int = 1
+    kept: Any = None  # the sample, in parts
+
+
+class Table(NamedTuple):
+    """A stream after the first pass."""
+
+    stream: Stream
+    survey: Survey
+    classes: list[Any]  # sorted
+    weights: Tensor  # (K), of each class's rows
+    sample: Sample
+    dropped: int
+
+    def labels(self, block: Block, order: Tensor) -> Tensor:
+        """Those of a block, numbered in an order of the classes."""
+        number = dict(zip(map(_key, self.classes), order.argsort().tolist(), strict=True))
+        own = torch.tensor([number.get(_key(value), 0) for value in block.response.values], dtype=torch.int64)
+        return own[torch.from_numpy(block.response.codes)]
+
+
+def survey(stream: Stream, intercept: bool, checkpoint: Checkpoint) -> Table:
+    """Go through all rows once.
+
+    Raises: ValueError for rows that cannot be used (see `Stream`), or none at all.
+    """
+
+    def add(seen: dict[str, Any] | None, block: Block) -> dict[str, Any]:
+        before = _Seen(stream.names) if seen is None else _Seen(**seen)
+        return _add(before, block, intercept).__dict__
+
+    found = checkpoint.passed([torch.tensor([float(intercept)])], stream, add)
+    if found is None or not found["rows"]:
+        raise ValueError("expected at least one row, got none")
+    seen = _Seen(**found)
+    stream.names = seen.names
+    about = Standard(seen.centre, seen.scale, intercept)
+    whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
+    classes = sorted(seen.classes) if _one_type(seen.classes) else []
+    place = {_key(value): k for k, value in enumerate(classes)}
+    order = torch.tensor([place[_key(value)] for value in seen.classes])
+    weights = torch.zeros(len(classes), dtype=torch.float64)
+    weights[order] = torch.tensor(seen.weight, dtype=torch.float64)
+    x, labels, own = (torch.cat(parts, -1) for parts in zip(*seen.kept, strict=True))
+    return Table(stream, whole, classes, weights, Sample(x.T, order[labels], own, seen.step), seen.dropped)
+
+
+def _key(value: Any) -> tuple[str, Any]:
+    return type(value).__name__, value  # True is not 1
+
+
+def _one_type(values: Any) -> bool:
+    types = sorted({type(value).__name__ for value in values})
+    if len(types) > 1:
+        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
+    return True
+
+
+def _plain_class(value: Any) -> Any:
+    """A class that a file can keep."""
+    return value if isinstance(value, (bool, int, float, str)) else label(value)
+
+
+def _add(seen: _Seen, block: Block, intercept: bool) -> _Seen:
+    """The same with one more block."""
+    x, n = block.x, len(block.x)
+    seen.dropped += block.dropped
+    if not n:
+        return seen
+    low, high = (end.double() for end in block.ends or torch.aminmax(x, dim=0))
+    if seen.centre is None:
+        seen.centre = x.double().mean(0) if intercept else torch.zeros(x.shape[1], dtype=torch.float64)
+        reach = torch.maximum(high - seen.centre, seen.centre - low)
+        seen.scale = torch.where(reach > 0, 1 / reach, 1.0)
+        seen.low, seen.high, seen.classes, seen.weight, seen.kept = low, high, [], [], []
+        seen.products = torch.zeros((), dtype=torch.float64)
+    seen.low, seen.high = torch.minimum(seen.low, low), torch.maximum(seen.high, high)
+    seen.products = seen.products + n * gram_of(x, Standard(seen.centre, seen.scale, intercept))
+    weights = torch.ones(n, dtype=torch.float64) if block.weights is None else block.weights
+    labels = _numbered(seen, block, weights)
+    at = slice(-seen.rows % seen.step, None, seen.step)
+    if len(x[at]):
+        seen.kept = [*seen.kept, [x.T[:, at].clone(), labels[at].clone(), weights[at].clone()]]
+    seen.rows += n
+    while sum(part[0].numel() * 8 for part in seen.kept) > _SAMPLE_BYTES:
+        whole = [torch.cat(parts, -1)[..., ::2].contiguous() for parts in zip(*seen.kept, strict=True)]
+        seen.kept, seen.step = [whole], 2 * seen.step
+    return seen
+
+
+def _numbered(seen: _Seen, block: Block, weights: Tensor) -> Tensor:
+    """The labels, by the order in which the classes were first seen."""
+    codes = torch.from_numpy(block.response.codes)
+    total = torch.bincount(codes, weights=weights, minlength=len(block.response.values))
+    number = {_key(value): k for k, value in enumerate(seen.classes)}
+    own = torch.zeros(len(total), dtype=torch.int64)
+    for k, (value, weight) in enumerate(zip(map(_plain_class, block.response.values), total.tolist(), strict=True)):
+        if not weight:
+            continue  # a category that no row has
+        if _key(value) not in number:
+            number[_key(value)] = len(number)
+            seen.classes, seen.weight = [*seen.classes, value], [*seen.weight, 0.0]
+        own[k] = number[_key(value)]
+        seen.weight[int(own[k])] += weight
+    return own[codes]
+
+
+@dataclass(frozen=True)
+class StreamedColumns(Frame):
+    """Columns whose rows are read for each pass."""
+
+    table: Table
+    factor: Tensor | None = None  # (p, p): the search's columns are the standardised ones times its inverse
+
+    @classmethod
+    def of(cls, table: Table, intercept: bool) -> StreamedColumns:
+        """Standardise the columns of a table."""
+        assert table.survey.about.intercept == intercept
+        return cls(**table.survey.frame(table.stream.names), table=table)
+
+    def parts(self) -> Iterator[Tensor]:
+        """The search's columns, a block at a time."""
+        return (self.applied(block.x) for block in self.table.stream if len(block.x))
+
+    def applied(self, x: Tensor) -> Tensor:
+        """The search's columns of some rows."""
+        x = self.standard.applied(x)
+        return x if self.factor is None else torch.linalg.solve_triangular(self.factor, x, upper=True, left=False)
+
+    def turned_by(self, factor: Tensor) -> StreamedColumns:
+        """The columns x factor^-1, of the same span, with an upper triangular factor."""
+        turned = replace(self, factor=factor, **self._turned(factor))
+        reach = max(float(x.square().sum(1).amax()) for x in turned.parts()) ** 0.5
+        return replace(turned, reach=reach)
+
+
+class Streamed(SoftmaxLikelihood):
+    """The likelihood of a table that is read for each pass.
+
+    Args:
+        columns: of the search.
+        order: (K), the numbers of the table's classes, the baseline's first.
+        checkpoint: keeps the passes.
+        alpha: see `SoftmaxLikelihood`.
+        allowed: which classes a row may have; None: all.
+    """
+
+    columns: StreamedColumns
+
+    def __init__(
+        self,
+        columns: StreamedColumns,
+        order: Tensor,
+        checkpoint: Checkpoint,
+        alpha: float = 0.0,
+        allowed: Allowed | None = None,
+    ) -> None:
+        self.table = columns.table
+        super().__init__(columns, self.table.weights[order], self.table.survey.rows, alpha)
+        self.order, self.checkpoint, self.allowed = order, checkpoint, allowed
+
+    def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
+        """What the rows add up to, in one pass."""
+        shape = (self.classes - 1, self.columns.count)
+        along = None if direction is None else direction.reshape(shape)
+
+        def add(sums: list[Tensor] | None, block: Block) -> list[Tensor]:
+            rows, standard = self._rows(block)
+            found = row_sums(rows, standard, theta.reshape(shape), direction=along, **more)
+            parts = [part for part in found if part is not None]
+            return parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
+
+        wanted = torch.tensor([_SQUARES.index(more.get("square")), self.allowed is not None])
+        key = [theta, self.order, wanted, *([] if direction is None else [direction])]
+        full = (block for block in self.table.stream if len(block.x))
+        value, score, *square = self.checkpoint.passed(key, full, add)
+        return RowSums(value, score, square[0] if square else None)
+
+    def _rows(self, block: Block) -> tuple[Rows, Standard]:
+        labels = self.table.labels(block, self.order)
+        x, standard = block.x, self.columns.standard
+        offset = None
+        if self.columns.factor is not None or self.allowed is not None:
+            x, standard = self.columns.applied(x), plain(self.columns.count)
+        if self.allowed is not None:
+            offset = lost_offset(self.allowed(x, labels))
+        return Rows(x, labels, block.weights, offset=offset), standard
+
+    def parts(self) -> Iterator[Part]:
+        """The rows, a block at a time."""
+        for block in self.table.stream:
+            if len(block.x):
+                yield Part(self.columns.applied(block.x), self.table.labels(block, self.order))
+
+    def some(self, size: int) -> Part:
+        """About so many rows of the sample, of each class some."""
+        labels = self.order.argsort()[self.table.sample.labels]
+        rows = some_of_each(labels, size)
+        return Part(self.columns.applied(self.table.sample.x[rows]), labels[rows])
+
+    def thinned(self, least: int) -> InMemory | None:
+        """The likelihood of the sample."""
+        x, labels, weights, step = self.table.sample
+        if len(x) < least:
+            return None
+        factor, columns = self.columns.factor, self.columns
+        turned = None if factor is None else columns.applied(x)
+        fields = {name: getattr(columns, name) for name in ("names", "standard", "to_given", "gram", "reach")}
+        own = Columns(**fields, length=len(x), source=x, turned=turned)
+        return InMemory(own, self.order.argsort()[labels], weights, self.classes, self.alpha / step)
+
+    def among(self, allowed: Allowed) -> Streamed:
+        """The likelihood of each row's label among the classes that are allowed it."""
+        return Streamed(self.columns, self.order, self.checkpoint, self.alpha, allowed)
+
+
+def fit_streamed(
+    stream: Stream,
+    *,
+    intercept: bool = True,
+    baseline: Any = None,
+    alpha: float = 0.0,
+    standard_errors: bool = True,
+    wish: Wish | None = None,
+    checkpoint: Any = None,
+    progress: Progress | None = None,
+) -> tuple[Fit, list[Any]]:
+    """Fit the classes of a stream to its columns; the fit, and the classes in their order.
+
+    Args:
+        stream: read once for the columns, and once for each step.
+        intercept: whether every score has a constant.
+        baseline: the class that the others are compared with; None: the first in sorted order.
+        alpha: the ridge penalty of `SoftmaxRegression`.
+        standard_errors: whether the information is formed where the steps do not need it.
+        wish: which covariance; None: the inverse information.
+        checkpoint: the file that keeps the passes; None: none.
+        progress: called before each step with (step, log-likelihood, Newton decrement).
+
+    Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty, collinear columns.
+    """
+    passes = Checkpoint(checkpoint, "" if checkpoint is None else f"{stream.fingerprint()}, alpha = {alpha:g}")
+    table = survey(stream, intercept, passes)
+    if len(table.classes) < 2:
+        raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
+    base = code_of(baseline, table.classes)
+    order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
+    columns = StreamedColumns.of(table, intercept)
+    problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
+    found = search(problem, progress, standard_errors)
+    names = [label(table.classes[k]) for k in order]
+    fitted = result(problem, found, names, stream.response, wish or Wish())
+    fitted = predicting(fitted, columns, [label(value) for value in table.classes], base)
+    return replace(fitted, dropped=table.dropped), table.classes
