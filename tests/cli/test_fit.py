@@ -376,7 +376,8 @@ ROW_3 = "expected a non-negative integer, got -4 at row 3"
 TOUR = [
     # The file.
     (["none.csv", "y ~ x"], "expected a table, got no such file: none.csv"),
-    (["folder.csv", "y ~ x"], "expected a file, got the folder folder.csv"),
+    (["folder.csv", "y ~ x"],
+     "expected a folder with files named .parquet, .pq, .csv, .tsv, .gz, got folder.csv"),
     (["empty.csv", "y ~ x"], "expected a readable table in empty.csv, got: Empty CSV file"),
     (["header.csv", "y ~ x"], "expected at least one row, got none"),
     (["twice.csv", "y ~ 1"], "expected columns with different names, got 'y' twice"),
@@ -396,9 +397,9 @@ TOUR = [
      KINDS + "softmax, bernoulli, poisson, normal, negative_binomial, got 'laplace'"),
     (["t.csv", "--column", "x", "--family", "softmax"], KINDS + COLUMN_FAMILIES + ", got 'softmax'"),
     (["t.csv", "y ~ x", "--family", "normal", "--baseline", "1"],
-     "expected --baseline and --alpha with softmax only, got --family normal"),
+     "expected --baseline with softmax only, got --family normal"),
     (["t.csv", "y ~ x", "--family", "normal", "--alpha", "1"],
-     "expected --baseline and --alpha with softmax only, got --family normal"),
+     "expected --alpha with softmax only, got --family normal"),
     (["t.csv", "kind ~ x", "--baseline", "elm"], "expected baseline to be one of ash, birch, oak, got elm"),
     (["t.csv", "kind ~ x", "--alpha", "inf"], "expected a finite alpha of at least 0, got inf"),
     # The formula.

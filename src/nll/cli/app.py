@@ -12,6 +12,7 @@ from nll.cli.compare import compare
 from nll.cli.derive import derive
 from nll.cli.fit import fit
 from nll.cli.info import info
+from nll.cli.predict import predict, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,8 @@ def about(
 
 
 app.command()(fit)
+app.command()(predict)
+app.command()(score)
 app.command()(compare)
 app.command()(derive)
 app.command()(info)

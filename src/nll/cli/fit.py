@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import typer
 from torch.distributions import Normal
 
-from nll.cli import terminal
+from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.tables import read_table
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
@@ -23,10 +24,19 @@ from nll.likelihood.fit import fit as fit_family
 from nll.likelihood.groups import GroupedFit
 from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
+from nll.likelihood.stream import Stream
 from nll.regression import design as designs
+from nll.regression.columns import INTERCEPT, Columns
 from nll.regression.linear import RESPONSES, fit_linear
+from nll.regression.margins import Margins
+from nll.regression.margins import margins as margins_of
+from nll.regression.model_file import Model
+from nll.regression.predictions import Predictor
 from nll.regression.robust import Wish
-from nll.regression.softmax_likelihood import code_of, fit_softmax
+from nll.regression.softmax_fit import code_of, fit_softmax
+from nll.regression.streamed import fit_streamed
+from nll.regression.terms import Terms
+from nll.report import table as tables
 
 
 def snake(name: str) -> str:
@@ -60,6 +70,10 @@ class Job(NamedTuple):
     by: str | None = None
     robust: str = "observed"
     cluster: str | None = None
+    firth: bool = False
+    margins: bool = False
+    checkpoint: Path | None = None
+    formula: str = ""
 
 
 class Fitted(NamedTuple):
@@ -68,6 +82,8 @@ class Fitted(NamedTuple):
     fit: Fit | GroupedFit
     title: str
     shown: dict[str, Any]
+    margins: Margins | None = None
+    model: Callable[[], Model] | None = None  # for other tables
 
 
 def fit(
@@ -94,6 +110,23 @@ def fit(
     cluster: Annotated[
         str | None, typer.Option(help="Of a softmax regression: the column of groups of rows that go together.")
     ] = None,
+    firth: Annotated[
+        bool,
+        typer.Option("--firth", help="Of a softmax regression: Firth's penalty, finite for separated classes too."),
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Intervals by the profile of the likelihood, with a formula.")
+    ] = False,
+    margins: Annotated[
+        bool, typer.Option("--margins", help="Of a softmax regression: average marginal effects on the probabilities.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the regression in a file, for nll predict and nll score.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Read the table in blocks, and keep what each pass finds: a fit that was stopped goes on."),
+    ] = None,
     missing: Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")] = Missing.error,
     level: Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")] = 0.95,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
@@ -106,24 +139,38 @@ def fit(
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
     try:
-        require_places(table, json_file, report)
-        family = _family(formula, column, family, baseline, alpha)
+        require_places(table, json_file, report, save)
+        family = _family(formula, column, family, alpha)
+        of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
+        of_softmax |= {"firth": firth or None, "margins": margins or None, "checkpoint": checkpoint}
+        wrong = [f"--{name}" for name, given in of_softmax.items() if given is not None]
+        if family != "softmax" and wrong:
+            raise ValueError(f"expected {' and '.join(wrong)} with softmax only, got --family {family}")
         if column is None and (censored_right is not None or by is not None):
             raise ValueError("expected --censored-right and --by with --column only")
         if by is not None and report is not None:
             raise ValueError("expected no --report with --by: it draws one fit")
-        if family != "softmax" and (robust or cluster is not None):
-            raise ValueError(f"expected --robust and --cluster with softmax only, got --family {family}")
+        if column is not None and (save is not None or profile):
+            raise ValueError("expected --save and --profile with a formula, got --column")
+        if firth and alpha:
+            raise ValueError("expected either --firth or --alpha, got both")
         kind = "sandwich" if robust else "observed"
-        job = Job(table, family, baseline, alpha, weights, policy, censored_right, by, kind, cluster)
+        options = (censored_right, by, kind, cluster, firth, margins, checkpoint, formula or "")
+        job = Job(table, family, baseline, alpha, weights, policy, *options)
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
+            if profile:
+                fitted = _profiled(fitted, stages)
+        if save is not None:
+            assert fitted.model is not None
+            fitted.model().save(save)
     except (ValueError, TypeError) as error:
         fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
     found = fitted.fit
     try:  # before the table is printed: who reads that may stop listening
         if json_file is not None:
-            write_json(found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level), json_file)
+            shown = found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level)
+            write_json(shown | ({} if fitted.margins is None else {"margins": fitted.margins.to_dict()}), json_file)
         if report is not None:
             with terminal.Stages(console) as stages:
                 stages.say("Drawing the report")
@@ -134,12 +181,17 @@ def fit(
         terminal.show_groups(console, found)
         raise typer.Exit(0 if bool(found.converged.all()) else 1)
     terminal.show(console, found, level)
+    if fitted.margins is not None:
+        console.print("\n[bold]Average marginal effects[/bold]")
+        terminal.show_tables(console, tables.margins(fitted.margins, level))
+    if save is not None:
+        console.print(f"Model: {save}", highlight=False)
     if report is not None:
         console.print(f"Report: {report}", highlight=False)
     raise typer.Exit(0 if found.converged else 1)
 
 
-def _family(formula: str | None, column: str | None, family: str | None, baseline: str | None, alpha: float) -> str:
+def _family(formula: str | None, column: str | None, family: str | None, alpha: float) -> str:
     """Return the family that is meant; ValueError for options that do not go together."""
     if (formula is None) == (column is None):
         raise ValueError("expected a formula or --column, got " + ("neither" if column is None else "both"))
@@ -151,13 +203,15 @@ def _family(formula: str | None, column: str | None, family: str | None, baselin
         raise ValueError(f"expected --family to be one of {', '.join(known)}, got {family!r}")
     if not np.isfinite(alpha):
         raise ValueError(f"expected a finite alpha of at least 0, got {alpha}")
-    if family != "softmax" and (baseline is not None or alpha):
-        raise ValueError(f"expected --baseline and --alpha with softmax only, got --family {family}")
     return family
 
 
 def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     parsed = designs.parse(formula)
+    title = f"{formula} ({job.path.name})"
+    rows = large.stream(job.path, parsed, job.weights, job.missing, job.checkpoint is not None)
+    if rows is not None:
+        return _fit_stream(job, rows, "1" in [str(term) for term in parsed.rhs], title, stages)
     wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
     stages.say(f"Reading {job.path.name}")
     table = read_table(job.path, list(dict.fromkeys(wanted)))
@@ -167,11 +221,41 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     data = designs.design(table, parsed, weights=job.weights, missing=job.missing)
     run = _softmax if job.family == "softmax" else _linear
     groups = None if job.cluster is None else table[job.cluster].to_numpy()
-    fitted, shown = run(job, data, groups, stages)
-    return Fitted(replace(fitted, dropped=data.dropped), f"{formula} ({job.path.name})", shown)
+    fitted = run(job, data, groups, stages)
+    return fitted._replace(fit=replace(fitted.fit, dropped=data.dropped), title=title)
 
 
-def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
+def _fit_stream(job: Job, rows: Stream, intercept: bool, title: str, stages: terminal.Stages) -> Fitted:
+    """In blocks, with no pictures of the rows."""
+    if job.family != "softmax" or job.firth or job.margins or job.cluster is not None:
+        raise ValueError("expected softmax without --firth, --margins and --cluster for a table that is read in blocks")
+    stages.say(f"Reading {job.path.name}")
+    fitted, classes = fit_streamed(
+        rows,
+        intercept=intercept,
+        baseline=job.baseline,
+        alpha=job.alpha,
+        wish=Wish(job.robust),
+        checkpoint=job.checkpoint,
+        progress=stages.step,
+    )
+    names = tuple(([INTERCEPT] if intercept else []) + list(rows.names or []))
+    quoted = [name if name.isidentifier() else f"`{name}`" for name in rows.names or []]
+    terms = Terms(" + ".join(["1" if intercept else "0", *quoted]), names, {}, {})
+    base = code_of(job.baseline, classes)
+    return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, classes, base))
+
+
+def _profiled(fitted: Fitted, stages: terminal.Stages) -> Fitted:
+    found = fitted.fit
+    assert isinstance(found, Fit)
+    if found.search is None:
+        raise ValueError(f"expected --profile of a maximum in memory without --alpha, got: {found.status}")
+    stages.say("Profiling the likelihood")
+    return fitted._replace(fit=replace(found, interval_method="profile"))
+
+
+def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stages) -> Fitted:
     from nll.report import assess
 
     if data.y.dtype.kind == "f" and (data.y % 1 != 0).any():
@@ -188,6 +272,7 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
         classes,
         baseline=base,
         alpha=job.alpha,
+        firth=job.firth,
         wish=Wish(
             job.robust, clusters=None if groups is None else cluster_codes(groups, len(groups), data.rows.numpy())
         ),
@@ -197,16 +282,39 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
     coef = np.insert(fitted.params["coef"].numpy(), base, 0.0, axis=0)
     probabilities = torch.softmax(columns.given() @ torch.from_numpy(coef).T, 1).numpy()
     weights = data.weights.numpy()
-    return fitted, {
+    shown = {
         "classes": classes,
         "confusion": assess.confusion(codes, probabilities, weights),
         "calibration": [
             assess.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
         ],
     }
+    effects = _margins(fitted, columns, data.weights) if job.margins else None
+    return Fitted(
+        fitted,
+        "",
+        shown,
+        effects,
+        lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), values.tolist(), base),
+    )
 
 
-def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> tuple[Fit, dict[str, Any]]:
+def _margins(fitted: Fit, columns: Columns, weights: torch.Tensor) -> Margins:
+    """Of numbers the derivative, of categories and columns of 0 and 1 the difference that 1 makes."""
+    predictor, x = fitted.predictor, columns.given()
+    assert isinstance(predictor, Predictor)
+    names = columns.names[columns.intercept :]
+    discrete = [j for j in range(columns.intercept, x.shape[1]) if bool(((x[:, j] == 0) | (x[:, j] == 1)).all())]
+    of = [name.partition("[T.")[0] if "[T." in name else str(j) for j, name in enumerate(columns.names)]
+    siblings = {j: [k for k in discrete if k != j and of[k] == of[j]] for j in discrete}
+    found = margins_of(
+        x, weights, predictor.full, fitted.covariance, predictor.baseline, columns.intercept, discrete=discrete,
+        siblings=siblings,
+    )  # fmt: skip
+    return Margins(predictor.classes, tuple(names), *found, discrete=tuple(columns.names[j] for j in discrete))
+
+
+def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> Fitted:
     from nll.report import assess
 
     if job.family == "bernoulli" and data.y.dtype.kind not in "iufb":
@@ -220,7 +328,7 @@ def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> 
     if job.family == "bernoulli":
         both = np.stack([1 - mean, mean], 1)
         shown |= {"classes": ["0", "1"], "confusion": assess.confusion(y.astype(int), both, weights)}
-    return fitted, shown
+    return Fitted(fitted, "", shown, model=lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula)))
 
 
 def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
@@ -255,7 +363,10 @@ def _page(fitted: Fitted, level: float) -> str:
     assert isinstance(found, Fit)
     profiles = pictures.profiles_of(found, level)
     drawn = pictures.of_data(found)
-    return html.page(found, title=fitted.title, level=level, distribution=drawn, profiles=profiles, **fitted.shown)
+    effects = () if fitted.margins is None else tables.margins(fitted.margins, level)
+    return html.page(
+        found, title=fitted.title, level=level, distribution=drawn, profiles=profiles, margins=effects, **fitted.shown
+    )
 
 
 def require_places(table: Path, *files: Path | None) -> None:

@@ -13,6 +13,11 @@ _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _PARQUET = (".parquet", ".pq")
 
 
+def known_file(path: Path) -> bool:
+    """Whether it is there, of a kind that can be read."""
+    return path.is_file() and path.name.lower().endswith((*_CSV, *_PARQUET))
+
+
 def read_table(path: Path, wanted: list[str] | None = None) -> pd.DataFrame:
     """Read a table; of a Parquet file, only the columns `wanted` that it has.
 

@@ -40,7 +40,11 @@ def show(console: Console, fit: Fit, level: float) -> None:
         header.add_row(name, Text(value, style="bold red" if alarm else ""))
     console.print(header)
     console.print()
-    groups = table.groups(fit, level)
+    show_tables(console, table.groups(fit, level))
+
+
+def show_tables(console: Console, groups: list[table.Group]) -> None:
+    """Print tables with columns of the same widths."""
     lines = [line for group in groups for line in (group.columns, *group.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for group in groups:

@@ -27,6 +27,7 @@ def page(
     calibration: Sequence[Calibration] = (),
     distribution: Figure | None = None,
     profiles: Sequence[ProfileCurve] = (),
+    margins: Sequence[table.Group] = (),
 ) -> str:
     """Render a fit: header, table, the likelihood along each parameter, and how it meets the data.
 
@@ -39,6 +40,7 @@ def page(
         calibration: a curve for each class, or one for the mean.
         distribution: a figure of the fitted distribution over the data.
         profiles: of the likelihood, where the other parameters are at their best.
+        margins: tables of marginal effects.
     """
     environment = Environment(loader=PackageLoader("nll.report"), autoescape=select_autoescape(default=True))
     curves = plots.likelihood_curves(fit, level, profiles=profiles)
@@ -48,6 +50,7 @@ def page(
         level=f"{100 * level:g} %",
         header=table.header(fit),
         groups=table.groups(fit, level),
+        margins=margins,
         curves=None if curves is None else plots.svg(curves),
         profiled=bool(profiles),
         drawn=0 if curves is None else len(curves.axes),

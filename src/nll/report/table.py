@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from nll.likelihood.result import Fit
     from nll.likelihood.separation import Contrast
+    from nll.regression.margins import Margins
 
 
 class Group(NamedTuple):
@@ -35,6 +37,7 @@ def header(fit: Fit) -> list[tuple[str, str]]:
         ("AIC", number(fit.aic, 10)),
         ("BIC", number(fit.bic, 10)),
         ("Information", fit.information),
+        ("Intervals", fit.interval_method),
         ("Converged", "yes" if fit.converged else "NO"),
         ("Newton decrement", None if fit.decrement is None else f"{fit.decrement:.3g} ({fit.steps} steps)"),
         ("Status", fit.status),
@@ -46,7 +49,7 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
     """The estimates: a group for each class of a softmax regression, else one for all parameters."""
     low, high = f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"
     rows = _rows(fit, level)
-    if fit.baseline is None:
+    if len(fit.labels.get("coef", ())) < 2:
         tested = any(row[3] for row in rows)
         keep = range(7) if tested else (0, 1, 2, 5, 6)
         headings = ["", "estimate", "std err", "z", "P>|z|", low, high]
@@ -56,7 +59,7 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
     for k, name in enumerate(classes):
         part = rows[k * len(columns) : (k + 1) * len(columns)]
         named = [[column, *row[1:]] for column, row in zip(columns, part, strict=True)]
-        title = f"{fit.response or 'y'} = {name} (against {fit.baseline})"
+        title = f"{fit.response or 'y'} = {name} (against {fit.baseline or 'the mean of all'})"
         found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
     for contrast in () if fit.separation is None else fit.separation.contrasts:
         if contrast.against != fit.baseline:
@@ -66,9 +69,24 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
     return found
 
 
+def margins(found: Margins, level: float = 0.95) -> list[Group]:
+    """Marginal effects: a group for each class."""
+    columns = ["", "dP/dx", "std err", "z", "P>|z|", f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"]
+    names = [f"{name} (0 to 1)" if name in found.discrete else name for name in found.columns]
+    parts = (found.effects, found.standard_errors, found.z, found.p_values, found.interval(level))
+    return [
+        Group(f"P({name})", columns, _formatted(names, [part[k] for part in parts]))
+        for k, name in enumerate(found.classes)
+    ]
+
+
 def _tested(names: Iterable[str], contrast: Contrast, level: float) -> list[list[str]]:
     """Rows of coefficients."""
     numbers = (contrast.estimate, contrast.standard_errors, contrast.z, contrast.p_values, contrast.interval(level))
+    return _formatted(names, numbers)
+
+
+def _formatted(names: Iterable[str], numbers: Iterable[Tensor]) -> list[list[str]]:
     return [
         [name, number(b, 8), number(se, 8), f"{z:.3f}", _probability(p), number(low, 6), number(high, 6)]
         for name, b, se, z, p, (low, high) in zip(names, *(part.tolist() for part in numbers), strict=True)
