@@ -61,6 +61,7 @@ def row_sums(
     square: Square | None = None,
     probabilities: Tensor | None = None,
     known: bool = False,
+    threads: int | None = None,
 ) -> RowSums:
     """Add up the rows.
 
@@ -72,9 +73,10 @@ def row_sums(
         square: the products that are summed besides.
         probabilities: (K, n) float64, contiguous, to be filled.
         known: whether an earlier call with this theta has filled them; the log-likelihood is not computed then.
+        threads: how many work on it; None: PyTorch's number.
     """
     if cpu.MISSING is None:
-        return _compiled(rows, standard, theta, direction, square, probabilities, known)
+        return _compiled(rows, standard, theta, direction, square, probabilities, known, threads)
     return by_operators(rows, standard, theta, direction, square)
 
 
@@ -127,6 +129,7 @@ def _compiled(
     square: Square | None,
     probabilities: Tensor | None,
     known: bool,
+    threads: int | None,
 ) -> RowSums:
     x = rows.x if rows.x.dtype in _TYPES else rows.x.double()
     others, p = theta.shape
@@ -140,7 +143,7 @@ def _compiled(
         x.data_ptr(), _TYPES[x.dtype], *x.shape, *x.stride(), centre, scale, standard.intercept, others + 1, *more,
         theta_at, direction_at, 0 if probabilities is None else probabilities.data_ptr(),
         known, _SQUARES[square], value.data_ptr(), score.data_ptr(),
-        0 if pairs is None else pairs.data_ptr(), torch.get_num_threads(),
+        0 if pairs is None else pairs.data_ptr(), threads or torch.get_num_threads(),
     )  # fmt: skip
     return RowSums(value, score, None if pairs is None else _unpacked(pairs, others, p))
 

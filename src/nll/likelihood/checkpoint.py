@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,14 @@ class Checkpoint:
         if self.path.exists():
             self._read(self.path)
 
-    def passed(self, key: Iterable[Tensor], blocks: Iterable[Any], add: Callable[[Any, Any], Any]) -> Any:
-        """Add up the blocks: `add` takes the sums so far, None at first, and a block.
+    def passed(
+        self, key: Iterable[Tensor], parts: Callable[[int], Iterable[Any]], add: Callable[[Any, Any], Any]
+    ) -> Any:
+        """Add up the parts: `add` takes the sums so far, None at first, and a part.
 
         Args:
             key: numbers that a pass depends on; where they are those of the file, so are the sums.
-            blocks: of all rows.
+            parts: what the blocks of rows add, but for so many of the first.
             add: returns the sums, of tensors and plain values.
         """
         own = [part.detach().clone() for part in key]
@@ -62,17 +63,19 @@ class Checkpoint:
         if self.part is not None and _same(self.part["key"], own):
             sums, skipped = self.part["sums"], self.part["blocks"]
         self.part = None
-        sums = self._go_through(own, blocks, add, sums, skipped)
+        sums = self._go_through(own, parts, add, sums, skipped)
+        if self.path is None:
+            return sums
         self.done.append({"key": own, "sums": sums})
         self.next += 1
         self._write(None)
         return deepcopy(sums)
 
-    def _go_through(self, key: list[Tensor], blocks: Iterable[Any], add: Any, sums: Any, skipped: int) -> Any:
+    def _go_through(self, key: list[Tensor], parts: Any, add: Any, sums: Any, skipped: int) -> Any:
         written = time.monotonic()
         try:
-            for block in islice(blocks, skipped, None):
-                sums, skipped = add(sums, block), skipped + 1
+            for part in parts(skipped):
+                sums, skipped = add(sums, part), skipped + 1
                 if time.monotonic() - written > _EVERY:
                     self._write({"key": key, "sums": sums, "blocks": skipped})
                     written = time.monotonic()

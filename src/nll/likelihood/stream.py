@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice, starmap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.blocks import ahead
+from nll.likelihood.blocks import ahead, in_order
 
-BLOCK_ROWS = 1 << 16
+_BLOCK_BYTES = 1 << 24  # of the numbers of a block
 _READ_BYTES = 1 << 20  # of a Parquet file at once: whole column chunks would take memory
 _READERS = 2  # of a Parquet file, each of its share of the columns
+_LANES = 4  # of blocks that are worked on, at the most
 _FILES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".gz": "csv"}
+
+
+T = TypeVar("T")
 
 
 class Coded(NamedTuple):
@@ -35,7 +40,9 @@ class Block(NamedTuple):
     response: Coded
     weights: Tensor | None  # (n) float64
     dropped: int  # rows with missing values that were left out
-    ends: tuple[Tensor, Tensor] | None = None  # (q): the least and the largest values, where they were looked for
+    ends: tuple[np.ndarray, np.ndarray] | None = (
+        None  # (q): the least and the largest values, where they were looked for
+    )
 
 
 class Stream:
@@ -49,7 +56,7 @@ class Stream:
         columns: of tables, the names of the columns of numbers; None: all others.
         weights: of tables, the name of the column of frequencies.
         missing: "raise", or "drop" to leave out rows with a missing value in a column that is used.
-        block_rows: how many rows are in memory at a time, at the most.
+        block_rows: how many rows are read at a time, at the most; None: as many as take 16 MB.
 
     Raises: ValueError, when the rows are read, for a column that is not there, a text in a column of numbers, missing
     or infinite values, negative weights; TypeError for data that cannot be gone through twice.
@@ -63,11 +70,12 @@ class Stream:
         weights: str | None = None,
         *,
         missing: str = "raise",
-        block_rows: int = BLOCK_ROWS,
+        block_rows: int | None = None,
     ) -> None:
         if missing not in ("raise", "drop"):
             raise ValueError(f"expected missing to be raise or drop, got {missing!r}")
-        if isinstance(block_rows, bool) or not isinstance(block_rows, int) or block_rows < 1:
+        whole = isinstance(block_rows, int) and not isinstance(block_rows, bool) and block_rows >= 1
+        if block_rows is not None and not whole:
             raise ValueError(f"expected block_rows as an integer of at least 1, got {block_rows!r}")
         if isinstance(columns, str):
             raise TypeError(f"expected columns as a list of names, got the text {columns!r}")
@@ -84,18 +92,40 @@ class Stream:
 
     def __iter__(self) -> Iterator[Block]:
         """The blocks in the order of the rows; empty ones are left out."""
-        first = dropped = 0
+        return (block for block in self.each(lambda block: block) if len(block.x) or block.dropped)
+
+    def each(self, function: Callable[[Block], T], skip: int = 0) -> Iterator[T]:
+        """What a function makes of each block but the first few, in their order; several are worked on side by side."""
+        dropped, lanes = 0, min(torch.get_num_threads(), _LANES)
+
+        def made(piece: tuple[int, Any]) -> tuple[int, T]:
+            block = self._of(*piece)
+            return block.dropped, function(block)
+
+        for lost, found in in_order(made, islice(self._numbered(), skip, None), lanes):
+            dropped += lost
+            yield found
+        self._complete = skip == dropped == 0
+
+    def _numbered(self) -> Iterator[tuple[int, Any]]:
+        """The number of its first row and each piece of the data; the first tells the names of the columns."""
+        first = 0
         for piece in _pieces(self.data, self.block_rows, self._wanted):
-            block = self._of_arrays(piece, first) if isinstance(piece, tuple) else self._of_table(piece, first)
+            if self.names is None:
+                self._of(first, piece)
+            yield first, piece
             first += len(piece[0]) if isinstance(piece, tuple) else piece.num_rows
-            dropped += block.dropped
-            if len(block.x) or block.dropped:
-                yield block
-        self._complete = not dropped
+
+    def _of(self, first: int, piece: Any) -> Block:
+        return self._of_arrays(piece, first) if isinstance(piece, tuple) else self._of_table(piece, first)
+
+    def first(self) -> Block | None:
+        """The first block that has rows; None: there are no rows."""
+        return next((block for block in starmap(self._of, self._numbered()) if len(block.x)), None)
 
     def fingerprint(self) -> str:
         """What tells this table from another: its columns and its first rows."""
-        first = next(iter(self), None)
+        first = self.first()
         numbers = (
             b"" if first is None else np.ascontiguousarray(first.x.numpy()).tobytes() + first.response.codes.tobytes()
         )
@@ -149,11 +179,10 @@ class Stream:
         self, first: int, x: Tensor, response: Coded, known: np.ndarray | None, weights: np.ndarray | None
     ) -> Block:
         """The rows that are complete and weigh something."""
-        ends: tuple[Tensor, Tensor] | None = None
+        ends: tuple[np.ndarray, np.ndarray] | None = None
         if len(x) and not self._complete:
-            low, high = torch.aminmax(x, dim=0)
-            ends = low, high
-        finite = ends is None or all(bool(end.isfinite().all()) for end in ends)
+            ends = x.numpy().min(0), x.numpy().max(0)
+        finite = ends is None or all(bool(np.isfinite(end).all()) for end in ends)
         finite &= weights is None or bool(np.isfinite(weights).all())
         absent = np.zeros(0, dtype=bool)
         if known is not None or not finite:
@@ -259,15 +288,21 @@ def _numbers(column: Any, name: str, first: int) -> np.ndarray:
 
 
 Wanted = list[str] | None
+Height = int | None  # of a piece, in rows
 
 
-def _pieces(data: Any, rows: int, wanted: Wanted) -> Iterator[Any]:
-    """Arrow batches or tuples of arrays, each of at most so many rows."""
+def _height(rows: Height, width: int) -> int:
+    return rows or max(1, _BLOCK_BYTES // (8 * max(width, 1)))
+
+
+def _pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
+    """Arrow batches or tuples of arrays, each of at most so many rows; None: by how wide they are."""
     if isinstance(data, (str, Path)):
         for file in _files(Path(data)):
             yield from _of_file(file, rows, wanted)
     elif isinstance(data, tuple) and data and getattr(data[0], "ndim", 0) == 2 and len(data) in (2, 3):
         parts = [part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asanyarray(part) for part in data]
+        rows = _height(rows, parts[0].shape[1])
         for start in range(0, len(parts[0]), rows):
             yield tuple(part[start : start + rows] for part in parts)
     elif _is_table(data):
@@ -287,13 +322,14 @@ def _is_table(data: Any) -> bool:
     return hasattr(data, "__dataframe__") or hasattr(data, "__arrow_c_stream__") or hasattr(data, "to_batches")
 
 
-def _of_table(data: Any, rows: int, wanted: Wanted) -> Iterator[Any]:
+def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     import pyarrow as pa
 
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     names = data.schema.names if hasattr(data, "to_batches") else [str(name) for name in data.columns]
     used = list(names) if wanted is None else [name for name in names if name in wanted]
+    rows = _height(rows, len(used))
     if hasattr(data, "scanner"):  # a dataset
         for batch in data.to_batches(columns=used, batch_size=rows, batch_readahead=1, fragment_readahead=1):
             yield from _cut(batch, rows)
@@ -331,7 +367,7 @@ def _files(path: Path) -> list[Path]:
     return known
 
 
-def _of_file(path: Path, rows: int, wanted: Wanted) -> Iterator[Any]:
+def _of_file(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
     import pyarrow as pa
 
     kind = _FILES.get(path.suffix.lower())
@@ -343,7 +379,7 @@ def _of_file(path: Path, rows: int, wanted: Wanted) -> Iterator[Any]:
         raise ValueError(f"expected a readable table in {path}, got: {error}") from None
 
 
-def _of_parquet(path: Path, rows: int, wanted: Wanted) -> Iterator[Any]:
+def _of_parquet(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -355,13 +391,13 @@ def _of_parquet(path: Path, rows: int, wanted: Wanted) -> Iterator[Any]:
         readers = []
         for share in shares:
             file = stack.enter_context(ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False))
-            readers.append(ahead(file.iter_batches(rows, columns=share, use_threads=False)))
+            readers.append(ahead(file.iter_batches(_height(rows, len(names)), columns=share, use_threads=False)))
         for parts in zip(*readers, strict=True):
             columns = {name: column for part in parts for name, column in zip(part.schema.names, part, strict=True)}
             yield pa.RecordBatch.from_pydict({name: columns[name] for name in names})
 
 
-def _of_csv(path: Path, rows: int, wanted: Wanted) -> Iterator[Any]:
+def _of_csv(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
     """The types are those that the whole file needs: a column that starts with whole numbers may go on with others."""
     from pyarrow import csv
 
@@ -373,7 +409,7 @@ def _of_csv(path: Path, rows: int, wanted: Wanted) -> Iterator[Any]:
     convert = csv.ConvertOptions(column_types=types, include_columns=used, strings_can_be_null=True)
     with open_(convert_options=convert) as reader:
         for batch in ahead(iter(reader)):
-            yield from _cut(batch, rows)
+            yield from _cut(batch, _height(rows, len(used)))
 
 
 def _wide(kind: Any) -> Any:

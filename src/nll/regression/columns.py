@@ -240,9 +240,9 @@ def _extent(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def gram_of(given: Tensor, about: Standard) -> Tensor:
+def gram_of(given: Tensor, about: Standard, threads: int | None = None) -> Tensor:
     """The means of the products of the columns: four times the information of two classes that are equally likely."""
     none = torch.zeros(1, given.shape[1] + about.intercept, dtype=torch.float64)
-    square = row_sums(Rows(given), about, none, square="information").square
+    square = row_sums(Rows(given), about, none, square="information", threads=threads).square
     assert square is not None
     return square * (4 / len(given))

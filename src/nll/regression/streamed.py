@@ -6,10 +6,13 @@ search starts. The passes may be kept in a file (`Checkpoint`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,22 +48,28 @@ class Sample(NamedTuple):
     step: int  # the distance
 
 
+class _Looked(NamedTuple):
+    """What a first look at a block tells."""
+
+    block: Block
+    ends: tuple[Tensor, Tensor] | None  # the least and largest values; None: no rows
+    products: Tensor | None  # the sum of those of the columns
+    weight: Tensor  # of each of the block's classes
+
+
 @dataclass
 class _Seen:
     """What the first pass has seen; all of it can be written to a file."""
 
-    names: list[str] | None = None
     rows: int = 0
     dropped: int = 0
-    low: Any = None
-    high: Any = None
-    centre: Any = None
-    scale: Any = None
-    products: Any = None  # the sum of those of the columns about the centre
-    classes: Any = None  # class -> its number, in the order of their first rows
-    weight: Any = None  # of each class
+    low: Any = math.inf
+    high: Any = -math.inf
+    products: Any = 0.0  # the sum of those of the columns about the first block's means
+    classes: list[Any] = field(default_factory=list)  # in the order of their first rows
+    weight: list[float] = field(default_factory=list)  # of each class
     step: int = 1
-    kept: Any = None  # the sample, in parts
+    kept: list[Any] = field(default_factory=list)  # the sample, in parts
 
 
 class Table(NamedTuple):
@@ -77,7 +86,7 @@ class Table(NamedTuple):
         """Those of a block, numbered in an order of the classes."""
         number = dict(zip(map(_key, self.classes), order.argsort().tolist(), strict=True))
         own = torch.tensor([number.get(_key(value), 0) for value in block.response.values], dtype=torch.int64)
-        return own[torch.from_numpy(block.response.codes)]
+        return torch.from_numpy(own.numpy()[block.response.codes])
 
 
 def survey(stream: Stream, intercept: bool, checkpoint: Checkpoint) -> Table:
@@ -86,16 +95,16 @@ def survey(stream: Stream, intercept: bool, checkpoint: Checkpoint) -> Table:
     Raises: ValueError for rows that cannot be used (see `Stream`), or none at all.
     """
 
-    def add(seen: dict[str, Any] | None, block: Block) -> dict[str, Any]:
-        before = _Seen(stream.names) if seen is None else _Seen(**seen)
-        return _add(before, block, intercept).__dict__
-
-    found = checkpoint.passed([torch.tensor([float(intercept)])], stream, add)
-    if found is None or not found["rows"]:
+    first = stream.first()
+    if first is None:
         raise ValueError("expected at least one row, got none")
-    seen = _Seen(**found)
-    stream.names = seen.names
-    about = Standard(seen.centre, seen.scale, intercept)
+    about = _about(first.x, intercept)
+
+    def add(seen: dict[str, Any] | None, part: _Looked) -> dict[str, Any]:
+        return _add(_Seen() if seen is None else _Seen(**seen), part).__dict__
+
+    looked = partial(stream.each, partial(_look, about=about))
+    seen = _Seen(**checkpoint.passed([torch.tensor([float(intercept)])], looked, add))
     whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
     classes = sorted(seen.classes) if _one_type(seen.classes) else []
     place = {_key(value): k for k, value in enumerate(classes)}
@@ -122,26 +131,39 @@ def _plain_class(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) else label(value)
 
 
-def _add(seen: _Seen, block: Block, intercept: bool) -> _Seen:
+def _about(x: Tensor, intercept: bool) -> Standard:
+    """Centre and scale of rows like these."""
+    centre = x.double().mean(0) if intercept else torch.zeros(x.shape[1], dtype=torch.float64)
+    reach = (x.double() - centre).abs().amax(0)
+    return Standard(centre, torch.where(reach > 0, 1 / reach, 1.0), intercept)
+
+
+def _look(block: Block, about: Standard) -> _Looked:
+    """One block's part of the first pass, on one thread."""
+    x, codes = block.x, block.response.codes
+    count = len(block.response.values)
+    weight = np.bincount(codes, None if block.weights is None else block.weights.numpy(), count)
+    if not len(x):
+        return _Looked(block, None, None, torch.from_numpy(weight))
+    low, high = (torch.from_numpy(end).double() for end in block.ends or (x.numpy().min(0), x.numpy().max(0)))
+    return _Looked(block, (low, high), len(x) * gram_of(x, about, threads=1), torch.from_numpy(weight))
+
+
+def _add(seen: _Seen, looked: _Looked) -> _Seen:
     """The same with one more block."""
-    x, n = block.x, len(block.x)
+    block, x, n = looked.block, looked.block.x, len(looked.block.x)
     seen.dropped += block.dropped
-    if not n:
+    if looked.ends is None:
         return seen
-    low, high = (end.double() for end in block.ends or torch.aminmax(x, dim=0))
-    if seen.centre is None:
-        seen.centre = x.double().mean(0) if intercept else torch.zeros(x.shape[1], dtype=torch.float64)
-        reach = torch.maximum(high - seen.centre, seen.centre - low)
-        seen.scale = torch.where(reach > 0, 1 / reach, 1.0)
-        seen.low, seen.high, seen.classes, seen.weight, seen.kept = low, high, [], [], []
-        seen.products = torch.zeros((), dtype=torch.float64)
-    seen.low, seen.high = torch.minimum(seen.low, low), torch.maximum(seen.high, high)
-    seen.products = seen.products + n * gram_of(x, Standard(seen.centre, seen.scale, intercept))
-    weights = torch.ones(n, dtype=torch.float64) if block.weights is None else block.weights
-    labels = _numbered(seen, block, weights)
+    seen.low = torch.minimum(torch.as_tensor(seen.low), looked.ends[0])
+    seen.high = torch.maximum(torch.as_tensor(seen.high), looked.ends[1])
+    seen.products = seen.products + looked.products
+    number = _numbered(seen, block.response.values, looked.weight)
     at = slice(-seen.rows % seen.step, None, seen.step)
     if len(x[at]):
-        seen.kept = [*seen.kept, [x.T[:, at].clone(), labels[at].clone(), weights[at].clone()]]
+        labels = number.numpy()[block.response.codes[at]]
+        weights = np.ones(len(labels)) if block.weights is None else block.weights.numpy()[at]
+        seen.kept = [*seen.kept, [torch.from_numpy(part.copy()) for part in (x.numpy().T[:, at], labels, weights)]]
     seen.rows += n
     while sum(part[0].numel() * 8 for part in seen.kept) > _SAMPLE_BYTES:
         whole = [torch.cat(parts, -1)[..., ::2].contiguous() for parts in zip(*seen.kept, strict=True)]
@@ -149,13 +171,11 @@ def _add(seen: _Seen, block: Block, intercept: bool) -> _Seen:
     return seen
 
 
-def _numbered(seen: _Seen, block: Block, weights: Tensor) -> Tensor:
-    """The labels, by the order in which the classes were first seen."""
-    codes = torch.from_numpy(block.response.codes)
-    total = torch.bincount(codes, weights=weights, minlength=len(block.response.values))
+def _numbered(seen: _Seen, values: list[Any], total: Tensor) -> Tensor:
+    """The numbers of a block's classes, in the order in which they were first seen; their rows' weights are added."""
     number = {_key(value): k for k, value in enumerate(seen.classes)}
     own = torch.zeros(len(total), dtype=torch.int64)
-    for k, (value, weight) in enumerate(zip(map(_plain_class, block.response.values), total.tolist(), strict=True)):
+    for k, (value, weight) in enumerate(zip(map(_plain_class, values), total.tolist(), strict=True)):
         if not weight:
             continue  # a category that no row has
         if _key(value) not in number:
@@ -163,7 +183,7 @@ def _numbered(seen: _Seen, block: Block, weights: Tensor) -> Tensor:
             seen.classes, seen.weight = [*seen.classes, value], [*seen.weight, 0.0]
         own[k] = number[_key(value)]
         seen.weight[int(own[k])] += weight
-    return own[codes]
+    return own
 
 
 @dataclass(frozen=True)
@@ -225,16 +245,17 @@ class Streamed(SoftmaxLikelihood):
         shape = (self.classes - 1, self.columns.count)
         along = None if direction is None else direction.reshape(shape)
 
-        def add(sums: list[Tensor] | None, block: Block) -> list[Tensor]:
+        def of(block: Block) -> list[Tensor]:
             rows, standard = self._rows(block)
-            found = row_sums(rows, standard, theta.reshape(shape), direction=along, **more)
-            parts = [part for part in found if part is not None]
-            return parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
+            found = row_sums(rows, standard, theta.reshape(shape), direction=along, threads=1, **more)
+            return [part for part in found if part is not None]
+
+        def add(sums: list[Tensor] | None, part: list[Tensor]) -> list[Tensor]:
+            return part if sums is None else [a + b for a, b in zip(sums, part, strict=True)]
 
         wanted = torch.tensor([_SQUARES.index(more.get("square")), self.allowed is not None])
         key = [theta, self.order, wanted, *([] if direction is None else [direction])]
-        full = (block for block in self.table.stream if len(block.x))
-        value, score, *square = self.checkpoint.passed(key, full, add)
+        value, score, *square = self.checkpoint.passed(key, partial(self.table.stream.each, of), add)
         return RowSums(value, score, square[0] if square else None)
 
     def _rows(self, block: Block) -> tuple[Rows, Standard]:
