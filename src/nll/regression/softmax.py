@@ -22,10 +22,12 @@ from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
 from nll.regression.columns import Columns
 from nll.regression.evaluation import Evaluation, evaluate
+from nll.regression.influence import Influence, influence
 from nll.regression.margins import Margins, margins
 from nll.regression.predictions import Predictions, Predictor
 from nll.regression.robust import KINDS, Wish
 from nll.regression.softmax_fit import code_of, fit_softmax
+from nll.regression.softmax_likelihood import InMemory
 from nll.regression.streamed import fit_streamed
 
 _MANY = 1 << 16  # rows that tell whether whole numbers are classes
@@ -250,6 +252,29 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         )
         return Margins(predictor.classes, names, effects, covariance, at, tuple(names[j] for j in chosen))
 
+    def influence(self, X: Any, y: Any, sample_weight: Any = None) -> Influence:
+        """Return how much each row moves the fit: leverage, Cook's distance, and the coefficients without it.
+
+        Args:
+            X: (n, p) columns of the rows that were fitted.
+            y: (n) their classes.
+            sample_weight: (n) their weights; a row is taken away with all of its weight.
+
+        Raises: ValueError for a fit without a finite maximum, or with Firth's penalty, whose change is not followed.
+        """
+        check_is_fitted(self)
+        if not self.result_.converged or self.penalty is not None:
+            raise ValueError(f"expected a fit by maximum likelihood that converged, got {self.result_.status}")
+        columns = Columns.of(
+            _tensor(self._given(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
+        )
+        weights = frequencies(None if sample_weight is None else _detached(sample_weight), columns.length)
+        base, k = self._predictor.baseline, len(self.classes_)
+        order = torch.tensor([base, *(c for c in range(k) if c != base)])
+        labels = order.argsort()[torch.from_numpy(self._codes(y, columns.length))]
+        problem = InMemory(columns, labels, weights, k, float(self.alpha))
+        return influence(problem, self._predictor.coef, tuple(self.result_.names))
+
     def _codes(self, y: Any, rows: int) -> np.ndarray:
         """The place of each row's class in `classes_`."""
         y = column_or_1d(_detached(y))
@@ -272,12 +297,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     def _design(self, X: Any) -> torch.Tensor:
         """The columns of new rows, (n, p) with the constant."""
         predictor = self._predictor
-        return predictor.design(np.asarray(validate_data(self, _detached(X), dtype=np.float64, reset=False)))
+        return predictor.design(self._given(X))
+
+    def _given(self, X: Any) -> np.ndarray:
+        """The columns of new rows, (n, p)."""
+        return np.asarray(validate_data(self, _detached(X), dtype=np.float64, reset=False))
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, _detached(X), dtype=np.float64, reset=False)
-        return X @ self.coef_.T + self.intercept_
+        return self._given(X) @ self.coef_.T + self.intercept_
 
     def _check_options(self) -> None:
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float, np.number)):

@@ -1,0 +1,89 @@
+"""How much single rows move a softmax regression: leverage, and the estimate without the row, to first order.
+
+With a row's columns x, probabilities p, residuals r = w (e_y - p) and curvature V = w (diag(p) - p p'), its part of the
+score is r (x) x and of the information V (x) x x'. With the inverse S of the information, M = (I (x) x)' S (I (x) x)
+and u = (I - V M)^-1 r, one Newton step without the row changes the coefficients by
+
+    -(S^-1 - V (x) x x')^-1 (r (x) x) = -S (u (x) x)
+
+and the leverage is tr(V M); over the rows it adds up to the number of coefficients (Lesaffre and Albert 1989).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nll.likelihood import covariance as cov
+from nll.likelihood.blocks import blocks
+from nll.regression.columns import Columns
+from nll.regression.predictions import score_covariance
+from nll.regression.softmax_likelihood import InMemory
+
+
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """What each row does to the fit; NaN where the coefficients have no errors."""
+
+    leverage: Tensor  # (n), from 0 to K - 1
+    cooks_distance: Tensor  # (n): d' S^-1 d / number of coefficients, with their change d without the row
+    names: tuple[str, ...]  # (P), of the coefficients
+    errors: Tensor = field(repr=False)  # (P), theirs, from the inverse information
+    inverse: Tensor = field(repr=False)  # (P, P), of the information by the columns x
+    pulls: Tensor = field(repr=False)  # (n, K - 1): u of each row
+    columns: Columns = field(repr=False)
+
+    def changes(self, rows: Any = slice(None)) -> Tensor:
+        """(rows, P): how the coefficients change without a row; `rows` is a slice or numbers."""
+        both = self.pulls[rows][:, :, None] * self.columns.block(rows)[:, None]
+        found = -both.flatten(1) @ self.inverse
+        return (found.reshape(both.shape) @ self.columns.to_given.T).flatten(1)
+
+    def dfbetas(self, rows: Any = slice(None)) -> Tensor:
+        """(rows, P): the changes in units of the coefficients' standard errors."""
+        return self.changes(rows) / self.errors
+
+    def most(self, count: int = 10) -> Tensor:
+        """The numbers of the rows with the largest Cook's distances, the largest first."""
+        return self.cooks_distance.argsort(descending=True, stable=True)[:count]
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each: leverage and Cook's distance."""
+        import pandas as pd
+
+        return pd.DataFrame({"leverage": self.leverage.numpy(), "cooks distance": self.cooks_distance.numpy()})
+
+    def __str__(self) -> str:
+        """The rows that matter most."""
+        lines = [f"Influence of {len(self.leverage)} rows on {len(self.names)} coefficients; the largest:", ""]
+        lines += [f"{'row':>8}  {'Cook':>9}  {'leverage':>9}  moves most, in standard errors"]
+        most = self.most()
+        for row, moved in zip(most.tolist(), self.dfbetas(most), strict=True):
+            name = self.names[int(moved.nan_to_num().abs().argmax())]
+            numbers = f"{float(self.cooks_distance[row]):9.4g}  {float(self.leverage[row]):9.4g}"
+            lines.append(f"{row:>8}  {numbers}  {name} {float(moved[moved.nan_to_num().abs().argmax()]):+.3g}")
+        return "\n".join(lines)
+
+
+def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
+    """Go through the rows, at coefficients (K - 1, p) of the columns as given."""
+    columns, n, others = problem.columns, problem.length, problem.classes - 1
+    theta = torch.linalg.solve_triangular(columns.to_given, coef.T, upper=True).T
+    inverse = cov.inverse(problem.sums(theta.reshape(-1)).information)
+    leverage, cook = torch.empty(n, dtype=torch.float64), torch.empty(n, dtype=torch.float64)
+    pulls = torch.empty(n, others, dtype=torch.float64)
+    eye = torch.eye(others, dtype=torch.float64)
+    for rows in blocks(n, others * max(columns.count, 3 * others)):
+        w, p = problem.weights[rows, None], problem.scores(rows, theta).softmax(1)[:, 1:]
+        seen = torch.nn.functional.one_hot(problem.labels[rows], others + 1)[:, 1:]
+        curvature = w[..., None] * (torch.diag_embed(p) - p[:, :, None] * p[:, None])
+        spread = score_covariance(columns.block(rows), inverse, 0)[:, 1:, 1:]
+        moved = curvature @ spread
+        leverage[rows] = moved.diagonal(dim1=1, dim2=2).sum(1)
+        pulls[rows] = torch.linalg.solve(eye - moved, w * (seen - p))
+        cook[rows] = torch.einsum("nk,nkl,nl->n", pulls[rows], spread, pulls[rows]) / len(inverse)
+    errors = cov.transformed_by_block(inverse, columns.to_given).diagonal().clamp(min=0).sqrt()
+    return Influence(leverage, cook, names, errors, inverse, pulls, columns)
