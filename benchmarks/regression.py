@@ -10,10 +10,12 @@ process of its own above what it had before the fit.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -91,6 +93,7 @@ def compare(shape: tuple[int, int, int], rounds: int, with_statsmodels: bool) ->
     values = {}
     for _ in range(rounds):
         for name, function in contenders.items():
+            time.sleep(0.5)  # threads of the one before spin for a while
             spent, values[name] = seconds(function)
             times[name].append(spent)
     medians = {name: statistics.median(own) for name, own in times.items()}
@@ -122,6 +125,7 @@ def peak_here(who: str, shape: tuple[int, int, int], tolerance: float) -> float:
         "statsmodels newton": statsmodels,
     }.get(who, lambda data: theirs(data, who, tolerance))
     seconds(lambda: fit(small))  # what is loaded once
+    ctypes.CDLL(None).malloc_trim(0)  # what is free counts for none of them
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     with open("/proc/self/statm") as file:

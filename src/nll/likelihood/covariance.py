@@ -32,15 +32,14 @@ def transformed(covariance: Tensor, jacobian: Tensor) -> Tensor:
 
 def _known(found: Tensor) -> Tensor:
     lost = (found.diagonal() == 0) | found.diagonal().isinf()  # beyond the numbers of float64: unknown, not certain
-    return found.masked_fill(lost | lost[:, None], torch.nan)
+    return found.masked_fill(lost | lost[:, None], torch.nan) if bool(lost.any()) else found
 
 
 def transformed_by_block(covariance: Tensor, jacobian: Tensor) -> Tensor:
     """The same, for a function that acts on each of several parts of the parameters (m p) alike: J is (p, p)."""
-    p = len(jacobian)
-    parts = covariance.reshape(-1, p, covariance.shape[1]).transpose(0, 1).reshape(p, -1)
-    half = (jacobian @ parts).reshape(p, -1, covariance.shape[1]).transpose(0, 1).reshape(covariance.shape)
-    found = (half.reshape(-1, p) @ jacobian.T).reshape(covariance.shape)
+    p, found = len(jacobian), torch.empty(covariance.shape, dtype=covariance.dtype)
+    for own, part in zip(found.split(p), covariance.split(p), strict=True):  # one part at a time: it may be large
+        torch.mm((jacobian @ part).reshape(-1, p), jacobian.T, out=own.view(-1, p))
     return _known(found)
 
 

@@ -216,7 +216,7 @@ class _Scaled(NamedTuple):
 def _scaled(sums: Sums) -> _Scaled:
     diagonal = sums.information.diagonal(dim1=-2, dim2=-1).abs()
     unit = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
-    information = unit[..., None] * sums.information * unit[..., None, :]
+    information = (sums.information * unit[..., None]).mul_(unit[..., None, :])
     scaled = _Scaled(unit, unit * sums.score, information, None, (unit, information))
     if unit.shape[1] > _FEW:
         factor, failed = torch.linalg.cholesky_ex(information)

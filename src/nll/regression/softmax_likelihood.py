@@ -104,6 +104,9 @@ class SoftmaxLikelihood:
 
         return times
 
+    def forget(self) -> None:
+        """Give back what the products keep."""
+
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """The log-likelihood alone, without the penalty."""
         return self.row_sums(theta).log_likelihood
@@ -173,6 +176,8 @@ class InMemory(SoftmaxLikelihood):
         rows, self.standard = columns.rows(labels, None if once else weights)
         self.rows = rows._replace(offset=offset)
         self._keeps = classes <= columns.count  # probabilities: where they take less memory than the columns
+        self._kept: Tensor | None = None
+        self._kept_at: Tensor | None = None  # the parameters that they belong to
 
     def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
         """What the rows add up to, by the kernel in one call."""
@@ -182,16 +187,20 @@ class InMemory(SoftmaxLikelihood):
 
     def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """The information as a product; the probabilities are kept from the first to the next."""
-        kept = None if cpu.MISSING or not self._keeps else cpu.empty((self.classes, self.length), torch.float64)
-        known = False
+        if self._kept is None and self._keeps and not cpu.MISSING:
+            self._kept = cpu.empty((self.classes, self.length), torch.float64)
 
         def times(vector: Tensor) -> Tensor:
-            nonlocal known
-            found = self.row_sums(theta, vector, probabilities=kept, known=known).score.reshape(-1)
-            known = kept is not None
+            known = self._kept_at is theta
+            found = self.row_sums(theta, vector, probabilities=self._kept, known=known).score.reshape(-1)
+            self._kept_at = None if self._kept is None else theta
             return found if self.alpha == 0.0 else found + self.shrink(vector)
 
         return times
+
+    def forget(self) -> None:
+        """Give the memory of the probabilities back."""
+        self._kept = self._kept_at = None
 
     def parts(self) -> Iterator[Part]:
         """The rows, some at a time."""

@@ -74,6 +74,7 @@ def _by_products(problem: SoftmaxLikelihood, progress: Progress | None, informed
 
     ones = torch.ones(problem.size, dtype=torch.float64)
     found = maximise_by_products(own.value(problem), curvature, phi, problem.unit, progress, ones, TOLERANCE)
+    problem.forget()
     theta = own.theta(found.theta)
     status = "converged" if found.reached else stopped(found.decrement, found.shrunk)
     if informed:
