@@ -203,9 +203,9 @@ class Columns(Frame):
         reach = float(turned.square().sum(1).amax()) ** 0.5
         return replace(self, turned=turned, reach=reach, **self._turned(factor))
 
-    def thinned(self, step: int) -> Columns:
-        """Every `step`-th row."""
-        source, turned = self.source[::step], None if self.turned is None else self.turned[::step]
+    def taken(self, rows: slice | Tensor) -> Columns:
+        """Some rows only; the search's columns are the same."""
+        source, turned = self.source[rows], None if self.turned is None else self.turned[rows]
         return replace(self, source=source, turned=turned, length=len(source))
 
     def rows(self, labels: Tensor, weights: Tensor | None) -> tuple[Rows, Standard]:

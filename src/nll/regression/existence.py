@@ -35,22 +35,19 @@ def certified(decrement: float, covariance: Tensor, columns: Frame, scores: int)
     """
     if bool(covariance.isnan().any()):
         return False
-    p = columns.count
-    parts = [covariance[k * p : (k + 1) * p, k * p : (k + 1) * p] for k in range(scores)]
-    longest = max(float(torch.linalg.eigvalsh(part)[-1]) for part in parts)
+    longest = max(float(torch.linalg.eigvalsh(part)[-1]) for part in _parts(covariance, scores))
     if certified_by_bound(decrement, longest, columns, scores):
         return True
-    return _nu(decrement, scores) * _largest_range(parts, columns) <= 0.5
+    return (2 * max(decrement, 0.0)) ** 0.5 * largest_range(covariance, columns, scores) <= 0.5
 
 
 def certified_by_bound(decrement: float, longest: float, columns: Frame, scores: int) -> bool:
     """The same without a look at the rows: x' V x <= |x|^2 times V's largest eigenvalue, `longest`."""
-    return _nu(decrement, scores) * longest**0.5 * columns.reach <= 0.5
+    return (2 * max(decrement, 0.0)) ** 0.5 * _apart(scores) * longest**0.5 * columns.reach <= 0.5
 
 
-def _nu(decrement: float, scores: int) -> float:
-    both = 1.0 if scores == 1 else 2.0  # two classes may move apart
-    return both * (2 * max(decrement, 0.0)) ** 0.5
+def _apart(scores: int) -> float:
+    return 1.0 if scores == 1 else 2.0  # two classes may move apart
 
 
 def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> str:
@@ -62,13 +59,19 @@ def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> 
     return found.status
 
 
-def _largest_range(parts: list[Tensor], columns: Frame) -> float:
-    """The largest sqrt(x' V x) over rows and classes: how far a unit direction can move a score."""
+def largest_range(covariance: Tensor, columns: Frame, scores: int) -> float:
+    """A bound on how far a unit direction moves two scores of a row apart: by sqrt(x' V x) each."""
     largest = 0.0
     for x in columns.parts():
-        for part in parts:
+        for part in _parts(covariance, scores):
             largest = max(largest, float(((x @ part) * x).sum(1).max()))
-    return largest**0.5
+    return _apart(scores) * largest**0.5
+
+
+def _parts(covariance: Tensor, scores: int) -> list[Tensor]:
+    """That of each score's coefficients."""
+    p = len(covariance) // scores
+    return [covariance[k * p : (k + 1) * p, k * p : (k + 1) * p] for k in range(scores)]
 
 
 def null_direction(r: Tensor) -> Tensor | None:

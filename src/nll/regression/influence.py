@@ -78,7 +78,7 @@ def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influe
     eye = torch.eye(others, dtype=torch.float64)
     for rows in blocks(n, others * max(columns.count, 3 * others)):
         w, p = problem.weights[rows, None], problem.scores(rows, theta).softmax(1)[:, 1:]
-        seen = torch.nn.functional.one_hot(problem.labels[rows], others + 1)[:, 1:]
+        seen = problem.seen(rows, theta.reshape(-1))[:, 1:]
         curvature = w[..., None] * (torch.diag_embed(p) - p[:, :, None] * p[:, None])
         spread = score_covariance(columns.block(rows), inverse, 0)[:, 1:, 1:]
         moved = curvature @ spread

@@ -51,8 +51,9 @@ def _by_cluster(problem: InMemory, theta: Tensor, clusters: Tensor) -> Tensor:
     """The sum of the scores in each cluster, (G, (K - 1) p)."""
     total = torch.zeros(int(clusters.max()) + 1, problem.size, dtype=torch.float64)
     for rows in blocks(len(clusters), problem.size):
-        seen = torch.nn.functional.one_hot(problem.labels[rows], problem.classes)
-        residual = problem.weights[rows, None] * (seen - problem.scores(rows, theta).softmax(1))[:, 1:]
+        residual = (
+            problem.weights[rows, None] * (problem.seen(rows, theta) - problem.scores(rows, theta).softmax(1))[:, 1:]
+        )
         scores = residual[:, :, None] * problem.columns.block(rows)[:, None, :]
         total.index_add_(0, clusters[rows], scores.reshape(len(residual), -1))
     return total

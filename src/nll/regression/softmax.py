@@ -26,6 +26,7 @@ from nll.regression.influence import Influence, influence
 from nll.regression.margins import Margins, margins
 from nll.regression.predictions import Predictions, Predictor
 from nll.regression.robust import KINDS, Wish
+from nll.regression.set_valued import sets_of
 from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.softmax_likelihood import InMemory
 from nll.regression.streamed import fit_streamed
@@ -95,7 +96,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         Args:
             X: (n, p) columns: an array or a table; or a `nll.Stream`, whose rows are read again for each pass.
             y: (n) classes, of any type that sorts; or (n, K) counts, how often each class was seen: the columns of a
-                table are the classes' names.
+                table are the classes' names; or, where only sets of classes are known, (n, K) of True and False,
+                or a sequence of sets.
             sample_weight: (n) weights, of the kind that `weights` says.
             clusters: (n) labels of groups of rows that are not independent of each other.
             offset: (n, K), in the order of the classes: added to the scores, with the coefficient 1.
@@ -113,7 +115,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if checkpoint is not None:
             raise ValueError("expected checkpoint with a Stream only")
         X, y = _detached(X), _detached(y)
-        if _is_wide(y):
+        sets = sets_of(y)
+        if sets is not None:
+            if self.penalty is not None or self.class_weight is not None:
+                raise ValueError("expected single classes with penalty or class_weight, got sets of classes")
+            y = sets[1][sets[0].argmax(1)]
+        elif _is_wide(y):
             X, y, sample_weight, clusters, offset = _by_count(X, y, sample_weight, clusters, offset)
         names, response = _column_names(X), getattr(y, "name", None)
         _require_finite(X, names)
@@ -130,6 +137,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             X, y, weights = X[seen], y[seen], weights[seen]
             offset = None if offset is None else np.asarray(offset)[seen]
         classes, codes = coded(y)
+        allowed = None
+        if sets is not None:
+            classes, allowed = sets[1].tolist(), torch.from_numpy(sets[0][seen])
+            codes = allowed.int().argmax(1).numpy()
         self.classes_ = np.array(classes, dtype=y.dtype)
         base = code_of(self.baseline, self.classes_.tolist())
         columns = Columns.of(_tensor(X), names, self.fit_intercept)
@@ -145,6 +156,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             standard_errors=bool(self.standard_errors),
             wish=Wish(self.covariance, self.weights, groups),
             offset=added,
+            allowed=allowed,
             response=response,
             progress=progress,
         )

@@ -22,6 +22,7 @@ from nll.regression.columns import Columns, Frame
 from nll.regression.firth import FirthLikelihood, FirthProblem
 from nll.regression.predictions import Predictor
 from nll.regression.search import SoftmaxRows, search_again
+from nll.regression.set_valued import SetValued
 from nll.regression.softmax_likelihood import InMemory, SoftmaxLikelihood
 from nll.regression.softmax_search import Searched, search
 
@@ -36,6 +37,7 @@ def fit_softmax(
     alpha: float = 0.0,
     firth: bool = False,
     offset: Tensor | None = None,
+    allowed: Tensor | None = None,
     standard_errors: bool = True,
     wish: robust.Wish | None = None,
     response: Any = None,
@@ -51,6 +53,7 @@ def fit_softmax(
         baseline: the code of the class that the others are compared with.
         alpha: the ridge penalty of `SoftmaxRegression`.
         offset: (n, K), added to the scores, by the codes of the classes.
+        allowed: (n, K), the classes that a row may have, by their codes; None: its own only.
         firth: whether the likelihood is penalised with the root of the information's determinant.
         standard_errors: whether the information is formed where the steps do not need it.
         wish: which covariance; None: the inverse information.
@@ -71,10 +74,14 @@ def fit_softmax(
         found = Searched(problem.search(progress))
     else:
         problem = InMemory(*data, alpha, offset)
+        if allowed is not None and bool((allowed.sum(1) > 1).any()):
+            problem = SetValued(*data, alpha, offset, allowed=allowed[:, order])
         found = search(problem, progress, standard_errors)
     fitted = result(problem, found, [classes[k] for k in order], response, wish or robust.Wish())
     kind = FirthProblem if firth else Problem
     fitted = predicting(fitted, columns, classes, baseline)
+    if isinstance(problem, SetValued):
+        return replace(fitted, null_log_likelihood=None)
     again = partial(search_again, SoftmaxRows(), columns, problem.labels, weights, fitted.params, fitted.steps, kind)
     return replace(
         fitted,
@@ -135,7 +142,7 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         ),
         n=float(problem.counts.sum()),
         df=k * columns.count,
-        status=_status(problem, found, exists, judged, inverse is not None),
+        status=_status(problem, found, exists, judged, inverse is not None, classes),
         converged=converged,
         decrement=found.decrement,
         steps=found.steps,
@@ -157,6 +164,8 @@ def _exists(
     if problem.alpha > 0.0 or isinstance(problem, FirthLikelihood):
         return known, separation.Judged()
     scores = problem.classes - 1
+    if isinstance(problem, SetValued):
+        return inverse is not None and problem.certified(found, inverse), separation.Judged()
     if inverse is not None:
         exists = existence.certified(found.decrement, inverse, problem.columns, scores)
     else:
@@ -198,9 +207,26 @@ class _AtCoefficients(LogLikelihood):
         return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
 
 
-def _status(problem: SoftmaxLikelihood, found: Optimum, exists: bool, judged: separation.Judged, informed: bool) -> str:
+def _has_maximum(problem: InMemory | None, classes: list[str]) -> bool:
+    if problem is None:
+        return False
+    found = search(problem)
+    inverse = cov.inverse(found.optimum.sums.information) if found.longest is None else None
+    return _exists(problem, found, inverse, classes)[0]
+
+
+def _status(
+    problem: SoftmaxLikelihood,
+    found: Optimum,
+    exists: bool,
+    judged: separation.Judged,
+    informed: bool,
+    classes: list[str],
+) -> str:
     if judged.separation is not None:
         return judged.separation.sentence()
+    if isinstance(problem, SetValued) and exists and found.reached:
+        return problem.verdict(problem.alpha > 0.0 or _has_maximum(problem.single(), classes))
     verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
     if exists and found.reached and problem.size > MANY_PARAMETERS:
         verdict += f", by conjugate gradients for {problem.size} parameters"

@@ -220,13 +220,19 @@ class InMemory(SoftmaxLikelihood):
         step = self.length // some
         labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
         offset = None if self.offset is None else self.offset[::step]
-        return InMemory(self.columns.thinned(step), labels, weights, self.classes, self.alpha / step, offset)
+        return InMemory(
+            self.columns.taken(slice(None, None, step)), labels, weights, self.classes, self.alpha / step, offset
+        )
 
     def among(self, allowed: Allowed) -> InMemory:
         """The likelihood of each row's label among the classes that are allowed it."""
         offset = torch.cat([lost_offset(allowed(*part)) for part in self.parts()])
         offset = offset if self.offset is None else offset + self.offset
         return InMemory(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
+
+    def seen(self, rows: slice, theta: Tensor) -> Tensor:
+        """(rows, K), how often each class was seen in a row."""
+        return torch.nn.functional.one_hot(self.labels[rows], self.classes).double()
 
     def scores(self, rows: slice, theta: Tensor) -> Tensor:
         """The scores of some rows, (rows, K), with zeros for the baseline."""
