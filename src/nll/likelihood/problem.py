@@ -198,9 +198,10 @@ class Problem:
 
     def sampled(self) -> Problem | None:
         """The problem of some rows; None where there are not many."""
-        if self.width * self.count <= _MANY or self.width <= _SOME:
+        rows = max(_SOME, _MANY // 8 // self.count)
+        if self.width * self.count <= _MANY or self.width < 2 * rows:
             return None
-        return self.thinned(max(_SOME, _MANY // 8 // self.count))
+        return self.thinned(rows)
 
     def maximise(self, start: Tensor, progress: Progress | None = None) -> Optima:
         """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""

@@ -21,6 +21,7 @@ from nll.likelihood.observations import cluster_codes, frequencies, label
 from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
 from nll.regression.columns import Columns
+from nll.regression.duplicates import counted
 from nll.regression.evaluation import Evaluation, evaluate
 from nll.regression.influence import Influence, influence
 from nll.regression.margins import Margins, margins
@@ -143,12 +144,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             codes = allowed.int().argmax(1).numpy()
         self.classes_ = np.array(classes, dtype=y.dtype)
         base = code_of(self.baseline, self.classes_.tolist())
-        columns = Columns.of(_tensor(X), names, self.fit_intercept)
+        data = _tensor(X), torch.from_numpy(codes), torch.from_numpy(weights)
+        if groups is None and offset is None and allowed is None and self.weights == "frequency":
+            data = counted(*data) or data
+        columns = Columns.of(data[0], names, self.fit_intercept)
         added = None if offset is None else _offset(offset, len(X), len(self.classes_))
         self.result_ = fit_softmax(
             columns,
-            torch.from_numpy(codes),
-            torch.from_numpy(weights),
+            *data[1:],
             [label(value) for value in self.classes_.tolist()],
             baseline=base,
             alpha=float(self.alpha),
