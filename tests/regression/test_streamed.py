@@ -356,3 +356,10 @@ def test_numbers_of_every_type_and_classes_of_several():
         torch.testing.assert_close(model.result_.vector, expected.result_.vector, rtol=1e-9, atol=1e-12)
     with pytest.raises(TypeError, match="expected classes of one type, got int and str"):
         nll.SoftmaxRegression().fit(Stream([(X, Y), (X, np.array(CLASSES)[Y])]))
+
+
+def test_the_rows_that_were_read_are_reported():
+    seen = []
+    nll.SoftmaxRegression().fit(Stream((X, Y), block_rows=5000, progress=seen.append))
+    assert seen[:3] == [5000, 10_000, 12_000]
+    assert seen.count(12_000) > 2

@@ -230,6 +230,7 @@ def _fit_stream(job: Job, rows: Stream, intercept: bool, title: str, stages: ter
     if job.family != "softmax" or job.firth or job.margins or job.cluster is not None:
         raise ValueError("expected softmax without --firth, --margins and --cluster for a table that is read in blocks")
     stages.say(f"Reading {job.path.name}")
+    rows.progress = stages.rows
     fitted, classes = fit_streamed(
         rows,
         intercept=intercept,

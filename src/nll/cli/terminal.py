@@ -95,7 +95,7 @@ class Stages:
         self._task = self._bar.add_task("", total=None)
         self._timer = Timer(_PATIENCE, self._bar.start)
         self._timer.daemon = True
-        self._listened = console.is_terminal
+        self._listened, self._what = console.is_terminal, ""
 
     def __enter__(self) -> Stages:
         """Start waiting for a second to pass."""
@@ -111,7 +111,12 @@ class Stages:
 
     def say(self, what: str) -> None:
         """Name the work at hand."""
+        self._what = what
         self._bar.update(self._task, description=what)
+
+    def rows(self, count: int) -> None:
+        """Report how many rows of a stream the pass at hand has read."""
+        self._bar.update(self._task, description=f"{self._what}; {count:,} rows")
 
     def step(self, step: int, log_likelihood: float, decrement: float) -> None:
         """Report a step of the search: what `maximise` calls."""

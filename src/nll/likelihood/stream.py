@@ -57,6 +57,7 @@ class Stream:
         weights: of tables, the name of the column of frequencies.
         missing: "raise", or "drop" to leave out rows with a missing value in a column that is used.
         block_rows: how many rows are read at a time, at the most; None: as many as take 16 MB.
+        progress: called with the number of rows that a pass has read, again and again.
 
     Raises: ValueError, when the rows are read, for a column that is not there, a text in a column of numbers, missing
     or infinite values, negative weights; TypeError for data that cannot be gone through twice.
@@ -71,6 +72,7 @@ class Stream:
         *,
         missing: str = "raise",
         block_rows: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         if missing not in ("raise", "drop"):
             raise ValueError(f"expected missing to be raise or drop, got {missing!r}")
@@ -87,7 +89,7 @@ class Stream:
         self.data, self.response, self.weights = data, response, weights
         self.columns = None if columns is None else [str(name) for name in columns]
         self.names = self.columns  # as the first block has them
-        self.missing, self.block_rows = missing, block_rows
+        self.missing, self.block_rows, self.progress = missing, block_rows, progress
         self._complete = False  # whether all rows have been seen, and nothing was missing
 
     def __iter__(self) -> Iterator[Block]:
@@ -115,6 +117,8 @@ class Stream:
                 self._of(first, piece)
             yield first, piece
             first += len(piece[0]) if isinstance(piece, tuple) else piece.num_rows
+            if self.progress is not None:
+                self.progress(first)
 
     def _of(self, first: int, piece: Any) -> Block:
         return self._of_arrays(piece, first) if isinstance(piece, tuple) else self._of_table(piece, first)
