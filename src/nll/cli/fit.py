@@ -26,7 +26,7 @@ from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
 from nll.likelihood.stream import Stream
 from nll.regression import design as designs
-from nll.regression.columns import INTERCEPT, Columns
+from nll.regression.columns import Columns
 from nll.regression.linear import RESPONSES, fit_linear
 from nll.regression.margins import Margins
 from nll.regression.margins import margins as margins_of
@@ -72,6 +72,7 @@ class Job(NamedTuple):
     cluster: str | None = None
     firth: bool = False
     margins: bool = False
+    profile: bool = False
     checkpoint: Path | None = None
     formula: str = ""
 
@@ -155,7 +156,7 @@ def fit(
         if firth and alpha:
             raise ValueError("expected either --firth or --alpha, got both")
         kind = "sandwich" if robust else "observed"
-        options = (censored_right, by, kind, cluster, firth, margins, checkpoint, formula or "")
+        options = (censored_right, by, kind, cluster, firth, margins, profile, checkpoint, formula or "")
         job = Job(table, family, baseline, alpha, weights, policy, *options)
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
@@ -209,9 +210,16 @@ def _family(formula: str | None, column: str | None, family: str | None, alpha: 
 def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     parsed = designs.parse(formula)
     title = f"{formula} ({job.path.name})"
-    rows = large.stream(job.path, parsed, job.weights, job.missing, job.checkpoint is not None)
+    in_blocks = job.checkpoint is not None or job.path.is_dir()
+    in_memory = job.family != "softmax" or job.firth or job.margins or job.profile or job.cluster is not None
+    rows = None
+    if in_blocks or not in_memory:
+        rows = large.stream(job.path, formula, job.weights, job.missing, in_blocks)
+    if rows is not None and in_memory:
+        options = "--firth, --margins, --profile and --cluster"
+        raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
-        return _fit_stream(job, rows, "1" in [str(term) for term in parsed.rhs], title, stages)
+        return _fit_stream(job, *rows, title, stages)
     wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
     stages.say(f"Reading {job.path.name}")
     table = read_table(job.path, list(dict.fromkeys(wanted)))
@@ -225,24 +233,19 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     return fitted._replace(fit=replace(fitted.fit, dropped=data.dropped), title=title)
 
 
-def _fit_stream(job: Job, rows: Stream, intercept: bool, title: str, stages: terminal.Stages) -> Fitted:
+def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: terminal.Stages) -> Fitted:
     """In blocks, with no pictures of the rows."""
-    if job.family != "softmax" or job.firth or job.margins or job.cluster is not None:
-        raise ValueError("expected softmax without --firth, --margins and --cluster for a table that is read in blocks")
     stages.say(f"Reading {job.path.name}")
     rows.progress = stages.rows
     fitted, classes = fit_streamed(
         rows,
-        intercept=intercept,
+        intercept=terms.intercept,
         baseline=job.baseline,
         alpha=job.alpha,
         wish=Wish(job.robust),
         checkpoint=job.checkpoint,
         progress=stages.step,
     )
-    names = tuple(([INTERCEPT] if intercept else []) + list(rows.names or []))
-    quoted = [name if name.isidentifier() else f"`{name}`" for name in rows.names or []]
-    terms = Terms(" + ".join(["1" if intercept else "0", *quoted]), names, {}, {})
     base = code_of(job.baseline, classes)
     return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, classes, base))
 

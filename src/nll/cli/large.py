@@ -8,36 +8,46 @@ from formulaic import StructuredFormula
 
 from nll.cli.tables import known_file
 from nll.likelihood.stream import Stream
-from nll.regression.design import variables
+from nll.regression.columns import INTERCEPT
+from nll.regression.design import parse, variables
+from nll.regression.streamed_formula import formula_stream, has_categories
+from nll.regression.terms import Terms
 
 # From this size in memory on; a smaller table is read at once, which is faster.
 _LARGE_BYTES = 1 << 28
 
 
-def stream(path: Path, formula: StructuredFormula, weights: str | None, missing: str, wanted: bool) -> Stream | None:
-    """The table in blocks; None: it is to be read at once.
+def stream(path: Path, formula: str, weights: str | None, missing: str, wanted: bool) -> tuple[Stream, Terms] | None:
+    """The table in blocks, and the formula's terms; None: it is to be read at once.
 
     Args:
         path: a file, or a folder of files.
-        formula: of the regression.
+        formula: of a softmax regression.
         weights: the column of frequencies.
         missing: "raise" or "drop".
         wanted: whether it must be in blocks.
 
-    Raises: ValueError where the table must be in blocks and the formula has more than plain columns.
+    Raises: ValueError where the table must be in blocks and the formula has terms that depend on all rows.
     """
-    if not (wanted or path.is_dir() or (known_file(path) and _size(path, formula) > _LARGE_BYTES)):
+    parsed = parse(formula)
+    if not (wanted or (known_file(path) and _size(path, parsed) > _LARGE_BYTES)):
         return None
-    names = [str(term) for term in formula.rhs if str(term) != "1"]
-    response = str(next(iter(formula.lhs)))
-    plain = set(variables(formula))
-    for name in [response, *names]:
-        if name.strip("`") not in plain:
-            if not (wanted or path.is_dir()):
-                return None
-            raise ValueError(f"expected plain columns in the formula of a table that is read in blocks, got {name!r}")
-    columns = [name.strip("`") for name in names]
-    return Stream(path, response.strip("`"), columns, weights, missing=missing)
+    names = [str(term) for term in parsed.rhs if str(term) != "1"]
+    response = str(next(iter(parsed.lhs))).strip("`")
+    if response not in variables(parsed):
+        raise ValueError(f"expected a column as the response of a table that is read in blocks, got {response!r}")
+    plain = [name.strip("`") for name in names]
+    if not set(plain) <= set(variables(parsed)) or has_categories(path, parsed):
+        found = formula_stream(path, formula, weights, missing)
+        if not isinstance(found, str):
+            return found
+        if not wanted:
+            return None
+        raise ValueError(f"expected terms of single rows in the formula of a table that is read in blocks, got {found}")
+    intercept = [INTERCEPT] if "1" in map(str, parsed.rhs) else []
+    quoted = [name if name.isidentifier() else f"`{name}`" for name in plain]
+    terms = Terms(" + ".join(["1" if intercept else "0", *quoted]), (*intercept, *plain), {}, {})
+    return Stream(path, response, plain, weights, missing=missing), terms
 
 
 def _size(path: Path, formula: StructuredFormula) -> int:

@@ -112,7 +112,7 @@ class Stream:
     def _numbered(self) -> Iterator[tuple[int, Any]]:
         """The number of its first row and each piece of the data; the first tells the names of the columns."""
         first = 0
-        for piece in _pieces(self.data, self.block_rows, self._wanted):
+        for piece in pieces(self.data, self.block_rows, self._wanted):
             if self.names is None:
                 self._of(first, piece)
             yield first, piece
@@ -200,7 +200,7 @@ class Stream:
                 raise ValueError(f"expected weights of at least 0, got {weights[row]:g} at row {first + row}")
             kept &= weights > 0
         dropped = int(absent.sum())
-        own = None if weights is None else torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float64))
+        own = None if weights is None else torch.from_numpy(np.array(weights, dtype=np.float64))
         if kept.all():
             return Block(x, response, own, dropped, ends)
         at = torch.from_numpy(kept)
@@ -299,7 +299,7 @@ def _height(rows: Height, width: int) -> int:
     return rows or max(1, _BLOCK_BYTES // (8 * max(width, 1)))
 
 
-def _pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
+def pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     """Arrow batches or tuples of arrays, each of at most so many rows; None: by how wide they are."""
     if isinstance(data, (str, Path)):
         for file in _files(Path(data)):
@@ -312,10 +312,10 @@ def _pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     elif _is_table(data):
         yield from _of_table(data, rows, wanted)
     elif callable(data):
-        yield from _pieces(data(), rows, wanted)
+        yield from pieces(data(), rows, wanted)
     elif isinstance(data, Iterable) and not isinstance(data, (Tensor, np.ndarray, dict)):
         for part in data:
-            yield from _pieces(part, rows, wanted)
+            yield from pieces(part, rows, wanted)
     else:
         raise TypeError(
             f"expected a file, a folder, a table, (X, y) or an iterable of these, got {type(data).__name__}"

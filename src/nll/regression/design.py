@@ -120,11 +120,7 @@ def design(
     table = table.assign(**{name: _plain(table[name]) for name in used})
     for name in used:
         _require_usable(table, name, name == response, f"C({name}" in str(formula).replace(" ", "").replace("`", ""))
-    try:
-        with np.errstate(all="ignore"):  # what is not finite is named below
-            matrices = formula.get_model_matrix(table, context={}, na_action="ignore")
-    except Exception as error:  # see parse
-        raise ValueError(f"expected a formula that the table can fill, got {_first_line(error)}") from None
+    matrices = _built(table, formula)
     x = matrices.rhs
     for part in (matrices.lhs, x):
         for name in part.columns:
@@ -140,6 +136,19 @@ def design(
         dropped=dropped,
         spec=x.model_spec,
     )
+
+
+def spec_of(table: pd.DataFrame, formula: StructuredFormula) -> Any:
+    """formulaic's specification of a formula's columns; ValueError where the table cannot fill it."""
+    return _built(table, formula).rhs.model_spec
+
+
+def _built(table: pd.DataFrame, formula: StructuredFormula) -> Any:
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is named later
+            return formula.get_model_matrix(table, context={}, na_action="ignore")
+    except Exception as error:  # see parse
+        raise ValueError(f"expected a formula that the table can fill, got {_first_line(error)}") from None
 
 
 def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[pd.DataFrame, int]:

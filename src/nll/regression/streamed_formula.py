@@ -1,0 +1,125 @@
+"""A formula over a table that is read in blocks: the columns that it would have of the whole table.
+
+A first pass collects the categories of the columns that have some. The formula is then built once of a few rows in
+which every category occurs, and what it has kept (`Terms`) gives the columns of each block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from formulaic import StructuredFormula
+
+from nll.likelihood.stream import Stream, pieces, require
+from nll.regression.design import parse, spec_of, variables, variables_of
+from nll.regression.terms import Terms
+
+_MOST_CATEGORIES = 10_000
+_HEAD = 50  # rows of which the formula is built
+
+
+def formula_stream(
+    data: Any, formula: str, weights: str | None = None, missing: str = "raise"
+) -> tuple[Stream, Terms] | str:
+    """The columns of a formula in blocks, and its terms; or one that depends on all rows, such as center(a).
+
+    Args:
+        data: a file, a folder or a table, as `Stream` takes it.
+        formula: such as "y ~ a + C(b)"; its response is a column.
+        weights: the column of frequencies.
+        missing: "raise" or "drop".
+
+    Raises: ValueError for a column that is not there, or one of texts that are hardly ever the same.
+    """
+    parsed = parse(formula)
+    response = str(next(iter(parsed.lhs))).strip("`")
+    wanted: list[str] = list(dict.fromkeys([*variables(parsed), response, *([weights] if weights else [])]))
+    head, categories = _look(data, parsed, wanted)
+    terms = Terms.of(spec_of(_with_all(head, categories), parsed), formula)
+    if terms.state:
+        return next(iter(terms.state))
+    given = partial(_blocks, data, wanted, terms, response, weights)
+    return Stream(given, response, list(terms.columns[terms.intercept :]), weights, missing=missing), terms
+
+
+def has_categories(data: Any, formula: StructuredFormula) -> bool:
+    """Whether a column of the formula is of texts or other categories."""
+    first = next(pieces(data, None, None), None)
+    if first is None:
+        return False
+    return any(_is_category(field.type) for field in first.schema if field.name in _of_columns(formula))
+
+
+def _of_columns(formula: StructuredFormula) -> list[str]:
+    return sorted({name for term in formula.rhs for name in variables_of(term.factors)})
+
+
+def _is_category(kind: Any) -> bool:
+    known = (pa.types.is_dictionary, pa.types.is_string, pa.types.is_large_string)
+    return any(is_one(kind) for is_one in known)
+
+
+def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
+    """Some complete rows, and the categories of each column that has some, in their order."""
+    head, found, text = None, {}, str(formula).replace(" ", "").replace("`", "")
+    for piece in pieces(data, None, wanted):
+        require(wanted, piece.schema.names)
+        for name in _of_columns(formula):
+            column = piece.column(name)
+            if _is_category(column.type) or f"C({name}" in text:
+                found[name] = _joined(found.get(name), column, name)
+        if head is None:
+            rows = piece.to_pandas().dropna().head(_HEAD)
+            head = rows if len(rows) else None
+    if head is None:
+        raise ValueError("expected at least one complete row, got none")
+    return head, {name: values if ordered else _sorted(values) for name, (values, ordered) in found.items()}
+
+
+def _sorted(values: list[Any]) -> list[Any]:
+    """A CSV file has no type that tells whole numbers from others."""
+    whole = all(isinstance(value, float) and value.is_integer() for value in values)
+    return sorted(map(int, values) if whole else values)
+
+
+def _joined(before: tuple[list[Any], bool] | None, column: Any, name: str) -> tuple[list[Any], bool]:
+    """The different values so far, and whether their order is that of the file, as a column of categories has it."""
+    values, ordered = before or ([], pa.types.is_dictionary(column.type))
+    seen = set(values)
+    new = [value for value in column.unique().drop_null().to_pylist() if value not in seen]
+    if ordered:
+        place = {value: at for at, value in enumerate(column.dictionary.to_pylist())}
+        new.sort(key=lambda value: place[value])
+    if len(values) + len(new) > _MOST_CATEGORIES:
+        raise ValueError(f"expected at most {_MOST_CATEGORIES} categories in column {name!r}, got more")
+    return values + new, ordered
+
+
+def _with_all(head: pd.DataFrame, categories: dict[str, list[Any]]) -> pd.DataFrame:
+    """The rows, and copies of the first with each category."""
+    parts = [head.astype(dict.fromkeys(categories, object))]
+    for name, values in categories.items():
+        parts.append(pd.concat([parts[0].head(1)] * len(values)).assign(**{name: np.array(values, dtype=object)}))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(**{name: pd.Categorical(table[name], values) for name, values in categories.items()})
+
+
+def _blocks(data: Any, wanted: list[str], terms: Terms, response: str, weights: str | None) -> Iterator[Any]:
+    """Arrow batches of the formula's columns; where a value is missing, so are the row's."""
+    first = 0
+    for piece in pieces(data, None, wanted):
+        table = piece.to_pandas()
+        table.index = pd.RangeIndex(first, first + len(table))
+        complete = ~table[terms.variables].isna().to_numpy().any(1)
+        x = np.full((len(terms.columns), len(table)), np.nan)
+        if complete.any():
+            x[:, complete] = terms.design(table[complete]).numpy().T
+        columns = {name: pa.array(values) for name, values in zip(terms.columns, x, strict=True)}
+        kept = [name for name in (response, weights) if name]
+        yield pa.RecordBatch.from_pydict(columns | {name: piece.column(name) for name in kept})
+        first += len(table)
