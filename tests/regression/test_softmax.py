@@ -16,9 +16,6 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor
 from truth import ANES96, IRIS_PAIR, IRIS_SUPREMUM, SPECTOR, Truth, anes96, iris, spector
 
@@ -715,19 +712,6 @@ def test_an_estimate_alone_is_judged_as_well(monkeypatch):
     assert SoftmaxRegression(standard_errors=False, alpha=1.0).fit(x, y).result_.converged
     with pytest.warns(ConvergenceWarning, match="class False and class True are separated"):
         assert not SoftmaxRegression(standard_errors=False).fit(LINE[:, None], LINE > 4).result_.converged
-
-
-def test_pipeline():
-    x, y = sample()
-    pipeline = make_pipeline(StandardScaler(), SoftmaxRegression()).fit(x * 1e3 + 5, y)
-    plain = SoftmaxRegression().fit(x, y)
-    np.testing.assert_allclose(pipeline.predict_proba(x * 1e3 + 5), plain.predict_proba(x), rtol=1e-8)
-
-
-@pytest.mark.filterwarnings("ignore:no finite estimate:sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks([SoftmaxRegression(alpha=1.0)])
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 def test_many_rows_take_many_blocks(monkeypatch):

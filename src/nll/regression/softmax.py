@@ -46,7 +46,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             summed negative log-likelihood; intercepts are free. 0: maximum likelihood.
         penalty: "firth", the likelihood times the root of the information's determinant: finite where classes are
             separated too, and with less bias; intervals "profile" and tests "lr" are of the penalised likelihood.
-        class_weight: class -> a factor of its rows' weights, or "balanced": n / (K * rows of the class).
+        class_weight: class -> a factor of its rows' weights, or "balanced": n / (K * rows of the class), by weight.
         baseline: the class that the others are compared with; None: the first in sorted order.
         fit_intercept: whether every score has a constant.
         covariance: "observed" (inverse information), "sandwich" (HC0: holds where the model is wrong) or "hc1" (the
@@ -131,7 +131,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
         if self.class_weight is not None:
-            weights = weights * compute_sample_weight(self.class_weight, y)
+            weights = weights * _class_factors(self.class_weight, y, weights)
         seen = weights > 0
         groups = None if clusters is None else cluster_codes(clusters, len(seen), seen)
         if not seen.all():
@@ -382,6 +382,15 @@ def _by_count(X: Any, y: Any, *more: Any) -> list[Any]:
     weight = counts[row, k] * (1.0 if weight is None else np.asarray(weight, dtype=np.float64)[row])
     X = X.iloc[row] if hasattr(X, "iloc") else np.asarray(X)[row]
     return [X, classes[k], weight, *(None if part is None else np.asarray(part)[row] for part in others)]
+
+
+def _class_factors(class_weight: Any, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What each row's weight is multiplied with; "balanced" counts a row as often as its weight says."""
+    if not (isinstance(class_weight, str) and class_weight == "balanced"):
+        return compute_sample_weight(class_weight, y)
+    codes = coded(y).codes
+    total = np.bincount(codes, weights)
+    return (weights.sum() / np.count_nonzero(total) / np.where(total > 0, total, 1.0))[codes]
 
 
 def _is_wide(y: Any) -> bool:
