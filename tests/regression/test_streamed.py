@@ -363,3 +363,27 @@ def test_the_rows_that_were_read_are_reported():
     nll.SoftmaxRegression().fit(Stream((X, Y), block_rows=5000, progress=seen.append))
     assert seen[:3] == [5000, 10_000, 12_000]
     assert seen.count(12_000) > 2
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "categories"])
+def test_errors_of_clusters(kind, tmp_path):
+    firm = np.random.default_rng(3).integers(0, 70, N) ** 2
+    weights = np.random.default_rng(4).integers(0, 3, N).astype(float)
+    table = TABLE.assign(firm=firm if kind == "number" else [f"firm {number}" for number in firm], w=weights)
+    if kind == "categories":
+        table = table.assign(firm=pd.Categorical(table.firm, [*sorted(set(table.firm)), "none has this one"]))
+    stream = Stream(table, "kind", NAMES, weights="w", clusters="firm", block_rows=1500)
+    found = nll.SoftmaxRegression().fit(stream, checkpoint=tmp_path / "passes").result_
+    expected = nll.SoftmaxRegression().fit(X, np.array(CLASSES)[Y], weights, clusters=firm).result_
+    assert found.information == expected.information == "sandwich, 70 clusters"
+    torch.testing.assert_close(found.covariance, expected.covariance, rtol=1e-7, atol=0.0)
+    again = nll.SoftmaxRegression().fit(stream, checkpoint=tmp_path / "passes").result_
+    assert torch.equal(again.covariance, found.covariance)
+
+
+def test_clusters_that_cannot_be_used():
+    with pytest.raises(ValueError, match="expected at least two clusters, got one"):
+        nll.SoftmaxRegression().fit(Stream(TABLE.assign(firm=1), "kind", clusters="firm"))
+    lost = TABLE.assign(firm=np.where(np.arange(N) == 77, None, "a"))
+    with pytest.raises(ValueError, match="expected no missing values, got one in column 'firm' at row 77"):
+        nll.SoftmaxRegression().fit(Stream(lost, "kind", clusters="firm"))

@@ -29,6 +29,7 @@ def draw():
             "ok": rng.random(N) < 0.5,
             "size": rng.integers(1, 4, N),
             "w": rng.integers(1, 3, N),
+            "firm": rng.integers(0, 50, N),
         }
     )
     scores = np.column_stack([np.zeros(N), 0.02 * table.age - 1, 0.1 * table.income + (table["size"] == 2) * 0.4])
@@ -58,9 +59,10 @@ def run(*arguments, code=0):
 
 @pytest.mark.parametrize("name", ["parts", "t.csv", "ordered.parquet"])
 def test_the_fit_is_that_of_the_whole_table(folder, name):
-    run("fit", name, FORMULA, "--weights", "w", "--checkpoint", "passes", "--json", "blocks.json", "--save", "a.json")
+    options = ("--weights", "w", "--cluster", "firm")
+    run("fit", name, FORMULA, *options, "--checkpoint", "passes", "--json", "blocks.json", "--save", "a.json")
     whole = name if name != "parts" else "t.csv"
-    run("fit", whole, FORMULA, "--weights", "w", "--json", "memory.json", "--save", "b.json")
+    run("fit", whole, FORMULA, *options, "--json", "memory.json", "--save", "b.json")
     blocks, memory = (json.loads((folder / f"{own}.json").read_text()) for own in ("blocks", "memory"))
     assert blocks["names"] == memory["names"]
     for part in ("params", "standard_errors"):

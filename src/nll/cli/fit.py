@@ -211,12 +211,12 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     parsed = designs.parse(formula)
     title = f"{formula} ({job.path.name})"
     in_blocks = job.checkpoint is not None or job.path.is_dir()
-    in_memory = job.family != "softmax" or job.firth or job.margins or job.profile or job.cluster is not None
+    in_memory = job.family != "softmax" or job.firth or job.margins or job.profile
     rows = None
     if in_blocks or not in_memory:
-        rows = large.stream(job.path, formula, job.weights, job.missing, in_blocks)
+        rows = large.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks)
     if rows is not None and in_memory:
-        options = "--firth, --margins, --profile and --cluster"
+        options = "--firth, --margins and --profile"
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
         return _fit_stream(job, *rows, title, stages)
@@ -242,7 +242,7 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         intercept=terms.intercept,
         baseline=job.baseline,
         alpha=job.alpha,
-        wish=Wish(job.robust),
+        wish=Wish(job.robust, clusters=job.cluster),
         checkpoint=job.checkpoint,
         progress=stages.step,
     )

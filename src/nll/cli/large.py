@@ -17,13 +17,16 @@ from nll.regression.terms import Terms
 _LARGE_BYTES = 1 << 28
 
 
-def stream(path: Path, formula: str, weights: str | None, missing: str, wanted: bool) -> tuple[Stream, Terms] | None:
+def stream(
+    path: Path, formula: str, weights: str | None, cluster: str | None, missing: str, wanted: bool
+) -> tuple[Stream, Terms] | None:
     """The table in blocks, and the formula's terms; None: it is to be read at once.
 
     Args:
         path: a file, or a folder of files.
         formula: of a softmax regression.
         weights: the column of frequencies.
+        cluster: the column of groups of rows that go together.
         missing: "raise" or "drop".
         wanted: whether it must be in blocks.
 
@@ -38,7 +41,7 @@ def stream(path: Path, formula: str, weights: str | None, missing: str, wanted: 
         raise ValueError(f"expected a column as the response of a table that is read in blocks, got {response!r}")
     plain = [name.strip("`") for name in names]
     if not set(plain) <= set(variables(parsed)) or has_categories(path, parsed):
-        found = formula_stream(path, formula, weights, missing)
+        found = formula_stream(path, formula, weights, cluster, missing)
         if not isinstance(found, str):
             return found
         if not wanted:
@@ -47,7 +50,7 @@ def stream(path: Path, formula: str, weights: str | None, missing: str, wanted: 
     intercept = [INTERCEPT] if "1" in map(str, parsed.rhs) else []
     quoted = [name if name.isidentifier() else f"`{name}`" for name in plain]
     terms = Terms(" + ".join(["1" if intercept else "0", *quoted]), (*intercept, *plain), {}, {})
-    return Stream(path, response, plain, weights, missing=missing), terms
+    return Stream(path, response, plain, weights, cluster, missing=missing), terms
 
 
 def _size(path: Path, formula: StructuredFormula) -> int:

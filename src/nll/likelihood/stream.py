@@ -40,9 +40,8 @@ class Block(NamedTuple):
     response: Coded
     weights: Tensor | None  # (n) float64
     dropped: int  # rows with missing values that were left out
-    ends: tuple[np.ndarray, np.ndarray] | None = (
-        None  # (q): the least and the largest values, where they were looked for
-    )
+    ends: tuple[np.ndarray, np.ndarray] | None = None  # (q): the least and largest values, where they are known
+    clusters: Coded | None = None
 
 
 class Stream:
@@ -55,6 +54,7 @@ class Stream:
         response: of tables, the name of the column of classes.
         columns: of tables, the names of the columns of numbers; None: all others.
         weights: of tables, the name of the column of frequencies.
+        clusters: of tables, the name of the column of groups of rows that are not independent of each other.
         missing: "raise", or "drop" to leave out rows with a missing value in a column that is used.
         block_rows: how many rows are read at a time, at the most; None: as many as take 16 MB.
         progress: called with the number of rows that a pass has read, again and again.
@@ -69,6 +69,7 @@ class Stream:
         response: str | None = None,
         columns: Sequence[str] | None = None,
         weights: str | None = None,
+        clusters: str | None = None,
         *,
         missing: str = "raise",
         block_rows: int | None = None,
@@ -86,7 +87,7 @@ class Stream:
                 f"expected data that can be gone through more than once, got a {type(data).__name__}; "
                 "a function that returns one can be called again"
             )
-        self.data, self.response, self.weights = data, response, weights
+        self.data, self.response, self.weights, self.clusters = data, response, weights, clusters
         self.columns = None if columns is None else [str(name) for name in columns]
         self.names = self.columns  # as the first block has them
         self.missing, self.block_rows, self.progress = missing, block_rows, progress
@@ -133,20 +134,23 @@ class Stream:
         numbers = (
             b"" if first is None else np.ascontiguousarray(first.x.numpy()).tobytes() + first.response.codes.tobytes()
         )
-        names = ", ".join([*(self.names or []), str(self.response), str(self.weights)])
+        names = ", ".join([*(self.names or []), str(self.response), str(self.weights), str(self.clusters)])
         return f"a table of {names} that begins with {zlib.crc32(numbers):08x}"
 
     @property
     def _wanted(self) -> list[str] | None:
         if self.names is None or self.response is None:
             return None
-        return list(dict.fromkeys([*self.names, self.response, *([self.weights] if self.weights else [])]))
+        more = [name for name in (self.response, self.weights, self.clusters) if name is not None]
+        return list(dict.fromkeys([*self.names, *more]))
 
     def _of_table(self, table: Any, first: int) -> Block:
         if self.response is None:
             raise ValueError(f"expected the name of the response, one of {', '.join(table.schema.names)}, got none")
         if self.names is None:
-            self.names = [name for name in table.schema.names if name not in (self.response, self.weights)]
+            self.names = [
+                name for name in table.schema.names if name not in (self.response, self.weights, self.clusters)
+            ]
         require(self._wanted or [], table.schema.names)
         numbers = [_numbers(table.column(name), name, first) for name in self.names]
         dtype = np.float32 if all(part.dtype == np.float32 for part in numbers) and numbers else np.float64
@@ -155,7 +159,11 @@ class Stream:
             to[:] = part
         weights = None if self.weights is None else _numbers(table.column(self.weights), self.weights, first)
         y, known = _classes(table.column(self.response), self.response)
-        return self._block(first, torch.from_numpy(x).T, y, known, weights)
+        if self.clusters is None:
+            return self._block(first, torch.from_numpy(x).T, y, {self.response: known}, weights)
+        groups, of_some = _classes(table.column(self.clusters), self.clusters)
+        both = {self.response: known, self.clusters: of_some}
+        return self._block(first, torch.from_numpy(x).T, y, both, weights, groups)
 
     def _of_arrays(self, parts: tuple[Any, ...], first: int) -> Block:
         x, y, *more = parts
@@ -177,22 +185,29 @@ class Stream:
         found = coded(kept)
         codes[slice(None) if known is None else known] = found.codes
         given = torch.from_numpy(np.array(numbers) if not numbers.flags.writeable else numbers)
-        return self._block(first, given, Coded(found.values, codes), known, weights)
+        return self._block(first, given, Coded(found.values, codes), {self.response or "y": known}, weights)
 
     def _block(
-        self, first: int, x: Tensor, response: Coded, known: np.ndarray | None, weights: np.ndarray | None
+        self,
+        first: int,
+        x: Tensor,
+        response: Coded,
+        known: dict[str, np.ndarray | None],  # where the classes and clusters are known; None: everywhere
+        weights: np.ndarray | None,
+        clusters: Coded | None = None,
     ) -> Block:
         """The rows that are complete and weigh something."""
+        unknown = {name: ~mask for name, mask in known.items() if mask is not None}
         ends: tuple[np.ndarray, np.ndarray] | None = None
         if len(x) and not self._complete:
             ends = x.numpy().min(0), x.numpy().max(0)
         finite = ends is None or all(bool(np.isfinite(end).all()) for end in ends)
         finite &= weights is None or bool(np.isfinite(weights).all())
         absent = np.zeros(0, dtype=bool)
-        if known is not None or not finite:
-            absent = np.isnan(x.numpy()).any(1) | (False if known is None else ~known)
-            absent |= False if weights is None else np.isnan(weights)
-            self._look(first, x.numpy(), known, weights, absent)
+        if unknown or not finite:
+            masks = [*unknown.values(), *([] if weights is None else [np.isnan(weights)])]
+            absent = np.logical_or.reduce([np.isnan(x.numpy()).any(1), *masks])
+            self._look(first, x.numpy(), unknown, weights, absent)
         kept = np.ones(len(x), dtype=bool) if not absent.any() else ~absent
         if weights is not None:
             if (weights[kept] < 0).any():
@@ -202,13 +217,14 @@ class Stream:
         dropped = int(absent.sum())
         own = None if weights is None else torch.from_numpy(np.array(weights, dtype=np.float64))
         if kept.all():
-            return Block(x, response, own, dropped, ends)
+            return Block(x, response, own, dropped, ends, clusters)
         at = torch.from_numpy(kept)
         codes = Coded(response.values, response.codes[kept])
-        return Block(x[at], codes, None if own is None else own[at], dropped)
+        groups = None if clusters is None else Coded(clusters.values, clusters.codes[kept])
+        return Block(x[at], codes, None if own is None else own[at], dropped, None, groups)
 
     def _look(
-        self, first: int, x: np.ndarray, known: np.ndarray | None, weights: np.ndarray | None, absent: np.ndarray
+        self, first: int, x: np.ndarray, unknown: dict[str, np.ndarray], weights: np.ndarray | None, absent: np.ndarray
     ) -> None:
         """Name what is infinite, and what is missing where it may not be."""
         assert self.names is not None
@@ -223,7 +239,7 @@ class Stream:
             return
         row = int(np.flatnonzero(absent)[0])
         lost = [name for name, part in parts if np.isnan(part[row])]
-        lost += [self.response or "y"] if known is not None and not known[row] else []
+        lost += [name for name, mask in unknown.items() if mask[row]]
         raise ValueError(
             f"expected no missing values, got one in column {lost[0]!r} at row {first + row}; "
             "missing='drop' leaves them out"

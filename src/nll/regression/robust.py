@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.blocks import blocks
-from nll.regression.softmax_likelihood import InMemory, SoftmaxLikelihood
+from nll.regression.softmax_likelihood import SoftmaxLikelihood
 
 KINDS = ("observed", "sandwich", "hc1")
 
@@ -23,7 +22,7 @@ class Wish(NamedTuple):
 
     kind: str = "observed"  # one of KINDS
     weights: str = "frequency"  # or "sampling": the scores have the weights as factors
-    clusters: Tensor | None = None  # (n), the number of each row's cluster, from 0
+    clusters: Tensor | str | None = None  # (n), the number of each row's cluster, from 0; or a stream's column
 
     @property
     def plain(self) -> bool:
@@ -34,9 +33,10 @@ class Wish(NamedTuple):
 def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: Wish) -> tuple[Tensor, str]:
     """The covariance for coefficients of the search's columns, and its name."""
     if wish.clusters is not None:
-        assert isinstance(problem, InMemory)
-        total = _by_cluster(problem, theta, wish.clusters)
+        total = problem.by_cluster(theta, wish.clusters)
         count = len(total)
+        if count < 2:
+            raise ValueError("expected at least two clusters, got one")
         return cov.sandwich(inverse, total.T @ total * (count / (count - 1))), f"sandwich, {count} clusters"
     meat = problem.outer_product(theta, weighted=wish.weights == "sampling")
     found = cov.sandwich(inverse, meat)
@@ -45,15 +45,3 @@ def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: W
     n = problem.length if wish.weights == "sampling" else float(problem.counts.sum())
     factor = n / (n - problem.size) if n > problem.size else torch.nan
     return found * factor, "sandwich (HC1)"
-
-
-def _by_cluster(problem: InMemory, theta: Tensor, clusters: Tensor) -> Tensor:
-    """The sum of the scores in each cluster, (G, (K - 1) p)."""
-    total = torch.zeros(int(clusters.max()) + 1, problem.size, dtype=torch.float64)
-    for rows in blocks(len(clusters), problem.size):
-        residual = (
-            problem.weights[rows, None] * (problem.seen(rows, theta) - problem.scores(rows, theta).softmax(1))[:, 1:]
-        )
-        scores = residual[:, :, None] * problem.columns.block(rows)[:, None, :]
-        total.index_add_(0, clusters[rows], scores.reshape(len(residual), -1))
-    return total

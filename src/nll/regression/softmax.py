@@ -168,7 +168,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     def _fit_stream(self, stream: Stream, more: tuple[Any, ...], checkpoint: Any, progress: Progress | None):
         if any(part is not None for part in more):
-            raise ValueError("expected a Stream alone, that has the classes and the weights, and no clusters")
+            raise ValueError("expected a Stream alone, that has the classes, the weights and the clusters")
         if self.penalty is not None:
             raise ValueError(f"expected no penalty with a Stream, got {self.penalty!r}")
         self.result_, classes = fit_streamed(
@@ -177,7 +177,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             baseline=self.baseline,
             alpha=float(self.alpha),
             standard_errors=bool(self.standard_errors),
-            wish=Wish(self.covariance, self.weights),
+            wish=Wish(self.covariance, self.weights, stream.clusters),
             checkpoint=checkpoint,
             progress=progress,
         )

@@ -127,6 +127,10 @@ class SoftmaxLikelihood:
         assert square is not None
         return square
 
+    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
+        """The sum of the scores in each cluster, (G, (K - 1) p)."""
+        raise NotImplementedError
+
     @property
     def penalty(self) -> Tensor:
         """The quadratic form of alpha * sum_k |b_k - mean b|^2 over the K classes, for the columns as given."""
@@ -230,6 +234,14 @@ class InMemory(SoftmaxLikelihood):
         offset = offset if self.offset is None else offset + self.offset
         return InMemory(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
 
+    def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
+        """The sum of the scores in each cluster, (G, (K - 1) p); `clusters` has the number of each row's, from 0."""
+        total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
+        for rows in blocks(len(clusters), self.size):
+            residual = self.weights[rows, None] * (self.seen(rows, theta) - self.scores(rows, theta).softmax(1))
+            add_by_cluster(total, clusters[rows], residual[:, 1:], self.columns.block(rows))
+        return total
+
     def seen(self, rows: slice, theta: Tensor) -> Tensor:
         """(rows, K), how often each class was seen in a row."""
         return torch.nn.functional.one_hot(self.labels[rows], self.classes).double()
@@ -240,6 +252,11 @@ class InMemory(SoftmaxLikelihood):
         scores = x @ theta.reshape(self.classes - 1, -1).T
         scores = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
         return scores if self.offset is None else scores + self.offset[rows]
+
+
+def add_by_cluster(total: Tensor, clusters: Tensor, residual: Tensor, x: Tensor) -> None:
+    """Add the scores of rows to those of their clusters (G, (K - 1) p)."""
+    total.index_add_(0, clusters, (residual[:, :, None] * x[:, None, :]).reshape(len(x), -1))
 
 
 def lost_offset(allowed: Tensor) -> Tensor:

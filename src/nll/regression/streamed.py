@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nll.kernels.softmax_sums import Rows, RowSums, Standard, row_sums
+from nll.likelihood.blocks import blocks
 from nll.likelihood.checkpoint import Checkpoint
 from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
@@ -30,6 +31,7 @@ from nll.regression.softmax_likelihood import (
     InMemory,
     Part,
     SoftmaxLikelihood,
+    add_by_cluster,
     lost_offset,
     some_of_each,
 )
@@ -267,6 +269,35 @@ class Streamed(SoftmaxLikelihood):
         if self.allowed is not None:
             offset = lost_offset(self.allowed(x, labels))
         return Rows(x, labels, block.weights, offset=offset), standard
+
+    def by_cluster(self, theta: Tensor, clusters: str) -> Tensor:
+        """The sum of the scores in each cluster, (G, (K - 1) p), in the order of their first rows."""
+        coef = theta.reshape(-1, self.columns.count)
+        coef = torch.cat([torch.zeros_like(coef[:1]), coef])
+
+        def of(block: Block) -> tuple[list[Any], Tensor]:
+            assert block.clusters is not None
+            labels, codes = self.table.labels(block, self.order), torch.from_numpy(block.clusters.codes)
+            total = torch.zeros(len(block.clusters.values), self.size, dtype=torch.float64)
+            for rows in blocks(len(labels), self.size):
+                x = self.columns.applied(block.x[rows])
+                residual = torch.nn.functional.one_hot(labels[rows], self.classes) - (x @ coef.T).softmax(1)
+                residual = residual if block.weights is None else block.weights[rows, None] * residual
+                add_by_cluster(total, codes[rows], residual[:, 1:], x)
+            present = codes.bincount(minlength=len(total)) > 0  # a category that no row has is no cluster
+            names = [_plain_class(block.clusters.values[k]) for k in present.nonzero()[:, 0]]
+            return names, total[present]
+
+        def add(sums: list[Any] | None, part: tuple[list[Any], Tensor]) -> list[Any]:
+            names, total = sums or [[], part[1][:0]]
+            place = {_key(value): k for k, value in enumerate(names)}
+            new = [value for value in part[0] if _key(value) not in place]
+            place |= {_key(value): len(names) + k for k, value in enumerate(new)}
+            total = torch.cat([total, torch.zeros(len(new), self.size, dtype=torch.float64)])
+            at = torch.tensor([place[_key(value)] for value in part[0]], dtype=torch.int64)
+            return [names + new, total.index_add_(0, at, part[1])]
+
+        return self.checkpoint.passed([theta, self.order], partial(self.table.stream.each, of), add)[1]
 
     def parts(self) -> Iterator[Part]:
         """The rows, a block at a time."""

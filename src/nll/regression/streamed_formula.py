@@ -24,7 +24,7 @@ _HEAD = 50  # rows of which the formula is built
 
 
 def formula_stream(
-    data: Any, formula: str, weights: str | None = None, missing: str = "raise"
+    data: Any, formula: str, weights: str | None = None, clusters: str | None = None, missing: str = "raise"
 ) -> tuple[Stream, Terms] | str:
     """The columns of a formula in blocks, and its terms; or one that depends on all rows, such as center(a).
 
@@ -32,19 +32,21 @@ def formula_stream(
         data: a file, a folder or a table, as `Stream` takes it.
         formula: such as "y ~ a + C(b)"; its response is a column.
         weights: the column of frequencies.
+        clusters: the column of groups of rows that go together.
         missing: "raise" or "drop".
 
     Raises: ValueError for a column that is not there, or one of texts that are hardly ever the same.
     """
     parsed = parse(formula)
     response = str(next(iter(parsed.lhs))).strip("`")
-    wanted: list[str] = list(dict.fromkeys([*variables(parsed), response, *([weights] if weights else [])]))
+    kept = [name for name in (response, weights, clusters) if name is not None]
+    wanted: list[str] = list(dict.fromkeys([*variables(parsed), *kept]))
     head, categories = _look(data, parsed, wanted)
     terms = Terms.of(spec_of(_with_all(head, categories), parsed), formula)
     if terms.state:
         return next(iter(terms.state))
-    given = partial(_blocks, data, wanted, terms, response, weights)
-    return Stream(given, response, list(terms.columns[terms.intercept :]), weights, missing=missing), terms
+    given = partial(_blocks, data, wanted, terms, kept)
+    return Stream(given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing), terms
 
 
 def has_categories(data: Any, formula: StructuredFormula) -> bool:
@@ -109,7 +111,7 @@ def _with_all(head: pd.DataFrame, categories: dict[str, list[Any]]) -> pd.DataFr
     return table.assign(**{name: pd.Categorical(table[name], values) for name, values in categories.items()})
 
 
-def _blocks(data: Any, wanted: list[str], terms: Terms, response: str, weights: str | None) -> Iterator[Any]:
+def _blocks(data: Any, wanted: list[str], terms: Terms, kept: list[str]) -> Iterator[Any]:
     """Arrow batches of the formula's columns; where a value is missing, so are the row's."""
     first = 0
     for piece in pieces(data, None, wanted):
@@ -120,6 +122,5 @@ def _blocks(data: Any, wanted: list[str], terms: Terms, response: str, weights: 
         if complete.any():
             x[:, complete] = terms.design(table[complete]).numpy().T
         columns = {name: pa.array(values) for name, values in zip(terms.columns, x, strict=True)}
-        kept = [name for name in (response, weights) if name]
         yield pa.RecordBatch.from_pydict(columns | {name: piece.column(name) for name in kept})
         first += len(table)
