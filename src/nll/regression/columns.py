@@ -157,9 +157,33 @@ class Survey(NamedTuple):
         }
 
 
+class Held(Frame):
+    """Those of a design in memory, dense or sparse."""
+
+    def block(self, rows: slice | Tensor) -> Tensor:
+        """Some rows of the search's columns."""
+        raise NotImplementedError
+
+    def parts(self) -> Iterator[Tensor]:
+        """The search's columns, some rows at a time."""
+        return (self.block(rows) for rows in blocks(self.length, self.count))
+
+    def given(self, column: int | None = None) -> Tensor:
+        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
+        raise NotImplementedError
+
+    def taken(self, rows: slice | Tensor) -> Self:
+        """Some rows only; the search's columns are the same."""
+        raise NotImplementedError
+
+    def rows(self, labels: Tensor, weights: Tensor | None) -> tuple[Rows, Standard]:
+        """The rows with their labels, and what makes the search's columns of theirs."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Columns(Frame):
-    """Those of a design in memory."""
+class Columns(Held):
+    """Those of a dense design."""
 
     source: Tensor  # (n, q) as given, without the intercept
     turned: Tensor | None = None  # (n, p), the search's columns where these are no longer the standardised ones
@@ -172,10 +196,6 @@ class Columns(Frame):
     def block(self, rows: slice | Tensor) -> Tensor:
         """Some rows of the search's columns."""
         return self.standard.applied(self.source[rows]) if self.turned is None else self.turned[rows]
-
-    def parts(self) -> Iterator[Tensor]:
-        """The search's columns, some rows at a time."""
-        return (self.block(rows) for rows in blocks(self.length, self.count))
 
     def given(self, column: int | None = None) -> Tensor:
         """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""

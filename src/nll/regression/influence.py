@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
-from nll.regression.columns import Columns
+from nll.regression.columns import Held
 from nll.regression.predictions import score_covariance
 from nll.regression.softmax_likelihood import InMemory
 
@@ -34,7 +34,7 @@ class Influence:
     errors: Tensor = field(repr=False)  # (P), theirs, from the inverse information
     inverse: Tensor = field(repr=False)  # (P, P), of the information by the columns x
     pulls: Tensor = field(repr=False)  # (n, K - 1): u of each row
-    columns: Columns = field(repr=False)
+    columns: Held = field(repr=False)
 
     def changes(self, rows: Any = slice(None)) -> Tensor:
         """(rows, P): how the coefficients change without a row; `rows` is a slice or numbers."""

@@ -14,7 +14,7 @@ from nll.likelihood.optimise import Optimum, Sums, decrement_of
 from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.search import Found, Units
-from nll.regression.columns import Columns
+from nll.regression.columns import Held
 
 
 def softmax_log_prob(x: Tensor, labels: Tensor, coef: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class ResponseRows:
 
 def search_again(
     rows: SoftmaxRows | ResponseRows,
-    columns: Columns,
+    columns: Held,
     y: Tensor,
     weights: Tensor,
     params: Params,

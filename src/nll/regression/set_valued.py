@@ -24,7 +24,7 @@ from torch import Tensor
 from nll.kernels.softmax_sums import RowSums, Square, row_sums
 from nll.likelihood.optimise import Optimum, maximise
 from nll.regression import existence
-from nll.regression.columns import Columns
+from nll.regression.columns import Held
 from nll.regression.softmax_likelihood import InMemory, lost_offset
 
 _ROUGH = 1e-4  # the decrement at which the search for a start ends
@@ -70,7 +70,7 @@ class SetValued(InMemory):
 
     def __init__(
         self,
-        columns: Columns,
+        columns: Held,
         labels: Tensor,
         weights: Tensor,
         classes: int,

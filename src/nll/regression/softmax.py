@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
@@ -30,8 +31,10 @@ from nll.regression.robust import KINDS, Wish
 from nll.regression.set_valued import sets_of
 from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.softmax_likelihood import InMemory
+from nll.regression.sparse import SparseColumns
 from nll.regression.streamed import fit_streamed
 
+_MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 _MANY = 1 << 16  # rows that tell whether whole numbers are classes
 
 
@@ -95,7 +98,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """Fit the model.
 
         Args:
-            X: (n, p) columns: an array or a table; or a `nll.Stream`, whose rows are read again for each pass.
+            X: (n, p) columns: an array, a table or a sparse matrix; or a `nll.Stream`, whose rows are read again for
+                each pass.
             y: (n) classes, of any type that sorts; or (n, K) counts, how often each class was seen: the columns of a
                 table are the classes' names; or, where only sets of classes are known, (n, K) of True and False,
                 or a sequence of sets.
@@ -116,6 +120,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if checkpoint is not None:
             raise ValueError("expected checkpoint with a Stream only")
         X, y = _detached(X), _detached(y)
+        X = X.tocsr() if issparse(X) else X
         sets = sets_of(y)
         if sets is not None:
             if self.penalty is not None or self.class_weight is not None:
@@ -127,7 +132,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         _require_finite(X, names)
         _require_one_type(y)
         types = [np.float64, np.float32]
-        X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, ensure_all_finite=not _known_finite(X))
+        options = {"accept_sparse": "csr", "ensure_all_finite": not _known_finite(X)}
+        X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, **options)
+        if issparse(X) and (self.penalty is not None or sets is not None):
+            raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
         check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
         weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
         if self.class_weight is not None:
@@ -144,11 +152,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             codes = allowed.int().argmax(1).numpy()
         self.classes_ = np.array(classes, dtype=y.dtype)
         base = code_of(self.baseline, self.classes_.tolist())
-        data = _tensor(X), torch.from_numpy(codes), torch.from_numpy(weights)
-        if groups is None and offset is None and allowed is None and self.weights == "frequency":
+        data = (X if issparse(X) else _tensor(X)), torch.from_numpy(codes), torch.from_numpy(weights)
+        if not issparse(X) and groups is None and offset is None and allowed is None and self.weights == "frequency":
             data = counted(*data) or data
-        columns = Columns.of(data[0], names, self.fit_intercept)
-        added = None if offset is None else _offset(offset, len(X), len(self.classes_))
+        kind = SparseColumns if issparse(X) else Columns
+        columns = kind.of(data[0], names, self.fit_intercept)
+        added = None if offset is None else _offset(offset, X.shape[0], len(self.classes_))
         self.result_ = fit_softmax(
             columns,
             *data[1:],
@@ -229,7 +238,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         Raises: ValueError for a class that the fit has not seen, naming it and its row.
         """
         check_is_fitted(self)
-        log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, len(X)))
+        log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, _length(X)))
         given = None if sample_weight is None else torch.as_tensor(np.asarray(_detached(sample_weight), np.float64))
         names = tuple(label(value) for value in self.classes_.tolist())
         return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names)
@@ -281,7 +290,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if not self.result_.converged or self.penalty is not None:
             raise ValueError(f"expected a fit by maximum likelihood that converged, got {self.result_.status}")
         columns = Columns.of(
-            _tensor(self._given(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
+            _tensor(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
         )
         weights = frequencies(None if sample_weight is None else _detached(sample_weight), columns.length)
         base, k = self._predictor.baseline, len(self.classes_)
@@ -312,15 +321,32 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     def _design(self, X: Any) -> torch.Tensor:
         """The columns of new rows, (n, p) with the constant."""
         predictor = self._predictor
-        return predictor.design(self._given(X))
+        return predictor.design(self._dense(X))
 
-    def _given(self, X: Any) -> np.ndarray:
-        """The columns of new rows, (n, p)."""
-        return np.asarray(validate_data(self, _detached(X), dtype=np.float64, reset=False))
+    def _dense(self, X: Any) -> np.ndarray:
+        """The columns of new rows, (n, p), with their zeros."""
+        given = self._given(X)
+        if not issparse(given):
+            return np.asarray(given)
+        if given.shape[0] * given.shape[1] > _MOST_DENSE:
+            raise ValueError(
+                f"expected rows of at most {_MOST_DENSE} numbers, zeros included, got a sparse {given.shape}"
+            )
+        return given.toarray()
+
+    def _given(self, X: Any) -> Any:
+        """The columns of new rows, (n, p), dense or sparse."""
+        return validate_data(self, _detached(X), dtype=np.float64, accept_sparse="csr", reset=False)
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return self._given(X) @ self.coef_.T + self.intercept_
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.penalty is None
+        return tags
 
     def _check_options(self) -> None:
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float, np.number)):
@@ -374,14 +400,18 @@ def _by_count(X: Any, y: Any, *more: Any) -> list[Any]:
         raise ValueError(
             f"expected counts of at least 0 in y, got {counts[row, column]:g} at row {row}, class {column}"
         )
-    if np.shape(X)[0] != len(counts):
-        raise ValueError(f"expected counts of {np.shape(X)[0]} rows, got {len(counts)}")
+    if _length(X) != len(counts):
+        raise ValueError(f"expected counts of {_length(X)} rows, got {len(counts)}")
     classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(counts.shape[1]))
     row, k = np.nonzero(counts)
     weight, *others = more
     weight = counts[row, k] * (1.0 if weight is None else np.asarray(weight, dtype=np.float64)[row])
-    X = X.iloc[row] if hasattr(X, "iloc") else np.asarray(X)[row]
+    X = X.iloc[row] if hasattr(X, "iloc") else (X if issparse(X) else np.asarray(X))[row]
     return [X, classes[k], weight, *(None if part is None else np.asarray(part)[row] for part in others)]
+
+
+def _length(X: Any) -> int:
+    return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
 def _class_factors(class_weight: Any, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -458,6 +488,12 @@ def _known_finite(X: Any) -> bool:
 def _require_finite(X: Any, names: list[str] | None) -> None:
     """Name the first row and column that is NaN or infinite; leave other complaints to scikit-learn."""
     if _known_finite(X):
+        return
+    if issparse(X):
+        rows, columns = X.nonzero() if not np.isfinite(X.data).all() else ((), ())
+        for row, column, value in zip(rows, columns, X[rows, columns] if len(rows) else (), strict=True):
+            if not np.isfinite(value):
+                raise ValueError(f"expected finite values in X, got {value} at row {row} of column {column}")
         return
     try:
         array = np.asarray(X)

@@ -18,17 +18,20 @@ from nll.likelihood.optimise import Optimum, Progress, maximise
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION, Problem
 from nll.likelihood.result import Fit
 from nll.regression import existence, robust, separation
-from nll.regression.columns import Columns, Frame
+from nll.regression.columns import Columns, Frame, Held
 from nll.regression.firth import FirthLikelihood, FirthProblem
 from nll.regression.predictions import Predictor
 from nll.regression.search import SoftmaxRows, search_again
 from nll.regression.set_valued import SetValued
 from nll.regression.softmax_likelihood import InMemory, SoftmaxLikelihood
 from nll.regression.softmax_search import Searched, search
+from nll.regression.sparse import SparseColumns, SparseLikelihood
+
+_MOST_DENSE = 1 << 24  # numbers of a sparse design that are written out to search again
 
 
 def fit_softmax(
-    columns: Columns,
+    columns: Held,
     codes: Tensor,
     weights: Tensor,
     classes: list[str],
@@ -73,12 +76,14 @@ def fit_softmax(
         problem = FirthLikelihood(*data, offset=offset)
         found = Searched(problem.search(progress))
     else:
-        problem = InMemory(*data, alpha, offset)
+        kind = SparseLikelihood if isinstance(columns, SparseColumns) else InMemory
+        problem = kind(*data, alpha, offset)
         if allowed is not None and bool((allowed.sum(1) > 1).any()):
             problem = SetValued(*data, alpha, offset, allowed=allowed[:, order])
         found = search(problem, progress, standard_errors)
     fitted = result(problem, found, [classes[k] for k in order], response, wish or robust.Wish())
     kind = FirthProblem if firth else Problem
+    whole = isinstance(columns, Columns) or columns.length * columns.count <= _MOST_DENSE
     fitted = predicting(fitted, columns, classes, baseline)
     if isinstance(problem, SetValued):
         return replace(fitted, null_log_likelihood=None)
@@ -86,7 +91,7 @@ def fit_softmax(
     return replace(
         fitted,
         log_likelihood_at=_AtCoefficients(problem),
-        search=again if fitted.converged and alpha == 0.0 and offset is None else None,
+        search=again if fitted.converged and alpha == 0.0 and offset is None and whole else None,
         null_log_likelihood=fitted.null_log_likelihood if offset is None else None,
     )
 

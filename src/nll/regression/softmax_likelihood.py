@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from nll.kernels import cpu
 from nll.kernels.softmax_sums import RowSums, row_sums
 from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import Sums
-from nll.regression.columns import Columns, Frame
+from nll.regression.columns import Frame, Held
 
 # So many of the rows are searched first; where all are fewer than so many times as many, that saves nothing.
 _SHARE, _WORTH = 16, 8
@@ -134,13 +135,14 @@ class SoftmaxLikelihood:
     @property
     def penalty(self) -> Tensor:
         """The quadratic form of alpha * sum_k |b_k - mean b|^2 over the K classes, for the columns as given."""
-        return self.alpha * torch.kron(*self._shrunk())
+        return self.alpha * torch.kron(*self._shrunk)
 
     def shrink(self, theta: Tensor) -> Tensor:
         """The penalty's product with a vector."""
-        between, along = self._shrunk()
+        between, along = self._shrunk
         return self.alpha * (between @ theta.reshape(self.classes - 1, -1) @ along).reshape(-1)
 
+    @cached_property
     def _shrunk(self) -> tuple[Tensor, Tensor]:
         between = torch.eye(self.classes - 1, dtype=torch.float64) - 1 / self.classes
         slopes = torch.ones(self.columns.count, dtype=torch.float64)
@@ -162,11 +164,11 @@ class InMemory(SoftmaxLikelihood):
         offset: (n, K), added to the scores.
     """
 
-    columns: Columns
+    columns: Held
 
     def __init__(
         self,
-        columns: Columns,
+        columns: Held,
         labels: Tensor,
         weights: Tensor,
         classes: int,
@@ -224,7 +226,7 @@ class InMemory(SoftmaxLikelihood):
         step = self.length // some
         labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
         offset = None if self.offset is None else self.offset[::step]
-        return InMemory(
+        return type(self)(
             self.columns.taken(slice(None, None, step)), labels, weights, self.classes, self.alpha / step, offset
         )
 
@@ -232,7 +234,7 @@ class InMemory(SoftmaxLikelihood):
         """The likelihood of each row's label among the classes that are allowed it."""
         offset = torch.cat([lost_offset(allowed(*part)) for part in self.parts()])
         offset = offset if self.offset is None else offset + self.offset
-        return InMemory(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
+        return type(self)(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
 
     def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
         """The sum of the scores in each cluster, (G, (K - 1) p); `clusters` has the number of each row's, from 0."""
