@@ -38,7 +38,10 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
     Raises: ValueError for an empty set, naming its row.
     """
     if _are_sets(y):
-        classes = np.array(sorted(set().union(*y)))
+        found = set().union(*y)
+        if len(types := sorted({type(value).__name__ for value in found})) > 1:
+            raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
+        classes = np.array(sorted(found))
         allowed = np.array([[value in own for value in classes.tolist()] for own in y])
     elif _are_true(y):
         allowed = np.asarray(y, dtype=bool)

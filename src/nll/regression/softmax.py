@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll import functional
 from nll.likelihood.observations import cluster_codes, frequencies, label
@@ -137,7 +137,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if issparse(X) and (self.penalty is not None or sets is not None):
             raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
         check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
-        weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
+        weights = frequencies(_of_rows(sample_weight), X.shape[0]).numpy()
         if self.class_weight is not None:
             weights = weights * _class_factors(self.class_weight, y, weights)
         seen = weights > 0
@@ -239,7 +239,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, _length(X)))
-        given = None if sample_weight is None else torch.as_tensor(np.asarray(_detached(sample_weight), np.float64))
+        given = None if sample_weight is None else torch.as_tensor(_of_rows(sample_weight))
         names = tuple(label(value) for value in self.classes_.tolist())
         return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names)
 
@@ -259,7 +259,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if at not in ("overall", "mean"):
             raise ValueError(f"expected at to be overall or mean, got {at!r}")
         predictor, x = self._predictor, self._design(X)
-        weights = frequencies(None if sample_weight is None else _detached(sample_weight), len(x))
+        weights = frequencies(_of_rows(sample_weight), len(x))
         names = predictor.columns[predictor.intercept :]
         chosen = [_number_of(column, names) for column in discrete]
         for j in chosen:
@@ -292,7 +292,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         columns = Columns.of(
             _tensor(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
         )
-        weights = frequencies(None if sample_weight is None else _detached(sample_weight), columns.length)
+        weights = frequencies(_of_rows(sample_weight), columns.length)
         base, k = self._predictor.baseline, len(self.classes_)
         order = torch.tensor([base, *(c for c in range(k) if c != base)])
         labels = order.argsort()[torch.from_numpy(self._codes(y, columns.length))]
@@ -400,6 +400,8 @@ def _by_count(X: Any, y: Any, *more: Any) -> list[Any]:
         raise ValueError(
             f"expected counts of at least 0 in y, got {counts[row, column]:g} at row {row}, class {column}"
         )
+    if not counts.any():
+        raise ValueError("expected counts with a positive sum in y, got all zero")
     if _length(X) != len(counts):
         raise ValueError(f"expected counts of {_length(X)} rows, got {len(counts)}")
     classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(counts.shape[1]))
@@ -408,6 +410,11 @@ def _by_count(X: Any, y: Any, *more: Any) -> list[Any]:
     weight = counts[row, k] * (1.0 if weight is None else np.asarray(weight, dtype=np.float64)[row])
     X = X.iloc[row] if hasattr(X, "iloc") else (X if issparse(X) else np.asarray(X))[row]
     return [X, classes[k], weight, *(None if part is None else np.asarray(part)[row] for part in others)]
+
+
+def _of_rows(weights: Any) -> Any:
+    """Weights as numbers; a table's column has names of its rows."""
+    return weights if weights is None else np.asarray(_detached(weights), dtype=np.float64)
 
 
 def _length(X: Any) -> int:
@@ -495,6 +502,9 @@ def _require_finite(X: Any, names: list[str] | None) -> None:
             if not np.isfinite(value):
                 raise ValueError(f"expected finite values in X, got {value} at row {row} of column {column}")
         return
+    for name, kind in zip(names or [], getattr(X, "dtypes", []), strict=False):
+        if getattr(kind, "kind", "") in ("m", "M"):
+            raise ValueError(f"expected numbers in column {name!r}, got {kind}")
     try:
         array = np.asarray(X)
         array = array.astype(np.float64) if array.dtype.kind != "c" else np.empty(0)
