@@ -174,6 +174,7 @@ def test_tables_in_blocks_give_the_same_fit(folder, how, monkeypatch):
         (("score", "m.json", "new.parquet"), "expected a column of the table, got 'PID'"),
         (("fit", "t.csv", "age ~ PID", "--family", "normal", "--margins"), "with softmax only"),
         (("fit", "t.csv", "PID ~ age", "--firth", "--alpha", "1"), "either --firth or --alpha"),
+        (("fit", "t.csv", "PID ~ age", "--profile", "--robust"), "either --profile or --robust"),
         (("fit", "t.csv", "PID ~ age", "--alpha", "1", "--profile"), "expected --profile of a maximum"),
         (("fit", "parts", "PID ~ center(age)"), "expected terms of single rows in the formula"),
         (("fit", "parts", "PID ~ age", "--margins"), "for a table that is read in blocks"),

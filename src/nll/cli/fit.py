@@ -153,6 +153,10 @@ def fit(
             raise ValueError("expected no --report with --by: it draws one fit")
         if column is not None and (save is not None or profile):
             raise ValueError("expected --save and --profile with a formula, got --column")
+        if profile and (robust or cluster is not None):
+            raise ValueError(
+                "expected either --profile or --robust and --cluster: the profile takes the model as right"
+            )
         if firth and alpha:
             raise ValueError("expected either --firth or --alpha, got both")
         kind = "sandwich" if robust else "observed"

@@ -348,6 +348,7 @@ def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     names = data.schema.names if hasattr(data, "to_batches") else [str(name) for name in data.columns]
+    require(wanted or [], names)
     used = list(names) if wanted is None else [name for name in names if name in wanted]
     rows = _height(rows, len(used))
     if hasattr(data, "scanner"):  # a dataset
@@ -405,6 +406,7 @@ def _of_parquet(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
 
     with ParquetFile(path) as file:
         schema = file.schema_arrow
+    require(wanted or [], schema.names)
     names = [name for name in schema.names if wanted is None or name in wanted]
     shares = [names[k::_READERS] for k in range(min(_READERS, len(names)))]  # decoded side by side
     with ExitStack() as stack:
@@ -425,6 +427,7 @@ def _of_csv(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
     open_ = partial(csv.open_csv, path, parse_options=parse)
     with open_(convert_options=csv.ConvertOptions(strings_can_be_null=True)) as reader:
         types = {field.name: _wide(field.type) for field in reader.schema}
+    require(wanted or [], list(types))
     used = [name for name in types if wanted is None or name in wanted]
     convert = csv.ConvertOptions(column_types=types, include_columns=used, strings_can_be_null=True)
     with open_(convert_options=convert) as reader:

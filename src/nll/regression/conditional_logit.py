@@ -133,6 +133,9 @@ class ConditionalLogit(BaseEstimator):
         """
         check_is_fitted(self)
         choices = self._read(X, case, alternative, available)
+        if len(choices.names) != self.n_features_in_:
+            known = ", ".join(map(str, self.feature_names_in_))
+            raise ValueError(f"expected the attributes {known}, got {len(choices.names)} columns")
         unseen = [value for value in choices.alternatives if value not in self.classes_]
         if unseen:
             raise ValueError(f"expected the alternatives of the fit, got {label(unseen[0])}")
