@@ -1,6 +1,6 @@
 """Softmax regression against scikit-learn's solvers and statsmodels, in turn within one run: medians and ratios.
 
-    python benchmarks/regression.py [--rounds 3] [--only 1000000] [--statsmodels]
+    python benchmarks/regression.py [--rounds 3] [--only 1000000] [--statsmodels] [--sparse]
 
 A contender's tolerance is the loosest of 1e-3, 1e-4, ... at which its log-likelihood is within 1e-8 relative of the
 best known. scikit-learn gives no errors; ours are timed with them, and without ("estimate"). Memory is the peak of a
@@ -22,6 +22,7 @@ import numpy as np
 import sklearn
 import torch
 from fits import seconds
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 import nll
@@ -109,6 +110,39 @@ def compare(shape: tuple[int, int, int], rounds: int, with_statsmodels: bool) ->
         )
 
 
+def compare_sparse(rounds: int, n: int = 200_000, levels: int = 100, factors: int = 4) -> None:
+    """Categories written as zeros and ones, with the penalty of scikit-learn's default; the penalised log-likelihood."""
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, levels, (n, factors)) + levels * np.arange(factors)
+    indptr = np.arange(n + 1) * factors
+    x = csr_matrix((np.ones(n * factors), place.reshape(-1), indptr), shape=(n, levels * factors))
+    scores = x @ rng.normal(size=(levels * factors, 5)) * 0.5
+    y = (scores + rng.gumbel(size=scores.shape)).argmax(1)
+
+    def value(model: nll.SoftmaxRegression | LogisticRegression) -> float:
+        centred = model.coef_ - model.coef_.mean(0)
+        log_p = torch.from_numpy(x @ model.coef_.T + model.intercept_).log_softmax(1)
+        return float(log_p[np.arange(n), y].sum()) - float((centred**2).sum()) / 2
+
+    models = {
+        "nll": nll.SoftmaxRegression(alpha=1.0),
+        "nll, estimate": nll.SoftmaxRegression(alpha=1.0, standard_errors=False),
+        "sklearn lbfgs": LogisticRegression(tol=1e-6, max_iter=10_000),
+        "sklearn newton-cg": LogisticRegression(tol=1e-6, max_iter=10_000, solver="newton-cg"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            time.sleep(0.5)
+            times[name].append(seconds(lambda: model.fit(x, y))[0])  # noqa: B023
+    best = max(map(value, models.values()))
+    print(f"sparse, n = {n}, p = {levels * factors}, K = 5, alpha = 1: penalised log-likelihood {best:.6f}")
+    for name, own in times.items():
+        median = statistics.median(own)
+        ratio = median / statistics.median(times["nll"])
+        print(f"  {name:22} {median:8.3f} s   {ratio:6.2f} x   lower by {best - value(models[name]):.2e}")
+
+
 def peak(shape: tuple[int, int, int], who: str, tolerance: float | None) -> float:
     """The extra memory of one fit, in MB, in a process of its own."""
     command = [sys.executable, __file__, "--peak", who, *map(str, shape), str(tolerance or 0.0)]
@@ -142,6 +176,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", type=int, help="shapes with so many rows")
     parser.add_argument("--statsmodels", action="store_true", help="MNLogit too: minutes")
+    parser.add_argument("--sparse", action="store_true", help="sparse columns alone")
     parser.add_argument("--peak", nargs=5, metavar=("WHO", "N", "P", "K", "TOL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(2)
@@ -150,6 +185,9 @@ def main() -> None:
         print(peak_here(who, (int(n), int(p), int(classes)), float(tolerance)))
         return
     print(f"nll {nll.__version__}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, 2 threads")
+    if options.sparse:
+        compare_sparse(options.rounds)
+        return
     for shape in SHAPES:
         if options.only in (None, shape[0]):
             compare(shape, options.rounds, options.statsmodels)
