@@ -111,7 +111,7 @@ def compare(shape: tuple[int, int, int], rounds: int, with_statsmodels: bool) ->
 
 
 def compare_sparse(rounds: int, n: int = 200_000, levels: int = 100, factors: int = 4) -> None:
-    """Categories written as zeros and ones, with the penalty of scikit-learn's default; the penalised log-likelihood."""
+    """Categories written as zeros and ones, with the penalty that is scikit-learn's default."""
     rng = np.random.default_rng(0)
     place = rng.integers(0, levels, (n, factors)) + levels * np.arange(factors)
     indptr = np.arange(n + 1) * factors

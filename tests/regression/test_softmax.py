@@ -732,3 +732,23 @@ def test_bic_counts_the_frequencies():
     result = SoftmaxRegression().fit(x, y, sample_weight=np.full(len(y), 2.5)).result_
     assert result.n == 500
     assert result.bic == pytest.approx(6 * math.log(500) - 2 * result.log_likelihood, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ((200, 3, 3), {}, "Newton steps, each with the information: few coefficients and rows"),
+        ((100_000, 12, 5), {}, "slopes from a start among some of the rows, and the information once"),
+        ((4000, 40, 8), {}, "products with the information, which is formed once, for the errors: 287 coefficients"),
+        ((4000, 40, 8), {"standard_errors": False}, "never formed: 287 coefficients are many"),
+    ],
+)
+def test_the_fit_says_how_it_was_searched(shape, options, said):
+    n, p, classes = shape
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, p))
+    scores = x @ rng.normal(size=(p, classes)) * 0.2
+    fitted = SoftmaxRegression(**options).fit(x, (scores + rng.gumbel(size=scores.shape)).argmax(1)).result_
+    assert said in fitted.solver
+    assert fitted.to_dict()["solver"] == fitted.solver
+    assert "Solver" in fitted.summary()

@@ -47,6 +47,7 @@ class Fit:
     steps: int = 0
     labels: dict[str, Labels] = field(default_factory=dict)
     information: str = "observed"  # which information the covariance is the inverse of
+    solver: str | None = None  # how the maximum was searched, and why, where there was a choice
     null_log_likelihood: float | None = None  # of the model with constants only
     response: str | None = None
     baseline: str | None = None  # the class that the others are compared with
@@ -292,6 +293,7 @@ class Fit:
             "decrement": self.decrement,
             "steps": self.steps,
             "information": self.information,
+            "solver": self.solver,
             "labels": {name: [list(along) for along in labels] for name, labels in self.labels.items()},
             "params": {name: value.tolist() for name, value in self.params.items()},
             "standard_errors": {name: value.tolist() for name, value in self.standard_errors.items()},

@@ -74,7 +74,8 @@ def fit_softmax(
     offset = None if offset is None else offset[:, order].contiguous()
     if firth:
         problem = FirthLikelihood(*data, offset=offset)
-        found = Searched(problem.search(progress))
+        why = "Newton steps, then slopes: the penalty's curvature is learnt from the steps"
+        found = Searched(problem.search(progress), solver=why)
     else:
         kind = SparseLikelihood if isinstance(columns, SparseColumns) else InMemory
         problem = kind(*data, alpha, offset)
@@ -118,7 +119,7 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
 
 def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any, wish: robust.Wish) -> Fit:
     """The fit of classes, the baseline's first, whose search has ended."""
-    found, longest = searched
+    found, longest, solver = searched
     columns, k = problem.columns, problem.classes - 1
     inverse = cov.inverse(found.sums.information) if longest is None else None
     exists, judged = _exists(problem, searched, inverse, classes)
@@ -153,6 +154,7 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         steps=found.steps,
         labels={"coef": (tuple(classes[1:]), tuple(columns.names))},
         information=information,
+        solver=solver,
         null_log_likelihood=problem.null_log_likelihood(),
         response=None if response is None else str(response),
         baseline=classes[0],
@@ -164,7 +166,7 @@ def _exists(
     problem: SoftmaxLikelihood, searched: Searched, inverse: Tensor | None, classes: list[str]
 ) -> tuple[bool, separation.Judged]:
     """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme and what it found."""
-    found, longest = searched
+    found, longest, _ = searched
     known = inverse is None or not bool(inverse.isnan().any())
     if problem.alpha > 0.0 or isinstance(problem, FirthLikelihood):
         return known, separation.Judged()

@@ -38,16 +38,23 @@ class Searched(NamedTuple):
 
     optimum: Optimum
     longest: float | None = None  # no eigenvalue of a class's part of the inverse is larger
+    solver: str | None = None  # a sentence
 
 
 def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informed: bool = True) -> Searched:
     """Search for the maximum. Without `informed` the information is not formed where the steps do not need it."""
     if problem.size > MANY_PARAMETERS:
-        return _by_products(problem, progress, informed and problem.size <= MOST_INFORMATION)
+        informed = informed and problem.size <= MOST_INFORMATION
+        last = "formed once, for the errors" if informed else "never formed"
+        why = f"Newton steps by products with the information, which is {last}: {problem.size} coefficients are many"
+        return _by_products(problem, progress, informed)._replace(solver=why)
     if problem.length * problem.size**2 < _CHEAP:
-        return Searched(maximise(problem.sums, problem.start(), progress, problem.unit))
+        why = "Newton steps, each with the information: few coefficients and rows"
+        return Searched(maximise(problem.sums, problem.start(), progress, problem.unit), solver=why)
     found = maximise(problem.sums, _near(problem, progress), progress, problem.unit, TOLERANCE)
-    return Searched(stepped(found) if found.reached else found)
+    why = "slopes from a start among some of the rows, and the information once: few coefficients, many rows"
+    why = why if found.steps == 0 else "Newton steps, each with the information"
+    return Searched(stepped(found) if found.reached else found, solver=why)
 
 
 def _near(problem: SoftmaxLikelihood, progress: Progress | None) -> Tensor:

@@ -38,6 +38,7 @@ def header(fit: Fit) -> list[tuple[str, str]]:
         ("BIC", number(fit.bic, 10)),
         ("Information", fit.information),
         ("Intervals", fit.interval_method),
+        ("Solver", fit.solver),
         ("Converged", "yes" if fit.converged else "NO"),
         ("Newton decrement", None if fit.decrement is None else f"{fit.decrement:.3g} ({fit.steps} steps)"),
         ("Status", fit.status),
