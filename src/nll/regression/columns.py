@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nll.kernels.softmax_sums import Rows, Standard, row_sums
 from nll.likelihood.blocks import blocks
-from nll.regression import existence
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,7 +88,7 @@ class Frame:
         return {"to_given": self.to_given @ back, "gram": eye}
 
     def _require_rank(self, r: Tensor) -> None:
-        direction = existence.null_direction(r)
+        direction = null_direction(r)
         if direction is None:
             return
         weights = self.to_given @ direction
@@ -266,3 +265,16 @@ def gram_of(given: Tensor, about: Standard, threads: int | None = None) -> Tenso
     square = row_sums(Rows(given), about, none, square="information", threads=threads).square
     assert square is not None
     return square * (4 / len(given))
+
+
+def null_direction(r: Tensor) -> Tensor | None:
+    """Return weights of the columns that add to zero in every row, if there are any; the largest is near 1.
+
+    r: upper triangular, of the columns' QR factors.
+    """
+    lengths = r.square().sum(0).sqrt()
+    _, sizes, directions = torch.linalg.svd(r / lengths)
+    if len(sizes) == r.shape[1] and float(sizes[-1]) > 1e-10 * float(sizes[0]):
+        return None
+    direction = directions[-1] / lengths
+    return torch.where(directions[-1].abs() < 1e-6, 0.0, direction)

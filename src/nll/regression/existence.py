@@ -72,16 +72,3 @@ def _parts(covariance: Tensor, scores: int) -> list[Tensor]:
     """That of each score's coefficients."""
     p = len(covariance) // scores
     return [covariance[k * p : (k + 1) * p, k * p : (k + 1) * p] for k in range(scores)]
-
-
-def null_direction(r: Tensor) -> Tensor | None:
-    """Return weights of the columns that add to zero in every row, if there are any; the largest is near 1.
-
-    r: upper triangular, of the columns' QR factors.
-    """
-    lengths = r.square().sum(0).sqrt()
-    _, sizes, directions = torch.linalg.svd(r / lengths)
-    if len(sizes) == r.shape[1] and float(sizes[-1]) > 1e-10 * float(sizes[0]):
-        return None
-    direction = directions[-1] / lengths
-    return torch.where(directions[-1].abs() < 1e-6, 0.0, direction)

@@ -13,7 +13,6 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -25,6 +24,22 @@ from nll.regression.columns import Columns
 from nll.regression.duplicates import counted
 from nll.regression.evaluation import Evaluation, evaluate
 from nll.regression.influence import Influence, influence
+from nll.regression.inputs import (
+    by_count,
+    class_factors,
+    column_names,
+    detached,
+    is_wide,
+    known_finite,
+    length,
+    number_of,
+    of_rows,
+    offset_of,
+    require_binary,
+    require_finite,
+    require_one_type,
+    tensor_of,
+)
 from nll.regression.margins import Margins, margins
 from nll.regression.predictions import Predictions, Predictor
 from nll.regression.robust import KINDS, Wish
@@ -119,27 +134,27 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             return self._fit_stream(X, (y, sample_weight, clusters, offset, self.class_weight), checkpoint, progress)
         if checkpoint is not None:
             raise ValueError("expected checkpoint with a Stream only")
-        X, y = _detached(X), _detached(y)
+        X, y = detached(X), detached(y)
         X = X.tocsr() if issparse(X) else X
         sets = sets_of(y)
         if sets is not None:
             if self.penalty is not None or self.class_weight is not None:
                 raise ValueError("expected single classes with penalty or class_weight, got sets of classes")
             y = sets[1][sets[0].argmax(1)]
-        elif _is_wide(y):
-            X, y, sample_weight, clusters, offset = _by_count(X, y, sample_weight, clusters, offset)
-        names, response = _column_names(X), getattr(y, "name", None)
-        _require_finite(X, names)
-        _require_one_type(y)
+        elif is_wide(y):
+            X, y, sample_weight, clusters, offset = by_count(X, y, sample_weight, clusters, offset)
+        names, response = column_names(X), getattr(y, "name", None)
+        require_finite(X, names)
+        require_one_type(y)
         types = [np.float64, np.float32]
-        options = {"accept_sparse": "csr", "ensure_all_finite": not _known_finite(X)}
+        options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(X)}
         X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, **options)
         if issparse(X) and (self.penalty is not None or sets is not None):
             raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
         check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
-        weights = frequencies(_of_rows(sample_weight), X.shape[0]).numpy()
+        weights = frequencies(of_rows(sample_weight), X.shape[0]).numpy()
         if self.class_weight is not None:
-            weights = weights * _class_factors(self.class_weight, y, weights)
+            weights = weights * class_factors(self.class_weight, y, weights)
         seen = weights > 0
         groups = None if clusters is None else cluster_codes(clusters, len(seen), seen)
         if not seen.all():
@@ -152,12 +167,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             codes = allowed.int().argmax(1).numpy()
         self.classes_ = np.array(classes, dtype=y.dtype)
         base = code_of(self.baseline, self.classes_.tolist())
-        data = (X if issparse(X) else _tensor(X)), torch.from_numpy(codes), torch.from_numpy(weights)
+        data = (X if issparse(X) else tensor_of(X)), torch.from_numpy(codes), torch.from_numpy(weights)
         if not issparse(X) and groups is None and offset is None and allowed is None and self.weights == "frequency":
             data = counted(*data) or data
         kind = SparseColumns if issparse(X) else Columns
         columns = kind.of(data[0], names, self.fit_intercept)
-        added = None if offset is None else _offset(offset, X.shape[0], len(self.classes_))
+        added = None if offset is None else offset_of(offset, X.shape[0], len(self.classes_))
         self.result_ = fit_softmax(
             columns,
             *data[1:],
@@ -238,8 +253,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         Raises: ValueError for a class that the fit has not seen, naming it and its row.
         """
         check_is_fitted(self)
-        log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, _length(X)))
-        given = None if sample_weight is None else torch.as_tensor(_of_rows(sample_weight))
+        log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, length(X)))
+        given = None if sample_weight is None else torch.as_tensor(of_rows(sample_weight))
         names = tuple(label(value) for value in self.classes_.tolist())
         return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names)
 
@@ -259,11 +274,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if at not in ("overall", "mean"):
             raise ValueError(f"expected at to be overall or mean, got {at!r}")
         predictor, x = self._predictor, self._design(X)
-        weights = frequencies(_of_rows(sample_weight), len(x))
+        weights = frequencies(of_rows(sample_weight), len(x))
         names = predictor.columns[predictor.intercept :]
-        chosen = [_number_of(column, names) for column in discrete]
+        chosen = [number_of(column, names) for column in discrete]
         for j in chosen:
-            _require_binary(x[:, j + predictor.intercept], names[j])
+            require_binary(x[:, j + predictor.intercept], names[j])
         effects, covariance = margins(
             x,
             weights,
@@ -290,9 +305,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if not self.result_.converged or self.penalty is not None:
             raise ValueError(f"expected a fit by maximum likelihood that converged, got {self.result_.status}")
         columns = Columns.of(
-            _tensor(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
+            tensor_of(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
         )
-        weights = frequencies(_of_rows(sample_weight), columns.length)
+        weights = frequencies(of_rows(sample_weight), columns.length)
         base, k = self._predictor.baseline, len(self.classes_)
         order = torch.tensor([base, *(c for c in range(k) if c != base)])
         labels = order.argsort()[torch.from_numpy(self._codes(y, columns.length))]
@@ -301,7 +316,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     def _codes(self, y: Any, rows: int) -> np.ndarray:
         """The place of each row's class in `classes_`."""
-        y = column_or_1d(_detached(y))
+        y = column_or_1d(detached(y))
         if len(y) != rows:
             raise ValueError(f"expected {rows} classes, one for each row, got {len(y)}")
         known = {value: code for code, value in enumerate(self.classes_.tolist())}
@@ -336,7 +351,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     def _given(self, X: Any) -> Any:
         """The columns of new rows, (n, p), dense or sparse."""
-        return validate_data(self, _detached(X), dtype=np.float64, accept_sparse="csr", reset=False)
+        return validate_data(self, detached(X), dtype=np.float64, accept_sparse="csr", reset=False)
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -373,150 +388,3 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.coef_ = full[:, 1:] if self.fit_intercept else full
         self.intercept_ = full[:, 0] if self.fit_intercept else np.zeros(len(full))
         self.n_iter_ = self.result_.steps
-
-
-def _number_of(column: Any, names: Sequence[str]) -> int:
-    """The place of a column given by name or number."""
-    if isinstance(column, (int, np.integer)) and 0 <= column < len(names):
-        return int(column)
-    if column not in names:
-        raise ValueError(f"expected discrete columns among {', '.join(names)}, got {column!r}")
-    return names.index(column)
-
-
-def _require_binary(values: torch.Tensor, name: str) -> None:
-    wrong = ((values != 0.0) & (values != 1.0)).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(f"expected 0 or 1 in discrete column {name!r}, got {float(values[row]):g} at row {row}")
-
-
-def _by_count(X: Any, y: Any, *more: Any) -> list[Any]:
-    """A row for each class that a row has counts of, with their number as its weight."""
-    counts = np.asarray(y, dtype=np.float64)
-    wrong = np.argwhere(~((counts >= 0) & np.isfinite(counts)))
-    if len(wrong):
-        row, column = wrong[0]
-        raise ValueError(
-            f"expected counts of at least 0 in y, got {counts[row, column]:g} at row {row}, class {column}"
-        )
-    if not counts.any():
-        raise ValueError("expected counts with a positive sum in y, got all zero")
-    if _length(X) != len(counts):
-        raise ValueError(f"expected counts of {_length(X)} rows, got {len(counts)}")
-    classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(counts.shape[1]))
-    row, k = np.nonzero(counts)
-    weight, *others = more
-    weight = counts[row, k] * (1.0 if weight is None else np.asarray(weight, dtype=np.float64)[row])
-    X = X.iloc[row] if hasattr(X, "iloc") else (X if issparse(X) else np.asarray(X))[row]
-    return [X, classes[k], weight, *(None if part is None else np.asarray(part)[row] for part in others)]
-
-
-def _of_rows(weights: Any) -> Any:
-    """Weights as numbers; a table's column has names of its rows."""
-    return weights if weights is None else np.asarray(_detached(weights), dtype=np.float64)
-
-
-def _length(X: Any) -> int:
-    return X.shape[0] if hasattr(X, "shape") else len(X)
-
-
-def _class_factors(class_weight: Any, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What each row's weight is multiplied with; "balanced" counts a row as often as its weight says."""
-    if not (isinstance(class_weight, str) and class_weight == "balanced"):
-        return compute_sample_weight(class_weight, y)
-    codes = coded(y).codes
-    total = np.bincount(codes, weights)
-    return (weights.sum() / np.count_nonzero(total) / np.where(total > 0, total, 1.0))[codes]
-
-
-def _is_wide(y: Any) -> bool:
-    """Whether it has more than one column."""
-    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
-    return len(shape) == 2 and shape[1] > 1
-
-
-def _offset(offset: Any, rows: int, classes: int) -> torch.Tensor:
-    given = np.asarray(_detached(offset), dtype=np.float64)
-    if given.shape != (rows, classes):
-        raise ValueError(f"expected an offset of shape {(rows, classes)}, got {given.shape}")
-    wrong = np.argwhere(~np.isfinite(given))
-    if len(wrong):
-        raise ValueError(f"expected finite offsets, got {given[tuple(wrong[0])]} at row {wrong[0][0]}")
-    return torch.from_numpy(given)
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """The array's own memory, which is only read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PyTorch has no tensors that are not to be written
-        return torch.from_numpy(array)
-
-
-def _detached(data: Any) -> Any:
-    return data.detach().cpu() if isinstance(data, torch.Tensor) else data
-
-
-def _require_one_type(y: Any) -> None:
-    """Classes are sorted: those of several types have no order."""
-    array = np.asarray(y)
-    types = sorted({type(value).__name__ for value in array.reshape(-1).tolist()}) if array.dtype.kind == "O" else []
-    if len(types) > 1:
-        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
-
-
-def _require_numbers(array: np.ndarray, names: list[str] | None) -> None:
-    """Name the first text that is no number."""
-    for row, column in np.ndindex(array.shape) if array.ndim == 2 else ():
-        if _is_text(array[row, column]):
-            name = repr(names[column]) if names else column
-            raise ValueError(f"expected numbers in X, got {str(array[row, column])!r} at row {row} of column {name}")
-
-
-def _is_text(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and math.isnan(float(value))
-    except ValueError:
-        return True
-
-
-def _column_names(X: Any) -> list[str] | None:
-    return [str(name) for name in X.columns] if hasattr(X, "columns") else None
-
-
-def _known_finite(X: Any) -> bool:
-    """Whether an array's sum tells that all of its numbers are finite: a look of milliseconds."""
-    if not isinstance(X, np.ndarray) or X.dtype.kind != "f":
-        return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(X.sum(dtype=np.float64)))
-
-
-def _require_finite(X: Any, names: list[str] | None) -> None:
-    """Name the first row and column that is NaN or infinite; leave other complaints to scikit-learn."""
-    if _known_finite(X):
-        return
-    if issparse(X):
-        rows, columns = X.nonzero() if not np.isfinite(X.data).all() else ((), ())
-        for row, column, value in zip(rows, columns, X[rows, columns] if len(rows) else (), strict=True):
-            if not np.isfinite(value):
-                raise ValueError(f"expected finite values in X, got {value} at row {row} of column {column}")
-        return
-    for name, kind in zip(names or [], getattr(X, "dtypes", []), strict=False):
-        if getattr(kind, "kind", "") in ("m", "M"):
-            raise ValueError(f"expected numbers in column {name!r}, got {kind}")
-    try:
-        array = np.asarray(X)
-        array = array.astype(np.float64) if array.dtype.kind != "c" else np.empty(0)
-    except (TypeError, ValueError):
-        return _require_numbers(np.asarray(X), names)
-    if array.ndim != 2:
-        return
-    wrong = ~np.isfinite(array)
-    if not wrong.any():
-        return
-    row, column = np.argwhere(wrong)[0]
-    value = array[row, column]
-    shown = "NaN" if np.isnan(value) else "infinity"
-    name = repr(names[column]) if names else column
-    raise ValueError(f"expected finite values in X, got {shown} at row {row} of column {name}")
