@@ -342,10 +342,10 @@ CONTINUOUS = (
         case(ValueError, "expected columns that vary, got constant column 'x0', 'x1'", X * 0 + 1, Y),
         # Of two columns that are each other, the later one is named, whatever the rounding.
         case(ValueError, "expected linearly independent columns, got 'x2' = +1 x0 in every row", np.c_[X, X[:, 0]], Y),
-        case(ValueError, "Negative values in data passed to `sample_weight`.", X, Y, sample_weight=-np.ones(6)),
-        case(ValueError, "Input sample_weight contains NaN.", X, Y, sample_weight=np.full(6, math.nan)),
-        case(ValueError, "sample_weight.shape == (5,), expected (6,)!", X, Y, sample_weight=np.ones(5)),
-        case(ValueError, "Sample weights must contain at least one non-zero number.", X, Y, sample_weight=np.zeros(6)),
+        case(ValueError, "expected finite weights of at least 0, got -1 at row 0", X, Y, sample_weight=-np.ones(6)),
+        case(ValueError, "expected finite weights of at least 0, got nan at row 0", X, Y, sample_weight=Y * math.nan),
+        case(ValueError, "expected 6 weights, one for each row, got shape (5,)", X, Y, sample_weight=np.ones(5)),
+        case(ValueError, "expected weights with a positive sum, got all zero", X, Y, sample_weight=np.zeros(6)),
     ],
 )  # fmt: skip
 def test_softmax_fit(arguments, options, expected, message):

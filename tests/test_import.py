@@ -91,7 +91,7 @@ def test_the_estimator_without_its_packages_says_what_to_install():
         print(error)
     """
     assert python(HIDDEN + textwrap.dedent(code)) == (
-        "nll.SoftmaxRegression needs sklearn, which is not installed: pip install 'nll[regression]'\n"
+        "nll.SoftmaxRegression needs scipy, which is not installed: pip install 'nll[regression]'\n"
     )
 
 

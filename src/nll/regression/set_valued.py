@@ -38,7 +38,7 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
     Raises: ValueError for an empty set, naming its row.
     """
     if _are_sets(y):
-        found = set().union(*y)
+        found = {value.item() if isinstance(value, np.generic) else value for own in y for value in own}
         if len(types := sorted({type(value).__name__ for value in found})) > 1:
             raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
         classes = np.array(sorted(found))
