@@ -82,6 +82,20 @@ def test_two_classes_are_those_of_generalised_linear_models():
     np.testing.assert_allclose(found.cooks_distance, peer.cooks_distance[0], rtol=1e-6)
 
 
+def test_offsets_and_weights_of_classes_are_those_of_the_fit():
+    offset = np.random.default_rng(2).normal(size=(N, 3))
+    model = nll.SoftmaxRegression(class_weight={0: 1.0, 1: 2.0, 2: 0.5}, baseline=1).fit(X, Y, offset=offset)
+    found = model.influence(X, Y, offset=offset)
+    assert float(found.leverage.sum()) == pytest.approx(8.0, rel=1e-9)
+    row = found.most(1).item()
+    again = nll.SoftmaxRegression(class_weight=model.class_weight, baseline=1)
+    again.fit(np.delete(X, row, 0), np.delete(Y, row), offset=np.delete(offset, row, 0))
+    change = (again.result_.vector - model.result_.vector) / found.errors
+    assert float((found.dfbetas([row])[0] - change).abs().max()) < 0.3 * float(change.abs().max())
+    with pytest.raises(ValueError, match="offset of the fit"):
+        model.influence(X, Y)
+
+
 def test_the_first_order_is_near_the_fit_without_the_row():
     model = nll.SoftmaxRegression().fit(X, Y)
     found = model.influence(X, Y)
@@ -99,5 +113,8 @@ def test_what_has_no_influence_is_refused():
     with pytest.raises(ValueError, match="expected a fit by maximum likelihood that converged, got no finite"):
         separated.influence(X, (X[:, 0] > 0).astype(int))
     model = nll.SoftmaxRegression().fit(X, Y)
+    for wrong in ((X, Y[::-1]), (X[::2], Y[::2]), (X, Y, np.arange(N) + 1.0)):
+        with pytest.raises(ValueError, match="expected the rows, classes, weights and offset of the fit, got others"):
+            model.influence(*wrong)
     with pytest.raises(ValueError, match="expected the classes of the fit, 0, 1, 2, got 3 at row 4"):
         model.influence(X, np.where(np.arange(N) == 4, 3, Y))

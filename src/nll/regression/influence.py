@@ -19,9 +19,12 @@ from torch import Tensor
 
 from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
+from nll.likelihood.optimise import decrement_of
 from nll.regression.columns import Held
 from nll.regression.predictions import score_covariance
 from nll.regression.softmax_likelihood import InMemory
+
+_AT_MAXIMUM = 1e-4  # the decrement
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +72,13 @@ class Influence:
 
 
 def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
-    """Go through the rows, at coefficients (K - 1, p) of the columns as given."""
+    """Go through the rows, at coefficients (K - 1, p) of the columns as given; ValueError where the slope is not 0."""
     columns, n, others = problem.columns, problem.length, problem.classes - 1
     theta = torch.linalg.solve_triangular(columns.to_given, coef.T, upper=True).T
-    inverse = cov.inverse(problem.sums(theta.reshape(-1)).information)
+    sums = problem.sums(theta.reshape(-1))
+    if decrement_of(sums) > _AT_MAXIMUM * problem.unit:
+        raise ValueError("expected the rows, classes, weights and offset of the fit, got others: this is no maximum")
+    inverse = cov.inverse(sums.information)
     leverage, cook = torch.empty(n, dtype=torch.float64), torch.empty(n, dtype=torch.float64)
     pulls = torch.empty(n, others, dtype=torch.float64)
     eye = torch.eye(others, dtype=torch.float64)
@@ -83,7 +89,8 @@ def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influe
         spread = score_covariance(columns.block(rows), inverse, 0)[:, 1:, 1:]
         moved = curvature @ spread
         leverage[rows] = moved.diagonal(dim1=1, dim2=2).sum(1)
-        pulls[rows] = torch.linalg.solve(eye - moved, w * (seen - p))
+        found, singular = torch.linalg.solve_ex(eye - moved, w * (seen - p))
+        pulls[rows] = found.masked_fill(singular[:, None] != 0, torch.inf)  # there is no estimate without the row
         cook[rows] = torch.einsum("nk,nkl,nl->n", pulls[rows], spread, pulls[rows]) / len(inverse)
     errors = cov.transformed_by_block(inverse, columns.to_given).diagonal().clamp(min=0).sqrt()
     return Influence(leverage, cook, names, errors, inverse, pulls, columns)

@@ -83,6 +83,7 @@ class SetValued(InMemory):
         allowed: Tensor,
     ) -> None:
         super().__init__(columns, labels, weights, classes, alpha, offset)
+        self._keeps = False
         self.allowed, self.several = allowed, allowed.sum(1) > 1
         self.shares = allowed.double() / allowed.sum(1, keepdim=True)
         self.counts = weights @ self.shares

@@ -120,7 +120,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
                 or a sequence of sets.
             sample_weight: (n) weights, of the kind that `weights` says.
             clusters: (n) labels of groups of rows that are not independent of each other.
-            offset: (n, K), in the order of the classes: added to the scores, with the coefficient 1.
+            offset: (n, K), in the order of the classes: added to the scores, with the coefficient 1. Predictions are
+                for an offset of 0.
             checkpoint: of a stream, a file that keeps what its passes have found: the same call with the same file
                 goes on where the one before was stopped.
             progress: called before each step with (step, log-likelihood, Newton decrement).
@@ -291,15 +292,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         )
         return Margins(predictor.classes, names, effects, covariance, at, tuple(names[j] for j in chosen))
 
-    def influence(self, X: Any, y: Any, sample_weight: Any = None) -> Influence:
+    def influence(self, X: Any, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Influence:
         """Return how much each row moves the fit: leverage, Cook's distance, and the coefficients without it.
 
         Args:
             X: (n, p) columns of the rows that were fitted.
             y: (n) their classes.
             sample_weight: (n) their weights; a row is taken away with all of its weight.
+            offset: (n, K), as `fit` was given it.
 
-        Raises: ValueError for a fit without a finite maximum, or with Firth's penalty, whose change is not followed.
+        Raises: ValueError for a fit without a finite maximum, or with Firth's penalty, whose change is not followed;
+        for rows that are not those of the fit.
         """
         check_is_fitted(self)
         if not self.result_.converged or self.penalty is not None:
@@ -308,10 +311,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             tensor_of(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
         )
         weights = frequencies(of_rows(sample_weight), columns.length)
+        codes, added = self._codes(y, columns.length), None
+        if self.class_weight is not None:
+            weights = weights * torch.from_numpy(
+                class_factors(self.class_weight, self.classes_[codes], weights.numpy())
+            )
         base, k = self._predictor.baseline, len(self.classes_)
         order = torch.tensor([base, *(c for c in range(k) if c != base)])
-        labels = order.argsort()[torch.from_numpy(self._codes(y, columns.length))]
-        problem = InMemory(columns, labels, weights, k, float(self.alpha))
+        if offset is not None:
+            added = offset_of(offset, columns.length, k)[:, order].contiguous()
+        labels = order.argsort()[torch.from_numpy(codes)]
+        problem = InMemory(columns, labels, weights, k, float(self.alpha), added)
         return influence(problem, self._predictor.coef, tuple(self.result_.names))
 
     def _codes(self, y: Any, rows: int) -> np.ndarray:
