@@ -737,10 +737,10 @@ def test_bic_counts_the_frequencies():
 @pytest.mark.parametrize(
     ("shape", "options", "said"),
     [
-        ((200, 3, 3), {}, "Newton steps, each with the information: few coefficients and rows"),
-        ((100_000, 12, 5), {}, "slopes from a start among some of the rows, and the information once"),
-        ((4000, 40, 8), {}, "products with the information, which is formed once, for the errors: 287 coefficients"),
-        ((4000, 40, 8), {"standard_errors": False}, "never formed: 287 coefficients are many"),
+        ((200, 3, 3), {}, "Newton steps, each with the information (few coefficients and rows)"),
+        ((100_000, 12, 5), {}, "slopes from a start on some of the rows, then one information"),
+        ((4000, 40, 8), {}, "products with the information, formed once at the end (many coefficients)"),
+        ((4000, 40, 8), {"standard_errors": False}, "never formed (many coefficients)"),
     ],
 )
 def test_the_fit_says_how_it_was_searched(shape, options, said):

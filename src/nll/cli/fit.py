@@ -171,6 +171,10 @@ def fit(
             fitted.model().save(save)
     except (ValueError, TypeError) as error:
         fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
+    except KeyboardInterrupt:
+        kept = "" if checkpoint is None else f"; the same command goes on from {checkpoint}"
+        typer.echo(f"nll: interrupted{kept}", err=True)
+        raise typer.Exit(130) from None
     found = fitted.fit
     try:  # before the table is printed: who reads that may stop listening
         if json_file is not None:

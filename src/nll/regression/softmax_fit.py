@@ -74,7 +74,7 @@ def fit_softmax(
     offset = None if offset is None else offset[:, order].contiguous()
     if firth:
         problem = FirthLikelihood(*data, offset=offset)
-        why = "Newton steps, then slopes: the penalty's curvature is learnt from the steps"
+        why = "Newton steps, then slopes (the steps tell the penalty's curvature)"
         found = Searched(problem.search(progress), solver=why)
     else:
         kind = SparseLikelihood if isinstance(columns, SparseColumns) else InMemory

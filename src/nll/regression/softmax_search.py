@@ -45,14 +45,14 @@ def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informe
     """Search for the maximum. Without `informed` the information is not formed where the steps do not need it."""
     if problem.size > MANY_PARAMETERS:
         informed = informed and problem.size <= MOST_INFORMATION
-        last = "formed once, for the errors" if informed else "never formed"
-        why = f"Newton steps by products with the information, which is {last}: {problem.size} coefficients are many"
+        last = "formed once at the end" if informed else "never formed"
+        why = f"Newton steps by products with the information, {last} (many coefficients)"
         return _by_products(problem, progress, informed)._replace(solver=why)
     if problem.length * problem.size**2 < _CHEAP:
-        why = "Newton steps, each with the information: few coefficients and rows"
+        why = "Newton steps, each with the information (few coefficients and rows)"
         return Searched(maximise(problem.sums, problem.start(), progress, problem.unit), solver=why)
     found = maximise(problem.sums, _near(problem, progress), progress, problem.unit, TOLERANCE)
-    why = "slopes from a start among some of the rows, and the information once: few coefficients, many rows"
+    why = "slopes from a start on some of the rows, then one information (many rows)"
     why = why if found.steps == 0 else "Newton steps, each with the information"
     return Searched(stepped(found) if found.reached else found, solver=why)
 
