@@ -10,6 +10,8 @@
 //
 // A tile holds its rows as columns: every loop runs along them. 1 - p_k of the largest p_k is the sum of the others, not
 // a difference, so that a row which is fitted almost surely counts with all its digits.
+#include <sys/mman.h>
+
 #include <new>
 #include <utility>
 
@@ -130,23 +132,36 @@ template <int M> NLL_INLINE void scores_of(const double* b, const double* x, int
             apart, z);
 }
 
-// Zeros, from an address at which no vector lies across two lines of the cache.
+// Zeros, from an address at which no vector lies across two lines of the cache. Large ones come from the system, which
+// has them back at once: the heap would keep them beside the results.
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : data_(static_cast<double*>(::operator new(size_t(size) * 8, kLine))), size_(size) {
-    std::fill_n(data_, size, 0.0);
+  explicit Buffer(int64_t size) : size_(size) {
+    if (!large()) {
+      data_ = static_cast<double*>(::operator new(size_t(size) * 8, kLine));
+      std::fill_n(data_, size, 0.0);
+      return;
+    }
+    void* fresh = mmap(nullptr, size_t(size) * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (fresh == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<double*>(fresh);
   }
-  Buffer(Buffer&& other) : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
-  ~Buffer() { ::operator delete(data_, kLine); }
+  Buffer(Buffer&& other) : size_(other.size_), data_(std::exchange(other.data_, nullptr)) {}
+  ~Buffer() {
+    if (!data_) return;
+    if (large()) munmap(data_, size_t(size_) * 8);
+    else ::operator delete(data_, kLine);
+  }
   double* data() const { return data_; }
   double* begin() const { return data_; }
   double* end() const { return data_ + size_; }
   double& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  bool large() const { return size_ > 1 << 17; }
   static constexpr std::align_val_t kLine{64};
-  double* data_;
   const int64_t size_;
+  double* data_;
 };
 
 // What one thread adds up, and the tile it works on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nll.likelihood.covariance import inverse, transformed
+from nll.likelihood.covariance import inverse, transformed, transformed_by_block
 
 INFORMATION = torch.tensor([[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]], dtype=torch.float64)
 
@@ -34,6 +34,34 @@ def test_inverse_in_any_units(exponents):
 )
 def test_what_has_no_inverse_is_nan(information):
     assert bool(inverse(torch.tensor(information, dtype=torch.float64)).isnan().all())
+
+
+@pytest.mark.parametrize("size", [3, 700])
+@pytest.mark.parametrize("laid_out", ["by rows", "by columns", "within a larger one"])
+def test_an_inverse_in_place(size, laid_out):
+    """The information of another is left alone; its own memory holds the inverse."""
+    root = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    information = root @ root.T
+    given = {
+        "by rows": information.clone(),
+        "by columns": information.T.contiguous().T,
+        "within a larger one": torch.zeros(size + 5, size + 7, dtype=torch.float64)[2 : size + 2, 1 : size + 1],
+    }[laid_out].copy_(information)
+    expected = torch.linalg.inv(information)
+    found = inverse(given)
+    torch.testing.assert_close(given, information, rtol=0, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
+    again = inverse(given, overwrite=True)
+    assert again.data_ptr() == given.data_ptr()
+    torch.testing.assert_close(again, found, rtol=1e-12, atol=1e-14)
+
+
+def test_a_function_of_each_part_alike():
+    covariance, jacobian = torch.linalg.inv(torch.block_diag(INFORMATION, INFORMATION) + 0.1), INFORMATION.tril()
+    whole = torch.block_diag(jacobian, jacobian)
+    expected = whole @ covariance @ whole.T
+    torch.testing.assert_close(transformed_by_block(covariance, jacobian), expected, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(covariance, expected, rtol=1e-13, atol=1e-15)  # in place
 
 
 def test_the_delta_method():

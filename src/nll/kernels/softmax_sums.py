@@ -150,7 +150,10 @@ def _compiled(
 
 def _unpacked(pairs: Tensor, others: int, p: int) -> Tensor:
     """The symmetric matrix of which `pairs` has classes k >= l by columns i >= j."""
-    return pairs[:, _places(p).reshape(-1)].view(-1, p, p)[_places(others)].permute(0, 2, 1, 3).reshape(others * p, -1)
+    square, within = torch.empty(others, p, others, p, dtype=pairs.dtype), _places(p).reshape(-1)
+    for own, numbers in zip(square, _places(others), strict=True):  # a class at a time: all of it may be large
+        own.copy_(pairs[numbers][:, within].view(others, p, p).permute(1, 0, 2))
+    return square.view(others * p, -1)
 
 
 def _places(size: int) -> Tensor:

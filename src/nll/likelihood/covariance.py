@@ -8,21 +8,27 @@ from torch import Tensor
 KINDS = ("observed", "expected", "opg", "sandwich")
 
 
-def inverse(information: Tensor) -> Tensor:
+def inverse(information: Tensor, overwrite: bool = False) -> Tensor:
     """Invert a symmetric information matrix; NaN throughout where it is not positive definite.
 
-    It is scaled to a unit diagonal first, so that the units of the columns do not matter.
+    It is scaled to a unit diagonal first, so that the units of the columns do not matter. `overwrite`: in its memory.
     """
     diagonal = information.diagonal()
     if not bool((torch.isfinite(diagonal) & (diagonal > 0)).all()):
         return torch.full_like(information, torch.nan)
     unit = diagonal.rsqrt()
-    factor, failed = torch.linalg.cholesky_ex((information * unit).mul_(unit[:, None]))
-    # The square of a pivot is the share of a parameter's information that the others leave it.
-    singular = bool((factor.diagonal().square() < 4 * len(unit) * torch.finfo(torch.float64).eps).any())
-    if int(failed) or singular or not bool(torch.isfinite(factor).all()):
+    scaled = (information.mul_(unit) if overwrite else information * unit).mul_(unit[:, None])
+    factor = scaled.mT  # column after column, as LAPACK has it, so that all of it happens in one place
+    failed = torch.zeros((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))
+    # The square of a pivot is the share of a parameter's information that the others leave it; what is not finite in
+    # its row has reached it.
+    pivots = factor.diagonal()
+    singular = bool((pivots.square() < 4 * len(unit) * torch.finfo(torch.float64).eps).any())
+    if int(failed) or singular or not bool(torch.isfinite(pivots).all()):
         return torch.full_like(information, torch.nan)
-    return torch.cholesky_inverse(factor).mul_(unit).mul_(unit[:, None])
+    torch.cholesky_inverse(factor, out=factor)
+    return scaled.mul_(unit).mul_(unit[:, None])
 
 
 def transformed(covariance: Tensor, jacobian: Tensor) -> Tensor:
@@ -36,11 +42,14 @@ def _known(found: Tensor) -> Tensor:
 
 
 def transformed_by_block(covariance: Tensor, jacobian: Tensor) -> Tensor:
-    """The same, for a function that acts on each of several parts of the parameters (m p) alike: J is (p, p)."""
-    p, found = len(jacobian), torch.empty(covariance.shape, dtype=covariance.dtype)
-    for own, part in zip(found.split(p), covariance.split(p), strict=True):  # one part at a time: it may be large
-        torch.mm((jacobian @ part).reshape(-1, p), jacobian.T, out=own.view(-1, p))
-    return _known(found)
+    """The same, for a function that acts on each of several parts of the parameters (m p) alike: J is (p, p).
+
+    It is done in the memory of the covariance, which may be large.
+    """
+    p = len(jacobian)
+    for part in covariance.split(p):
+        part.copy_(((jacobian @ part).reshape(-1, p) @ jacobian.T).view(part.shape))
+    return _known(covariance)
 
 
 def meat(scores: Tensor, weights: Tensor, kind: str, clusters: Tensor | None = None) -> Tensor:

@@ -88,13 +88,6 @@ def maximise(
     return maximise_each(batched, start[None], torch.tensor([unit], dtype=start.dtype), progress, enough).one(0)
 
 
-def stepped(found: Optimum) -> Optimum:
-    """One more Newton step, whose sums are not looked at: from within the tolerance it ends at rounding error."""
-    one = Sums(*(part[None] for part in found.sums))
-    step = _scaled(one).step(torch.tensor([torch.inf], dtype=found.theta.dtype))[0][0]
-    return found._replace(theta=found.theta + torch.where(step.isfinite(), step, 0.0))
-
-
 def decrement_of(sums: Sums) -> float:
     """The gain that one more Newton step would be expected to bring."""
     one = Sums(*(part[None] for part in sums))

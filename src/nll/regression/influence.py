@@ -92,5 +92,5 @@ def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influe
         found, singular = torch.linalg.solve_ex(eye - moved, w * (seen - p))
         pulls[rows] = found.masked_fill(singular[:, None] != 0, torch.inf)  # there is no estimate without the row
         cook[rows] = torch.einsum("nk,nkl,nl->n", pulls[rows], spread, pulls[rows]) / len(inverse)
-    errors = cov.transformed_by_block(inverse, columns.to_given).diagonal().clamp(min=0).sqrt()
+    errors = cov.transformed_by_block(inverse.clone(), columns.to_given).diagonal().clamp(min=0).sqrt()
     return Influence(leverage, cook, names, errors, inverse, pulls, columns)

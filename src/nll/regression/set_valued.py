@@ -132,14 +132,10 @@ class SetValued(InMemory):
 
     def certified(self, found: Optimum, inverse: Tensor) -> bool:
         """Whether there is a maximum near by; `inverse` is that of the information."""
-        if bool(inverse.isnan().any()):
+        factor, failed = torch.linalg.cholesky_ex(inverse)
+        if int(failed) or bool(factor.isnan().any()):
             return False
-        information = found.sums.information
-        unit = information.diagonal().rsqrt()
-        factor = torch.linalg.cholesky(unit[:, None] * information * unit)
-        missing = self.within.information(found.theta)
-        half = torch.linalg.solve_triangular(factor, unit[:, None] * missing * unit, upper=False)
-        missing = torch.linalg.solve_triangular(factor, half.T, upper=False)
+        missing = factor.T @ self.within.information(found.theta) @ factor  # in units of the information
         most = 1 + 2 * max(0.0, float(torch.linalg.eigvalsh(missing)[-1]))
         reach = existence.largest_range(inverse, self.columns, self.classes - 1)
         return (2 * max(found.decrement, 0.0)) ** 0.5 * reach < most - (most**2 - 1) ** 0.5

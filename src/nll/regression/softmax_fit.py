@@ -70,12 +70,13 @@ def fit_softmax(
     if alpha == 0.0:
         columns = columns.independent()
     order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
-    data = (columns, order.argsort()[codes], weights, len(classes))
+    data = (columns, order.argsort()[codes] if baseline else codes, weights, len(classes))
     offset = None if offset is None else offset[:, order].contiguous()
     if firth:
         problem = FirthLikelihood(*data, offset=offset)
         why = "Newton steps, then slopes (the steps tell the penalty's curvature)"
-        found = Searched(problem.search(progress), solver=why)
+        optimum = problem.search(progress)
+        found = Searched(optimum, cov.inverse(optimum.sums.information), solver=why)
     else:
         kind = SparseLikelihood if isinstance(columns, SparseColumns) else InMemory
         problem = kind(*data, alpha, offset)
@@ -119,10 +120,9 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
 
 def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any, wish: robust.Wish) -> Fit:
     """The fit of classes, the baseline's first, whose search has ended."""
-    found, longest, solver = searched
+    found, inverse, _, solver = searched
     columns, k = problem.columns, problem.classes - 1
-    inverse = cov.inverse(found.sums.information) if longest is None else None
-    exists, judged = _exists(problem, searched, inverse, classes)
+    exists, judged = _exists(problem, searched, classes)
     converged = found.reached and exists
     covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
     information = "observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}"
@@ -162,11 +162,9 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
     )
 
 
-def _exists(
-    problem: SoftmaxLikelihood, searched: Searched, inverse: Tensor | None, classes: list[str]
-) -> tuple[bool, separation.Judged]:
+def _exists(problem: SoftmaxLikelihood, searched: Searched, classes: list[str]) -> tuple[bool, separation.Judged]:
     """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme and what it found."""
-    found, longest, _ = searched
+    found, inverse, longest, _ = searched
     known = inverse is None or not bool(inverse.isnan().any())
     if problem.alpha > 0.0 or isinstance(problem, FirthLikelihood):
         return known, separation.Judged()
@@ -217,9 +215,7 @@ class _AtCoefficients(LogLikelihood):
 def _has_maximum(problem: InMemory | None, classes: list[str]) -> bool:
     if problem is None:
         return False
-    found = search(problem)
-    inverse = cov.inverse(found.optimum.sums.information) if found.longest is None else None
-    return _exists(problem, found, inverse, classes)[0]
+    return _exists(problem, search(problem), classes)[0]
 
 
 def _status(

@@ -206,7 +206,9 @@ class InMemory(SoftmaxLikelihood):
 
     def forget(self) -> None:
         """Give the memory of the probabilities back."""
-        self._kept = self._kept_at = None
+        if self._kept is not None:
+            self._kept = self._kept_at = None
+            cpu.release()
 
     def parts(self) -> Iterator[Part]:
         """The rows, some at a time."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from nll.likelihood import covariance as cov
 from nll.likelihood.climb import climb
 from nll.likelihood.newton_cg import maximise_by_products
-from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, Sums, maximise, stepped, stopped
+from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, Sums, maximise, stopped
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION
 from nll.regression import existence
 
@@ -37,6 +37,7 @@ class Searched(NamedTuple):
     """Where the search ended; without the information a bound on its inverse, from the curvatures that were met."""
 
     optimum: Optimum
+    inverse: Tensor | None  # of the information; NaN throughout where it has none
     longest: float | None = None  # no eigenvalue of a class's part of the inverse is larger
     solver: str | None = None  # a sentence
 
@@ -50,11 +51,12 @@ def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informe
         return _by_products(problem, progress, informed)._replace(solver=why)
     if problem.length * problem.size**2 < _CHEAP:
         why = "Newton steps, each with the information (few coefficients and rows)"
-        return Searched(maximise(problem.sums, problem.start(), progress, problem.unit), solver=why)
+        found = maximise(problem.sums, problem.start(), progress, problem.unit)
+        return Searched(found, cov.inverse(found.sums.information), solver=why)
     found = maximise(problem.sums, _near(problem, progress), progress, problem.unit, TOLERANCE)
     why = "slopes from a start on some of the rows, then one information (many rows)"
     why = why if found.steps == 0 else "Newton steps, each with the information"
-    return Searched(stepped(found) if found.reached else found, solver=why)
+    return _ended(found)._replace(solver=why)
 
 
 def _near(problem: SoftmaxLikelihood, progress: Progress | None) -> Tensor:
@@ -86,11 +88,23 @@ def _by_products(problem: SoftmaxLikelihood, progress: Progress | None, informed
     status = "converged" if found.reached else stopped(found.decrement, found.shrunk)
     if informed:
         there = Optimum(theta, problem.sums(theta), found.decrement, found.steps, found.reached, status)
-        return Searched(stepped(there) if found.reached else there)
-    unknown = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
-    sums = Sums(*problem.value(theta), unknown)
+        return _ended(there)
+    sums = Sums(*problem.value(theta), _unknown(problem.size))
     there = Optimum(theta, sums, found.decrement, found.steps, found.reached, status)
-    return Searched(there, own.longest(found.weakest))
+    return Searched(there, None, own.longest(found.weakest))
+
+
+def _ended(found: Optimum) -> Searched:
+    """With the inverse, in the information's memory; from within the tolerance one more step, to rounding error."""
+    inverse = cov.inverse(found.sums.information, overwrite=True)
+    sums = found.sums._replace(information=_unknown(len(found.theta)))
+    step = inverse @ sums.score
+    theta = found.theta + step if found.reached and bool(step.isfinite().all()) else found.theta
+    return Searched(found._replace(theta=theta, sums=sums), inverse)
+
+
+def _unknown(size: int) -> Tensor:
+    return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size)
 
 
 class Coordinates:
