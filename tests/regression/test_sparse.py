@@ -96,7 +96,7 @@ def test_many_rows_are_searched_in_part_first():
 
 
 def test_verdicts():
-    dummies = block_array([[eye_array(4)] * 1] * 700).tocsr()
+    dummies = block_array([[eye_array(4)]] * 700).tocsr()
     y = np.random.default_rng(5).integers(0, 3, 2800)
     for x in (dummies, dummies.toarray()):
         with pytest.raises(ValueError, match="expected linearly independent columns, got 'x3' = "):
@@ -115,8 +115,8 @@ def test_verdicts():
 
 def test_what_follows_a_fit():
     found, dense = nll.SoftmaxRegression().fit(X, Y), nll.SoftmaxRegression().fit(X.toarray(), Y)
-    for name, arguments in {"predictions": (), "margins": ()}.items():
-        own, other = (getattr(model, name)(x, *arguments) for model, x in ((found, X), (dense, X.toarray())))
+    for name in ("predictions", "margins"):
+        own, other = (getattr(model, name)(x) for model, x in ((found, X), (dense, X.toarray())))
         torch.testing.assert_close(own.standard_errors, other.standard_errors, rtol=1e-7, atol=1e-12)
     torch.testing.assert_close(found.influence(X, Y).leverage, dense.influence(X.toarray(), Y).leverage)
     assert found.evaluate(X, Y).log_score.value == pytest.approx(dense.evaluate(X.toarray(), Y).log_score.value)

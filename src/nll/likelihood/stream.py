@@ -265,6 +265,13 @@ def coded(y: np.ndarray) -> Coded:
     return Coded(values.tolist(), codes.reshape(-1))
 
 
+def require_one_type(classes: Iterable[Any]) -> None:
+    """Classes are sorted: those of several types have no order."""
+    types = sorted({type(value).__name__ for value in classes})
+    if len(types) > 1:
+        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
+
+
 def _classes(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     """Of an Arrow column; and where it is known, None: everywhere."""
     import pyarrow as pa

@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import issparse
 from sklearn.utils.class_weight import compute_sample_weight
 
-from nll.likelihood.stream import coded
+from nll.likelihood.stream import coded, require_one_type
 
 
 def by_count(X: Any, y: Any, *more: Any) -> list[Any]:
@@ -84,12 +84,11 @@ def detached(data: Any) -> Any:
     return data.detach().cpu() if isinstance(data, torch.Tensor) else data
 
 
-def require_one_type(y: Any) -> None:
-    """Classes are sorted: those of several types have no order."""
+def require_sortable(y: Any) -> None:
+    """TypeError for classes of several types."""
     array = np.asarray(y)
-    types = sorted({type(value).__name__ for value in array.reshape(-1).tolist()}) if array.dtype.kind == "O" else []
-    if len(types) > 1:
-        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
+    if array.dtype.kind == "O":
+        require_one_type(array.reshape(-1).tolist())
 
 
 def _require_numbers(array: np.ndarray, names: list[str] | None) -> None:

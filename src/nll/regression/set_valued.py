@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nll.kernels.softmax_sums import RowSums, Square, row_sums
 from nll.likelihood.optimise import Optimum, maximise
+from nll.likelihood.stream import require_one_type
 from nll.regression import existence
 from nll.regression.columns import Held
 from nll.regression.softmax_likelihood import InMemory, lost_offset
@@ -39,8 +40,7 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """
     if _are_sets(y):
         found = {value.item() if isinstance(value, np.generic) else value for own in y for value in own}
-        if len(types := sorted({type(value).__name__ for value in found})) > 1:
-            raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
+        require_one_type(found)
         classes = np.array(sorted(found))
         allowed = np.array([[value in own for value in classes.tolist()] for own in y])
     elif _are_true(y):

@@ -37,7 +37,7 @@ from nll.regression.inputs import (
     offset_of,
     require_binary,
     require_finite,
-    require_one_type,
+    require_sortable,
     tensor_of,
 )
 from nll.regression.margins import Margins, margins
@@ -146,7 +146,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             X, y, sample_weight, clusters, offset = by_count(X, y, sample_weight, clusters, offset)
         names, response = column_names(X), getattr(y, "name", None)
         require_finite(X, names)
-        require_one_type(y)
+        require_sortable(y)
         types = [np.float64, np.float32]
         options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(X)}
         X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, **options)

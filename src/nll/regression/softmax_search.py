@@ -37,7 +37,7 @@ class Searched(NamedTuple):
     """Where the search ended; without the information a bound on its inverse, from the curvatures that were met."""
 
     optimum: Optimum
-    inverse: Tensor | None  # of the information; NaN throughout where it has none
+    inverse: Tensor | None  # of the information: NaN throughout where it has none, None where it was not formed
     longest: float | None = None  # no eigenvalue of a class's part of the inverse is larger
     solver: str | None = None  # a sentence
 

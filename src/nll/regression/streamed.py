@@ -22,7 +22,7 @@ from nll.likelihood.checkpoint import Checkpoint
 from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
 from nll.likelihood.result import Fit
-from nll.likelihood.stream import Block, Stream
+from nll.likelihood.stream import Block, Stream, require_one_type
 from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, predicting, result
@@ -108,7 +108,8 @@ def survey(stream: Stream, intercept: bool, checkpoint: Checkpoint) -> Table:
     looked = partial(stream.each, partial(_look, about=about))
     seen = _Seen(**checkpoint.passed([torch.tensor([float(intercept)])], looked, add))
     whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
-    classes = sorted(seen.classes) if _one_type(seen.classes) else []
+    require_one_type(seen.classes)
+    classes = sorted(seen.classes)
     place = {_key(value): k for k, value in enumerate(classes)}
     order = torch.tensor([place[_key(value)] for value in seen.classes])
     weights = torch.zeros(len(classes), dtype=torch.float64)
@@ -119,13 +120,6 @@ def survey(stream: Stream, intercept: bool, checkpoint: Checkpoint) -> Table:
 
 def _key(value: Any) -> tuple[str, Any]:
     return type(value).__name__, value  # True is not 1
-
-
-def _one_type(values: Any) -> bool:
-    types = sorted({type(value).__name__ for value in values})
-    if len(types) > 1:
-        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
-    return True
 
 
 def _plain_class(value: Any) -> Any:
