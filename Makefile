@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all lint types imports clean
+.PHONY: run test test-all test-device lint types imports clean
 
 run: $(VENV)/.run
 	$(BIN)/nll fit examples/anes96.csv "PID ~ logpopul + selfLR + age + educ + income" --report report.html
@@ -13,6 +13,17 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# The losses on a CUDA device, in processes side by side. $(PYTHON) is taken as it is, with PyTorch,
+# pytest and pytest-xdist: nothing is installed or built, as where the device is there may be no
+# network. NLL_TEST_DEVICE=cpu runs the same under Triton's interpreter.
+NLL_TEST_DEVICE ?= cuda
+test-device: export NLL_TEST_DEVICE := $(NLL_TEST_DEVICE)
+test-device: export PYTHONPATH := $(CURDIR)/src:$(PYTHONPATH)
+test-device: export TORCHINDUCTOR_COMPILE_THREADS := 1
+test-device:
+	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow" tests/test_functional.py \
+		tests/test_torch_cases.py tests/test_derivatives.py tests/kernels/test_triton.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

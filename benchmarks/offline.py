@@ -1,13 +1,20 @@
-"""Compile every Triton kernel for accelerators that need not be there, and say what of each they use.
+"""Compile every Triton kernel for accelerators that need not be there; say what of each they use.
 
     python benchmarks/offline.py
+    python benchmarks/offline.py --specialisations
 
-Registers and shared memory limit how many programs run side by side; a spilled register is written to memory and read
-again, which no kernel may do at the sizes that it is launched with.
+Registers and shared memory limit how many programs run side by side; a spilled register is written
+to memory and read again, which no kernel may do at the sizes that it is launched with.
+
+A launch compiles a kernel for the whole numbers that it is called with: 1 becomes a constant of the
+compiler, a multiple of 16 is known as one, and a number that 32 bits do not hold has 64. Neither
+Triton's interpreter nor the table does so; `--specialisations` compiles such kernels, and prints no
+table.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import re
@@ -22,9 +29,10 @@ os.environ["TRITON_INTERPRET"] = "0"
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 
 from nll.kernels.triton.tiles import tile
 
@@ -36,9 +44,23 @@ TARGETS = {
 FLOATS = {"smoothing", "inverse_temperature", "softcap"}
 LABELS = {"target", "first", "offender", "rank"}
 POINTERS = {"x", "y", "out", "gradient"}  # of the scores' type
-WHOLE_NUMBERS = {"rows", "classes", "inner", "step", "stride", "ignore_index"}
+WHOLE_NUMBERS = {"rows", "classes", "inner", "step", "stride", "count", "ignore_index"}
 NO_OPTIONS = {"WEIGHT": False, "FACTOR": False, "SMOOTH": False, "CAP": False, "Z": False}
 ALL_OPTIONS = {"WEIGHT": True, "FACTOR": True, "SMOOTH": True, "CAP": True, "Z": True}
+
+# Classes, and how many rows lie side by side: short rows, a whole long one, parts of a longer,
+# class second.
+SHAPES = {
+    "C = 10": (10, 1),
+    "C = 1000": (1000, 1),
+    "C = 8192": (8192, 1),
+    "C = 131072": (131072, 1),
+    "class second": (21, 64),
+}
+
+# How a launch specialises a whole number; what it notes of a number or an address divisible by 16.
+ONE, DIVISIBLE, LONG, INTEGER = "1", "divisible by 16", "64 bits", "a whole number"
+DIVISIBLE_BY_16 = [["tt.divisibility", 16]]
 
 
 @dataclass(frozen=True)
@@ -53,17 +75,15 @@ class Variant:
     probabilities: bool = False
 
 
-def variants() -> Iterator[Variant]:
-    """The kernels at the sizes of their tiles: short rows, a whole long one, parts of a longer, class second."""
-    shapes = {"C = 10": (10, 1), "C = 1000": (1000, 1), "C = 8192": (8192, 1), "C = 131072": (131072, 1)}
-    shapes["class second"] = 21, 64
+def variants(shapes: dict[str, tuple[int, int]] = SHAPES) -> Iterator[Variant]:
+    """The kernels at the sizes of their tiles for these shapes."""
     for said, shape in shapes.items():
         t = tile(*shape)
         sizes = {"ROWS": t.rows, "BLOCK": t.classes}
         modes = {"forward": (True, False), "forward with gradient": (True, True), "backward": (False, True)}
         for mode, (forward, gradient) in modes.items():
             for labelled, options in ((True, NO_OPTIONS), (True, ALL_OPTIONS), (False, ALL_OPTIONS)):
-                constants = {"FORWARD": forward, "GRADIENT": gradient, "UNLESS_ONE": not forward, "LABELS": labelled}
+                constants = {"FORWARD": forward, "GRADIENT": gradient, "LABELS": labelled}
                 constants |= {"MEAN": True, "WHOLE": t.whole, "PARTS": 8, **sizes, **options}
                 of = "labels" if labelled else "probabilities"
                 how = f"{said}, {of}, {mode}" + (", every option" if options is ALL_OPTIONS else "")
@@ -78,15 +98,21 @@ def variants() -> Iterator[Variant]:
         yield Variant("statistics", "statistics_backward_kernel", said, min(t.warps, 4), {"ENTROPY": True, **block})
         sizes = {"ROWS": t.rows, "BLOCK": min(t.classes, 4096)}
         yield Variant("log_softmax", "pick_backward_kernel", said, min(t.warps, 4), sizes)
+    yield Variant("cross_entropy", "rescale_kernel", "", 4, {"BLOCK": 4096})
     yield Variant("log_softmax", "pick_kernel", "", 4, {"ROWS": 1024, "PARTS": 8})
     constants = {"LABELS": True, "WEIGHT": True, "FACTOR": True, "BLOCK": 1024, "PARTS": 64}
     yield Variant("labels", "census_kernel", "", 4, constants)
     yield Variant("labels", "report_kernel", "", 4, {"PARTS": 64})
 
 
+def kernel_of(variant: Variant) -> Any:
+    """The kernel itself."""
+    return getattr(importlib.import_module(f"nll.kernels.triton.{variant.file}"), variant.kernel)
+
+
 def compiled(variant: Variant, target: GPUTarget, dtype: str) -> Any:
     """The kernel for a target, of scores of a type; for class last its strides are known to be 1."""
-    kernel = getattr(importlib.import_module(f"nll.kernels.triton.{variant.file}"), variant.kernel)
+    kernel = kernel_of(variant)
     second = variant.said.startswith("class second")
     known = {f"{tensor}_{'inner' if second else 'class'}" for tensor in "xgoq"} | (set() if second else {"inner"})
     constants = {**variant.constants, **dict.fromkeys(known & set(kernel.arg_names), 1)}
@@ -102,9 +128,14 @@ def kind(name: str, variant: Variant, dtype: str) -> str:
         return f"*{dtype}"
     if name in LABELS:
         return "*i64"
-    if name in WHOLE_NUMBERS or re.fullmatch(r"[a-z]_(outer|class|inner)", name):
+    if is_number(name):
         return "i32"
     return f"*{dtype}" if name in POINTERS else "fp32" if name in FLOATS else "*fp32"
+
+
+def is_number(name: str) -> bool:
+    """Whether a kernel's argument is a whole number: a size, a stride, a label."""
+    return name in WHOLE_NUMBERS or re.fullmatch(r"[a-z]_(outer|class|inner)", name) is not None
 
 
 def used(kernel: Any) -> tuple[int, int, int]:
@@ -122,8 +153,112 @@ def used(kernel: Any) -> tuple[int, int, int]:
     return int(registers), kernel.metadata.shared, int(spilled)
 
 
-def main() -> int:
-    """Print a table; return how many kernels spill."""
+@dataclass(frozen=True)
+class Specialisation:
+    """A variant of a kernel, how some of its numbers are special, and how far to compile it."""
+
+    variant: Variant
+    numbers: dict[str, str]
+    wholly: bool
+
+    def __str__(self) -> str:
+        names = ", ".join(self.numbers) if len(self.numbers) == 1 else "every whole number"
+        special = f"{names}: {next(iter(self.numbers.values()))}"
+        return " | ".join(filter(None, (self.variant.kernel, self.variant.said, special)))
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """Each whole number of each kernel by itself in every way, and all of them at once.
+
+    Whether a number is a constant, 32 or 64 bits is what the parser of a kernel works with: it
+    finds the faults of types before any pass of the compiler, at a tenth of the cost. That one is
+    divisible by 16 it only notes, for passes that choose how memory is read: such kernels are
+    compiled to the end. So are those with all numbers special at once.
+    """
+    for variant in with_every_option("C = 1000", "C = 131072"):
+        for name in numbers_of(variant):
+            yield Specialisation(variant, {name: ONE}, wholly=False)
+            if not variant.constants.get("WHOLE"):
+                yield Specialisation(variant, {name: LONG}, wholly=False)
+        # Who writes softcap=1 or softcap=30 has not given a float.
+        for name in sorted(FLOATS.intersection(kernel_of(variant).arg_names)):
+            yield Specialisation(variant, {name: ONE}, wholly=False)
+            yield Specialisation(variant, {name: INTEGER}, wholly=False)
+    for variant in variants({"C = 1": (1, 1)}):
+        yield Specialisation(variant, dict.fromkeys(numbers_of(variant), ONE), wholly=True)
+    for variant in with_every_option("C = 131072", "class second"):
+        for how in (DIVISIBLE, LONG):
+            yield Specialisation(variant, dict.fromkeys(numbers_of(variant), how), wholly=True)
+    for variant in with_every_option("C = 131072"):
+        if variant.constants.get("FORWARD", True) and variant.constants.get("GRADIENT", True):
+            for name in numbers_of(variant):
+                yield Specialisation(variant, {name: DIVISIBLE}, wholly=True)
+
+
+def with_every_option(*shapes: str) -> Iterator[Variant]:
+    """The kernels at these shapes; of one with options, what is compiled with all of them."""
+    of = variants({said: SHAPES[said] for said in shapes})
+    return (variant for variant in of if variant.constants.get("CAP", True))
+
+
+def numbers_of(variant: Variant) -> list[str]:
+    """The arguments of a kernel that are whole numbers."""
+    return [name for name in kernel_of(variant).arg_names if is_number(name)]
+
+
+def check(special: Specialisation, target: GPUTarget, dtype: str) -> None:
+    """Compile a kernel as a launch with such numbers does; every address is divisible by 16."""
+    variant = special.variant
+    kernel, constants = kernel_of(variant), variant.constants
+    if special.numbers.get("rows") == ONE and "PARTS" in constants:
+        constants = {**constants, "PARTS": 1}  # one row is one part of the census
+    constants = constants | {name: 1 for name, how in special.numbers.items() if how == ONE}
+    signature = {name: kind(name, variant, dtype) for name in kernel.arg_names}
+    bits = {LONG: "i64", INTEGER: "i32"}
+    signature |= {name: bits[how] for name, how in special.numbers.items() if how in bits}
+    signature |= dict.fromkeys(constants, "constexpr")
+    known = {
+        (i,): DIVISIBLE_BY_16
+        for i, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or special.numbers.get(name) == DIVISIBLE
+    }
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=known)
+    if special.wholly:
+        triton.compile(source, target=target, options={"num_warps": variant.warps})
+        return
+    backend, context = make_backend(target), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    options = backend.parse_options({"num_warps": variant.warps})
+    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+    source.make_ir(target, options, functions, modules, context)
+
+
+def check_specialisations() -> int:
+    """Print what does not compile, and how much does; return how many do not."""
+    all_of_them, failed = list(specialisations()), 0
+    for special in all_of_them:
+        try:
+            check(special, TARGETS["sm_90"], "bf16")
+        except Exception as error:
+            failed += 1
+            print(f"{special} | {reason(error)}", flush=True)
+    right, kernels = len(all_of_them) - failed, {special.variant.kernel for special in all_of_them}
+    count = f"{right} of {len(all_of_them)} specialisations of {len(kernels)} kernels"
+    print(f"Triton {triton.__version__}: {count} compile for sm_90")
+    return failed
+
+
+def reason(error: BaseException) -> str:
+    """The first cause of an error; Triton's ends with the line of the kernel and what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
+    return " | ".join([type(error).__name__, *lines[-2:]])
+
+
+def print_table() -> int:
+    """Print what each kernel uses; return how many kernels spill."""
     heads = " | ".join(f"{name}: registers, shared, spilled" for name in TARGETS)
     print(f"| kernel | shape and options | warps | {heads} |")
     print("|---|---|---|" + "---|" * len(TARGETS))
@@ -134,6 +269,18 @@ def main() -> int:
         cells = " | ".join(f"{registers}, {shared}, {spill}" for registers, shared, spill in of)
         print(f"| {variant.kernel} | {variant.said} | {variant.warps} | {cells} |", flush=True)
     return spilled
+
+
+def main() -> int:
+    """Do what is asked; the exit status is 1 if a kernel spills, or does not compile."""
+    parser = argparse.ArgumentParser(description="Compile Triton kernels for absent accelerators.")
+    parser.add_argument(
+        "--specialisations",
+        action="store_true",
+        help="compile the kernels for numbers that a launch specialises, and print no table",
+    )
+    asked = parser.parse_args()
+    return int((check_specialisations() if asked.specialisations else print_table()) > 0)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,10 @@ template <class T> struct Job {
 
   // ---- One row -------------------------------------------------------------------------------------------------
 
+  // 0 log 0 = 0: what has no weight counts for nothing, be its loss infinite.
+  template <class D> NLL_INLINE static D product(D weight, D loss) {
+    return (weight == 0.0) & (loss * loss == kInfinity) ? D{} : weight * loss;
+  }
   // From a row's sums: lse = shift + log_sum; nll = -log p of the label; at_label, its weight, and `kept` are 0 where it is
   // ignored. D is double, or a vector of them.
   template <class D>
@@ -128,7 +132,7 @@ template <class T> struct Job {
     if (k.labels) {
       at_label = at_label * (1 - k.smoothing);
       spread_share = D{} + k.smoothing / double(C);
-      loss = at_label * nll;
+      loss = product(at_label, nll);
       mass = at_label;
       if (k.smoothing > 0) {
         loss += spread_share * (log_sum * weights - target);
@@ -137,7 +141,7 @@ template <class T> struct Job {
     } else {
       loss = log_sum * mass - target;
     }
-    D g = kept == 0.0 ? D{} : slope * factor, value = loss == 0.0 ? D{} : g * loss, p = g * mass;
+    D g = (kept == 0.0) | (factor == 0.0) ? D{} : slope * factor, value = product(g, loss), p = g * mass;
     if (z_slope != 0) {
       D lse = shift + log_sum, gz = z_slope * factor;
       value += gz * lse * lse;
@@ -249,7 +253,7 @@ template <class T> struct Job {
     for (int64_t i = 0; i < n; i += W) {
       int count = int(std::min<int64_t>(W, n - i)), j = int(i / W % 4);
       Vec<A> part = spread_at(q, offset + i, count), z = z_of(load_part_or_all<A>(x + i, count, A(0))) - shift;
-      uz[j] += first_lanes<A>(part * z, count);
+      uz[j] += first_lanes<A>(part == A(0) ? Vec<A>{} : part * z, count);  // 0 log 0 = 0
       u[j] += first_lanes<A>(part, count);
     }
     sums->target = total<A>(uz);
@@ -496,7 +500,7 @@ template <class T> struct Job {
       }
       if (spread) {
         Vec<A> part = lane_spread(q, c, i);
-        uz += part * score;
+        uz += part == A(0) ? Vec<A>{} : part * score;  // 0 log 0 = 0
         u += part;
         if (c % 64 == 63 || c == C - 1) {
           add_to<A>(target, uz);
@@ -560,8 +564,9 @@ template <class T> struct Job {
     if (k.labels || k.reduction == Reduction::mean) counted = census();
     if (counted.wrong >= 0) return counted.wrong;
     const bool mean = k.reduction == Reduction::mean;
-    slope = mean ? 1 / counted.mass : 1;
-    z_slope = k.z_loss == 0 ? 0 : mean ? k.z_loss / counted.kept : k.z_loss;
+    // Where nothing counts the loss is NaN, and its gradient 0.
+    slope = !mean ? 1 : counted.mass == 0 ? 0 : 1 / counted.mass;
+    z_slope = !mean ? k.z_loss : counted.kept == 0 ? 0 : k.z_loss / counted.kept;
     if (!along_classes(k.x)) tiles();
     else if (rows < 2 * threads) split_rows();
     else whole_rows();

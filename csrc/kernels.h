@@ -59,7 +59,8 @@ struct Statistics {
   void* gradient;         // null, or the scores' own buffer, contiguous: they are overwritten with their gradient
   const int64_t* labels;  // (rows)
   double inverse_temperature, softcap;
-  void *log_prob, *lse, *entropy;  // (rows) of A; for the gradient what the forward pass has found, but for log_prob
+  void *log_prob, *lse, *entropy;  // (rows) of A; for the gradient the entropy of the forward pass, and
+  void *shift, *log_sum;           // (rows) of A: lse = shift + log_sum, apart, for the sum of both may lose digits
   int64_t* rank;
   const void *by_log_prob, *by_lse, *by_entropy;  // (rows) of A: the slopes
   int threads;

@@ -6,7 +6,6 @@
 
 #include <sys/mman.h>
 
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -41,78 +40,14 @@ nll::Scores scores(Address data, int type, std::tuple<int64_t, int64_t, int64_t>
   return {at<const void*>(data), nll::Type(type), outer, classes, inner, outer_stride, class_stride, inner_stride};
 }
 
-// ---- Memory for gradients: touching fresh pages costs more than the arithmetic. Large blocks come from huge pages, and
-// the last three given back are kept for the next that fit: log_softmax and nll_loss in two calls have three at once.
-
-constexpr size_t kHuge = size_t(1) << 21, kKept = 3;
-
-struct Span {
-  void* data;
-  size_t bytes;
-};
-
-class Pool {
- public:
-  Span take(size_t bytes) {
-    {
-      std::lock_guard<std::mutex> hold(lock_);
-      for (auto span = kept_.begin(); span != kept_.end(); ++span)
-        if (span->bytes >= bytes && span->bytes / 2 <= bytes) {
-          Span found = *span;
-          kept_.erase(span);
-          return found;
-        }
-    }
-    void* fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (fresh == MAP_FAILED) return {nullptr, 0};
+// Fresh memory in huge pages: a page is cleared when it is first touched, which costs more than the arithmetic.
+void use_huge_pages(Address data, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
-    madvise(fresh, bytes, MADV_HUGEPAGE);
+  constexpr Address page = 4096;
+  const Address begin = (data + page - 1) / page * page, end = (data + bytes) / page * page;
+  if (end > begin) madvise(at<void*>(begin), size_t(end - begin), MADV_HUGEPAGE);
 #endif
-    return {fresh, bytes};
-  }
-  void give(Span span) {
-    std::lock_guard<std::mutex> hold(lock_);
-    kept_.push_back(span);
-    if (kept_.size() > kKept) drop();
-  }
-  size_t kept() {
-    std::lock_guard<std::mutex> hold(lock_);
-    size_t sum = 0;
-    for (const Span& span : kept_) sum += span.bytes;
-    return sum;
-  }
-  void clear() {
-    std::lock_guard<std::mutex> hold(lock_);
-    while (!kept_.empty()) drop();
-  }
-
- private:
-  void drop() {  // the one that has waited longest
-    munmap(kept_.front().data, kept_.front().bytes);
-    kept_.erase(kept_.begin());
-  }
-  std::mutex lock_;
-  std::vector<Span> kept_;
-};
-Pool& pool() {
-  static Pool* one = new Pool;  // never destroyed: tensors may outlive the module
-  return *one;
 }
-
-// A block of memory that Python's buffer protocol shows; the tensor over it keeps it alive.
-struct Block {
-  Span span;
-  explicit Block(size_t wanted) : span(pool().take((wanted + kHuge - 1) / kHuge * kHuge)) {
-    if (!span.data) throw std::bad_alloc();
-  }
-  ~Block() { pool().give(span); }
-  Block(const Block&) = delete;
-};
-int block_buffer(PyObject* self, Py_buffer* view, int flags) {
-  Block* block = nb::inst_ptr<Block>(self);
-  return PyBuffer_FillInfo(view, self, block->span.data, Py_ssize_t(block->span.bytes), 0, flags);
-}
-PyType_Slot block_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(block_buffer)}, {0, nullptr}};
 
 }  // namespace
 
@@ -129,9 +64,7 @@ NB_MODULE(_cpu, m) {
       if (name == set->name) return chosen = set, void();
     throw nb::value_error("not an instruction set of this machine");
   });
-  nb::class_<Block>(m, "Block", nb::type_slots(block_slots)).def(nb::init<size_t>());
-  m.def("kept_bytes", [] { return pool().kept(); });
-  m.def("release", [] { pool().clear(); });
+  m.def("use_huge_pages", &use_huge_pages);
 
   m.def(
       "cross_entropy",
@@ -174,8 +107,8 @@ NB_MODULE(_cpu, m) {
   m.def(
       "statistics",
       [](Address data, int type, int64_t rows, int64_t classes, int64_t row_stride, Address gradient, Address labels,
-         double inverse_temperature, double softcap, Address log_prob, Address lse, Address entropy, Address rank,
-         Address by_log_prob, Address by_lse, Address by_entropy, int threads) {
+         double inverse_temperature, double softcap, Address log_prob, Address lse, Address entropy, Address shift,
+         Address log_sum, Address rank, Address by_log_prob, Address by_lse, Address by_entropy, int threads) {
         chosen->statistics({{at<const void*>(data), nll::Type(type), rows, classes, 1, row_stride, 1, 1},
                             at<void*>(gradient),
                             at<const int64_t*>(labels),
@@ -184,6 +117,8 @@ NB_MODULE(_cpu, m) {
                             at<void*>(log_prob),
                             at<void*>(lse),
                             at<void*>(entropy),
+                            at<void*>(shift),
+                            at<void*>(log_sum),
                             at<int64_t*>(rank),
                             at<const void*>(by_log_prob),
                             at<const void*>(by_lse),

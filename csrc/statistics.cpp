@@ -63,6 +63,8 @@ template <class T> struct Row {
     const bool most = others.e <= e && std::isfinite(sum);
     static_cast<A*>(k.log_prob)[row] = A(most ? -std::log1p(others.e / e) : d - log_sum);
     static_cast<A*>(k.lse)[row] = A(double(shift) + log_sum);
+    static_cast<A*>(k.shift)[row] = shift;
+    static_cast<A*>(k.log_sum)[row] = A(log_sum);
     static_cast<A*>(k.entropy)[row] = A(log_sum - (others.ed + (e == 0 ? 0 : e * d)) / sum);
     k.rank[row] = others.above;
   }
@@ -71,9 +73,9 @@ template <class T> struct Row {
     const int64_t n = k.x.classes, y = k.labels[row];
     T* x = static_cast<T*>(k.gradient) + row * n;
     const A a = at(k.by_log_prob, row), b = at(k.by_lse, row), c = at(k.by_entropy, row), entropy = at(k.entropy, row);
-    const A lse = at(k.lse, row), label = load_one<A>(x + y);
+    const A shift = at(k.shift, row), log_sum = at(k.log_sum, row), label = load_one<A>(x + y);
     auto of = [&](Vec<A> v, A at_label) NLL_INLINE_LAMBDA {
-      const Vec<A> log_p = z_of(v) - lse, p = exp_of(log_p);
+      const Vec<A> log_p = (z_of(v) - shift) - log_sum, p = exp_of(log_p);
       const Vec<A> more = p == A(0) ? Vec<A>{} : p * ((b - a) - c * (log_p + entropy));
       return (at_label + more) * score_slope<A>(v, inverse_temperature, softcap);
     };

@@ -6,6 +6,7 @@ else; `pytorch` asks PyTorch's own function, for cases whose arguments it has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,7 +17,17 @@ from torch import Tensor
 
 from nll import _backends
 
-BACKENDS = list(_backends.BACKENDS)
+# A backend that has to be there and is not is run all the same, and fails.
+REQUIRED = os.environ.get("NLL_REQUIRE_COMPILED") == "1"
+BACKENDS = ["reference", "cpu", "triton"] if REQUIRED else list(_backends.BACKENDS)
+
+# Where a backend's tensors lie: the compiled loops are for processors, the kernels for accelerators
+# or Triton's interpreter; the reference runs on what is tested, where it does what they cannot.
+DEVICES = {
+    "reference": torch.device(os.environ.get("NLL_TEST_DEVICE", "cpu")),
+    "cpu": torch.device("cpu"),
+    "triton": torch.device("cpu" if _backends.INTERPRETED else "cuda"),
+}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALF = (torch.bfloat16, torch.float16)
 REDUCTIONS = ["none", "mean", "sum"]
@@ -49,8 +60,12 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
-    def build(self, dtype: torch.dtype) -> Problem:
-        """Return the arguments of cross_entropy."""
+    def build(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Problem:
+        """Return the arguments of cross_entropy, the same numbers on every device."""
+
+        def laid(tensor: Tensor) -> Tensor:
+            return _lay(tensor.to(device), self.layout)
+
         draw = torch.Generator().manual_seed(self.seed)
         classes = self.shape[_class_dim(self.shape)]
         rows = tuple(n for d, n in enumerate(self.shape) if d != _class_dim(self.shape))
@@ -80,19 +95,19 @@ class Case:
         kwargs = dict(self.options)
         if self.weight != "none":
             weight = torch.rand(classes, generator=draw, dtype=torch.float64) + 0.2
-            kwargs["weight"] = _lay(weight.to(dtype), self.layout)
+            kwargs["weight"] = laid(weight.to(dtype))
             if self.weight == "zeros":
                 kwargs["weight"][::3] = 0.0
         if self.row_weights:
             row_weights = torch.rand(rows, generator=draw, dtype=torch.float64)
-            kwargs["row_weights"] = _lay(row_weights.to(dtype), self.layout)
+            kwargs["row_weights"] = laid(row_weights.to(dtype))
         if allowed is not None:
-            kwargs["allowed_classes"] = _lay(allowed, self.layout)
-        return Problem(_lay(input.to(dtype), self.layout), _lay(target, self.layout), kwargs)
+            kwargs["allowed_classes"] = laid(allowed)
+        return Problem(laid(input.to(dtype)), laid(target), kwargs)
 
-    def build_nll(self, dtype: torch.dtype) -> Problem:
+    def build_nll(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Problem:
         """Return the arguments of nll_loss: log-probabilities in place of the scores."""
-        scores, target, kwargs = self.build(torch.float64)
+        scores, target, kwargs = self.build(torch.float64, device)
         log_p = scores.log_softmax(_class_dim(self.shape)).to(dtype)
         kwargs = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
         return Problem(_lay(log_p, self.layout), target, kwargs)
@@ -330,10 +345,11 @@ def definition(
     log_p = z - lse if normalise else x
 
     q, mass, labelled = _smoothed_target(input, target, may, label_smoothing, ignore_index, weight)
-    w = torch.ones(x.shape[1], dtype=torch.float64) if weight is None else weight.double()
-    # 0 log 0 = 0 for a class that can have no probability, and for every class but the label.
-    counted = (q != 0.0) | (may & (not labelled))
-    kept = target.reshape(-1).long() != ignore_index if labelled else torch.ones(x.shape[0], dtype=torch.bool)
+    w = x.new_ones(x.shape[1]) if weight is None else weight.double()
+    counted = ~((q * w == 0.0) & log_p.isinf())  # 0 log 0 = 0, and so are its derivatives
+    kept = x.new_ones(len(x), dtype=torch.bool)
+    if labelled:
+        kept = target.reshape(-1).long() != ignore_index
     loss = -(q * w * torch.where(counted, log_p, 0.0)).sum(dim=1)
     loss = torch.where(kept, loss, 0.0)
     squares = torch.where(kept, lse[:, 0] ** 2, 0.0)
@@ -368,7 +384,7 @@ def _smoothed_target(input, target, may, label_smoothing, ignore_index, weight):
         mass = kept.double() if weight is None else torch.where(kept, weight.double()[label], 0.0)
     else:
         q = _matrix(target.double())
-        mass = torch.ones(q.shape[0], dtype=torch.float64)
+        mass = q.new_ones(q.shape[0])
     if label_smoothing:
         q = (1.0 - label_smoothing) * q + label_smoothing * may.double() / may.sum(dim=1, keepdim=True)
     return q, mass, labelled
@@ -425,7 +441,7 @@ def _lay(tensor: Tensor, layout: str) -> Tensor:
         return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.dim() > 2 else tensor
     if layout == "strided":  # every other element along every dimension, NaN or a wrong label between
         junk = torch.nan if tensor.is_floating_point() else 99
-        room = torch.full([2 * n for n in tensor.shape], junk, dtype=tensor.dtype)
+        room = tensor.new_full([2 * n for n in tensor.shape], junk)
         view = room[(slice(None, None, 2),) * tensor.dim()]
         return view.copy_(tensor)
     if layout == "expanded":  # all rows are the first one, which is in memory once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -67,10 +68,16 @@ class Function(NamedTuple):
     at: tuple[Tensor, ...]  # the input; then, where they are given, class probabilities and row weights
 
 
-def scalar(loss: Callable[..., Tensor], define: Callable[..., Tensor], case: Case, reduction: str) -> Function:
+def scalar(
+    loss: Callable[..., Tensor],
+    define: Callable[..., Tensor],
+    case: Case,
+    reduction: str,
+    device: torch.device,
+) -> Function:
     """Fix labels and options; sum the rows of reduction "none" with weights, that none may hide another."""
     build = case.build_nll if loss is nll.nll_loss else case.build
-    input, target, kwargs = build(torch.float64)
+    input, target, kwargs = build(torch.float64, device)
     kwargs = {**kwargs, "reduction": reduction}
     soft, weighted = target.is_floating_point(), "row_weights" in kwargs
     support = target != 0  # probabilities stay 0 for a class that is not allowed, else the loss is infinite
@@ -81,7 +88,8 @@ def scalar(loss: Callable[..., Tensor], define: Callable[..., Tensor], case: Cas
             y = rest.pop(0) * support if soft else target
             extra = {"row_weights": rest.pop(0)} if weighted else {}
             value = function(input, y, **{**kwargs, **extra})
-            return (value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum()
+            weights = torch.linspace(0.5, 1.5, value.numel(), device=device)
+            return (value * weights.view(value.shape)).sum()
 
         return of
 
@@ -89,7 +97,7 @@ def scalar(loss: Callable[..., Tensor], define: Callable[..., Tensor], case: Cas
     return Function(call(loss), call(lambda *args, **kwargs: define(*args, **kwargs).loss), at)
 
 
-def linear_function(case: Case, reduction: str) -> Function:
+def linear_function(case: Case, reduction: str, device: torch.device) -> Function:
     """Scores that are a product, in blocks of two rows or less."""
     budget = 2 * 8 * 8 * (case.shape[-1] + 5)
     made = scalar(
@@ -99,11 +107,13 @@ def linear_function(case: Case, reduction: str) -> Function:
         lambda layer, y, **kwargs: definition(layer[0] @ layer[1].T + layer[2], y, **kwargs),
         case,
         reduction,
+        device,
     )
     x, *rest = made.at
     classes = x.shape[-1]
-    head = torch.linspace(-1.0, 1.0, 5 * classes, dtype=torch.float64).view(classes, 5).mul(40.0).sin()
-    bias = torch.linspace(0.5, -0.5, classes, dtype=torch.float64)
+    numbers = torch.linspace(-1.0, 1.0, 5 * classes, dtype=torch.float64, device=device)
+    head = numbers.view(classes, 5).mul(40.0).sin()
+    bias = torch.linspace(0.5, -0.5, classes, dtype=torch.float64, device=device)
     return Function(
         lambda x, head, bias, *rest: made.ours((x, head, bias), *rest),
         lambda x, head, bias, *rest: made.truth((x, head, bias), *rest),
@@ -111,10 +121,10 @@ def linear_function(case: Case, reduction: str) -> Function:
     )
 
 
-def log_softmax_function() -> Function:
+def log_softmax_function(device: torch.device) -> Function:
     """The dimension of the classes of (N, C, d1), in a sum with weights."""
-    at = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64).view(2, 4, 3).sin() * 3.0
-    weights = torch.linspace(0.5, 1.5, 24, dtype=torch.float64).view(2, 4, 3).cos()
+    at = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64, device=device).view(2, 4, 3).sin() * 3.0
+    weights = torch.linspace(0.5, 1.5, 24, dtype=torch.float64, device=device).view(2, 4, 3).cos()
     return Function(
         lambda x: (nll.log_softmax(x, 1) * weights).sum(),
         lambda x: (definition_log_softmax(x, 1) * weights).sum(),
@@ -122,17 +132,17 @@ def log_softmax_function() -> Function:
     )
 
 
-def functions() -> dict[str, Callable[[], Function]]:
+def functions() -> dict[str, Callable[[torch.device], Function]]:
     table = {"log_softmax": log_softmax_function}
     for name in ("N C", "ignored with weights"):
         case = CASES[name]
-        table[f"nll_loss, {name}"] = lambda case=case: scalar(nll.nll_loss, definition_nll, case, "mean")
+        table[f"nll_loss, {name}"] = partial(scalar, nll.nll_loss, definition_nll, case, "mean")
     for i, name in enumerate(NAMES):
-        case, reduction = CASES[name], ("mean", "none", "sum")[i % 3]
-        table[f"{name}, {reduction}"] = lambda c=case, r=reduction: scalar(nll.cross_entropy, definition, c, r)
+        case, reduced = CASES[name], ("mean", "none", "sum")[i % 3]
+        table[f"{name}, {reduced}"] = partial(scalar, nll.cross_entropy, definition, case, reduced)
     for i, name in enumerate(LINEAR):
-        case, reduction = CASES[name], ("mean", "none", "sum")[i % 3]
-        table[f"linear, {name}, {reduction}"] = lambda c=case, r=reduction: linear_function(c, r)
+        case, reduced = CASES[name], ("mean", "none", "sum")[i % 3]
+        table[f"linear, {name}, {reduced}"] = partial(linear_function, case, reduced)
     return table
 
 
@@ -142,12 +152,12 @@ FUNCTIONS = functions()
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     with nll.use_backend(request.param):
-        yield
+        yield request.param
 
 
 @pytest.fixture(params=FUNCTIONS)
-def function(request, backend) -> Function:
-    return FUNCTIONS[request.param]()
+def function(request, backend, device) -> Function:
+    return FUNCTIONS[request.param](device)
 
 
 def leaves(function: Function) -> tuple[Tensor, ...]:
@@ -156,7 +166,7 @@ def leaves(function: Function) -> tuple[Tensor, ...]:
 
 def direction(like: Tensor, seed: int = 0) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=draw, dtype=like.dtype)
+    return torch.randn(like.shape, generator=draw, dtype=like.dtype).to(like.device)
 
 
 def hessian_product(function: Function, v: Tensor) -> Tensor:
@@ -174,12 +184,13 @@ def assert_equal_to(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13, equal_nan=True)
 
 
-def test_gradcheck(function):
-    assert gradcheck(function.ours, leaves(function))
+def test_gradcheck(function, device):
+    assert gradcheck(function.ours, leaves(function), fast_mode=device.type != "cpu")
 
 
-def test_gradgradcheck(function):
-    assert gradgradcheck(function.ours, leaves(function))
+def test_gradgradcheck(function, device):
+    # In one direction drawn at random on a device, for which so many small steps would take long.
+    assert gradgradcheck(function.ours, leaves(function), fast_mode=device.type != "cpu")
 
 
 def test_backward_is_the_definition_s(function):
@@ -244,9 +255,9 @@ def test_hessian(function):
     assert_equal_to((H @ v.flatten()).reshape(x.shape), hessian_product(function, v))
 
 
-def batch(name: str) -> tuple[list[Tensor], list[Tensor], list[dict], dict]:
+def batch(name: str, device: torch.device) -> tuple[list[Tensor], list[Tensor], list[dict], dict]:
     """Three problems drawn from different seeds: inputs, targets, what else differs, and what they share."""
-    problems = [replace(CASES[name], seed=seed).build(torch.float64) for seed in range(3)]
+    problems = [replace(CASES[name], seed=seed).build(torch.float64, device) for seed in range(3)]
     own = {"row_weights", "allowed_classes"}
     shared = {key: value for key, value in problems[0].kwargs.items() if key not in own}
     differing = [{key: value for key, value in p.kwargs.items() if key in own} for p in problems]
@@ -272,8 +283,8 @@ VMAPPED = [
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("name", VMAPPED)
-def test_vmap_is_a_loop(name, reduction, backend):
-    inputs, targets, differing, shared = batch(name)
+def test_vmap_is_a_loop(name, reduction, backend, device):
+    inputs, targets, differing, shared = batch(name, device)
 
     def loss(x, y, own):
         return nll.cross_entropy(x, y, reduction=reduction, **own, **shared)
@@ -283,8 +294,8 @@ def test_vmap_is_a_loop(name, reduction, backend):
     assert_equal_to(torch.vmap(loss)(torch.stack(inputs), torch.stack(targets), stacked), looped)
 
 
-def test_vmap_of_nll_loss_and_log_softmax(backend):
-    inputs, targets, _, _ = batch("N C")
+def test_vmap_of_nll_loss_and_log_softmax(backend, device):
+    inputs, targets, _, _ = batch("N C", device)
 
     def loss(x, y):
         return nll.nll_loss(nll.log_softmax(x, 1), y)
@@ -293,8 +304,8 @@ def test_vmap_of_nll_loss_and_log_softmax(backend):
     assert_equal_to(torch.vmap(loss)(torch.stack(inputs), torch.stack(targets)), looped)
 
 
-def test_gradients_per_sample(backend):
-    inputs, targets, _, _ = batch("N C")
+def test_gradients_per_sample(backend, device):
+    inputs, targets, _, _ = batch("N C", device)
     gradient = torch.func.grad(nll.cross_entropy)
     looped = torch.stack([gradient(x, y) for x, y in zip(inputs, targets, strict=True)])
     assert_equal_to(torch.vmap(gradient)(torch.stack(inputs), torch.stack(targets)), looped)
@@ -314,8 +325,8 @@ def compiled(function: Callable, **options) -> Callable:
     return torch.compile(function, fullgraph=True, **{"backend": "aot_eager", **options})
 
 
-def assert_backward_compiles(name: str, **options) -> None:
-    function = FUNCTIONS[name]()
+def assert_backward_compiles(name: str, device: torch.device, **options) -> None:
+    function = FUNCTIONS[name](device)
     at, truth_at = leaves(function), leaves(function)
     value, truth = compiled(function.ours, **options)(*at), function.truth(*truth_at)
     assert_equal_to(value, truth)
@@ -324,8 +335,8 @@ def assert_backward_compiles(name: str, **options) -> None:
         assert_equal_to(actual, gradient)
 
 
-def assert_forward_mode_compiles(name: str, **options) -> None:
-    function = FUNCTIONS[name]()
+def assert_forward_mode_compiles(name: str, device: torch.device, **options) -> None:
+    function = FUNCTIONS[name](device)
     tangents = tuple(direction(tensor, seed) for seed, tensor in enumerate(function.at))
     call = compiled(lambda at, v: torch.func.jvp(function.ours, at, v), **options)
     value, derivative = call(function.at, tangents)
@@ -336,47 +347,57 @@ def assert_forward_mode_compiles(name: str, **options) -> None:
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_value_and_backward(name, backend):
-    assert_backward_compiles(name)
+def test_compiled_value_and_backward(name, backend, device):
+    assert_backward_compiles(name, device)
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_forward_mode(name, backend):
-    assert_forward_mode_compiles(name)
+def test_compiled_forward_mode(name, backend, device):
+    assert_forward_mode_compiles(name, device)
 
 
-# PyTorch's generator of machine code uses what PyTorch deprecates.
+# PyTorch's generator of machine code uses what PyTorch deprecates; of a device it asks for less
+# precision.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 @pytest.mark.parametrize("check", [assert_backward_compiles, assert_forward_mode_compiles])
-def test_compiled_to_machine_code(check, backend):
-    check(next(name for name in COMPILED if name.startswith("everything by row")), backend="inductor")
+def test_compiled_to_machine_code(check, backend, device):
+    name = next(name for name in COMPILED if name.startswith("everything by row"))
+    check(name, device, backend="inductor")
 
 
-def test_compiled_once_for_every_number_of_rows(backend):
+def two_rows(device: torch.device) -> tuple[Tensor, Tensor]:
+    x = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]], device=device)
+    return x, torch.tensor([0, 1], device=device)
+
+
+def test_compiled_once_for_every_number_of_rows(backend, device):
     graphs = []
 
     def count(graph, _):
         graphs.append(graph)
         return graph.forward
 
-    weight = torch.tensor([0.5, 1.0, 1.5])
+    weight = torch.tensor([0.5, 1.0, 1.5], device=device)
     loss = compiled(lambda x, y: nll.cross_entropy(x, y, weight, label_smoothing=0.1), backend=count, dynamic=True)
     for rows in (2, 3, 7):
-        x, y = torch.arange(3.0 * rows).view(rows, 3).sin(), torch.arange(rows) % 3
+        x = torch.arange(3.0 * rows, device=device).view(rows, 3).sin()
+        y = torch.arange(rows, device=device) % 3
         torch.testing.assert_close(loss(x, y), nll.cross_entropy(x, y, weight, label_smoothing=0.1))
     assert len(graphs) == 1
 
 
-def test_compiled_in_half_types_is_float32(backend):
-    x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.bfloat16)
-    value = compiled(nll.cross_entropy)(x, torch.tensor([0]))
+def test_compiled_in_half_types_is_float32(backend, device):
+    x, y = (tensor[:1] for tensor in two_rows(device))
+    x = x.bfloat16()
+    value = compiled(nll.cross_entropy)(x, y)
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, nll.cross_entropy(x, torch.tensor([0])))
+    torch.testing.assert_close(value, nll.cross_entropy(x, y))
 
 
 @pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated:UserWarning")
-def test_compiled_with_a_deprecated_flag(backend):
-    x, y = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
+def test_compiled_with_a_deprecated_flag(backend, device):
+    x, y = two_rows(device)
     value = compiled(lambda x, y: nll.cross_entropy(x, y, size_average=False))(x, y)
     torch.testing.assert_close(value, nll.cross_entropy(x, y, reduction="sum"))
 
@@ -386,6 +407,6 @@ def test_compiled_with_a_deprecated_flag(backend):
     [nll.NLLLoss(), nll.CrossEntropyLoss(torch.tensor([0.5, 1.0, 1.5]), label_smoothing=0.1, softcap=2.0)],
     ids=["NLLLoss", "CrossEntropyLoss"],
 )
-def test_compiled_modules(module, backend):
-    x, y = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
+def test_compiled_modules(module, backend, device):
+    module, (x, y) = module.to(device), two_rows(device)
     torch.testing.assert_close(compiled(module)(x, y), module(x, y))

@@ -13,7 +13,8 @@ from cases import BACKENDS, CASES, DTYPES, HALF, Case, definition
 from torch import Tensor
 
 import nll
-from nll import _products
+from nll import _autograd, _products, functional
+from nll.kernels import reference
 
 FEATURES = 7
 TAKEN = [case for case in CASES if len(case.shape) <= 2 and case.logits == "normal" and case.layout == "contiguous"]
@@ -385,8 +386,58 @@ def test_explain_tells_the_backend():
             nll.explain(nll.cross_entropy, torch.ones(3000, 500), torch.zeros(3000, dtype=torch.int64)).backend == "cpu"
         )
         assert nll.explain(nll.log_softmax, torch.ones(3000, 500), 1).backend == "cpu"
-    with pytest.raises(TypeError, match=r"expected one of nll\.linear_cross_entropy.*got <built-in"):
+    with pytest.raises(TypeError, match=r"expected one of nll\.log_softmax.*got <built-in"):
         nll.explain(print, x)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (300, 1000)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "sum"},
+        {"ignore_index": 0},
+        {"label_smoothing": 0.0},
+        {"label_smoothing": 0.1},
+        {"weight": "classes"},
+        {"row_weights": "rows"},
+        {"allowed_classes": "mask"},
+        {"size_average": False},
+        {"inplace_backward": True},
+        {"temperature": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
+def test_explain_names_what_is_called(shape, options, monkeypatch):
+    made = {"classes": torch.ones(shape[1]), "rows": torch.ones(shape[0]), "mask": torch.ones(shape[1]) > 0}
+    options = {name: made.get(str(value), value) for name, value in options.items()}
+    x, y = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
+    calls = []
+
+    def spy(name, function):
+        return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
+
+    monkeypatch.setattr(functional, "_cross_entropy_loss", spy("pytorch", functional._cross_entropy_loss))
+    monkeypatch.setattr(reference, "cross_entropy", spy("reference", reference.cross_entropy))
+    if "cpu" in BACKENDS:
+        kernels = _autograd.CPU.kernels
+        monkeypatch.setattr(kernels, "cross_entropy", spy("cpu", kernels.cross_entropy))
+    told = nll.explain(nll.cross_entropy, x, y, **options)
+    nll.cross_entropy(x, y, **options)
+    assert calls == [told.backend]
+    assert "None" not in str(told)
+
+
+def test_explain_of_a_layer_names_what_its_blocks_call():
+    x, head, y = layer_of(300, 400, torch.float32)
+    mask = torch.arange(400) < 300
+    for options in ({}, {"allowed_classes": mask}, {"allowed_classes": mask, "label_smoothing": 0.1}):
+        told = nll.explain(nll.linear_cross_entropy, x, head, y % 300, **options)
+        ruled_out = "label_smoothing" in options  # else a score of -inf is all that the mask takes
+        assert told.backend == ("reference" if ruled_out or "cpu" not in BACKENDS else "cpu")
+        assert ("allowed_classes" in told.reason) == (ruled_out and "cpu" in BACKENDS)
+    assert "1 block of 300 rows" in str(nll.explain(nll.linear_cross_entropy, x, head, y))
 
 
 def test_module():

@@ -55,7 +55,7 @@ def test_arguments_stand_where_pytorch_has_them(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_looks_like_pytorch_s(name):
-    arguments = {"dim": 1} if name == "LogSoftmax" else {"weight": WEIGHT, "reduction": "sum"}
+    arguments = {"dim": 1} if name == "LogSoftmax" else {}
     assert repr(getattr(nll, name)(**arguments)) == repr(getattr(nn, name)(**arguments))
 
 
@@ -190,6 +190,31 @@ def test_a_module_trains_inside_a_model():
 
 
 def test_the_options_of_a_module_show():
-    module = nll.CrossEntropyLoss(z_loss=1e-4, allowed_classes=torch.ones(5, dtype=torch.bool))
-    assert repr(module) == "CrossEntropyLoss(z_loss=0.0001, allowed_classes=...)"
+    module = nll.CrossEntropyLoss(ignore_index=0, z_loss=1e-4, allowed_classes=torch.ones(5, dtype=torch.bool))
+    assert repr(module) == "CrossEntropyLoss(ignore_index=0, z_loss=0.0001, allowed_classes=(tensor of (5,)))"
     assert repr(nll.CrossEntropyLoss()) == "CrossEntropyLoss()"
+    assert repr(nll.NLLLoss(torch.ones(3), reduction="sum")) == "NLLLoss(weight=(tensor of (3,)), reduction='sum')"
+
+
+@pytest.mark.parametrize("name", [*NAMES, "LinearCrossEntropyLoss"])
+def test_every_option_shows(name):
+    """Each argument of the constructor that differs from its default."""
+    needed = {"in_features": 4, "num_classes": 5} if name == "LinearCrossEntropyLoss" else {}
+    other = {
+        "dim": 1,
+        "weight": torch.ones(5),
+        "ignore_index": 3,
+        "reduction": "sum",
+        "label_smoothing": 0.2,
+        "temperature": 0.5,
+        "softcap": 3.0,
+        "z_loss": 0.1,
+        "allowed_classes": torch.ones(5, dtype=torch.bool),
+        "inplace_backward": True,
+        "max_memory": 1000,
+    }
+    module = getattr(nll, name)
+    options = [option for option in inspect.signature(module).parameters if option in other]
+    assert options
+    for option in options:
+        assert f"{option}=" in repr(module(**needed, **{option: other[option]}))

@@ -1,7 +1,8 @@
-"""How the compiled losses are differentiated, and what the compiler sees of them.
+"""How the compiled losses are differentiated.
 
 First derivatives run in the kernels. A second derivative, asked for with `create_graph=True`, differentiates the
-reference's definition at the same point; `_backends.choose` sends forward mode and `torch.func` there from the start.
+reference's definition at the same point, and so do many upstream gradients at once; `_backends.choose` sends forward
+mode and `torch.func` there from the start.
 """
 
 from __future__ import annotations
@@ -12,40 +13,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch  # type: ignore[attr-defined]
-from torch.autograd import forward_ad
 
+from nll import _torch
 from nll.kernels import reference
 from nll.kernels.reference import Options, RowSums
 
-
-def transforming() -> bool:
-    """Whether a transformation of torch.func, or forward mode, is at work."""
-    return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
-
-
-# While torch.compile traces, it is to call this and believe the answer. torch.compiler.assume_constant_result does
-# the same, and would import the compiler to do it.
-transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# Types whose gradient may be stored before what multiplies it is known: float16 would lose digits.
+AT_ONCE = frozenset({torch.float32, torch.float64, torch.bfloat16})
 
 
 def overwrites(input: Tensor) -> bool:
     """Whether a backward pass is to come that can overwrite its input."""
-    return torch.is_grad_enabled() and input.requires_grad and not torch.compiler.is_compiling() and not transforming()
+    elsewhere = torch.compiler.is_compiling() or _torch.watched() or _torch.transforming()
+    return torch.is_grad_enabled() and input.requires_grad and not elsewhere
 
 
 class _CrossEntropy(torch.autograd.Function):
     """(input, target) -> the loss.
 
-    Where the loss is reduced to a number, the forward pass computes the gradient in the same pass over the scores.
-    The first backward hands it over if it is asked for as it is; any other computes the gradient anew.
+    Where the loss is reduced to a number, the forward pass computes the gradient in the same pass over the scores, and
+    the first backward pass multiplies it by whatever factor comes. Any other pass computes the gradient anew.
     """
 
     @staticmethod
     def forward(
         ctx: Any, kernels: Any, input: Tensor, target: Tensor, weight, row_weights, options: Options, in_place: bool
     ) -> Tensor:
-        at_once = options.reduction != "none" and not in_place and input.dtype in kernels.AT_ONCE
+        at_once = options.reduction != "none" and not in_place and input.dtype in AT_ONCE
         loss, ctx.sums, ctx.gradient = kernels.cross_entropy(input, target, weight, row_weights, options, at_once)
         ctx.kernels, ctx.options, ctx.in_place, ctx.spent = kernels, options, in_place, False
         ctx.save_for_backward(input, target, weight, row_weights)
@@ -57,19 +51,36 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _gradient(ctx: Any, slope: Tensor) -> Tensor:
+    many = _torch.batched(slope)
     if ctx.in_place:
-        _spend(ctx)
-    if torch.is_grad_enabled():
-        input, target, weight, row_weights = ctx.saved_tensors
-        loss = reference.cross_entropy(input, target, weight, row_weights, None, ctx.options)
-        return torch.autograd.grad(loss, input, slope, create_graph=True)[0]
-    gradient, ctx.gradient = ctx.gradient, None
-    if gradient is not None:
-        return ctx.kernels.rescaled(gradient, slope, *ctx.saved_tensors, ctx.options, ctx.sums)
-    return _gradient_anew(ctx.kernels, slope, ctx.saved_tensors, ctx.options, ctx.sums, ctx.in_place)
+        _spend(ctx, many)
+    if not torch.is_grad_enabled() and ctx.gradient is not None:
+        if many:
+            return times(ctx.gradient, slope)
+        gradient, ctx.gradient = ctx.gradient, None
+        return ctx.kernels.rescaled(gradient, slope)
+    saved = ctx.saved_tensors
+    if torch.is_grad_enabled() or many:
+        return gradient_by_definition(slope, saved, ctx.options)
+    return gradient_anew(ctx.kernels, slope, saved, ctx.options, ctx.sums, ctx.in_place)
 
 
-def _gradient_anew(kernels: Any, slope: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool) -> Tensor:
+def times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """A gradient times a factor in float32 or better, rounded once."""
+    precise = torch.promote_types(gradient.dtype, torch.float32)
+    return (gradient.to(precise) * factor).to(gradient.dtype)
+
+
+def gradient_by_definition(slope: Tensor, saved: Any, options: Options) -> Tensor:
+    """The gradient by the reference's formula: differentiable, and of many slopes at once."""
+
+    def loss(input: Tensor, target: Tensor, weight: Any, row_weights: Any) -> Tensor:
+        return reference.cross_entropy(input, target, weight, row_weights, None, options)
+
+    return _torch.separate_gradients(loss, saved, (True, False, False, False), slope)[0]  # type: ignore[return-value]
+
+
+def gradient_anew(kernels: Any, slope: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool) -> Tensor:
     """The gradient from the sums of the forward pass."""
     input, target, weight, factor = saved
     upstream: Tensor | None = slope
@@ -78,8 +89,10 @@ def _gradient_anew(kernels: Any, slope: Tensor, saved: Any, options: Options, su
     return kernels.cross_entropy_backward(input, target, weight, factor, options, sums, upstream, in_place)
 
 
-def _spend(ctx: Any) -> None:
-    """Allow one backward pass, without derivatives of its own."""
+def _spend(ctx: Any, many: bool) -> None:
+    """Allow one backward pass of one upstream gradient, without derivatives of its own."""
+    if many:
+        raise RuntimeError("expected one upstream gradient with inplace_backward, got a batch of them")
     if torch.is_grad_enabled():
         raise RuntimeError("expected no second derivative with inplace_backward, which overwrites the scores")
     if ctx.spent:
@@ -97,7 +110,7 @@ class _Overwritten(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
-        _spend(ctx)
+        _spend(ctx, _torch.batched(gradient))
         return ctx.input.copy_(gradient)
 
 
@@ -114,8 +127,11 @@ class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         (result,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return None, gradient - result.exp() * gradient.sum(ctx.dim, keepdim=True), None
+        if torch.is_grad_enabled() or _torch.batched(gradient):
+            precise = torch.promote_types(result.dtype, torch.float32)
+            g = gradient.to(precise)
+            g = g - result.to(precise).exp() * g.sum(ctx.dim, keepdim=True)
+            return None, g.to(result.dtype), None
         return None, ctx.kernels.log_softmax_backward(gradient, result, ctx.dim), None
 
 
@@ -131,9 +147,12 @@ class _Pick(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
         input, target = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            rows = reference.nll_loss(input, target, ctx.ignore_index)
-            return None, torch.autograd.grad(rows, input, slope, create_graph=True)[0], None, None
+        if torch.is_grad_enabled() or _torch.batched(slope):
+
+            def rows(x: Tensor) -> Tensor:
+                return reference.nll_loss(x, target, ctx.ignore_index)
+
+            return None, *_torch.separate_gradients(rows, (input,), (True,), slope), None, None
         return None, ctx.kernels.pick_backward(slope, target, input, ctx.ignore_index), None, None
 
 
@@ -150,14 +169,10 @@ class Backend:
 
     def log_softmax(self, input: Tensor, dim: int) -> Tensor:
         """As `reference.log_softmax`."""
-        if torch.compiler.is_compiling():
-            return reference.log_softmax(input, dim)
         return _LogSoftmax.apply(self.kernels, input, dim % input.dim())  # type: ignore[return-value]
 
     def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """As `reference.nll_loss`."""
-        if torch.compiler.is_compiling():
-            return reference.nll_loss(input, target, ignore_index)
         return _Pick.apply(self.kernels, input, target, ignore_index)  # type: ignore[return-value]
 
     def cross_entropy(
@@ -173,8 +188,6 @@ class Backend:
         """As `reference.cross_entropy`; in place, its backward pass overwrites the input with the gradient."""
         assert allowed is None
         tensors = input, target, weight, row_weights
-        if torch.compiler.is_compiling():
-            return _operator(*tensors, *options)[0]
         if not (torch.is_grad_enabled() and input.requires_grad):
             return self.kernels.cross_entropy(*tensors, options, with_gradient=False)[0]
         return _CrossEntropy.apply(self.kernels, *tensors, options, in_place)  # type: ignore[return-value]
@@ -205,11 +218,6 @@ class Backend:
 CPU, TRITON = Backend("nll.kernels.cpu"), Backend("nll.kernels.triton.backend")
 
 
-def kernels_of(input: Tensor) -> Any:
-    """The kernels of a tensor's device."""
-    return (CPU if input.device.type == "cpu" else TRITON).kernels
-
-
 def cross_entropy_in_place(
     backend: Any,
     input: Tensor,
@@ -225,57 +233,3 @@ def cross_entropy_in_place(
             return backend.cross_entropy(input, target, weight, row_weights, allowed, options, True)
         input = _Overwritten.apply(input)  # type: ignore[assignment]
     return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
-
-
-# ---- For torch.compile: operators that it does not look into. Two of them, rather than one that returns the gradient
-# with the loss: between forward and backward the graph then holds two numbers for each row.
-
-
-_ARGUMENTS = (
-    "Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, SymInt ignore_index, str reduction, "
-    "float label_smoothing, float temperature, float? softcap, float z_loss"
-)
-
-
-@torch.library.custom_op(
-    "nll::cross_entropy", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor loss, Tensor shift, Tensor total)"
-)
-def _operator(input, target, weight, row_weights, *options):
-    kernels = kernels_of(input)
-    loss, sums, _ = kernels.cross_entropy(input, target, weight, row_weights, Options(*options), with_gradient=False)
-    return loss, *sums
-
-
-@_operator.register_fake
-def _(input, target, weight, row_weights, ignore_index, reduction, *_):
-    rows = input.new_empty(reference.rows_shape(input), dtype=torch.promote_types(input.dtype, torch.float32))
-    return rows if reduction == "none" else rows.new_empty(()), torch.empty_like(rows), torch.empty_like(rows)
-
-
-@torch.library.custom_op(
-    "nll::cross_entropy_backward",
-    mutates_args=(),
-    schema=f"(Tensor slope, Tensor shift, Tensor total, {_ARGUMENTS}) -> Tensor",
-)
-def _backward_operator(slope, shift, total, input, target, weight, row_weights, *options):
-    saved = input, target, weight, row_weights
-    return _gradient_anew(kernels_of(input), slope, saved, Options(*options), RowSums(shift, total), False)
-
-
-@_backward_operator.register_fake
-def _(slope, shift, total, input, *_):
-    return input.new_empty(input.shape)
-
-
-def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    _, shift, total = output
-    ctx.save_for_backward(shift, total, *inputs[:4])
-    ctx.options = inputs[4:]
-    ctx.mark_non_differentiable(shift, total)
-
-
-def _operator_backward(ctx: Any, slope: Tensor, *_: Tensor | None):
-    return _backward_operator(slope, *ctx.saved_tensors, *ctx.options), *[None] * 9
-
-
-_operator.register_autograd(_operator_backward, setup_context=_setup)

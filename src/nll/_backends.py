@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nll import _autograd
+from nll import _autograd, _torch
 from nll.kernels import cpu, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on a processor then, slowly
@@ -35,11 +37,21 @@ if cpu.MISSING is None:
 if TRITON_MISSING is None:
     BACKENDS["triton"] = _autograd.TRITON
 
+_OF_A_DEVICE = ("cpu", "triton")  # the others take every tensor
+
 # Below so many scores a call of the compiled loops costs more than it saves: PyTorch's operators are written in C++,
 # the way to ours in Python, some 30 microseconds long. A row counts too, as PyTorch takes each by itself.
 SMALL, SCORES_IN_A_ROW = 1 << 17, 64
 
-_forced: str | None = None
+_forced: ContextVar[str | None] = ContextVar("nll backend", default=None)
+
+
+def forced() -> str | None:
+    """The backend that `use_backend` has named, in this thread and task."""
+    return _forced.get()
+
+
+forced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in _torch.py
 
 
 def is_small(input: Tensor, target: Tensor) -> bool:
@@ -49,15 +61,15 @@ def is_small(input: Tensor, target: Tensor) -> bool:
     float16 and bfloat16 it is not, nor for labels of one byte.
     """
     return (
-        _forced is None
-        and type(input) in _PLAIN
-        and type(target) in _PLAIN
+        not torch.compiler.is_compiling()
+        and _forced.get() is None
+        and type(input) in _torch.PLAIN
+        and type(target) in _torch.PLAIN
         and input.dim() == 2
         and input.numel() + SCORES_IN_A_ROW * input.shape[0] < SMALL
         and (input.dtype is torch.float32 or input.dtype is torch.float64)
         and target.dtype is torch.int64
         and input.device.type == "cpu"
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -69,15 +81,16 @@ def choose(
     allowed: Tensor | None = None,
 ) -> Any:
     """Return the backend that runs a loss of these tensors: the kernels of their device if they can and it pays."""
-    if _forced is not None and _forced not in ("cpu", "triton"):
-        return BACKENDS[_forced]
+    name = forced()
+    if name is not None and name not in _OF_A_DEVICE:
+        return BACKENDS[name]
     if obstacle(input, target, weight, row_weights, allowed) is not None:
         return reference
     return _autograd.TRITON if _for_triton(input) else _autograd.CPU
 
 
 def _for_triton(input: Tensor) -> bool:
-    return input.device.type == "cuda" or _forced == "triton"
+    return input.device.type == "cuda" or forced() == "triton"
 
 
 def obstacle(
@@ -87,36 +100,43 @@ def obstacle(
     row_weights: Tensor | None = None,
     allowed: Tensor | None = None,
 ) -> str | None:
-    """What keeps a loss of these tensors from the kernels of their device, if anything does."""
+    """Why a loss of these tensors does not go to the kernels of their device, if it does not; "because ..."."""
     others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
-    own = _obstacle_for_triton(input) if _for_triton(input) else _obstacle_for_cpu(input, target, weight)
-    if own is not None:
-        return own
+    if forced() not in (None, *_OF_A_DEVICE):
+        return "use_backend asks for it"
+    of_device = _obstacle_for_triton(input) if _for_triton(input) else _obstacle_for_cpu(input, target, weight)
+    if of_device is not None:
+        return of_device
     if allowed is not None:
-        return "allowed_classes"
-    if input.numel() == 0 or input.dim() == 0:
-        return "no scores, or a single one"
-    if any(tensor.requires_grad for tensor in others):
-        return "a gradient by the target or by weights"
-    if any(tensor.device != input.device or type(tensor) not in _PLAIN for tensor in (input, *others)):
-        return "a tensor of another device or type of its own"
+        return "the kernels do not take allowed_classes"
+    if input.dim() == 0 or _torch.certainly(input.numel() == 0):
+        return "there are no scores, or a single one"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in others):
+        return "a gradient by the target or by weights is wanted"
+    if any(tensor.device != input.device or type(tensor) not in _torch.PLAIN for tensor in (input, *others)):
+        return "the tensors lie on several devices, or are of a class of their own"
     if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
-        return "numbers of a wider type than the scores"
-    return "forward mode, or torch.func" if _autograd.transforming() else None
+        return "the target or a weight has a wider type than the scores"
+    if _torch.transforming():
+        return "forward mode or torch.func is at work"
+    if not torch.compiler.is_compiling() and _torch.watched():
+        return "a tracer or a mode watches PyTorch's operators"
+    return None
 
 
 def _obstacle_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None) -> str | None:
     if cpu.MISSING is not None:
         return cpu.MISSING
-    one_operator = target is None or torch.compiler.is_compiling()  # is all that the reference takes
-    if one_operator and _forced is None and input.numel() < SMALL // 4:
-        return "so few scores take PyTorch's operator less time"
+    compiling = torch.compiler.is_compiling()
+    one_operator = target is None or compiling  # is all that the reference takes
+    if one_operator and forced() is None and _torch.certainly(input.numel() < SMALL // 4):
+        return "there are so few scores that PyTorch's operator takes less time"
     if input.device.type != "cpu":
-        return f"a tensor on {input.device.type}"
-    if weight is None:
+        return f"there are no kernels for a tensor on {input.device.type}"
+    if weight is None or compiling:
         return None
-    if torch.compiler.is_compiling() or weight.device.type != "cpu" or not bool(weight.isfinite().all()):
-        return "class weights in compiled code, or not finite"
+    if weight.device.type != "cpu" or not (_torch.readable(weight) and bool(weight.isfinite().all())):
+        return "class weights are not finite"
     return None
 
 
@@ -124,11 +144,8 @@ def _obstacle_for_triton(input: Tensor) -> str | None:
     if TRITON_MISSING is not None:
         return TRITON_MISSING
     if input.device.type != ("cpu" if INTERPRETED else "cuda"):
-        return f"a tensor on {input.device.type}"
-    return "float64" if input.dtype is torch.float64 else None
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
+        return f"there are no kernels for a tensor on {input.device.type}"
+    return "the kernels do not take float64" if input.dtype is torch.float64 else None
 
 
 def _fits(dtype: torch.dtype, scores: torch.dtype) -> bool:
@@ -146,32 +163,62 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the losses inside the `with` block on the named backend, in every thread.
+    """Run the losses inside the `with` block, in this thread and task, on the named backend.
 
     "cpu" takes the compiled loops for small tensors too, "triton" its kernels for tensors of a processor, if they are
-    interpreted (TRITON_INTERPRET=1); what they cannot do goes to "reference" as ever.
+    interpreted (TRITON_INTERPRET=1); what they cannot do goes to "reference" as ever. A compiled function keeps the
+    choice with which it was compiled.
 
     Raises ValueError for a name that is not a backend of this installation.
     """
-    global _forced
     if name not in BACKENDS:
         raise ValueError(f"expected a backend among {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    before, _forced = _forced, name
+    with _choice(name):
+        yield
+
+
+@contextmanager
+def _choice(name: str | None) -> Iterator[None]:
+    token = _forced.set(name)
     try:
         yield
     finally:
-        _forced = before
+        _forced.reset(token)
+
+
+def as_written(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the forward pass of an autograd function in the types that it is given, whatever autocast says."""
+    run = _torch.without_autocast(forward)
+
+    @wraps(forward)
+    def remembering(ctx: Any, *arguments: Any) -> Any:
+        ctx.backend = forced()
+        return run(ctx, *arguments)
+
+    return remembering
+
+
+def as_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the backward pass, which may be in another thread, as its forward pass ran."""
+    run = _torch.without_autocast(backward)
+
+    @wraps(backward)
+    def remembered(ctx: Any, *gradients: Any) -> Any:
+        with _choice(ctx.backend):
+            return run(ctx, *gradients)
+
+    return remembered
 
 
 def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise IndexError for a label out of range; an accelerator is not waited for, and tells of it later."""
-    if target.is_floating_point() or torch.compiler.is_compiling() or _autograd.transforming():
+    if target.is_floating_point() or torch.compiler.is_compiling() or _torch.transforming() or _torch.watched():
         return
-    if target.device.type == "cpu":
+    if _torch.readable(target):
         wrong = (target < 0) | (target >= classes)
         if bool((wrong & (target != ignore_index)).any()):
             raise IndexError("label out of range")
-    elif target.numel() > 0 and _obstacle_for_triton(target) is None:
+    elif type(target) in _torch.PLAIN and target.numel() > 0 and _obstacle_for_triton(target) is None:
         from nll.kernels.triton import labels
 
         labels.look(target, classes, ignore_index)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.autograd import forward_ad
 
+from nll import _torch
+
 Tensors = tuple[Tensor | None, ...]
 Parts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
@@ -40,6 +42,8 @@ def over_blocks(function: Rowwise, rows: Tensors, shared: Tensors, step: int) ->
     Sums of float16 and bfloat16 are added in float32. Derivatives of derivatives hold some three times as many tensors,
     and take blocks as much smaller.
     """
+    if not torch.compiler.is_compiling() and _torch.tracing():  # what it records is to hold for any number of rows
+        return function.call(rows, shared)
     step = max(1, step // 3) if function.order > 1 else step
     # Forward mode by itself cannot be entered again, as the derivative of a block would; and needs no function of ours:
     # a loop of differentiable operators keeps nothing. The compiler is to see operators too.
@@ -79,6 +83,8 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor):  # type: ignore[override]
         tensors, n, k = ctx.saved_tensors, ctx.n_rows, ctx.function.row_outputs
         wanted, cotangents = ctx.needs_input_grad[3:], cotangents[: len(cotangents) - ctx.fixed]
+        if any(map(_torch.batched, cotangents)):
+            return None, None, None, *_many_at_once(ctx, tensors, wanted, cotangents)
         rows, shared = over_blocks(
             _pullback(ctx.function, wanted, n),
             (*tensors[:n], *cotangents[:k]),
@@ -100,6 +106,17 @@ class _Blocks(torch.autograd.Function):
         return (*rows, *shared, *[None] * ctx.fixed)
 
 
+def _many_at_once(ctx: Any, tensors: Tensors, wanted: Any, cotangents: Any) -> tuple[Tensor | None, ...]:
+    """The gradients for a batch of cotangents, which torch.func cannot see."""
+    n, step = ctx.n_rows, ctx.step
+
+    def outputs(*points: Any) -> tuple[Tensor, ...]:
+        return _loop(ctx.function, points[:n], points[n:], step)
+
+    return _torch.separate_gradients(outputs, tensors, wanted, cotangents)
+
+
+@_torch.without_autocast
 def _loop(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> tuple[Tensor, ...]:
     """The joined outputs for rows, and the sums."""
     count = next(tensor for tensor in rows if tensor is not None).shape[0]

@@ -12,6 +12,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from nll import _torch
+
 _REDUCTIONS = ("none", "mean", "sum")
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -108,7 +110,7 @@ def row_weights(weights: Tensor | None, rows: torch.Size) -> Tensor | None:
     if weights is None:
         return None
     _tensor("row_weights", weights)
-    if weights.shape != rows:
+    if not _torch.same_shape(weights.shape, rows):
         raise ValueError(f"expected row_weights of the rows' shape {tuple(rows)}, got {_shape(weights)}")
     if weights.is_complex():
         raise ValueError(f"expected real row_weights, got {_name(weights.dtype)}")
@@ -134,10 +136,10 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
     if allowed is None:
         return None
     _mask("allowed_classes", allowed)
-    if allowed.shape == input.shape:
+    if _torch.same_shape(allowed.shape, input.shape):
         return allowed
     classes = _classes(input)
-    if allowed.shape != (classes,):
+    if not _torch.same_shape(allowed.shape, (classes,)):
         raise ValueError(
             f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, got {_shape(allowed)}"
         )
@@ -158,7 +160,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int |
         )
     if bias is not None:
         _plain("linear_bias", bias)
-        if bias.shape != weight.shape[:1]:
+        if not _torch.same_shape(bias.shape, weight.shape[:1]):
             raise ValueError(f"expected linear_bias of shape ({weight.shape[0]},), got {_shape(bias)}")
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
         if tensor is not None and tensor.dtype is not input.dtype:
@@ -170,9 +172,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int |
 def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
     """Check the target's shape, labels (...) or probabilities (..., C); return it as (N) or (N, C)."""
     _tensor("target", target)
-    if target.shape == rows:
+    if _torch.same_shape(target.shape, rows):
         return target.reshape(-1)
-    if target.shape != (*rows, classes):
+    if not _torch.same_shape(target.shape, (*rows, classes)):
         raise ValueError(
             f"expected labels of the rows' shape {tuple(rows)} or probabilities of shape {(*rows, classes)}, "
             f"got a target of {_shape(target)}"
@@ -189,7 +191,7 @@ def valid_rows(count: int | None, labels: Tensor, ignore_index: int) -> None:
         raise ValueError("expected valid_rows with labels only, got class probabilities")
     if count < 0:
         raise ValueError(f"expected valid_rows of at least 0, got {count}")
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _torch.readable(labels):
         kept = int((labels != ignore_index).sum())
         if kept > count:
             raise ValueError(f"expected at most valid_rows={count} labels that are not ignored, got {kept}")
@@ -199,7 +201,7 @@ def scores(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) ->
     """Check scores (..., C) that need no linear layer; return the number of classes."""
     _plain("input", input)
     _floating("input", input.dtype)
-    if input.dim() == 0 or input.shape[-1] == 0:
+    if input.dim() == 0 or (input.shape[-1] == 0 and input.shape.numel() != 0):
         raise ValueError(f"expected scores of shape (..., C), got {_shape(input)}")
     if linear_bias is not None:
         raise ValueError("expected linear_bias with a linear_weight only")
@@ -211,7 +213,7 @@ def row_labels(target: Tensor, rows: torch.Size, ignore_index: int) -> Tensor:
     """Check labels of the rows' shape; return them as int64."""
     _tensor("target", target)
     _integer("ignore_index", ignore_index)
-    if target.shape != rows:
+    if not _torch.same_shape(target.shape, rows):
         raise ValueError(f"expected labels of the rows' shape {tuple(rows)}, got {_shape(target)}")
     return _integral(target)
 
@@ -221,7 +223,7 @@ def probabilities(target: Tensor, target_bias: Tensor | None, rows: torch.Size, 
     _tensor("target", target)
     if target_bias is not None:
         raise ValueError("expected target_bias with a target_weight only")
-    if target.shape != (*rows, classes) or not target.is_floating_point():
+    if not _torch.same_shape(target.shape, (*rows, classes)) or not target.is_floating_point():
         raise ValueError(
             f"expected a target of probabilities of shape {(*rows, classes)}, "
             f"got {_name(target.dtype)} of {_shape(target)}"
@@ -246,12 +248,12 @@ def sample(count: int, probabilities: Tensor | None, classes: int) -> None:
     if probabilities is None:
         return
     _tensor("sampling_probabilities", probabilities)
-    if probabilities.shape != (classes,) or not probabilities.is_floating_point():
+    if not _torch.same_shape(probabilities.shape, (classes,)) or not probabilities.is_floating_point():
         raise ValueError(
             f"expected sampling_probabilities of shape ({classes},) and of floating point type, "
             f"got {_name(probabilities.dtype)} of {_shape(probabilities)}"
         )
-    if probabilities.device.type == "cpu" and not bool((probabilities >= 0).all() and probabilities.sum() > 0):
+    if _torch.readable(probabilities) and not bool((probabilities >= 0).all() and probabilities.sum() > 0):
         raise ValueError("expected sampling_probabilities that are not negative and not all 0")
 
 
@@ -273,7 +275,7 @@ def allowed_rows(allowed: Tensor | None, rows: torch.Size, classes: int) -> Tens
     if allowed is None:
         return None
     _mask("allowed_classes", allowed)
-    if allowed.shape not in ((classes,), (*rows, classes)):
+    if not any(_torch.same_shape(allowed.shape, shape) for shape in ((classes,), (*rows, classes))):
         expected = f"({classes},) or {(*rows, classes)}"
         raise ValueError(f"expected allowed_classes of shape {expected}, got {_shape(allowed)}")
     return allowed if allowed.dim() == 1 else allowed.reshape(-1, classes)
@@ -298,7 +300,7 @@ def _labels(input: Tensor, target: Tensor) -> Tensor:
         target = target.reshape(())
     else:
         rows = (input.shape[0], *input.shape[2:])
-        if target.shape != rows:
+        if not _torch.same_shape(target.shape, rows):
             message = f"expected a target of shape {rows} for an input of {_shape(input)}, got {_shape(target)}"
             batch = target.shape[0] if target.dim() else 0
             raise RuntimeError(message) if batch == rows[0] else ValueError(message)
@@ -323,7 +325,7 @@ def _class_weight(weight: Tensor | None, input: Tensor, of_labels: bool = True) 
         return
     _tensor("weight", weight)
     classes = _classes(input)
-    if weight.shape != (classes,):
+    if not _torch.same_shape(weight.shape, (classes,)):
         raise RuntimeError(f"expected weight of shape ({classes},), one for each class, got {_shape(weight)}")
     if not of_labels:
         return  # multiplied into probabilities, with PyTorch's promotion of types
@@ -359,6 +361,8 @@ def cross_entropy_options(
 
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
+        if isinstance(value, torch.fx.Proxy):
+            raise TypeError("torch.fx.symbolic_trace does not trace nll: use torch.export or torch.compile")
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
 
 
@@ -366,6 +370,11 @@ def _plain(name: str, value: object) -> None:
     """Refuse a tensor that is spread over processes: its blocks of rows would be too."""
     _tensor(name, value)
     if hasattr(value, "placements"):
+        if name != "input":
+            raise TypeError(
+                f"expected {name} to be a plain Tensor, got {type(value).__name__}: "
+                "give each process the whole of it (full_tensor)"
+            )
         raise TypeError(
             f"expected {name} to be a plain Tensor, got {type(value).__name__}: "
             "rows are independent, so give each process its own (to_local)"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks, _linear, _products, _statistics, functional
+from nll import _backends, _checks, _linear, _products, _statistics, functional
+from nll.kernels.reference import Options
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,12 @@ class Explanation:
         said = f"{self.backend}: {self.reason}"
         if self.blocks is None:
             return said
-        return f"{said}; {self.blocks} blocks of {self.rows} rows, {(self.bytes or 0) / 1e6:.1f} MB at the peak"
+        blocks, rows = _counted(self.blocks, "block"), _counted(self.rows or 0, "row")
+        return f"{said}; {blocks} of {rows}, {(self.bytes or 0) / 1e6:.1f} MB at the peak"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def explain(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Explanation:
@@ -41,69 +48,85 @@ def explain(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Explan
     Raises: TypeError for another function, and what the loss's own checks of a linear layer raise.
     """
     of: dict[Any, Callable[..., Explanation]] = {
+        functional.log_softmax: _of_log_softmax,
+        functional.nll_loss: _of_nll_loss,
+        functional.cross_entropy: _of_cross_entropy,
         functional.linear_cross_entropy: _of_layer,
         functional.token_statistics: _of_statistics,
-        **{
-            one: partial(_of_scores, one)
-            for one in (functional.log_softmax, functional.nll_loss, functional.cross_entropy)
-        },
     }
     if loss not in of:
         names = ", ".join(f"nll.{function.__name__}" for function in of)
         raise TypeError(f"expected one of {names}, got {loss!r}")
-    return of[loss](*arguments, **options)
+    call = signature(loss).bind(*arguments, **options)
+    call.apply_defaults()
+    return of[loss](**call.arguments)
 
 
-def _of_scores(
-    loss: Callable[..., Any], input: Tensor, target: Any = None, weight: Any = None, *_: Any, **options: Any
-) -> Explanation:
-    target = target if isinstance(target, Tensor) and loss is not functional.log_softmax else None
-    plain = loss is functional.cross_entropy and not options and weight is None
-    if plain and target is not None and _backends.is_small(input, target):
-        return Explanation("pytorch", "a small problem, and PyTorch's operator has the shorter way")
-    if loss is functional.nll_loss:
-        return _chosen(input)
-    return _chosen(input, target, weight, options.get("row_weights"), options.get("allowed_classes"))
+def _of_log_softmax(input: Tensor, dtype: Any, **_: Any) -> Explanation:
+    return _chosen(input if dtype is None else input.to(dtype))
+
+
+def _of_nll_loss(input: Tensor, **_: Any) -> Explanation:
+    return _chosen(input)
+
+
+def _of_cross_entropy(input: Tensor, target: Tensor, weight: Any, **more: Any) -> Explanation:
+    absent = weight, *(more[name] for name in ("row_weights", "allowed_classes", "softcap", "size_average", "reduce"))
+    numbers = tuple(more[name] for name in ("label_smoothing", "temperature", "z_loss"))
+    if functional.is_pytorch_s(input, target, absent, numbers, more["inplace_backward"]):
+        return Explanation("pytorch", "its own cross_entropy, the shorter way for a small problem without options")
+    return _chosen(input, target, weight, more["row_weights"], more["allowed_classes"])
 
 
 def _chosen(*tensors: Any) -> Explanation:
     backend = _backends.choose(*tensors)
     name = next(name for name, module in _backends.BACKENDS.items() if module is backend)
     whose = {"cpu": "the compiled loops", "triton": "Triton's kernels"}
-    other = "PyTorch's operators, because of " + (_backends.obstacle(*tensors) or "use_backend")
-    return Explanation(name, whose.get(name, other))
+    return Explanation(name, whose.get(name, f"PyTorch's operators, because {_backends.obstacle(*tensors)}"))
 
 
-def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Explanation:
-    budget, bias = options.get("max_memory"), options.get("linear_bias")
-    input, linear_weight, bias = _products.autocast(input, linear_weight, bias)
+def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Any, **more: Any) -> Explanation:
+    budget = more["max_memory"]
+    input, linear_weight, bias = _products.autocast(input, linear_weight, linear_bias)
     rows, classes = _checks.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
-    flat = _checks.linear_target(target, rows, classes)
-    weights = options.get("weight"), options.get("row_weights")
-    problem = _linear.Problem(input.reshape(-1, input.shape[-1]), linear_weight, bias, flat, *weights, None)
-    if _autograd.transforming() or _linear.beyond_first_derivatives(problem):
+    problem = _linear.Problem(
+        input.reshape(-1, input.shape[-1]),
+        linear_weight,
+        bias,
+        _checks.linear_target(target, rows, classes),
+        more["weight"],
+        None if more["row_weights"] is None else more["row_weights"].reshape(-1),
+        _checks.allowed_rows(more["allowed_classes"], rows, classes),
+    )
+    if _linear.needs_definition(problem):
         return _by_definition(problem.input, classes, budget)
-    found = _chosen(_linear.like(problem), flat, *weights, None)
+    options = Options(label_smoothing=more["label_smoothing"], softcap=more["softcap"])
+    with torch.no_grad():  # as in the blocks
+        found = _chosen(*_linear.tensors_of_block(problem, options))
     return _in_blocks(found, problem.input, linear_weight, budget)
 
 
 def _of_statistics(
-    input: Tensor, target: Tensor, *, linear_weight: Tensor | None = None, linear_bias: Tensor | None = None, **options
+    input: Tensor, target: Tensor, linear_weight: Tensor | None, linear_bias: Tensor | None, max_memory: Any, **_: Any
 ) -> Explanation:
-    budget, head = options.get("max_memory"), linear_weight
+    head = linear_weight
     if head is not None:
         input, head, linear_bias = _products.autocast(input, head, linear_bias)
-    classes = _checks.scores(input, linear_bias, budget) if head is None else head.shape[0]
+    classes = _checks.scores(input, linear_bias, max_memory) if head is None else head.shape[0]
     flat = input.reshape(-1, input.shape[-1])
-    if _statistics.by_definition():
-        return _by_definition(flat, classes, budget)
-    found = _chosen(flat.new_zeros(()).expand(len(flat), classes), target.reshape(-1))
-    return _in_blocks(found, flat, head, budget)
+    if _statistics.needs_definition((flat, head, linear_bias)):
+        return _by_definition(flat, classes, max_memory)
+    scores = flat.new_zeros((), dtype=_products.scores_in(flat) if head is not None else None)
+    found = _chosen(scores.expand(len(flat), classes), target.reshape(-1))
+    return _in_blocks(found, flat, head, max_memory)
 
 
 def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanation:
     step, size = _products.rows_by_definition(input, classes, budget)
-    why = "differentiated by definition: forward mode, torch.func, or a gradient by the target or by weights"
+    why = (
+        "PyTorch's operators, because forward mode, torch.func or a tracer is at work, "
+        "or a gradient by the target or by weights is wanted"
+    )
     return Explanation("reference", why, min(step, max(1, len(input))), -(-max(1, len(input)) // step), size)
 
 

@@ -11,21 +11,22 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nll import _autograd, _backends
+from nll import _autograd, _backends, _torch
 from nll._blocks import Rowwise, over_blocks
 from nll._products import (
     HALF,
     NOTHING,
     Gradients,
     Plan,
-    Products,
     Wanted,
     kept_blocks,
+    linear,
     plan,
+    products_of,
     rows_by_definition,
+    scores_in,
     summed_in,
 )
 from nll.kernels import reference
@@ -52,10 +53,10 @@ def _one_pass(
 ) -> tuple[Tensor, Gradients]:
     """The rows' losses times their factors and, where wanted, the gradients of the sum of those.
 
-    Sums of half types are left in float32.
+    Gradients of half types are left in the types that they are added up in.
     """
     x, with_gradient = problem.input, any(wanted)
-    products = Products(x, problem.head, problem.bias, plan, wanted)
+    products = products_of(x, problem.head, problem.bias, plan, wanted)
     losses = x.new_zeros(len(x), dtype=summed_in(x))
     options = options._replace(reduction="sum")
     mask = _mask(problem, options)
@@ -79,6 +80,13 @@ def _one_pass(
 
 def _of_rows(allowed: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return allowed if allowed is None or allowed.dim() == 1 else allowed[rows]
+
+
+def tensors_of_block(problem: Problem, options: Options) -> tuple[Tensor | None, ...]:
+    """What a block's backend is chosen by, of all rows."""
+    scores = like(problem, scores_in(problem.input))
+    allowed = None if _mask(problem, options) else problem.allowed
+    return scores, problem.target, problem.weight, problem.row_weights, allowed
 
 
 def _mask(problem: Problem, options: Options) -> bool:
@@ -107,19 +115,25 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
     if factor is not None:
         weighted = mass * factor
         mass, kept = weighted, weighted if kept is mass else kept * factor
-    total, z_loss = mass.sum(), options.z_loss
+    total, z_loss = mass.sum(dtype=_precise(mass)), options.z_loss
     if z_loss and kept is not mass:
-        ratio = z_loss * total / kept.sum()
-        z_loss = float(ratio) if x.device.type == "cpu" else ratio  # an accelerator is not waited for
+        ratio = z_loss * total / kept.sum(dtype=total.dtype)
+        z_loss = float(ratio) if x.device.type == "cpu" else ratio.to(mass.dtype)  # an accelerator is not waited for
+    of_gradient = (1.0 / total).masked_fill(total == 0.0, 0.0)  # where nothing counts
     if x.dtype in HALF:
-        return _Normalised(factor, 1.0 / total, 1.0 / torch.where(total == 0.0, 1.0, total), z_loss)
-    each = torch.ones_like(mass) if factor is None else factor
-    return _Normalised((each / total).to(summed_in(x)), total / total, 1.0, z_loss)
+        return _Normalised(factor, 1.0 / total, of_gradient, z_loss)
+    each = of_gradient.expand_as(mass) if factor is None else factor * of_gradient
+    return _Normalised(each.to(summed_in(x)), total / total, 1.0, z_loss)
 
 
-def like(problem: Problem) -> Tensor:
+def _precise(numbers: Tensor) -> torch.dtype:
+    """The type that many numbers are added in."""
+    return torch.float64 if numbers.device.type in ("cpu", "cuda") else numbers.dtype
+
+
+def like(problem: Problem, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of the scores' shape and type that takes no memory."""
-    return problem.input.new_zeros(()).expand(problem.input.shape[0], problem.head.shape[0])
+    return problem.input.new_zeros((), dtype=dtype).expand(problem.input.shape[0], problem.head.shape[0])
 
 
 def _value(
@@ -134,16 +148,16 @@ def _value(
     rows, gradients = _one_pass(problem, counts.factor, by_row, plan(problem.input, problem.head, max_memory), wanted)
     if options.reduction == "none":
         return rows, gradients, 1.0
-    precise = torch.float64 if rows.device.type == "cpu" else rows.dtype
-    return (rows.sum(dtype=precise) * counts.scale).to(rows.dtype), gradients, counts.scale_of_gradient
+    return (rows.sum(dtype=_precise(rows)) * counts.scale).to(rows.dtype), gradients, counts.scale_of_gradient
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """The loss of a `Problem`; the first backward hands over the gradients that the forward pass has computed."""
 
     @staticmethod
+    @_backends.as_written
     def forward(ctx: Any, options: Options, max_memory: int | None, *tensors: Tensor | None):  # type: ignore[override]
-        ctx.options, ctx.max_memory = options, max_memory
+        ctx.options, ctx.max_memory, ctx.dtype = options, max_memory, tensors[1].dtype  # type: ignore[union-attr]
         ctx.save_for_backward(*tensors)
         at_once = ctx.needs_input_grad[2:5] if options.reduction != "none" else NOTHING
         loss, gradients, ctx.scale = _value(Problem(*tensors), options, max_memory, at_once)  # type: ignore[arg-type]
@@ -151,19 +165,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @_backends.as_forward
     def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
-        stored, ctx.gradients = ctx.gradients, None
-        problem, wanted = Problem(*ctx.saved_tensors), ctx.needs_input_grad[2:5]
-        if torch.is_grad_enabled():
-            loss = by_definition(problem, ctx.options, ctx.max_memory)
-            asked: Any = [tensor for tensor, want in zip(problem[:3], wanted, strict=True) if want]
-            found = iter(torch.autograd.grad(loss, asked, slope, create_graph=True))
-            gradients = tuple(next(found) if want else None for want in wanted)
-        elif stored is None:
-            gradients = _gradients(problem, ctx.options, ctx.max_memory, wanted, slope)
-        else:
-            gradients = _scaled(stored, slope * ctx.scale, problem)
+        wanted, many = ctx.needs_input_grad[2:5], _torch.batched(slope)
+        if not torch.is_grad_enabled() and ctx.gradients is not None:
+            gradients = _scaled(ctx.gradients, slope * ctx.scale, ctx.dtype)
+            ctx.gradients = ctx.gradients if many else None
+            return None, None, *gradients, None, None, None, None
+        by_definition = torch.is_grad_enabled() or many
+        gradients_of = _gradients_by_definition if by_definition else _gradients
+        gradients = gradients_of(Problem(*ctx.saved_tensors), ctx.options, ctx.max_memory, wanted, slope)
         return None, None, *gradients, None, None, None, None
+
+
+def _gradients_by_definition(
+    problem: Problem, options: Options, max_memory: int | None, wanted: Any, slope: Tensor
+) -> Gradients:
+    def loss(*tensors: Any) -> Tensor:
+        return by_definition(Problem(*tensors), options, max_memory)
+
+    every = (*wanted, *[False] * (len(problem) - len(wanted)))
+    return _torch.separate_gradients(loss, problem, every, slope)[:3]  # type: ignore[return-value]
 
 
 def _gradients(problem: Problem, options: Options, max_memory: int | None, wanted: Wanted, slope: Tensor) -> Gradients:
@@ -173,15 +195,18 @@ def _gradients(problem: Problem, options: Options, max_memory: int | None, wante
         factor = slope if problem.row_weights is None else slope * problem.row_weights
         problem, options, by = problem._replace(row_weights=factor), options._replace(reduction="sum"), 1.0
     _, gradients, scale = _value(problem, options, max_memory, wanted)
-    return _scaled(gradients, by * scale, problem)
+    return _scaled(gradients, by * scale, problem.head.dtype)
 
 
-def _scaled(gradients: Gradients, factor: Tensor | float, problem: Problem) -> Gradients:
-    """The gradients times a factor, unless that is 1, in the type of the layer; an accelerator is not asked."""
-    known = not isinstance(factor, Tensor) or factor.device.type == "cpu"
-    if not (known and float(factor) == 1.0):
-        gradients = tuple(None if g is None else g.mul_(factor) for g in gradients)  # type: ignore[assignment]
-    return tuple(None if g is None else g.to(problem.head.dtype) for g in gradients)  # type: ignore[return-value]
+def _scaled(gradients: Gradients, factor: Tensor | float, dtype: torch.dtype) -> Gradients:
+    """The gradients times a factor, in float32 or better, in the type of the layer; an accelerator is not asked."""
+    if isinstance(factor, Tensor) and (factor.device.type != "cpu" or _torch.batched(factor)):
+        scaled = (None if g is None else _autograd.times(g, factor).to(dtype) for g in gradients)
+        return tuple(scaled)  # type: ignore[return-value]
+    number = float(factor)
+    if number != 1.0:
+        gradients = tuple(None if g is None else g.mul_(number) for g in gradients)  # type: ignore[assignment]
+    return tuple(None if g is None else g.to(dtype) for g in gradients)  # type: ignore[return-value]
 
 
 def by_definition(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
@@ -190,7 +215,7 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
     def losses(rows: Any, shared: Any) -> Any:
         (x, target, mask), (head, bias, weight, by_class) = rows, shared
         allowed = by_class if mask is None else mask
-        found = reference.row_losses(F.linear(x, head, bias), target, weight, allowed, options)
+        found = reference.row_losses(linear(x, head, bias), target, weight, allowed, options)
         return tuple(part for part in found if part is not None), ()
 
     by_row = problem.allowed is not None and problem.allowed.dim() == 2
@@ -206,20 +231,22 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
 
 def cross_entropy(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
     """The loss of a linear layer's scores; IndexError for a label out of range."""
-    if _autograd.transforming() or beyond_first_derivatives(problem):
+    if needs_definition(problem):
         return by_definition(problem, options, max_memory)
     if torch.compiler.is_compiling():
-        wanted = [tensor is not None and tensor.requires_grad for tensor in problem[:3]]
+        # A program that is exported does not know yet which gradients will be asked for.
+        known = not torch.compiler.is_exporting() and torch.is_grad_enabled()
+        wanted = [known and tensor is not None and tensor.requires_grad for tensor in problem[:3]]
         return _operator(*problem, *options, max_memory, wanted)[0]
     _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     if not torch.is_grad_enabled():
-        return _value(problem, options, max_memory, NOTHING)[0]
+        return _torch.without_autocast(_value)(problem, options, max_memory, NOTHING)[0]
     return _LinearCrossEntropy.apply(options, max_memory, *problem)  # type: ignore[return-value]
 
 
 def cross_entropy_of_rows(problem: Problem, options: Options, max_memory: int | None, valid_rows: int | None) -> Tensor:
     """As `cross_entropy`, of the rows that are not ignored, where the caller knows how many they are at most."""
-    if valid_rows is None or valid_rows >= len(problem.target) or problem.target.device.type == "cpu":
+    if valid_rows is None or valid_rows >= len(problem.target) or problem.target.device.type in ("cpu", "meta"):
         return cross_entropy(problem, options, max_memory)
     return cross_entropy_of_first(problem, options, max_memory, valid_rows)
 
@@ -242,12 +269,17 @@ def cross_entropy_of_first(problem: Problem, options: Options, max_memory: int |
     )
     if options.reduction == "none":
         loss = loss.new_zeros(len(ignored)).index_copy(0, index, loss)
-    return torch.where((~ignored).sum() > count, torch.nan, loss)
+    return loss.masked_fill((~ignored).sum() > count, torch.nan)
 
 
-def beyond_first_derivatives(problem: Problem) -> bool:
+def needs_definition(problem: Problem) -> bool:
+    """Whether the loss is to be made of operators that autograd, torch.func, tracers and modes look into."""
+    if _torch.transforming():
+        return True
     others = problem.target, problem.weight, problem.row_weights
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in others)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in others):
+        return True
+    return not torch.compiler.is_compiling() and not _torch.ordinary(*problem)
 
 
 # ---- For torch.compile: two operators that it does not look into ---------------------------------------------------
@@ -263,25 +295,37 @@ _TENSORS = len(Problem._fields)
 @torch.library.custom_op(
     "nll::linear_cross_entropy",
     mutates_args=(),
-    schema=f"({_ARGUMENTS}, bool[] wanted) -> (Tensor loss, Tensor by_input, Tensor by_head, Tensor by_bias)",
+    schema=f"({_ARGUMENTS}, bool[] wanted) -> "
+    "(Tensor loss, Tensor by_input, Tensor by_head, Tensor by_bias, Tensor scale)",
 )
 def _operator(*arguments: Any):
-    """The loss and, where it is a number, the wanted gradients; empty tensors for the others."""
+    """The loss and, where it is a number, the wanted gradients but for a factor and that; empty tensors for others."""
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, max_memory = _unpacked(arguments)
-    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     at_once = tuple(wanted) if options.reduction != "none" else NOTHING
-    loss, gradients, scale = _value(problem, options, max_memory, at_once)
-    return loss, *_filled(_scaled(gradients, scale, problem), problem)
+    with torch.no_grad():
+        loss, gradients, scale = _labelled_value(problem, options, max_memory, at_once)
+        if not isinstance(scale, Tensor):
+            scale = loss.new_full((), scale)
+    return loss, *_filled(gradients, problem), scale.to(loss.dtype)
+
+
+@_torch.without_autocast
+def _labelled_value(problem: Problem, options: Options, max_memory: int | None, wanted: Any):
+    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
+    return _value(problem, options, max_memory, wanted)
 
 
 @_operator.register_fake
 def _(*arguments: Any):
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, _ = _unpacked(arguments)
-    rows = problem.input.new_empty(problem.input.shape[0], dtype=summed_in(problem.input))
-    at_once = wanted if options.reduction != "none" else NOTHING
-    return rows if options.reduction == "none" else rows.new_empty(()), *_unfilled(problem, at_once)
+    loss = problem.input.new_empty(problem.input.shape[0], dtype=summed_in(problem.input))
+    number = loss.new_empty(())
+    if options.reduction == "none":
+        wanted = NOTHING
+    types = scores_in(problem.input), loss.dtype, loss.dtype
+    return loss if options.reduction == "none" else number, *_unfilled(problem, wanted, types), loss.new_empty(())
 
 
 @torch.library.custom_op(
@@ -292,12 +336,15 @@ def _(*arguments: Any):
 def _backward_operator(slope: Tensor, *arguments: Any):
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, max_memory = _unpacked(arguments)
-    return _filled(_gradients(problem, options, max_memory, tuple(wanted), slope), problem)
+    with torch.no_grad():
+        gradients = _torch.without_autocast(_gradients)(problem, options, max_memory, tuple(wanted), slope)
+    return _filled(gradients, problem)
 
 
 @_backward_operator.register_fake
 def _(slope: Tensor, *arguments: Any):
-    return _unfilled(_unpacked(arguments[:-1])[0], arguments[-1])
+    problem = _unpacked(arguments[:-1])[0]
+    return _unfilled(problem, arguments[-1], [problem.head.dtype] * 3)
 
 
 def _unpacked(arguments: Any) -> tuple[Problem, Options, int | None]:
@@ -309,25 +356,34 @@ def _filled(gradients: Gradients, problem: Problem) -> tuple[Tensor, ...]:
     return tuple(problem.input.new_empty(0) if g is None else g for g in gradients)
 
 
-def _unfilled(problem: Problem, wanted: Any) -> tuple[Tensor, ...]:
-    nothing = problem.input.new_empty(0)
-    made = (nothing if t is None else t.new_empty(t.shape) for t in problem[:3])
-    return tuple(g if want else problem.input.new_empty(0) for g, want in zip(made, wanted, strict=True))
+def _unfilled(problem: Problem, wanted: Any, types: Any) -> tuple[Tensor, ...]:
+    return tuple(
+        t.new_empty(t.shape, dtype=dtype) if want and t is not None else problem.input.new_empty(0)
+        for t, want, dtype in zip(problem[:3], wanted, types, strict=True)
+    )
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *ctx.arguments, ctx.wanted = inputs[_TENSORS:]
+    *ctx.arguments, ctx.stored = inputs[_TENSORS:]
+    if ctx.arguments[1] == "none":
+        ctx.stored = NOTHING
     ctx.save_for_backward(*inputs[:_TENSORS], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _operator_backward(ctx: Any, slope: Tensor, *_: Tensor | None):
-    problem, gradients = ctx.saved_tensors[:_TENSORS], ctx.saved_tensors[_TENSORS:]
-    if ctx.arguments[1] == "none":
-        gradients = _backward_operator(slope, *problem, *ctx.arguments, ctx.wanted)
+    problem, (*gradients, scale) = Problem(*ctx.saved_tensors[:_TENSORS]), ctx.saved_tensors[_TENSORS:]
+    wanted = list(ctx.needs_input_grad[:3])
+    if any(ctx.needs_input_grad[3:_TENSORS]):
+        raise RuntimeError("expected no gradient by the target or by weights in a program exported without one")
+    if torch.is_grad_enabled():
+        *options, max_memory = ctx.arguments
+        gradients = _gradients_by_definition(problem, Options(*options), max_memory, wanted, slope)
+    elif all(stored or not want for stored, want in zip(ctx.stored, wanted, strict=True)):
+        gradients = [_autograd.times(g, slope * scale).to(problem.head.dtype) for g in gradients]
     else:
-        gradients = tuple(slope.to(g.dtype) * g for g in gradients)
-    found = (g if want else None for g, want in zip(gradients, ctx.wanted, strict=True))
+        gradients = _backward_operator(slope, *problem, *ctx.arguments, wanted)
+    found = (g if want else None for g, want in zip(gradients, wanted, strict=True))
     return *found, *[None] * (_TENSORS - 3 + len(ctx.arguments) + 1)
 
 

@@ -6,13 +6,25 @@ Class scores have the shape (C), (N, C) or (N, C, d1, ..., dk); the rows have th
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks, _divergence, _linear, _products, _sampled, _statistics
+from nll import (
+    _autograd,
+    _backends,
+    _checks,
+    _divergence,
+    _linear,
+    _operators,
+    _products,
+    _sampled,
+    _statistics,
+    _torch,
+)
 from nll._statistics import TokenStatistics
 from nll.kernels import reference
 
@@ -25,13 +37,16 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
         dim: the dimension of the classes.
         dtype: the input is converted to this type first; the result has it.
 
-    Returns: log-probabilities of the input's shape and dtype.
+    Returns: log-probabilities of the input's shape and dtype; in float32 where autocast has PyTorch's answer so.
 
     Raises: IndexError for a dimension that the input has not, TypeError for arguments of a wrong type.
     """
     _checks.log_softmax(input, dim, dtype)
+    device = input.device.type
+    if dtype is None and input.dtype in _products.HALF and device != "cpu":
+        dtype = None if _torch.autocast_dtype(device) is None else torch.float32
     input = input if dtype is None else input.to(dtype)
-    return _backends.choose(input).log_softmax(input, dim)
+    return _chosen(input).log_softmax(input, dim)
 
 
 def nll_loss(
@@ -62,7 +77,7 @@ def nll_loss(
     """
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.nll_loss(input, target, weight, ignore_index)
-    backend = _backends.choose(input)
+    backend = _chosen(input)
     if backend is reference and input.device.type != "cpu":
         _backends.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
     try:
@@ -71,11 +86,9 @@ def nll_loss(
     except IndexError as error:
         raise _named(error, input, target, ignore_index) from None
     rows = rows.to(mass.dtype)
-    loss = reference.reduce(rows if weight is None else rows * mass, mass, reduction)
+    loss = reference.reduce(rows if weight is None else reference.product(mass, rows), mass, reduction)
     # Under autocast PyTorch's nll_loss answers in float32.
-    device = input.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return loss if autocast else loss.to(input.dtype)
+    return loss if _torch.autocast_dtype(input.device.type) is not None else loss.to(input.dtype)
 
 
 def cross_entropy(
@@ -129,10 +142,8 @@ def cross_entropy(
     `label_smoothing` out of range; ValueError for other options out of range. With `inplace_backward`,
     RuntimeError for an input that is a leaf or a view of one, for a second backward pass and for second derivatives.
     """
-    absent = weight is None and row_weights is None and allowed_classes is None and softcap is None
-    usual = type(label_smoothing) is type(temperature) is type(z_loss) is float and not inplace_backward
-    usual = usual and label_smoothing == 0.0 and temperature == 1.0 and z_loss == 0.0
-    if absent and usual and size_average is None and reduce is None and _backends.is_small(input, target):
+    absent = weight, row_weights, allowed_classes, softcap, size_average, reduce
+    if is_pytorch_s(input, target, absent, (label_smoothing, temperature, z_loss), inplace_backward):
         try:
             return _cross_entropy_loss(input, target, None, _CODES[reduction], ignore_index)
         except Exception:  # whatever is wrong is named below
@@ -147,6 +158,8 @@ def cross_entropy(
     backend = _backends.choose(input, target, weight, row_weights, allowed)
     if backend is reference and input.device.type != "cpu" and target.shape != input.shape:
         _backends.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
+    if backend is not reference and torch.compiler.is_compiling():
+        return _operators.cross_entropy(input, target, weight, row_weights, *options)[0]
     try:
         if not inplace_backward:
             return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
@@ -264,20 +277,18 @@ def linear_kl_divergence(
     _checks.cross_entropy_options(temperature=temperature)
     input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
     rows, classes = _checks.linear(input, linear_weight, linear_bias, max_memory), linear_weight.shape[0]
-    other: _divergence.Layer | Tensor
+    divisor = temperature if target_temperature is None else target_temperature
     if target_weight is None:
-        other = _checks.probabilities(target, target_bias, rows, classes)
+        y, head, bias = _checks.probabilities(target, target_bias, rows, classes), None, None
     else:
-        divisor = temperature if target_temperature is None else target_temperature
         _checks.cross_entropy_options(temperature=divisor)
         y, head, bias = _products.autocast(target, target_weight, target_bias)
         _checks.same_rows(_checks.linear(y, head, bias, None), rows, head, classes)
-        other = _divergence.Layer(y.reshape(-1, y.shape[-1]), head, bias, float(divisor))
+        y = y.reshape(-1, y.shape[-1])
     weights = _checks.row_weights(row_weights, rows)
+    how = _divergence.How(float(temperature), float(divisor), reverse, max_memory)
     x = input.reshape(-1, input.shape[-1])
-    model = _divergence.Layer(x, linear_weight, linear_bias, float(temperature))
-    step, _ = _products.rows_by_definition(x, 2 * classes, max_memory)
-    found = _divergence.kl_divergence(model, other, reverse, step).reshape(rows)
+    found = _divergence.kl_divergence(how, x, linear_weight, linear_bias, y, head, bias).reshape(rows)
     weights = None if weights is None else weights.to(found.dtype)
     return reference.reduce(found, torch.ones_like(found), reduction, weights)
 
@@ -325,19 +336,19 @@ def sampled_cross_entropy(
     rows, classes = _checks.linear(input, linear_weight, linear_bias, None), linear_weight.shape[0]
     _checks.sample(num_samples, sampling_probabilities, classes)
     labels = _checks.row_labels(target, rows, ignore_index).reshape(-1)
-    error = _checks.label_error(target, classes, ignore_index) if target.device.type == "cpu" else None
+    error = _checks.label_error(target, classes, ignore_index) if _torch.readable(target) else None
     if error is not None:
         raise error
     weights = _checks.row_weights(row_weights, rows)
     x, kept = input.reshape(-1, input.shape[-1]), labels != ignore_index
-    label = torch.where(kept & (labels >= 0) & (labels < classes), labels, 0)
+    label = labels.masked_fill(~kept | (labels < 0) | (labels >= classes), 0)
     chosen, log_expected = _sampled.draw(classes, num_samples, sampling_probabilities, generator, input.device)
     own = _sampled.label_scores(x, linear_weight, linear_bias, label, sparse)
     others = _sampled.scores(x, linear_weight, linear_bias, chosen, sparse)
     own, others = (reference.scores(z, temperature, softcap, None) for z in (own, others))
     others = others - log_expected.to(others.dtype)
     others = others.masked_fill(chosen == label.unsqueeze(1), -torch.inf)
-    first = torch.where(kept, 0, -100)  # the label's score comes first
+    first = torch.zeros_like(label).masked_fill(~kept, -100)  # the label's score comes first
     flat = None if weights is None else weights.reshape(-1)
     loss = cross_entropy(torch.cat([own.unsqueeze(1), others], 1), first, reduction=reduction, row_weights=flat)
     return loss.reshape(rows) if reduction == "none" else loss
@@ -387,7 +398,7 @@ def token_statistics(
         found = _statistics.answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
     except IndexError as error:
         raise _checks.label_error(target, classes, ignore_index) or error from None
-    shaped: Any = [None if tensor is None else tensor.reshape(*rows, *tensor.shape[1:]) for tensor in found]
+    shaped: Any = [None if tensor is None else tensor.reshape((*rows, *tensor.shape[1:])) for tensor in found]
     return TokenStatistics(*shaped)
 
 
@@ -403,8 +414,8 @@ def perplexity(
     """
     _checks.clusters(clusters)
     mean = _statistics.mean_over(statistics, lambda batch: -batch.log_prob, clusters)
-    value = math.exp(mean.value)
-    return _statistics.Estimate(value, value * mean.standard_error, mean.n)
+    value = math.inf if mean.value > _LARGEST_LOG else math.exp(mean.value)
+    return _statistics.Estimate(value, math.inf if value == math.inf else value * mean.standard_error, mean.n)
 
 
 def accuracy(
@@ -418,6 +429,22 @@ def accuracy(
 # PyTorch's own operator, and what it calls the reductions.
 _cross_entropy_loss = torch._C._nn.cross_entropy_loss  # type: ignore[attr-defined]
 _CODES = {"none": 0, "mean": 1, "sum": 2}
+_LARGEST_LOG = math.log(sys.float_info.max)
+
+
+def is_pytorch_s(
+    input: Tensor, target: Tensor, absent: tuple[Any, ...], numbers: tuple[Any, ...], inplace_backward: bool
+) -> bool:
+    """Whether a call of `cross_entropy` goes straight to PyTorch's own operator: a small one without options."""
+    if inplace_backward or any(argument is not None for argument in absent):
+        return False
+    usual = all(type(number) is float for number in numbers) and numbers == (0.0, 1.0, 0.0)
+    return usual and _backends.is_small(input, target)
+
+
+def _chosen(input: Tensor) -> Any:
+    """The backend of a function that is one operator of PyTorch's, of which the compiler makes the best itself."""
+    return reference if torch.compiler.is_compiling() else _backends.choose(input)
 
 
 def _named(error: IndexError, input: Tensor, target: Tensor, ignore_index: int) -> IndexError:

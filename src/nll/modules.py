@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from nll import _checks, functional
 
 
-class LogSoftmax(nn.LogSoftmax):
+class _NotScripted:
+    """What torch.jit.script would fail at with a page of Python; it asks modules to prepare themselves first."""
+
+    def __prepare_scriptable__(self) -> Any:
+        raise RuntimeError(
+            f"torch.jit.script does not compile nll.{type(self).__name__}: use torch.compile or torch.export"
+        )
+
+
+class LogSoftmax(_NotScripted, nn.LogSoftmax):
     """`nll.log_softmax` along `dim`. Without `dim`, PyTorch's deprecated choice of one, with its warning."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -22,8 +31,12 @@ class LogSoftmax(nn.LogSoftmax):
         return functional.log_softmax(input, _implicit_dim(input) if self.dim is None else self.dim)
 
 
-class NLLLoss(nn.NLLLoss):
+class NLLLoss(_NotScripted, nn.NLLLoss):
     """`nll.nll_loss` with its options held: NLLLoss(weight, size_average, ignore_index, reduce, reduction)."""
+
+    def extra_repr(self) -> str:
+        """Return the options that are not the defaults."""
+        return _said({name: getattr(self, name) for name in ("weight", "ignore_index", "reduction")})
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of labels given log-probabilities; see `nll.nll_loss` for shapes."""
@@ -32,7 +45,7 @@ class NLLLoss(nn.NLLLoss):
         )
 
 
-class CrossEntropyLoss(nn.CrossEntropyLoss):
+class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
     """`nll.cross_entropy` with its options held; the row weights come with each call."""
 
     allowed_classes: Tensor | None
@@ -61,10 +74,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.register_buffer("allowed_classes", allowed_classes)
 
     def extra_repr(self) -> str:
-        """Return the options that PyTorch's module has not, where they are not the defaults."""
-        usual = {"temperature": 1.0, "softcap": None, "z_loss": 0.0, "inplace_backward": False}
-        said = [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
-        return ", ".join(said + ["allowed_classes=..."] * (self.allowed_classes is not None))
+        """Return the options that are not the defaults."""
+        return _said({name: getattr(self, name) for name in _DEFAULTS if hasattr(self, name)})
 
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
         """Return the loss of labels or class probabilities; see `nll.cross_entropy` for shapes."""
@@ -84,8 +95,12 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         )
 
 
-class LinearCrossEntropyLoss(nn.Module):
-    """`nll.linear_cross_entropy` with its linear layer, `linear`, and its options held."""
+class LinearCrossEntropyLoss(_NotScripted, nn.Module):
+    """`nll.linear_cross_entropy` with its linear layer, `linear`, and its options held.
+
+    The loss is that of the scores `linear(input)`. Where `linear` is more than a weight and a bias (wrapped by an
+    adapter, hooked, of a class of its own) it is called, and all scores are held at once.
+    """
 
     weight: Tensor | None
     allowed_classes: Tensor | None
@@ -124,21 +139,65 @@ class LinearCrossEntropyLoss(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Return the options."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+        """Return the options that are not the defaults."""
+        return _said({"weight": self.weight, **self.options, "allowed_classes": self.allowed_classes})
 
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
         """Return the loss of (..., in_features) rows; see `nll.linear_cross_entropy` for the target's shape."""
-        return functional.linear_cross_entropy(
-            input,
-            self.linear.weight,
-            target,
-            linear_bias=self.linear.bias,
-            weight=self.weight,
-            row_weights=row_weights,
-            allowed_classes=self.allowed_classes,
-            **self.options,
-        )
+        options = {**self.options, "weight": self.weight, "row_weights": row_weights}
+        options["allowed_classes"] = self.allowed_classes
+        if _is_plain_linear(self.linear):
+            weight, bias = self.linear.weight, self.linear.bias
+            return functional.linear_cross_entropy(input, weight, target, linear_bias=bias, **options)
+        return _of_scores(self.linear(input), target, options)
+
+
+def _is_plain_linear(layer: nn.Module) -> bool:
+    """Whether calling a layer does nothing but multiply by its weight and add its bias."""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
+        return False
+    if type(layer).__call__ is not nn.Module.__call__:
+        return False
+    every = nn.modules.module
+    kinds = "forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks"
+    return not any(getattr(layer, f"_{kind}") or getattr(every, f"_global_{kind}") for kind in kinds)
+
+
+def _of_scores(scores: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor:
+    """The loss of scores (..., C) that are there."""
+    options = {name: value for name, value in options.items() if name != "max_memory"}
+    rows, classes = scores.shape[:-1], scores.shape[-1]
+    flat = _checks.linear_target(target, rows, classes)
+    row_weights = _checks.row_weights(options.pop("row_weights"), rows)
+    allowed = _checks.allowed_rows(options.pop("allowed_classes"), rows, classes)
+    loss = functional.cross_entropy(
+        scores.reshape(-1, classes),
+        flat,
+        row_weights=None if row_weights is None else row_weights.reshape(-1),
+        allowed_classes=allowed,
+        **options,
+    )
+    return loss.reshape(rows) if options["reduction"] == "none" else loss
+
+
+_DEFAULTS: dict[str, Any] = {
+    "weight": None,
+    "ignore_index": -100,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+    "temperature": 1.0,
+    "softcap": None,
+    "z_loss": 0.0,
+    "allowed_classes": None,
+    "max_memory": None,
+    "inplace_backward": False,
+}
+
+
+def _said(options: dict[str, Any]) -> str:
+    """name=value for each that is not the default; of a tensor its shape."""
+    values = ((name, v) for name, v in options.items() if isinstance(v, Tensor) or v != _DEFAULTS[name])
+    return ", ".join(f"{n}=(tensor of {tuple(v.shape)})" if isinstance(v, Tensor) else f"{n}={v!r}" for n, v in values)
 
 
 def _implicit_dim(input: Tensor) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import DEVICES
 
 import nll
 from nll import _backends, _linear
@@ -18,7 +19,7 @@ from nll.kernels.reference import Options
 
 pytestmark = pytest.mark.skipif(_backends.TRITON_MISSING is not None, reason=f"{_backends.TRITON_MISSING}")
 ROOT = Path(__file__).parent.parent.parent
-DEVICE = "cpu" if _backends.INTERPRETED else "cuda"
+DEVICE = DEVICES["triton"].type
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,12 @@ def problem(rows: int = 5, classes: int = 7, dtype: torch.dtype = torch.float32)
     return x, torch.randint(0, classes, (rows,), generator=draw).to(DEVICE)
 
 
+def wait() -> None:
+    """For the device, which tells of a wrong label when it comes to it."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("wrong", [7, -1, 2**40, -(2**40)])
 def test_a_wrong_label_is_nan_and_is_told_of_later(wrong, late):
     x, y = problem()
@@ -54,8 +61,7 @@ def test_a_wrong_label_is_nan_and_is_told_of_later(wrong, late):
     rows = nll.cross_entropy(x, y, reduction="none")
     assert rows[3].isnan()
     torch.testing.assert_close(rows[:3].detach(), truth[:3])
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
+    wait()
     with pytest.raises(IndexError, match=rf"labels in \[0, 6\] or ignore_index=-100, got {wrong} at row 3"):
         nll.cross_entropy(*problem())
     nll.cross_entropy(*problem())  # once is enough
@@ -65,6 +71,7 @@ def test_a_wrong_label_has_no_gradient_and_is_told_of_at_backward(late, kernels)
     x, y = problem()
     y[3] = 7
     loss = nll.cross_entropy(x, y)
+    wait()
     with pytest.raises(IndexError, match="got 7 at row 3"):
         torch.autograd.grad(loss, x)
     *_, gradient = kernels.cross_entropy(x.detach(), y, None, None, Options(reduction="sum"), True)
@@ -111,9 +118,10 @@ def test_any_upstream_gradient(factor, dtype):
     x, y = problem(dtype=dtype)
     loss = nll.cross_entropy(x, y)
     first, second = (torch.autograd.grad(factor * loss, x, retain_graph=True)[0] for _ in range(2))
-    assert torch.equal(first, second)  # the one that came with the loss, and one computed for this factor
     truth = torch.autograd.grad(factor * F.cross_entropy(x.double(), y), x)[0]
-    torch.testing.assert_close(first, truth.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-7)
+    # The one that came with the loss is rounded once more than one that is computed for this factor.
+    for gradient, roundings in ((first, 2), (second, 1)):
+        torch.testing.assert_close(gradient, truth.to(dtype), rtol=roundings * torch.finfo(dtype).eps, atol=1e-7)
 
 
 @pytest.mark.parametrize("classes", [5, 300, 9000])
@@ -147,6 +155,93 @@ def test_tiles_of_every_kind(shape, options):
         torch.testing.assert_close(ours, truth, rtol=2e-6, atol=2e-6 * float(truth.abs().max()))
 
 
+EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 3.0, "temperature": 0.7}
+ONES = [
+    (1, 1),
+    (1, 5),
+    (6, 1),
+    (1, 1, 1),
+    (1, 1, 4),
+    (1, 5, 1),
+    (1, 5, 4),
+    (3, 1, 1),
+    (3, 1, 4),
+    (3, 5, 1),
+    (1, 1, 1, 1),
+    (2, 1, 1, 3),
+    (1, 5, 2, 1),
+]
+
+
+def values_and_gradients(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """What our losses and statistics make of scores of this shape, whichever backend it is."""
+    draw = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> torch.Tensor:
+        return torch.rand(size, generator=draw).to(DEVICE, dtype)
+
+    x = (6.0 * drawn(*shape) - 3.0).requires_grad_()
+    rows = shape[0], *shape[2:]
+    y = torch.randint(0, shape[1], rows, generator=draw).to(DEVICE)
+    q = drawn(*shape)
+    weights = {"weight": drawn(shape[1]) + 0.5, "row_weights": drawn(*rows) + 0.5}
+    log_p = torch.log_softmax(x.detach(), 1).requires_grad_()
+    found = {}
+
+    def add(name: str, values: torch.Tensor, by: torch.Tensor) -> None:
+        slopes = torch.linspace(0.5, 1.5, values.numel()).view(values.shape).to(values)
+        (gradient,) = torch.autograd.grad(values, by, slopes, retain_graph=True)
+        found.update({name: values.detach().double(), f"gradient of {name}": gradient.double()})
+
+    for reduction in ("none", "mean"):
+        for target, of in ((y, "labels"), (q, "probabilities")):
+            for options in ({}, {**EVERYTHING, **weights}):
+                loss = nll.cross_entropy(x, target, reduction=reduction, **options)
+                add(f"cross_entropy of {of}, {len(options)} options, {reduction}", loss, x)
+        for ignore_index in (1, 16, 2**40):
+            loss = nll.cross_entropy(x, y, ignore_index=ignore_index, reduction=reduction)
+            add(f"cross_entropy that ignores {ignore_index}, {reduction}", loss, x)
+            loss = nll.nll_loss(log_p, y, ignore_index=ignore_index, reduction=reduction)
+            add(f"nll_loss that ignores {ignore_index}, {reduction}", loss, log_p)
+        add(f"nll_loss, {reduction}", nll.nll_loss(log_p, y, reduction=reduction), log_p)
+    for dim in range(len(shape)):
+        add(f"log_softmax along {dim}", nll.log_softmax(x, dim), x)
+    scores = x.movedim(1, -1)
+    for options in ({}, {"temperature": 0.7, "softcap": 3.0}):
+        asked = nll.token_statistics(scores, y, entropy=True, **options)
+        for name in ("log_prob", "lse", "entropy"):
+            add(f"{name}, {len(options)} options", getattr(asked, name), x)
+        for name in ("correct", "rank"):
+            found[f"{name}, {len(options)} options"] = getattr(asked, name)
+    return found
+
+
+@pytest.mark.parametrize("shape", ONES, ids=str)
+def test_ones_in_every_place(shape):
+    # A launch makes constants of sizes and strides that are 1: on a device these are other kernels.
+    ours = values_and_gradients(shape, torch.float32)
+    with nll.use_backend("reference"):
+        truth = values_and_gradients(shape, torch.float64)
+    for name, value in ours.items():
+        torch.testing.assert_close(
+            value,
+            truth[name],
+            rtol=5e-6,
+            atol=5e-6,
+            equal_nan=True,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+def test_a_wrong_label_where_there_is_one_class(late):
+    x, y = problem(classes=1)
+    y[2] = 1
+    rows = nll.cross_entropy(x, y, reduction="none")
+    assert torch.equal(rows.isnan(), y == 1)
+    with pytest.raises(IndexError, match=r"labels in \[0, 0\] .*, got 1 at row 2"):
+        nll.check_labels()
+
+
 def test_statistics(kernels):
     draw = torch.Generator().manual_seed(0)
     for classes in (5, 600, 5000):
@@ -165,11 +260,11 @@ def test_statistics(kernels):
 
 def test_rows_that_are_kept_come_first_without_asking_the_device():
     draw = torch.Generator().manual_seed(0)
-    x, head = torch.randn(20, 4, generator=draw).requires_grad_(), torch.randn(9, 4, generator=draw).requires_grad_()
-    y = torch.randint(0, 9, (20,), generator=draw)
+    x, head = (torch.randn(n, 4, generator=draw).to(DEVICE).requires_grad_() for n in (20, 9))
+    y = torch.randint(0, 9, (20,), generator=draw).to(DEVICE)
     y[::3] = -100
     kept = int((y != -100).sum())
-    given = _linear.Problem(x, head, None, y, None, torch.rand(20, generator=draw), None)
+    given = _linear.Problem(x, head, None, y, None, torch.rand(20, generator=draw).to(DEVICE), None)
     for reduction in ("mean", "sum", "none"):
         options = Options(reduction=reduction, label_smoothing=0.1)
         whole = _linear.cross_entropy(given, options, None)
@@ -202,13 +297,6 @@ def test_without_an_accelerator_triton_is_not_imported():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-def test_every_kernel_compiles_for_absent_accelerators_and_spills_nothing():
-    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "offline.py"], capture_output=True, text=True)
-    rows = [line for line in run.stdout.splitlines() if "_kernel |" in line]
-    assert run.returncode == 0, run.stderr[-2000:] or [row for row in rows if row.count(", 0 |") != 3]
-    assert len(rows) > 60
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nll.kernels import cpu
+from nll.kernels import memory
 
 
 def devices() -> list[str]:
@@ -53,8 +53,7 @@ def held(device: str, step: Callable[[], Any]) -> int | None:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
-    if cpu.MISSING is None:
-        cpu.release()
+    memory.release()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         before = _status("VmRSS")

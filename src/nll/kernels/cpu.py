@@ -5,7 +5,6 @@ Shapes as in `reference.py`. Nothing here knows of autograd; `_autograd.py` does
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nll._torch import resolved
+from nll.kernels import memory
 from nll.kernels.layout import outer_class_inner, strided
 from nll.kernels.reference import Options, RowStatistics, RowSums, class_dim, nll_loss, rows_shape
 
@@ -25,8 +26,6 @@ except ImportError as error:
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _GRADIENT, _BACKWARD = 0, 1, 2
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-AT_ONCE = frozenset(_TYPES)  # types whose gradient may be computed with the loss
-_POOLED = 1 << 20  # bytes: a tensor that takes longer to touch for the first time than to compute
 
 
 def instruction_set() -> str:
@@ -53,36 +52,19 @@ def cross_entropy(
     """
     input = strided(input)
     shape, dtype = rows_shape(input), accumulator(input.dtype)
-    rows, sums = (
-        torch.empty(shape, dtype=dtype),
-        RowSums(torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)),
-    )
-    loss = rows if options.reduction == "none" else torch.empty((), dtype=dtype)
+    rows, *sums = (torch.empty(shape, dtype=dtype, device="cpu") for _ in range(3))
+    sums = RowSums(*sums)
+    loss = rows if options.reduction == "none" else torch.empty((), dtype=dtype, device="cpu")
     gradient = empty_like(input) if with_gradient else None
     mode = _GRADIENT if with_gradient else _FORWARD
     _run(input, target, weight, row_factor, options, mode, gradient, False, 1.0, loss, rows, sums)
     return loss, sums, gradient
 
 
-def rescaled(
-    gradient: Tensor,  # for an upstream gradient of 1
-    upstream: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    row_factor: Tensor | None,
-    options: Options,
-    sums: RowSums,
-) -> Tensor:
-    """The gradient for another upstream gradient; computed anew where a product would lose digits."""
-    factor = upstream.item()
-    if factor == 1.0:
-        return gradient
-    # A power of two moves no digit, but for float16, which may have lost some to underflow.
-    if abs(math.frexp(factor)[0]) == 0.5 and gradient.dtype is not torch.float16:
-        return gradient.mul_(factor)
-    del gradient
-    return cross_entropy_backward(input, target, weight, row_factor, options, sums, upstream, False)
+def rescaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """A stored gradient times a factor, in float32 or better; in place."""
+    number = factor.item()
+    return gradient if number == 1.0 else gradient.mul_(number)
 
 
 def cross_entropy_block(
@@ -94,8 +76,8 @@ def cross_entropy_block(
     with_gradient: bool,
 ) -> Tensor:
     """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the scores."""
-    rows, shift, total = torch.empty(3, len(scores), dtype=accumulator(scores.dtype))
-    mode, loss = _GRADIENT if with_gradient else _FORWARD, torch.empty((), dtype=rows.dtype)
+    rows, shift, total = torch.empty(3, len(scores), dtype=accumulator(scores.dtype), device="cpu")
+    mode, loss = _GRADIENT if with_gradient else _FORWARD, torch.empty((), dtype=rows.dtype, device="cpu")
     gradient = scores if with_gradient else None
     sums = RowSums(shift, total)
     _run(scores, target, weight, row_factor, options, mode, gradient, with_gradient, 1.0, loss, rows, sums)
@@ -130,9 +112,11 @@ def statistics_block(
     scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> RowStatistics:
     """As `reference.statistics_block`; the entropy costs nothing, and is there without being asked for."""
+    scores = resolved(scores)
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    log_prob, lse, h = torch.empty(3, len(scores), dtype=accumulator(scores.dtype))
-    found = RowStatistics(log_prob, lse, h, torch.empty_like(label, memory_format=torch.contiguous_format))
+    log_prob, lse, h, *sums = torch.empty(5, len(scores), dtype=accumulator(scores.dtype), device="cpu")
+    rank = torch.empty_like(label, memory_format=torch.contiguous_format)
+    found = RowStatistics(log_prob, lse, h, rank, *sums)
     _statistics(scores, None, label, temperature, softcap, found, (None, None, None))
     return found
 
@@ -142,20 +126,22 @@ def statistics_block_backward(
     label: Tensor,
     temperature: float,
     softcap: float | None,
-    found: tuple[Tensor, ...],
+    found: RowStatistics,
     slopes: tuple[Tensor, ...],
 ) -> None:
     """As `reference.statistics_block_backward`; the scores are contiguous."""
-    (_, lse, *entropy), (by_log_prob, by_lse, *by_entropy) = found, slopes
-    zero = torch.zeros_like(lse)
-    statistics = RowStatistics(zero, lse.contiguous(), entropy[0].contiguous() if entropy else zero, label)
+    by_log_prob, by_lse, *by_entropy = slopes
+    zero = torch.zeros_like(found.shift)
+    if found.entropy is None:
+        found = found._replace(entropy=zero)
+    found = RowStatistics(*(tensor.contiguous() for tensor in found))  # type: ignore[union-attr]
     by = by_log_prob, by_lse, by_entropy[0] if by_entropy else zero
-    _statistics(scores, scores, label, temperature, softcap, statistics, by)
+    _statistics(scores, scores, label, temperature, softcap, found, by)
 
 
 def _statistics(scores, gradient, label, temperature, softcap, found, slopes) -> None:
     label = label.contiguous()
-    slopes = [None if slope is None else slope.contiguous() for slope in slopes]
+    slopes = [None if slope is None else resolved(slope).contiguous() for slope in slopes]
     _cpu.statistics(
         scores.data_ptr(),
         _TYPES[scores.dtype],
@@ -168,6 +154,8 @@ def _statistics(scores, gradient, label, temperature, softcap, found, slopes) ->
         found.log_prob.data_ptr(),
         found.lse.data_ptr(),
         found.entropy.data_ptr(),
+        found.shift.data_ptr(),
+        found.log_sum.data_ptr(),
         found.rank.data_ptr(),
         *map(_address, slopes),
         torch.get_num_threads(),
@@ -202,8 +190,8 @@ def pick_backward(slope: Tensor, target: Tensor, like: Tensor, ignore_index: int
     _cpu.zero(out.data_ptr(), out.numel() * out.element_size(), torch.get_num_threads())
     kept = target != ignore_index
     dim = 0 if like.dim() == 1 else 1
-    value = torch.where(kept, -slope, 0.0).to(out.dtype)
-    return out.scatter_(dim, torch.where(kept, target, 0).unsqueeze(dim), value.unsqueeze(dim))
+    value = (-slope).masked_fill(~kept, 0.0).to(out.dtype)
+    return out.scatter_(dim, target.masked_fill(~kept, 0).unsqueeze(dim), value.unsqueeze(dim))
 
 
 def empty_like(input: Tensor) -> Tensor:
@@ -212,23 +200,15 @@ def empty_like(input: Tensor) -> Tensor:
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor; a large one in huge pages that the last gradient may have touched."""
-    count = math.prod(shape)
-    if count * dtype.itemsize < _POOLED:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(_cpu.Block(count * dtype.itemsize), dtype=dtype, count=count).view(shape)
-
-
-def release() -> None:
-    """Give the memory back that is kept for the next gradient."""
-    _cpu.release()
+    """A contiguous tensor; a large one in huge pages that the last result of its size may have touched."""
+    return memory.empty(shape, dtype, _cpu.use_huge_pages)
 
 
 def _run(input, target, weight, row_factor, options, mode, gradient, in_place, upstream, loss, rows, sums) -> None:
     labels, probabilities = (None, target) if target.shape == input.shape else (target.contiguous(), None)
     # Converted tensors need a name: the library sees addresses alone.
     probabilities, weight, row_factor = (
-        None if tensor is None else tensor.to(sums.shift.dtype).contiguous()
+        None if tensor is None else resolved(tensor).to(sums.shift.dtype).contiguous()
         for tensor in (probabilities, weight, row_factor)
     )
     sizes, strides = outer_class_inner(input, class_dim(input))

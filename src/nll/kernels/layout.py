@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor
 
+from nll._torch import resolved
+
 
 def outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Sizes and strides with the dimensions before `dim`, and those behind it, taken as one each."""
@@ -27,7 +29,8 @@ def _joint_stride(size, stride) -> int:
 
 
 def strided(input: Tensor, dim: int = 1) -> Tensor:
-    """The input, copied if the dimensions before or behind `dim` do not follow one upon the other."""
+    """The input as it is read: copied if the dimensions before or behind `dim` do not follow one upon the other."""
+    input = resolved(input)
     size, stride = input.shape, input.stride()
     for part in (range(dim), range(dim + 1, input.dim())):
         expected = None

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import nll_loss as _nll_loss
 
+_log_softmax = torch.log_softmax  # as at import: a program may put our functions in the place of PyTorch's
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -41,7 +42,7 @@ def class_dim(input: Tensor) -> int:
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
     """x - log sum exp x along `dim`; half types accumulate in float32 inside PyTorch's operator."""
-    return torch.log_softmax(input, dim)
+    return _log_softmax(input, dim)
 
 
 def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -50,7 +51,7 @@ def nll_loss(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         return pick_or_nan(input, target, ignore_index)
     if input.dim() == 4:  # PyTorch's gradient of its nll_loss2d is written for one layout
         input = input.contiguous()
-    return F.nll_loss(input, target, ignore_index=ignore_index, reduction="none")
+    return _nll_loss(input, target, ignore_index=ignore_index, reduction="none")
 
 
 def cross_entropy(
@@ -84,6 +85,30 @@ def cross_entropy_block(
     return rows if row_factor is None else rows * row_factor
 
 
+def cross_entropy_gradient(
+    slope: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weights: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """`slope` times the gradient of `cross_entropy` by its input, by its formula: for where autograd is not."""
+    dim = class_dim(input)
+    x = input.movedim(dim, -1)
+    y = target if target.shape != input.shape else target.movedim(dim, -1).reshape(-1, x.shape[-1])
+    mass, kept = masses(input, target, weight, options.ignore_index)
+    factor = slope.to(mass.dtype)
+    if row_weights is not None:
+        mass, kept, factor = mass * row_weights, kept * row_weights, factor * row_weights
+    if options.reduction == "mean":  # where nothing counts the gradient is 0
+        total, of_kept = mass.sum(), kept.sum()
+        factor = factor / total.masked_fill(total == 0.0, torch.inf)
+        options = options._replace(z_loss=options.z_loss * total / of_kept.masked_fill(of_kept == 0.0, torch.inf))
+    rows = _row_gradients(x.reshape(-1, x.shape[-1]), y if y.dim() == 2 else y.reshape(-1), weight, None, options)
+    return (rows.view(x.shape) * factor.unsqueeze(-1)).movedim(-1, dim).to(input.dtype)
+
+
 def _row_gradients(
     input: Tensor, target: Tensor, weight: Tensor | None, allowed: Tensor | None, options: Options
 ) -> Tensor:
@@ -110,7 +135,7 @@ def _as_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> tuple
     if target.shape == input.shape:
         return target, None
     kept = (target != ignore_index) & (target >= 0) & (target < input.shape[1])
-    label = torch.where(kept, target, 0).unsqueeze(1)
+    label = target.masked_fill(~kept, 0).unsqueeze(1)
     dtype = torch.promote_types(input.dtype, torch.float32)
     return torch.zeros_like(input, dtype=dtype).scatter_(1, label, 1.0), kept
 
@@ -127,7 +152,7 @@ def row_losses(
     """-sum_c q_c w_c log p_c of each row and, for a z-loss, logsumexp^2; 0 where it is ignored."""
     z = scores(input, options.temperature, options.softcap, allowed)
     dim = class_dim(input)
-    log_p = torch.log_softmax(z, dim)
+    log_p = _log_softmax(z, dim)
     by_class = None if weight is None else along(weight, z)
     if target.shape == input.shape:
         rows = _expected_nll(log_p, target, by_class, options.label_smoothing, allowed)
@@ -137,7 +162,7 @@ def row_losses(
         return rows, None
     squared = torch.logsumexp(z, dim).square()
     if target.shape != input.shape:
-        squared = torch.where(target == options.ignore_index, 0.0, squared)
+        squared = squared.masked_fill(target == options.ignore_index, 0.0)
     return rows, squared
 
 
@@ -151,19 +176,26 @@ class RowStatistics(NamedTuple):
 
     log_prob: Tensor  # log p of the label
     lse: Tensor
-    entropy: Tensor | None  # lse - sum p z
+    entropy: Tensor | None  # -sum p log p
     rank: Tensor  # how many classes come before it: those with a larger score, of equal ones the first
+    shift: Tensor  # the largest score; and with it
+    log_sum: Tensor  # log sum exp(z - shift): what all scores have in common costs no digits then
 
 
 def statistics_block(
     scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> RowStatistics:
     """The statistics of the rows of (N, C) scores."""
-    log_prob, lse, *more = differentiable_statistics(scores, label, temperature, softcap, entropy)
+    _, lse, *more = differentiable_statistics(scores, label, temperature, softcap, entropy)
     label = label.unsqueeze(1)
     of_label, place = scores.gather(1, label), torch.arange(scores.shape[1], device=scores.device)
     rank = ((scores > of_label) | ((scores == of_label) & (place < label))).sum(1)
-    return RowStatistics(log_prob, lse, more[0] if more else None, rank)
+    z = _z(scores, temperature, softcap)
+    shift = z.amax(1)
+    shift = shift.masked_fill(~shift.isfinite(), 0.0)
+    log_sum = (z - shift.unsqueeze(1)).exp().sum(1).log()
+    log_prob = (z.gather(1, label).squeeze(1) - shift) - log_sum
+    return RowStatistics(log_prob, lse, more[0] if more else None, rank, shift, log_sum)
 
 
 def statistics_block_backward(
@@ -171,16 +203,17 @@ def statistics_block_backward(
     label: Tensor,
     temperature: float,
     softcap: float | None,
-    found: tuple[Tensor, ...],  # log_prob, lse and, if asked for, entropy
-    slopes: tuple[Tensor, ...],  # of the same
+    found: RowStatistics,
+    slopes: tuple[Tensor, ...],  # by log_prob, lse and, if asked for, entropy
 ) -> None:
     """Overwrite the scores with a onehot + p (b - a - c (log p + H)), the gradient for the slopes a, b and c."""
     a, b, *c = slopes
-    log_p = _z(scores, temperature, softcap) - found[1].unsqueeze(1)
+    log_p = (_z(scores, temperature, softcap) - found.shift.unsqueeze(1)) - found.log_sum.unsqueeze(1)
     factor = (b - a).unsqueeze(1)
     p = log_p.exp()
     if c:
-        factor = factor - c[0].unsqueeze(1) * (log_p.masked_fill(p == 0.0, 0.0) + found[2].unsqueeze(1))  # 0 log 0 = 0
+        assert found.entropy is not None
+        factor = factor - c[0].unsqueeze(1) * (log_p.masked_fill(p == 0.0, 0.0) + found.entropy.unsqueeze(1))  # 0 log 0
     gradient = (p * factor).scatter_add_(1, label.unsqueeze(1), a.unsqueeze(1))
     if softcap is not None:
         gradient *= 1.0 - torch.tanh(scores.to(p.dtype) / softcap).square()
@@ -190,14 +223,14 @@ def statistics_block_backward(
 def differentiable_statistics(
     input: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> tuple[Tensor, ...]:
-    """log p of the label, lse and, if asked, the entropy lse - sum p z, by operators that autograd knows."""
+    """log p of the label, lse and, if asked, the entropy -sum p log p, by operators that autograd knows."""
     z = scores(input, temperature, softcap, None)
-    lse = torch.logsumexp(z, 1)
-    log_prob = z.gather(1, label.unsqueeze(1)).squeeze(1) - lse
+    log_p = _log_softmax(z, 1)
+    log_prob, lse = log_p.gather(1, label.unsqueeze(1)).squeeze(1), torch.logsumexp(z, 1)
     if not entropy:
         return log_prob, lse
-    p = torch.exp(z - lse.unsqueeze(1))
-    return log_prob, lse, lse - (p * z.masked_fill(p == 0.0, 0.0)).sum(1)  # 0 log 0 = 0
+    p = log_p.exp()
+    return log_prob, lse, -(p * log_p.masked_fill(p == 0.0, 0.0)).sum(1)  # 0 log 0 = 0
 
 
 def reduce_losses(
@@ -218,12 +251,21 @@ def reduce_losses(
 
 
 def reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | None = None) -> Tensor:
-    """Reduce the rows; "mean" is sum(r l) / sum(r mass) with row weights r."""
+    """Reduce the rows; "mean" is sum(r l) / sum(r mass), r the row weights: NaN, of gradient 0, if nothing counts."""
     if row_weights is not None:
-        rows, mass = rows * row_weights, mass * row_weights
+        rows, mass = product(row_weights, rows), mass * row_weights
     if reduction == "none":
         return rows
-    return rows.sum() if reduction == "sum" else rows.sum() / mass.sum()
+    if reduction == "sum":
+        return rows.sum()
+    total = mass.sum()
+    nothing = total == 0.0
+    return (rows.sum() / total.masked_fill(nothing, 1.0)).masked_fill(nothing, torch.nan)
+
+
+def product(factor: Tensor, loss: Tensor) -> Tensor:
+    """factor * loss; where the factor is 0, an infinite loss counts for nothing, in no derivative: 0 log 0 = 0."""
+    return factor * loss.masked_fill((factor == 0.0) & loss.isinf(), 0.0)
 
 
 def rows_shape(input: Tensor) -> torch.Size:
@@ -267,11 +309,11 @@ def _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, a
     """-w_y log p_y, of which label smoothing moves a share to the mean of -w_c log p_c over the classes."""
     loss = nll_loss(log_p, target, ignore_index)
     if weight is not None:
-        loss = loss * label_mass(log_p, target, weight, ignore_index)
+        loss = product(label_mass(log_p, target, weight, ignore_index), loss)
     if label_smoothing > 0.0:
         uniform = _uniform_nll(log_p, by_class, allowed)
-        uniform = torch.where(target == ignore_index, 0.0, uniform)
-        if label_smoothing == 1.0 and allowed is not None:  # 0 log 0 = 0 for a label that is not allowed
+        uniform = uniform.masked_fill(target == ignore_index, 0.0)
+        if label_smoothing == 1.0:  # the label counts for nothing
             return uniform
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
     return loss
@@ -280,23 +322,21 @@ def _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, a
 def _expected_nll(log_p, q, by_class, label_smoothing, allowed):
     """-sum_c q_c w_c log p_c for class probabilities q."""
     dim = class_dim(log_p)
-    terms = log_p if by_class is None else log_p * by_class
-    if label_smoothing > 0.0:  # before the product: 0 log 0 would be NaN, where a smoothed q is above 0
+    if label_smoothing > 0.0 or by_class is not None:
         q = q.to(torch.promote_types(q.dtype, log_p.dtype))  # not in half precision
+    if label_smoothing > 0.0:
         q = _smooth(q, dim, allowed, label_smoothing)
-    if allowed is not None:  # 0 log 0 = 0 where no probability is asked of a class that can have none
-        terms = terms.masked_fill(~allowed & (q == 0), 0.0)
-    return -(q * terms).sum(dim)
+    return -product(q if by_class is None else q * by_class, log_p).sum(dim)
 
 
 def _uniform_nll(log_p, by_class, allowed):
     """The mean of -w_c log p_c over the allowed classes."""
     dim = class_dim(log_p)
-    terms = log_p if by_class is None else log_p * by_class
-    if allowed is None:
-        return -terms.mean(dim)
-    allowed = allowed.expand_as(terms)
-    return -terms.masked_fill(~allowed, 0.0).sum(dim) / allowed.sum(dim)
+    if allowed is not None:
+        allowed = allowed.expand_as(log_p)
+        log_p = log_p.masked_fill(~allowed, 0.0)
+    terms = log_p if by_class is None else product(by_class, log_p)
+    return -terms.mean(dim) if allowed is None else -terms.sum(dim) / allowed.sum(dim)
 
 
 def label_mass(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -310,7 +350,7 @@ def label_mass(input: Tensor, target: Tensor, weight: Tensor | None, ignore_inde
         return kept.to(dtype)
     label = target.clamp(0, max(weight.numel() - 1, 0))  # a label out of range is reported elsewhere
     mass = weight.to(dtype).index_select(0, label.reshape(-1)).reshape(label.shape)
-    return torch.where(kept, mass, 0.0)
+    return mass.masked_fill(~kept, 0.0)
 
 
 def pick_or_nan(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -319,5 +359,5 @@ def pick_or_nan(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     An accelerator's own check ends the process's context, and asking for the labels would wait for the device.
     """
     wrong = (target != ignore_index) & ((target < 0) | (target >= log_p.shape[class_dim(log_p)]))
-    rows = F.nll_loss(log_p, torch.where(wrong, ignore_index, target), ignore_index=ignore_index, reduction="none")
-    return torch.where(wrong, torch.nan, rows)
+    rows = _nll_loss(log_p, target.masked_fill(wrong, ignore_index), ignore_index=ignore_index, reduction="none")
+    return rows.masked_fill(wrong, torch.nan)

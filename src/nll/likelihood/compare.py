@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, VonMises
 
+from nll._torch import on_processor
 from nll.likelihood.families import family_of
 from nll.likelihood.family import Family
 from nll.likelihood.fit import fit
@@ -146,6 +147,7 @@ def _cells(row: Candidate, tested: list[str]) -> list[str]:
     return [row.name, "" if row.df is None else str(row.df), *cells]
 
 
+@on_processor
 def compare(
     models: Any,
     data: Any = None,

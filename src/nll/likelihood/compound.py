@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from nll._autograd import transforming
+from nll._torch import transforming
 from nll.likelihood.closed_forms import quantile
 from nll.likelihood.distributions import InverseGaussian
 from nll.likelihood.families import FAMILIES, family_of

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from nll._autograd import transforming
+from nll._torch import transforming
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from nll._torch import on_processor
 from nll.likelihood.closed_fit import closed_fit
 from nll.likelihood.closed_forms import MOST_CATEGORIES
 from nll.likelihood.compound import CompoundFamily, ordered
@@ -44,6 +45,7 @@ from nll.likelihood.tails import Interval, Windowed
 _START_ROWS = 1 << 16  # rows that the start is computed from
 
 
+@on_processor
 def fit(
     model: Any,
     data: Any,

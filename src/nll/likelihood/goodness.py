@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from nll._torch import on_processor
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.fit import fit
@@ -65,6 +66,7 @@ class GoodnessOfFit:
         return "\n".join([*lines, drawn, *([self.note] if self.note else [])])
 
 
+@on_processor
 def goodness_of_fit(
     model: Any, data: Any = None, *, replicates: int = 999, seed: int = 0, budget: int = BUDGET
 ) -> GoodnessOfFit:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from nll._torch import on_processor
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.observations import observe
 
@@ -59,6 +60,7 @@ class Choice:
         return self.summary()
 
 
+@on_processor
 def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]], data: Any) -> Choice:
     """Choose the hypothesis that makes the data most likely.
 

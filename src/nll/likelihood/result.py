@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nll._torch import on_processor
 from nll.likelihood import baselines, hypothesis_tests, intervals, profile
 from nll.likelihood.bootstrap import Bootstrap, bootstrap
 from nll.likelihood.derived import Derived, derived
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
 
+@on_processor
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A maximum likelihood estimate.

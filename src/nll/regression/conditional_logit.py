@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from nll._torch import on_processor
 from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
 from nll.regression.choices import Choices, columns_of, from_long, from_wide
@@ -23,6 +24,7 @@ from nll.regression.robust import KINDS
 from nll.regression.softmax_fit import code_of
 
 
+@on_processor
 class ConditionalLogit(BaseEstimator):
     """Conditional logit by maximum likelihood, with standard errors.
 

@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll import functional
+from nll._torch import on_processor
 from nll.likelihood.observations import cluster_codes, frequencies, label
 from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
@@ -53,6 +54,7 @@ _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 _MANY = 1 << 16  # rows that tell whether whole numbers are classes
 
 
+@on_processor
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     """Softmax regression by maximum likelihood, with standard errors.
 

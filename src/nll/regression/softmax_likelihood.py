@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.kernels import cpu
+from nll.kernels import cpu, memory
 from nll.kernels.softmax_sums import RowSums, row_sums
 from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import Sums
@@ -208,7 +208,7 @@ class InMemory(SoftmaxLikelihood):
         """Give the memory of the probabilities back."""
         if self._kept is not None:
             self._kept = self._kept_at = None
-            cpu.release()
+            memory.release()
 
     def parts(self) -> Iterator[Part]:
         """The rows, some at a time."""

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nll._torch import resolved
 from nll.kernels.layout import strided
 from nll.kernels.reference import Options, RowStatistics, RowSums, class_dim, rows_shape
 from nll.kernels.triton import cross_entropy as _cross_entropy
 from nll.kernels.triton import labels
 from nll.kernels.triton import log_softmax as _log_softmax
 from nll.kernels.triton import statistics as _statistics
-
-# Types whose gradient may be computed with the loss: float16 loses digits until the factor of the loss is known.
-AT_ONCE = frozenset({torch.float32, torch.bfloat16})
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -38,7 +36,7 @@ def cross_entropy(
     labels.poll(input.device)
     input = strided(input)
     target, weight, row_factor = _read(input, target, weight, row_factor)
-    rows, shift, total = torch.empty(3, *rows_shape(input), dtype=torch.float32, device=input.device)
+    rows, shift, total = (torch.empty(rows_shape(input), dtype=torch.float32, device=input.device) for _ in range(3))
     gradient = torch.empty_like(input, memory_format=torch.contiguous_format) if with_gradient else None
     found = _cross_entropy.run(input, target, weight, row_factor, options, rows, RowSums(shift, total), gradient)
     _poll_at_once(input)
@@ -65,7 +63,7 @@ def cross_entropy_backward(
     here = in_place and scores is input
     gradient = input.detach() if here else torch.empty_like(input, memory_format=torch.contiguous_format)
     target, weight, row_factor = _read(scores, target, weight, row_factor)
-    by = torch.ones((), device=input.device) if upstream is None else upstream
+    by = torch.ones((), dtype=torch.float32, device=input.device) if upstream is None else resolved(upstream)
     _cross_entropy.run(scores.detach(), target, weight, row_factor, options, None, sums, gradient, by)
     if not in_place:
         return gradient
@@ -75,21 +73,10 @@ def cross_entropy_backward(
     return input.detach().copy_(gradient)
 
 
-def rescaled(
-    gradient: Tensor,
-    upstream: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    row_factor: Tensor | None,
-    options: Options,
-    sums: RowSums,
-) -> Tensor:
-    """The gradient for another upstream gradient than 1; the device decides whether it has to be computed anew."""
-    labels.poll(input.device)
-    scores = strided(input)
-    target, weight, row_factor = _read(scores, target, weight, row_factor)
-    _cross_entropy.run(scores, target, weight, row_factor, options, None, sums, gradient, upstream, unless_one=True)
+def rescaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """A stored gradient times a factor, in float32; in place."""
+    labels.poll(gradient.device)
+    _cross_entropy.rescale(gradient, resolved(factor))
     return gradient
 
 
@@ -115,9 +102,11 @@ def statistics_block(
     scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> RowStatistics:
     """As `reference.statistics_block`; the entropy is there without being asked for."""
+    scores = resolved(scores)
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    numbers = torch.empty(3, len(scores), dtype=torch.float32, device=scores.device)
-    found = RowStatistics(*numbers, torch.empty_like(label, memory_format=torch.contiguous_format))
+    log_prob, lse, h, *sums = torch.empty(5, len(scores), dtype=torch.float32, device=scores.device)
+    rank = torch.empty_like(label, memory_format=torch.contiguous_format)
+    found = RowStatistics(log_prob, lse, h, rank, *sums)
     _statistics.run(scores, label.contiguous(), temperature, softcap, found)
     return found
 
@@ -127,11 +116,11 @@ def statistics_block_backward(
     label: Tensor,
     temperature: float,
     softcap: float | None,
-    found: tuple[Tensor, ...],
+    found: RowStatistics,
     slopes: tuple[Tensor, ...],
 ) -> None:
     """As `reference.statistics_block_backward`; the scores are contiguous."""
-    found, slopes = tuple(t.contiguous() for t in found), tuple(t.contiguous() for t in slopes)
+    slopes = tuple(resolved(t).contiguous() for t in slopes)
     _statistics.run_backward(scores, label.contiguous(), temperature, softcap, found, slopes)
 
 
@@ -163,7 +152,7 @@ def pick(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 def pick_backward(slope: Tensor, target: Tensor, like: Tensor, ignore_index: int) -> Tensor:
     """The gradient of -log p of each row's label: -slope there, and 0 elsewhere."""
     out = torch.empty_like(like, memory_format=torch.contiguous_format)
-    _log_softmax.pick_backward(slope.contiguous(), target.contiguous(), out, ignore_index, class_dim(like))
+    _log_softmax.pick_backward(resolved(slope).contiguous(), target.contiguous(), out, ignore_index, class_dim(like))
     return out
 
 
@@ -175,7 +164,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 def _read(input, target, weight, row_factor):
     """As the kernels read them: labels and numbers of rows and of classes one after another, probabilities strided."""
     target = strided(target, class_dim(input)) if target.shape == input.shape else target.contiguous()
-    return target, *(None if tensor is None else tensor.contiguous() for tensor in (weight, row_factor))
+    return target, *(None if tensor is None else resolved(tensor).contiguous() for tensor in (weight, row_factor))
 
 
 def _poll_at_once(input: Tensor) -> None:

@@ -75,7 +75,6 @@ def cross_entropy_kernel(
     z_loss,  # (1)
     FORWARD: tl.constexpr,  # loss, shift and total are wanted; else they are given, but for the loss
     GRADIENT: tl.constexpr,
-    UNLESS_ONE: tl.constexpr,  # the gradient is there already for an upstream of 1
     LABELS: tl.constexpr,
     WEIGHT: tl.constexpr,
     FACTOR: tl.constexpr,
@@ -92,13 +91,9 @@ def cross_entropy_kernel(
     program = tl.program_id(0)
     row = program * ROWS + tl.arange(0, ROWS)
     there = row < rows
-    end = classes
     scale = 1.0
     if not FORWARD:
         scale = tl.load(upstream).to(tl.float32)
-        if UNLESS_ONE:
-            there = row < tl.where(scale == 1.0, 0, rows)
-            end = tl.where(scale == 1.0, 0, classes)
     if FORWARD and program == 0:
         labels.report(target, first, offender, classes, ignore_index, PARTS)
 
@@ -121,6 +116,7 @@ def cross_entropy_kernel(
             at_label *= tl.load(weight + label, read, other=0.0).to(tl.float32)
         if FORWARD:
             z_label = score(tl.load(x + begin + label * x_class, read, other=0.0), inverse_temperature, softcap, CAP)
+            z_label = tl.where(at_label == 0.0, 0.0, z_label)  # 0 log 0 = 0
     else:
         q_begin = offsets(row, inner, q_outer, q_inner)
     f = tl.full([ROWS], 1.0, tl.float32)
@@ -131,14 +127,15 @@ def cross_entropy_kernel(
     ratio = 1.0
     if MEAN:
         mass_of_all = tl.sum(tl.load(sums + tl.arange(0, PARTS)), 0)
-        by_mass = 1.0 / mass_of_all
+        by_mass = tl.where(mass_of_all == 0.0, 0.0, 1.0 / mass_of_all)  # where nothing counts the gradient is 0
         if Z:
-            by_count = 1.0 / tl.sum(tl.load(sums + PARTS + tl.arange(0, PARTS)), 0)
+            count = tl.sum(tl.load(sums + PARTS + tl.arange(0, PARTS)), 0)
+            by_count = tl.where(count == 0.0, 0.0, 1.0 / count)
             ratio = mass_of_all * by_count
 
     # ---- Their sums: target = sum_c u_c (z_c - top), mass = sum_c u_c
     if WHOLE:
-        x_whole, mask = load_tile(x, begin, column, x_class, end, read)
+        x_whole, mask = load_tile(x, begin, column, x_class, classes, read)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     all_e = tl.zeros([ROWS], tl.float32)
     expected = tl.zeros([ROWS], tl.float32)
@@ -146,7 +143,7 @@ def cross_entropy_kernel(
     if not FORWARD:
         top = tl.load(shift + row, read, other=0.0)
         all_e = tl.load(total + row, read, other=1.0)
-    for c in range(0, end, BLOCK):
+    for c in range(0, classes, BLOCK):
         u = tl.zeros([ROWS, BLOCK], tl.float32)
         if SPREAD:
             u = spread_target(target, q_begin, c + column, q_class, classes, read, weight, smoothing, LABELS, WEIGHT)
@@ -161,7 +158,8 @@ def cross_entropy_kernel(
             if SPREAD:
                 base = tl.where(top == float("-inf"), 0.0, top)
                 moved = tl.where(before == float("-inf"), 0.0, before - base)
-                expected += moved * mass + tl.sum(tl.where(here, u * (z - base[:, None]), 0.0), 1)
+                counts = here & (u != 0.0)  # 0 log 0 = 0
+                expected += moved * mass + tl.sum(tl.where(counts, u * (z - base[:, None]), 0.0), 1)
         if SPREAD:
             mass += tl.sum(u, 1)
     top = tl.where(top == float("-inf"), 0.0, top)
@@ -176,7 +174,8 @@ def cross_entropy_kernel(
             value += spread
         if Z:
             value += tl.load(z_loss) * ratio * lse * lse
-        value = tl.where(read, f * value, tl.where(kept, float("nan"), 0.0))
+        value = tl.where((f == 0.0) & (value == float("inf")), 0.0, f * value)  # 0 log 0 = 0
+        value = tl.where(read, value, tl.where(kept, float("nan"), 0.0))
         tl.store(loss + row, value, there)
         tl.store(shift + row, top, there)
         tl.store(total + row, all_e, there)
@@ -189,7 +188,7 @@ def cross_entropy_kernel(
             by_p += scale * f * by_count * tl.load(z_loss) * 2.0 * lse
         by_p = by_p / all_e
         g_begin = offsets(row, inner, g_outer, g_inner)
-        for c in range(0, end, BLOCK):
+        for c in range(0, classes, BLOCK):
             if WHOLE:
                 xs, here = x_whole, mask
             else:
@@ -204,7 +203,7 @@ def cross_entropy_kernel(
                 g -= tl.where((c + column)[None, :] == label[:, None], (by_u * at_label)[:, None], 0.0)
             g = tl.where(read[:, None], g * slope_of(xs, inverse_temperature, softcap, CAP), 0.0)
             to = gradient + g_begin[:, None] + (c + column)[None, :].to(tl.int64) * g_class
-            tl.store(to, g.to(gradient.dtype.element_ty), there[:, None] & (c + column < end)[None, :])
+            tl.store(to, g.to(gradient.dtype.element_ty), there[:, None] & (c + column < classes)[None, :])
 
 
 def run(
@@ -217,7 +216,6 @@ def run(
     sums: RowSums,
     gradient: Tensor | None,
     upstream: Tensor | None = None,
-    unless_one: bool = False,
 ) -> labels.Census:
     """Launch the kernel: with `rows` it fills these and the sums, with a gradient that, for an `upstream`."""
     dim = class_dim(input)
@@ -253,7 +251,6 @@ def run(
             z_loss,
             FORWARD=rows is not None,
             GRADIENT=gradient is not None,
-            UNLESS_ONE=unless_one,
             LABELS=not probabilities,
             WEIGHT=weight is not None,
             FACTOR=row_factor is not None,
@@ -268,3 +265,19 @@ def run(
             num_warps=shape.warps,
         )
     return found
+
+
+@triton.jit
+def rescale_kernel(gradient, factor, count, BLOCK: tl.constexpr):
+    """The gradient times a factor, in float32, unless that is 1."""
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        g = tl.load(gradient + at, at < count, other=0.0).to(tl.float32)
+        tl.store(gradient + at, (g * by).to(gradient.dtype.element_ty), at < count)
+
+
+def rescale(gradient: Tensor, factor: Tensor) -> None:
+    """Multiply a contiguous gradient by a number on its device, in place."""
+    with on(gradient.device):
+        rescale_kernel[(triton.cdiv(gradient.numel(), 4096),)](gradient, factor, gradient.numel(), BLOCK=4096)

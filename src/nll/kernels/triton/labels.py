@@ -73,8 +73,9 @@ def report(target, first, offender, classes, ignore_index, PARTS: tl.constexpr):
     if row != NOWHERE:
         if tl.load(offender) < 0:
             tl.store(offender + 1, tl.load(target + row))
-            tl.store(offender + 2, classes.to(tl.int64))
-            tl.store(offender + 3, ignore_index.to(tl.int64))
+            # A launch makes a constant of a 1, which has no `.to`.
+            tl.store(offender + 2, tl.cast(classes, tl.int64))
+            tl.store(offender + 3, tl.cast(ignore_index, tl.int64))
             tl.store(offender, row)
 
 

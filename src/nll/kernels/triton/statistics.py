@@ -19,6 +19,8 @@ def statistics_kernel(
     lse,
     entropy,
     rank,
+    shifts,
+    log_sums,
     rows,
     classes,
     stride,
@@ -59,13 +61,16 @@ def statistics_kernel(
     tl.store(lse + row, top + log_sum, there)
     tl.store(entropy + row, log_sum - expected / total, there)
     tl.store(rank + row, before, there)
+    tl.store(shifts + row, top, there)
+    tl.store(log_sums + row, log_sum, there)
 
 
 @triton.jit
 def statistics_backward_kernel(
     x,  # (rows, classes), contiguous; overwritten
     target,
-    lse,
+    shifts,
+    log_sums,
     entropy,
     by_log_prob,
     by_lse,
@@ -84,11 +89,12 @@ def statistics_backward_kernel(
     label = tl.load(target + row, there, other=0)
     a = tl.load(by_log_prob + row, there, other=0.0)[:, None]
     b = tl.load(by_lse + row, there, other=0.0)[:, None]
-    of_lse = tl.load(lse + row, there, other=0.0)[:, None]
+    shift = tl.load(shifts + row, there, other=0.0)[:, None]
+    log_sum = tl.load(log_sums + row, there, other=0.0)[:, None]
     begin = row.to(tl.int64) * classes
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     xs, here = load_tile(x, begin, c, 1, classes, there)
-    log_p = score(xs, inverse_temperature, softcap, CAP) - of_lse
+    log_p = (score(xs, inverse_temperature, softcap, CAP) - shift) - log_sum
     p = tl.exp(log_p)
     g = p * (b - a)
     if ENTROPY:
@@ -125,26 +131,27 @@ def run_backward(
     label: Tensor,
     temperature: float,
     softcap: float | None,
-    found: tuple[Tensor, ...],
+    found: RowStatistics,
     slopes: tuple[Tensor, ...],
 ) -> None:
     """Overwrite the scores with the gradient."""
-    (_, lse, *entropy), (by_log_prob, by_lse, *by_entropy) = found, slopes
+    by_log_prob, by_lse, *by_entropy = slopes
     shape = tile(scores.shape[1], 1)
     block = min(shape.classes, 4096)
     with on(scores.device):
         statistics_backward_kernel[(triton.cdiv(len(scores), shape.rows), triton.cdiv(scores.shape[1], block))](
             scores,
             label,
-            lse,
-            entropy[0] if entropy else lse,
+            found.shift,
+            found.log_sum,
+            found.shift if found.entropy is None else found.entropy,
             by_log_prob,
             by_lse,
-            by_entropy[0] if entropy else by_lse,
+            by_entropy[0] if by_entropy else by_lse,
             *scores.shape,
             1.0 / temperature,
             softcap or 1.0,
-            ENTROPY=bool(entropy),
+            ENTROPY=bool(by_entropy),
             CAP=softcap is not None,
             ROWS=shape.rows,
             BLOCK=block,

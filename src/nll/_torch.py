@@ -1,0 +1,160 @@
+"""What PyTorch keeps private or changes between versions: how a call is being run, and by whom it is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
+from torch.autograd import forward_ad
+
+PLAIN = (Tensor, torch.nn.Parameter)  # tensors whose operators mean what they say
+
+
+def _constant(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Let torch.compile call this while it traces, and believe the answer.
+
+    torch.compiler.assume_constant_result does the same, and would import the compiler to do it.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
+def transforming() -> bool:
+    """Whether a transformation of torch.func, or forward mode, is at work."""
+    return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
+
+
+def tracing() -> bool:
+    """Whether a tracer (torch.jit.trace, make_fx) records operators, to run them on other numbers of rows."""
+    mode = torch._C._TorchDispatchModeKey.PROXY  # type: ignore[attr-defined]
+    return torch._C._get_tracing_state() is not None or torch._C._get_dispatch_mode(mode) is not None  # type: ignore[attr-defined]
+
+
+def watched() -> bool:
+    """Whether something sees or replaces operators, which a kernel that takes addresses would pass by.
+
+    A tracer, or a dispatch mode: FakeTensorMode, counters of operations, selective checkpointing.
+    """
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None  # type: ignore[attr-defined]
+
+
+def batched(tensor: Tensor | None) -> bool:
+    """Whether this is one of many upstream gradients at once (is_grads_batched, jacobian(vectorize=True))."""
+    return tensor is not None and _functorch.is_legacy_batchedtensor(tensor)
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether a program may look at the numbers in these: of a processor, there, and the same in every run."""
+    if torch.compiler.is_compiling() or watched() or transforming():
+        return False
+    return all(tensor.device.type == "cpu" and type(tensor) in PLAIN for tensor in tensors)
+
+
+def ordinary(*tensors: Tensor | None) -> bool:
+    """Whether these are numbers in some memory, and nothing watches what is done with them."""
+    there = (tensor for tensor in tensors if tensor is not None)
+    return not watched() and all(type(tensor) in PLAIN and tensor.device.type != "meta" for tensor in there)
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """The tensor with its numbers in memory as they are: not to be negated when they are read."""
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The type that autocast multiplies in on a kind of device; None where it is off."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def without_autocast(function: Function) -> Function:
+    """Run as written: types are chosen where a loss is called, not at each product inside it."""
+
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*arguments, **options)
+        kinds = [kind for kind in _AUTOCAST if autocast_dtype(kind) is not None]
+        with ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*arguments, **options)
+
+    return run  # type: ignore[return-value]
+
+
+_AUTOCAST = ("cpu", "cuda", "xpu", "mps")
+
+
+def on_processor(what: Function) -> Function:
+    """Make the tensors of a function, or of a class's public methods, on the processor, whatever the default device."""
+    if isinstance(what, type):
+        for name, method in vars(what).items():
+            if isinstance(method, FunctionType) and not name.startswith("_"):
+                setattr(what, name, on_processor(method))
+        return what  # type: ignore[return-value]
+
+    @wraps(what)
+    def run(*arguments: Any, **options: Any) -> Any:
+        if torch.get_default_device().type == "cpu":
+            return what(*arguments, **options)
+        with torch.device("cpu"):
+            return what(*arguments, **options)
+
+    return run  # type: ignore[return-value]
+
+
+def separate_gradients(
+    function: Callable[..., Any], tensors: tuple[Tensor | None, ...], wanted: Any, upstream: Any
+) -> tuple[Tensor | None, ...]:
+    """The gradients of upstream . function(*tensors) by the wanted tensors, as if these did not hang together.
+
+    For a backward pass, where the tensors are those of the graph outside. Through an alias of each no gradient reaches
+    what it was made of (a head may be the embedding too), nor the hooks on it: that is the graph's own business. With
+    create_graph the aliases are part of the graph, and the gradients can be differentiated.
+    """
+    create = torch.is_grad_enabled()
+    with torch.enable_grad():
+        points = [_alias(tensor, want, create) for tensor, want in zip(tensors, wanted, strict=True)]
+        value = function(*points)
+        asked: Any = [point for point, want in zip(points, wanted, strict=True) if want]
+        gradients = iter(torch.autograd.grad(value, asked, upstream, create_graph=create, allow_unused=True))
+    found = [next(gradients) if want else None for want in wanted]
+    return tuple(
+        torch.zeros_like(tensor) if want and gradient is None else gradient  # type: ignore[arg-type]
+        for tensor, want, gradient in zip(tensors, wanted, found, strict=True)
+    )
+
+
+def _alias(tensor: Tensor | None, wanted: bool, create: bool) -> Tensor | None:
+    if tensor is None:
+        return None
+    if create:
+        return tensor.view_as(tensor)
+    tensor = tensor.detach()
+    return tensor.requires_grad_() if wanted else tensor
+
+
+def same_shape(shape: Any, other: Any) -> bool:
+    """Whether two shapes are equal; number by number, as the compiler compares sizes that it does not know."""
+    return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
+
+
+def certainly(condition: Any) -> bool:
+    """Whether a comparison of sizes holds; of sizes that the compiler leaves open, whether it must."""
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
