@@ -113,6 +113,8 @@ def obstacle(
         return "there are no scores, or a single one"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in others):
         return "a gradient by the target or by weights is wanted"
+    if torch.compiler.is_exporting() and any(tensor.is_floating_point() for tensor in others):
+        return "an exported program may be asked for a gradient by the target or by weights"
     if any(tensor.device != input.device or type(tensor) not in _torch.PLAIN for tensor in (input, *others)):
         return "the tensors lie on several devices, or are of a class of their own"
     if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):

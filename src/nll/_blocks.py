@@ -57,7 +57,7 @@ def over_blocks(function: Rowwise, rows: Tensors, shared: Tensors, step: int) ->
 
 def blocks(count: int, step: int) -> Iterator[slice]:
     """The rows as slices of `step`; at least one slice, if of no rows."""
-    for begin in range(0, max(count, 1), step):
+    for begin in range(0, max(count, 1), max(step, 1)):
         yield slice(begin, min(begin + step, count))
 
 

@@ -179,7 +179,7 @@ def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
             f"expected labels of the rows' shape {tuple(rows)} or probabilities of shape {(*rows, classes)}, "
             f"got a target of {_shape(target)}"
         )
-    return target.reshape(-1, classes)
+    return _torch.matrix(target)
 
 
 def valid_rows(count: int | None, labels: Tensor, ignore_index: int) -> None:
@@ -201,7 +201,7 @@ def scores(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) ->
     """Check scores (..., C) that need no linear layer; return the number of classes."""
     _plain("input", input)
     _floating("input", input.dtype)
-    if input.dim() == 0 or (input.shape[-1] == 0 and input.shape.numel() != 0):
+    if input.dim() == 0 or (input.shape[-1] == 0 and input.shape[:-1].numel() != 0):
         raise ValueError(f"expected scores of shape (..., C), got {_shape(input)}")
     if linear_bias is not None:
         raise ValueError("expected linear_bias with a linear_weight only")
@@ -228,7 +228,7 @@ def probabilities(target: Tensor, target_bias: Tensor | None, rows: torch.Size, 
             f"expected a target of probabilities of shape {(*rows, classes)}, "
             f"got {_name(target.dtype)} of {_shape(target)}"
         )
-    return target.reshape(-1, classes)
+    return _torch.matrix(target)
 
 
 def same_rows(found: torch.Size, rows: torch.Size, weight: Tensor, classes: int) -> None:
@@ -278,7 +278,7 @@ def allowed_rows(allowed: Tensor | None, rows: torch.Size, classes: int) -> Tens
     if not any(_torch.same_shape(allowed.shape, shape) for shape in ((classes,), (*rows, classes))):
         expected = f"({classes},) or {(*rows, classes)}"
         raise ValueError(f"expected allowed_classes of shape {expected}, got {_shape(allowed)}")
-    return allowed if allowed.dim() == 1 else allowed.reshape(-1, classes)
+    return allowed if allowed.dim() == 1 else _torch.matrix(allowed)
 
 
 def label_error(target: Tensor, classes: int, ignore_index: int) -> IndexError | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import _backends, _checks, _linear, _products, _statistics, functional
+from nll import _backends, _checks, _linear, _products, _statistics, _torch, functional
 from nll.kernels.reference import Options
 
 
@@ -90,7 +90,7 @@ def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias:
     input, linear_weight, bias = _products.autocast(input, linear_weight, linear_bias)
     rows, classes = _checks.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
     problem = _linear.Problem(
-        input.reshape(-1, input.shape[-1]),
+        _torch.matrix(input),
         linear_weight,
         bias,
         _checks.linear_target(target, rows, classes),
@@ -113,7 +113,7 @@ def _of_statistics(
     if head is not None:
         input, head, linear_bias = _products.autocast(input, head, linear_bias)
     classes = _checks.scores(input, linear_bias, max_memory) if head is None else head.shape[0]
-    flat = input.reshape(-1, input.shape[-1])
+    flat = _torch.matrix(input)
     if _statistics.needs_definition((flat, head, linear_bias)):
         return _by_definition(flat, classes, max_memory)
     scores = flat.new_zeros((), dtype=_products.scores_in(flat) if head is not None else None)

@@ -41,7 +41,7 @@ def cross_entropy(input, target, weight, row_weights, *options):
 
 def _sums_like(input: Tensor) -> Tensor:
     dtype = torch.promote_types(input.dtype, torch.float32)
-    return input.new_empty((2, *reference.rows_shape(input)), dtype=dtype)
+    return input.new_zeros((2, *reference.rows_shape(input)), dtype=dtype)
 
 
 @cross_entropy.register_fake

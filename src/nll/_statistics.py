@@ -58,11 +58,11 @@ def answer(
     entropy = more.pop(0) if question.entropy else None
     rank, *top = more
     log_prob = log_prob.masked_fill(wrong, torch.nan)
-    correct = (rank == 0) & ~log_prob.isnan()
-    found = log_prob, lse, entropy, correct, rank, *(top or (None, None))
-    ignored = 0.0, 0.0, 0.0, False, -1, 0.0, -1
-    found = [_where(kept, t, other) for t, other in zip(found, ignored, strict=True)]
-    return TokenStatistics(*[*found, kept])
+    correct = (rank == 0) & ~log_prob.isnan() & kept
+    found = log_prob, lse, entropy, rank, *(top or (None, None))
+    ignored = 0.0, 0.0, 0.0, -1, 0.0, -1
+    log_prob, lse, entropy, *rest = (_where(kept, t, other) for t, other in zip(found, ignored, strict=True))
+    return TokenStatistics(log_prob, lse, entropy, correct, *rest, kept)
 
 
 def classes_of(layer: Layer) -> int:

@@ -146,6 +146,12 @@ def _alias(tensor: Tensor | None, wanted: bool, create: bool) -> Tensor | None:
     return tensor.requires_grad_() if wanted else tensor
 
 
+def matrix(tensor: Tensor) -> Tensor:
+    """(..., F) as (rows, F), where F may be 0."""
+    width = tensor.shape[-1]
+    return tensor.reshape(tensor.shape[:-1].numel(), 0) if certainly(width == 0) else tensor.reshape(-1, width)
+
+
 def same_shape(shape: Any, other: Any) -> bool:
     """Whether two shapes are equal; number by number, as the compiler compares sizes that it does not know."""
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))

@@ -216,7 +216,7 @@ def linear_cross_entropy(
     classes = linear_weight.shape[0]
     row_weights = _checks.row_weights(row_weights, rows)
     problem = _linear.Problem(
-        input.reshape(-1, input.shape[-1]),
+        _torch.matrix(input),
         linear_weight,
         linear_bias,
         _checks.linear_target(target, rows, classes),
@@ -284,10 +284,10 @@ def linear_kl_divergence(
         _checks.cross_entropy_options(temperature=divisor)
         y, head, bias = _products.autocast(target, target_weight, target_bias)
         _checks.same_rows(_checks.linear(y, head, bias, None), rows, head, classes)
-        y = y.reshape(-1, y.shape[-1])
+        y = _torch.matrix(y)
     weights = _checks.row_weights(row_weights, rows)
     how = _divergence.How(float(temperature), float(divisor), reverse, max_memory)
-    x = input.reshape(-1, input.shape[-1])
+    x = _torch.matrix(input)
     found = _divergence.kl_divergence(how, x, linear_weight, linear_bias, y, head, bias).reshape(rows)
     weights = None if weights is None else weights.to(found.dtype)
     return reference.reduce(found, torch.ones_like(found), reduction, weights)
@@ -340,7 +340,7 @@ def sampled_cross_entropy(
     if error is not None:
         raise error
     weights = _checks.row_weights(row_weights, rows)
-    x, kept = input.reshape(-1, input.shape[-1]), labels != ignore_index
+    x, kept = _torch.matrix(input), labels != ignore_index
     label = labels.masked_fill(~kept | (labels < 0) | (labels >= classes), 0)
     chosen, log_expected = _sampled.draw(classes, num_samples, sampling_probabilities, generator, input.device)
     own = _sampled.label_scores(x, linear_weight, linear_bias, label, sparse)
@@ -393,7 +393,7 @@ def token_statistics(
     labels = _checks.row_labels(target, rows, ignore_index)
     _checks.topk(topk, classes)
     question = _statistics.Question(float(temperature), softcap, entropy, topk)
-    layer = input.reshape(-1, input.shape[-1]), linear_weight, linear_bias
+    layer = _torch.matrix(input), linear_weight, linear_bias
     try:
         found = _statistics.answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
     except IndexError as error:

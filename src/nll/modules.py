@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nll import _checks, functional
+from nll import _checks, _torch, functional
 
 
 class _NotScripted:
@@ -171,7 +171,7 @@ def _of_scores(scores: Tensor, target: Tensor, options: dict[str, Any]) -> Tenso
     row_weights = _checks.row_weights(options.pop("row_weights"), rows)
     allowed = _checks.allowed_rows(options.pop("allowed_classes"), rows, classes)
     loss = functional.cross_entropy(
-        scores.reshape(-1, classes),
+        _torch.matrix(scores),
         flat,
         row_weights=None if row_weights is None else row_weights.reshape(-1),
         allowed_classes=allowed,

@@ -82,7 +82,7 @@ def cross_entropy_block(
     if with_gradient:
         gradient = _row_gradients(scores, target, weight, allowed, options)
         scores.copy_(gradient if row_factor is None else gradient.mul_(row_factor.unsqueeze(1)))
-    return rows if row_factor is None else rows * row_factor
+    return rows if row_factor is None else product(row_factor, rows)
 
 
 def cross_entropy_gradient(

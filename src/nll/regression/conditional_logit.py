@@ -121,7 +121,7 @@ class ConditionalLogit(BaseEstimator):
             progress=progress,
         )
         if not self.result_.converged:
-            warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=2)
+            warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=3)
         self.coef_, self.n_iter_ = self.result_.params["coef"].numpy(), self.result_.steps
         self.constants_log_likelihood_ = _constants_alone(choices, chosen, weights)
         return self

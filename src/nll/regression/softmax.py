@@ -395,7 +395,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     def _set_coefficients(self, base: int) -> None:
         """Spread the estimate over all classes in the order of `classes_`, with zeros for the baseline."""
         if not self.result_.converged:
-            warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=3)
+            warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=4)
         full = np.insert(self.result_.params["coef"].numpy(), base, 0.0, axis=0)
         self.coef_ = full[:, 1:] if self.fit_intercept else full
         self.intercept_ = full[:, 0] if self.fit_intercept else np.zeros(len(full))
