@@ -92,8 +92,8 @@ def value_and_gradient(call, at: Tensor, slope: Tensor | None = None) -> tuple[T
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.name)
 def test_the_table_of_cases(case, setting, backend):
-    if backend == "triton" and PLAIN.index(case) % 6:
-        pytest.skip("one in six: the interpreter is slow")
+    if backend != "cpu" and PLAIN.index(case) % 6:
+        pytest.skip("one in six: its memory is PyTorch's own")
     if setting == "anomaly mode" and case.ignored == "all":
         pytest.skip("anomaly mode raises for the NaN of a mean over nothing")
     for dtype in (torch.float32,) if backend == "triton" else (torch.float32, torch.bfloat16):

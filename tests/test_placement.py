@@ -63,6 +63,16 @@ def test_results_lie_with_the_tensors_whatever_the_default_device(name, backend)
         torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.skipif("triton" not in BACKENDS, reason="triton is not installed")
+def test_the_memory_in_which_an_accelerator_reports_labels_is_the_host_s():
+    from nll.kernels.triton import labels
+
+    labels._offenders.clear()
+    x, y = torch.randn(4, 5), torch.arange(4)
+    with nll.use_backend("triton"), torch.device("meta"):
+        torch.testing.assert_close(nll.cross_entropy(x, y), torch.nn.functional.cross_entropy(x, y))
+
+
 @pytest.mark.parametrize("rows", [4, 3000])
 def test_large_results_too(rows):
     x, y = torch.randn(rows, 700), torch.zeros(rows, dtype=torch.int64)

@@ -59,10 +59,10 @@ def answer(
     rank, *top = more
     log_prob = log_prob.masked_fill(wrong, torch.nan)
     correct = (rank == 0) & ~log_prob.isnan() & kept
-    found = log_prob, lse, entropy, rank, *(top or (None, None))
-    ignored = 0.0, 0.0, 0.0, -1, 0.0, -1
-    log_prob, lse, entropy, *rest = (_where(kept, t, other) for t, other in zip(found, ignored, strict=True))
-    return TokenStatistics(log_prob, lse, entropy, correct, *rest, kept)
+    best, index = top or (None, None)
+    of_rows = (log_prob, 0.0), (lse, 0.0), (entropy, 0.0), (rank, -1), (best, 0.0), (index, -1)
+    log_prob, lse, entropy, rank, best, index = (_where(kept, numbers, ignored) for numbers, ignored in of_rows)
+    return TokenStatistics(log_prob, lse, entropy, correct, rank, best, index, kept)
 
 
 def classes_of(layer: Layer) -> int:

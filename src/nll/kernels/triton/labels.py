@@ -147,7 +147,7 @@ _offenders: dict[torch.device, Tensor] = {}
 def offender_of(device: torch.device) -> Tensor:
     """Memory of the host that the device sees too."""
     if device not in _offenders:
-        _offenders[device] = torch.full((4,), -1, dtype=torch.int64, pin_memory=device.type != "cpu")
+        _offenders[device] = torch.full((4,), -1, dtype=torch.int64, device="cpu", pin_memory=device.type != "cpu")
     return _offenders[device]
 
 
