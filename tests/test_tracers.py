@@ -285,3 +285,18 @@ def test_opcheck_with_gradients(name, backend):
         arguments = (*arguments[:-1], [True, True, False])
     with_gradients = [t.clone().requires_grad_() if i in of else t for i, t in enumerate(arguments)]
     opcheck(operator, tuple(with_gradients))
+
+
+def test_an_open_number_of_classes():
+    """Of probabilities, which have no labels to count."""
+    z, mask = torch.randn(6, 9), torch.arange(9) < 7
+    q = torch.nn.functional.pad(torch.randn(6, 7).softmax(1), (0, 2))
+
+    def loss(z, q, mask):
+        return nll.cross_entropy(z, q, label_smoothing=0.1, allowed_classes=mask)
+
+    compiled = torch.compile(loss, backend="aot_eager", dynamic=True, fullgraph=True)
+    traced = make_fx(lambda z, q: nll.cross_entropy(z, q), tracing_mode="symbolic")(z, q)
+    for c in (9, 8):
+        torch.testing.assert_close(compiled(z[:, :c], q[:, :c], mask[:c]), loss(z[:, :c], q[:, :c], mask[:c]))
+        torch.testing.assert_close(traced(z[:, :c], q[:, :c]), nll.cross_entropy(z[:, :c], q[:, :c]))

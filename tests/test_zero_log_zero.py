@@ -232,3 +232,74 @@ def test_entropy_of_classes_without_probability(backend):
     (g,) = torch.autograd.grad(found.entropy.sum(), z, create_graph=True)
     assert (g[:, OUT] == 0.0).all()
     assert torch.autograd.grad(g.square().sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_row_weight_of_0_at_an_infinite_loss_leaves_no_other_gradient(reduction, create_graph, backend):
+    """By class weights, probabilities, and both heads of a divergence: what the other rows give."""
+    dtype = dtype_of(backend)
+    z, r, w = scores(dtype), torch.tensor([0.5, 0.0, 2.0], dtype=dtype), torch.linspace(0.5, 1.5, CLASSES, dtype=dtype)
+    kept = torch.tensor([0, 2])
+    q = without(torch.rand(3, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).softmax(1)
+    q = F.pad(q, (0, 1)).to(dtype)
+    q[1, OUT] = 0.5  # against a probability of 0
+    y = torch.tensor([0, OUT, 3])
+    x, head = without(z), torch.eye(CLASSES, dtype=dtype)[:, :OUT]
+    out = torch.tensor([0.0] * OUT + [-INF], dtype=dtype)
+    t = torch.zeros(3, OUT, dtype=dtype)
+    options = {"reduction": reduction}
+    losses = {
+        "class weights": (lambda w, rows: nll.cross_entropy(z[rows], y[rows], w, row_weights=r[rows], **options), w),
+        "probabilities": (lambda q, rows: nll.cross_entropy(z[rows], q[rows], row_weights=r[rows], **options), q),
+        "class weights of a layer": (
+            lambda w, rows: nll.linear_cross_entropy(
+                x[rows], head, y[rows], linear_bias=out, weight=w, row_weights=r[rows], **options
+            ),
+            w,
+        ),
+    }
+    for reverse in (False, True):
+        more = {"reverse": reverse, **options}
+        losses[f"head, {reverse}"] = (
+            lambda h, rows, more=more: nll.linear_kl_divergence(
+                x[rows], h, q[rows], linear_bias=out, row_weights=r[rows], **more
+            ),
+            head,
+        )
+        losses[f"probabilities of a divergence, {reverse}"] = (
+            lambda q, rows, more=more: nll.linear_kl_divergence(
+                x[rows], head, q[rows], linear_bias=out, row_weights=r[rows], **more
+            ),
+            q,
+        )
+    only = torch.tensor([0.0, 0.0, 0.0], dtype=dtype)
+    losses["a teacher whose student rules a class out"] = (
+        lambda k, rows: nll.linear_kl_divergence(
+            x[rows], head, t[rows], k, linear_bias=out, row_weights=only[rows], reduction="sum"
+        ),
+        head,
+    )
+    for name, (loss, at) in losses.items():
+        found = []
+        for rows in (torch.arange(3), kept):
+            point = at.clone().requires_grad_()
+            (g,) = torch.autograd.grad(loss(point, rows), point, create_graph=create_graph)
+            found.append(g.detach())
+        ours, truth = (g[kept] if at is q else g for g in found)
+        torch.testing.assert_close(ours, truth, msg=lambda text, name=name: f"{name}: {text}")
+        assert at is not q or (found[0][1] == 0.0).all()
+
+
+def test_a_probability_of_0_against_one_above_0_in_reverse(backend):
+    """d/dq of p log(p / q) is -p / q: no factor is 0, and the loss is infinite."""
+    dtype = dtype_of(backend)
+    x, head = torch.randn(2, 3, dtype=dtype), torch.randn(3, 3, dtype=dtype)
+    q = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=dtype)
+    for create_graph in (False, True):
+        point = q.clone().requires_grad_()
+        loss = nll.linear_kl_divergence(x, head, point, reverse=True, reduction="sum")
+        (g,) = torch.autograd.grad(loss, point, create_graph=create_graph)
+        assert loss == INF
+        assert g[0, 2] == -INF
+        torch.testing.assert_close(g[1].detach(), -((x @ head.T).softmax(1) / q)[1])

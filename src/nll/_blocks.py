@@ -66,7 +66,8 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(function: Rowwise, step: int, n_rows: int, *tensors: Tensor | None):  # type: ignore[override]
-        return _loop(function, tensors[:n_rows], tensors[n_rows:], step)
+        with _torch.without_saved_tensor_hooks():
+            return _loop(function, tensors[:n_rows], tensors[n_rows:], step)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:

@@ -37,10 +37,13 @@ class How(NamedTuple):
 Tensors = tuple[Tensor | None, ...]
 
 
-def kl_divergence(how: How, *tensors: Tensor | None) -> Tensor:
-    """The divergence of each row; differentiable any number of times by every tensor."""
+def kl_divergence(how: How, dead: Tensor | None, *tensors: Tensor | None) -> Tensor:
+    """The divergence of each row; differentiable any number of times by every tensor.
+
+    Rows that are `dead` will be multiplied by 0: no derivative of theirs is to be infinite.
+    """
     if _torch.transforming() or not (torch.compiler.is_compiling() or _torch.ordinary(*tensors)):
-        return by_definition(how, *tensors)
+        return by_definition(how, dead, *tensors)
     if torch.compiler.is_compiling():
         return _operator(*tensors, *how)
     return _Divergence.apply(how, *tensors)  # type: ignore[return-value]
@@ -49,36 +52,39 @@ def kl_divergence(how: How, *tensors: Tensor | None) -> Tensor:
 # ---- By the definition ---------------------------------------------------------------------------------------------
 
 
-def by_definition(how: How, *tensors: Any) -> Tensor:
+def by_definition(how: How, dead: Tensor | None, *tensors: Any) -> Tensor:
     """The divergence by operators that autograd, torch.func, tracers and modes look into."""
     x, head, bias, y, *target_layer = tensors
 
     def divergences(rows: Any, shared: Any) -> Any:
         log_p = _log_probabilities(linear(rows[0], *shared[:2]), how.temperature)
         log_q, q = _target(linear(rows[1], *shared[2:]), shared[2] is not None, how, log_p.dtype)
-        return (_terms(log_p, log_q, q, how.reverse).sum(1),), ()
+        return (_terms(log_p, log_q, q, how.reverse, rows[2]).sum(1),), ()
 
     step, _ = rows_by_definition(x, 2 * head.shape[0], how.max_memory)
-    return over_blocks(Rowwise(divergences, 1), (x, y), (head, bias, *target_layer), step)[0][0]
+    return over_blocks(Rowwise(divergences, 1), (x, y, dead), (head, bias, *target_layer), step)[0][0]
 
 
 def _log_probabilities(scores: Tensor, temperature: float) -> Tensor:
     return reference.log_softmax(reference.scores(scores, temperature, None, None), 1)
 
 
-def _target(scores: Tensor, layer: bool, how: How, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """log q and q."""
+def _target(scores: Tensor, layer: bool, how: How, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+    """log q, where it is there already, and q."""
     if layer:
         log_q = _log_probabilities(scores, how.target_temperature)
         return log_q, log_q.exp()
-    q = scores.to(dtype)
-    return q.masked_fill(q == 0.0, 1.0).log().masked_fill(q == 0.0, -torch.inf), q
+    return None, scores.to(dtype)
 
 
-def _terms(log_p: Tensor, log_q: Tensor, q: Tensor, reverse: bool) -> Tensor:
-    first, of_first, of_second = (log_p.exp(), log_p, log_q) if reverse else (q, log_q, log_p)
+def _terms(log_p: Tensor, log_q: Tensor | None, q: Tensor, reverse: bool, dead: Tensor | None = None) -> Tensor:
+    first = log_p.exp() if reverse else q
     nothing = first == 0.0  # 0 log 0 = 0, and so are its derivatives
-    return first.masked_fill(nothing, 0.0) * (of_first.masked_fill(nothing, 0.0) - of_second.masked_fill(nothing, 0.0))
+    if dead is not None:
+        nothing = nothing | (dead.unsqueeze(1) & (log_p.isinf() | (q == 0.0)))
+    log_q = q.masked_fill(nothing, 1.0).log() if log_q is None else log_q.masked_fill(nothing, 0.0)
+    log_p = log_p.masked_fill(nothing, 0.0)
+    return first.masked_fill(nothing, 0.0) * (log_p - log_q if reverse else log_q - log_p)
 
 
 # ---- First derivatives, by their formulas ----------------------------------------------------------------------------
@@ -102,7 +108,8 @@ class _Divergence(torch.autograd.Function):
 
 
 def _gradients_by_definition(how: How, tensors: Tensors, wanted: Any, slope: Tensor) -> Tensors:
-    return _torch.separate_gradients(lambda *points: by_definition(how, *points), tensors, wanted, slope)
+    dead = None if _torch.batched(slope) else slope.detach() == 0.0
+    return _torch.separate_gradients(lambda *points: by_definition(how, dead, *points), tensors, wanted, slope)
 
 
 def _in_blocks(how: How, tensors: Any, wanted: Any) -> Any:
@@ -141,14 +148,15 @@ def _gradients(how: How, tensors: Any, wanted: Any, slope: Tensor) -> Tensors:
         by_model, by_target = _by_scores(how, log_p, log_q, q, tensors[4] is not None)
         by = slope[rows].unsqueeze(1)
         for side, x, gradient in zip(sides, inputs, (by_model, by_target), strict=True):
-            side.add(rows, x[rows], (gradient * by).to(side.scores_type))
+            gradient = (gradient * by).masked_fill(by == 0.0, 0.0)  # of a row that counts for nothing, be it infinite
+            side.add(rows, x[rows], gradient.to(side.scores_type))
         found = [*sides[0].gradients, *sides[1].gradients]
     return tuple(
         g.to(t.dtype) if want and g is not None else None for g, t, want in zip(found, tensors, wanted, strict=True)
     )
 
 
-def _by_scores(how: How, log_p: Tensor, log_q: Tensor, q: Tensor, layer: bool) -> tuple[Tensor, Tensor]:
+def _by_scores(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor, layer: bool) -> tuple[Tensor, Tensor]:
     """The derivatives of a row's divergence by the model's scores, and by the target's or its probabilities."""
     p = log_p.exp()
     terms = _terms(log_p, log_q, q, how.reverse)
@@ -160,7 +168,7 @@ def _by_scores(how: How, log_p: Tensor, log_q: Tensor, q: Tensor, layer: bool) -
         by_target = q - p if layer else -(p / q).masked_fill(nothing, 0.0)
     else:
         by_model = p * q.sum(1, keepdim=True) - q
-        by_target = terms - first * value if layer else (log_q - log_p + 1.0).masked_fill(nothing, 0.0)
+        by_target = terms - first * value if layer else (q.log() - log_p + 1.0).masked_fill(nothing, 0.0)
     return by_model / how.temperature, by_target / how.target_temperature if layer else by_target
 
 

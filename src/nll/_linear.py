@@ -86,7 +86,8 @@ def tensors_of_block(problem: Problem, options: Options) -> tuple[Tensor | None,
     """What a block's backend is chosen by, of all rows."""
     scores = like(problem, scores_in(problem.input))
     allowed = None if _mask(problem, options) else problem.allowed
-    return scores, problem.target, problem.weight, problem.row_weights, allowed
+    factor = problem.row_weights
+    return scores, problem.target, problem.weight, None if factor is None else factor.to(scores.dtype), allowed
 
 
 def _mask(problem: Problem, options: Options) -> bool:
@@ -213,13 +214,14 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
     """The loss by the reference's formula for a block of rows: differentiable by every tensor, any number of times."""
 
     def losses(rows: Any, shared: Any) -> Any:
-        (x, target, mask), (head, bias, weight, by_class) = rows, shared
+        (x, target, mask, dead), (head, bias, weight, by_class) = rows, shared
         allowed = by_class if mask is None else mask
-        found = reference.row_losses(linear(x, head, bias), target, weight, allowed, options)
+        found = reference.row_losses(linear(x, head, bias), target, weight, allowed, options, dead)
         return tuple(part for part in found if part is not None), ()
 
     by_row = problem.allowed is not None and problem.allowed.dim() == 2
-    rows = problem.input, problem.target, problem.allowed if by_row else None
+    dead = None if problem.row_weights is None else problem.row_weights == 0.0
+    rows = problem.input, problem.target, problem.allowed if by_row else None, dead
     shared = problem.head, problem.bias, problem.weight, None if by_row else problem.allowed
     function = Rowwise(losses, 1 if options.z_loss == 0.0 else 2)
     step, _ = rows_by_definition(problem.input, problem.head.shape[0], max_memory)

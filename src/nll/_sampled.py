@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nll._products import linear
+
 
 def draw(
     classes: int,
@@ -34,11 +36,13 @@ def draw(
 
 def scores(input: Tensor, head: Tensor, bias: Tensor | None, chosen: Tensor, sparse: bool) -> Tensor:
     """The scores (N, m) of the chosen classes."""
-    rows = F.embedding(chosen, head, sparse=sparse)
-    return F.linear(input, rows, None if bias is None else bias[chosen])
+    return linear(input, F.embedding(chosen, head, sparse=sparse), None if bias is None else bias[chosen])
 
 
 def label_scores(input: Tensor, head: Tensor, bias: Tensor | None, label: Tensor, sparse: bool) -> Tensor:
     """The score (N) of each row's own class."""
-    z = (input * F.embedding(label, head, sparse=sparse)).sum(1, dtype=torch.promote_types(input.dtype, torch.float32))
+    rows = F.embedding(label, head, sparse=sparse)
+    if input.dtype is torch.float16:  # not before its gradient is known to fit
+        input, rows, bias = input.float(), rows.float(), None if bias is None else bias.float()
+    z = (input * rows).sum(1, dtype=torch.promote_types(input.dtype, torch.float32))
     return z if bias is None else z + bias[label]

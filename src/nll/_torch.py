@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FunctionType
 from typing import Any, TypeVar
@@ -95,6 +95,24 @@ def without_autocast(function: Function) -> Function:
 
 
 _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
+
+
+@contextmanager
+def without_saved_tensor_hooks() -> Iterator[None]:
+    """Nothing that is computed inside is kept for a graph outside: what packs such tensors, as checkpoints do, waits.
+
+    The transformations of torch.func refuse to run under such hooks.
+    """
+    of = torch._C._autograd  # type: ignore[attr-defined]
+    waiting = []
+    while (hooks := of._top_saved_tensors_default_hooks(True)) is not None:
+        waiting.append(hooks)
+        of._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(waiting):
+            of._push_saved_tensors_default_hooks(pack, unpack)
 
 
 def on_processor(what: Function) -> Function:

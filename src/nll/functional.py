@@ -146,8 +146,9 @@ def cross_entropy(
     if is_pytorch_s(input, target, absent, (label_smoothing, temperature, z_loss), inplace_backward):
         try:
             return _cross_entropy_loss(input, target, None, _CODES[reduction], ignore_index)
-        except Exception:  # whatever is wrong is named below
-            pass
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:  # what is wrong is named below
+            if type(error) not in _NAMED:  # but not what others raise: checkpoints, to stop; hooks
+                raise
     reduction = _checks.reduction(reduction, size_average, reduce)
     target = _checks.cross_entropy(input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss)
     row_weights = _checks.row_weights(row_weights, reference.rows_shape(input))
@@ -288,7 +289,8 @@ def linear_kl_divergence(
     weights = _checks.row_weights(row_weights, rows)
     how = _divergence.How(float(temperature), float(divisor), reverse, max_memory)
     x = _torch.matrix(input)
-    found = _divergence.kl_divergence(how, x, linear_weight, linear_bias, y, head, bias).reshape(rows)
+    dead = None if weights is None else weights.reshape(-1) == 0.0
+    found = _divergence.kl_divergence(how, dead, x, linear_weight, linear_bias, y, head, bias).reshape(rows)
     weights = None if weights is None else weights.to(found.dtype)
     return reference.reduce(found, torch.ones_like(found), reduction, weights)
 
@@ -429,6 +431,7 @@ def accuracy(
 # PyTorch's own operator, and what it calls the reductions.
 _cross_entropy_loss = torch._C._nn.cross_entropy_loss  # type: ignore[attr-defined]
 _CODES = {"none": 0, "mean": 1, "sum": 2}
+_NAMED = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _LARGEST_LOG = math.log(sys.float_info.max)
 
 

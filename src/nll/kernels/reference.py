@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss as _nll_loss
 
+from nll._torch import certainly
+
 _log_softmax = torch.log_softmax  # as at import: a program may put our functions in the place of PyTorch's
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -63,7 +65,8 @@ def cross_entropy(
     options: Options,
 ) -> Tensor:
     """-sum_c q_c w_c log p_c + z_loss logsumexp^2 of each row, p = softmax(scores), q the smoothed target; reduced."""
-    rows, squared = row_losses(input, target, weight, allowed, options)
+    dead = None if row_weights is None else row_weights == 0.0
+    rows, squared = row_losses(input, target, weight, allowed, options, dead)
     return reduce_losses(rows, squared, input, target, weight, row_weights, options)
 
 
@@ -147,12 +150,19 @@ def _smooth(q: Tensor, dim: int, allowed: Tensor | None, label_smoothing: float)
 
 
 def row_losses(
-    input: Tensor, target: Tensor, weight: Tensor | None, allowed: Tensor | None, options: Options
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    allowed: Tensor | None,
+    options: Options,
+    dead: Tensor | None = None,  # rows that will be multiplied by 0: no loss of theirs is to be infinite
 ) -> tuple[Tensor, Tensor | None]:
     """-sum_c q_c w_c log p_c of each row and, for a z-loss, logsumexp^2; 0 where it is ignored."""
     z = scores(input, options.temperature, options.softcap, allowed)
     dim = class_dim(input)
     log_p = _log_softmax(z, dim)
+    if dead is not None:
+        log_p = log_p.masked_fill(dead.unsqueeze(dim) & log_p.isinf(), 0.0)
     by_class = None if weight is None else along(weight, z)
     if target.shape == input.shape:
         rows = _expected_nll(log_p, target, by_class, options.label_smoothing, allowed)
@@ -160,10 +170,24 @@ def row_losses(
         rows = _label_nll(log_p, target, weight, by_class, options.ignore_index, options.label_smoothing, allowed)
     if not _counts(options.z_loss):
         return rows, None
-    squared = torch.logsumexp(z, dim).square()
+    squared = log_sum_exp(z, dim).square()
     if target.shape != input.shape:
         squared = squared.masked_fill(target == options.ignore_index, 0.0)
     return rows, squared
+
+
+def log_sum_exp(z: Tensor, dim: int) -> Tensor:
+    """log sum exp z, whose derivative exp(z - m) / sum exp(z - m) loses no digits to the size of the largest, m.
+
+    That of torch.logsumexp is exp(z - lse), with lse rounded.
+    """
+    if z.shape[dim] == 0:
+        return torch.logsumexp(z, dim)
+    top = z.detach().amax(dim, keepdim=True)
+    top = top.masked_fill(~top.isfinite(), 0.0)
+    total = (z - top).exp().sum(dim)
+    nothing = total == 0.0  # no class is possible
+    return (total.masked_fill(nothing, 1.0).log() + top.squeeze(dim)).masked_fill(nothing, -torch.inf)
 
 
 def _counts(z_loss: Tensor | float) -> bool:
@@ -226,7 +250,7 @@ def differentiable_statistics(
     """log p of the label, lse and, if asked, the entropy -sum p log p, by operators that autograd knows."""
     z = scores(input, temperature, softcap, None)
     log_p = _log_softmax(z, 1)
-    log_prob, lse = log_p.gather(1, label.unsqueeze(1)).squeeze(1), torch.logsumexp(z, 1)
+    log_prob, lse = log_p.gather(1, label.unsqueeze(1)).squeeze(1), log_sum_exp(z, 1)
     if not entropy:
         return log_prob, lse
     p = log_p.exp()
@@ -281,8 +305,8 @@ def masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: i
         return mass, mass if weight is None else (target != ignore_index).to(mass.dtype)
     like = torch.promote_types(torch.promote_types(input.dtype, target.dtype), torch.float32)
     # Without classes there are no rows, as PyTorch counts them.
-    classes = input.shape[class_dim(input)]
-    ones = torch.full(rows_shape(input), float(classes > 0), dtype=like, device=input.device)
+    make = torch.zeros if certainly(input.shape[class_dim(input)] == 0) else torch.ones
+    ones = make(rows_shape(input), dtype=like, device=input.device)
     return ones, ones
 
 
