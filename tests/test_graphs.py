@@ -192,6 +192,15 @@ def test_row_weights_of_zero_are_nan_without_a_gradient_in_every_path(ours, dtyp
         assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}], ids=str)
+def test_class_weights_of_zero_leave_no_gradient(options, backend):
+    """The mean over nothing is NaN, as PyTorch's; its gradient is 0, as where every row is ignored."""
+    x, y = torch.randn(6, 9, requires_grad=True), torch.arange(6)
+    loss = nll.cross_entropy(x, y, torch.zeros(9), **options)
+    assert loss.isnan() == ("reduction" not in options)
+    assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros_like(x))
+
+
 def test_ours_in_the_place_of_pytorch_s(monkeypatch):
     """The names that a program replaces in a model of somebody else's are not those that ours call."""
     x, y = torch.randn(40, 50), torch.arange(40)

@@ -200,9 +200,9 @@ def linear_cross_entropy(
         weight, reduction, ignore_index, label_smoothing, temperature, softcap, z_loss, row_weights: as for
             `cross_entropy`; the rows' shape is (...).
         allowed_classes: mask of bool, (C) or (..., C), as for `cross_entropy`.
-        max_memory: bytes for everything besides the arguments, the gradients and, for float16 and bfloat16, a float32
-            sum of the gradient by linear_weight; at least one row's scores are held. None: room for 10 million scores,
-            40 MB in float32; on an accelerator for 268 million. `explain` tells what a call will take.
+        max_memory: bytes for everything besides the arguments, the gradients and float32 sums of them (float16: of all;
+            bfloat16: of that by linear_weight); at least one row's scores are held. None: room for 10 million
+            scores, 40 MB in float32; on an accelerator for 268 million. `explain` tells what a call will take.
         valid_rows: of labels, at most so many are not ignored. An accelerator, which is not asked how many there are,
             multiplies no more rows then. With more of them the loss is NaN; on a processor that raises ValueError.
 
