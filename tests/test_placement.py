@@ -31,7 +31,7 @@ for device in ("cpu", "meta"):
         float(fit.bootstrap(10).standard_errors["rate"]), float(fit.nll),
         float(nll.fit(nll.mixture(Normal, 2), [*x, 9.0, 9.5, 8.8]).nll),
         float(nll.SoftmaxRegression().fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]).predict_proba([[1.5]])[0, 0]),
-        len(nll.compare([Gamma, Weibull], x).table()) if hasattr(nll.Comparison, "table") else 0,
+        str(nll.compare([Gamma, Weibull], x)),
     ])
 assert found[0] == found[1], found
 """

@@ -46,12 +46,10 @@ SMALL, SCORES_IN_A_ROW = 1 << 17, 64
 _forced: ContextVar[str | None] = ContextVar("nll backend", default=None)
 
 
+@_torch.constant_to_compiler
 def forced() -> str | None:
     """The backend that `use_backend` has named, in this thread and task."""
     return _forced.get()
-
-
-forced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in _torch.py
 
 
 def is_small(input: Tensor, target: Tensor) -> bool:
@@ -116,7 +114,7 @@ def obstacle(
     if torch.compiler.is_exporting() and any(tensor.is_floating_point() for tensor in others):
         return "an exported program may be asked for a gradient by the target or by weights"
     if any(tensor.device != input.device or type(tensor) not in _torch.PLAIN for tensor in (input, *others)):
-        return "the tensors lie on several devices, or are of a class of their own"
+        return "the tensors are on different devices, or are of a subclass of Tensor"
     if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
         return "the target or a weight has a wider type than the scores"
     if _torch.transforming():

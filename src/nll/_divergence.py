@@ -113,7 +113,7 @@ def _gradients_by_definition(how: How, tensors: Tensors, wanted: Any, slope: Ten
 
 
 def _in_blocks(how: How, tensors: Any, wanted: Any) -> Any:
-    """For each block its rows, the products of both sides, and log p, log q and q."""
+    """For each block its rows, the products of both sides, and log p, log q and q; a step for no rows too."""
     x, head, _, y, target_head, _ = tensors
     plans = plan(x, head, how.max_memory), plan(y, target_head, how.max_memory)
     step = max(1, min(p.rows for p in plans) // _KEPT)
@@ -121,7 +121,7 @@ def _in_blocks(how: How, tensors: Any, wanted: Any) -> Any:
         products_of(*side, p._replace(rows=min(step, len(x))), wants)  # type: ignore[misc]
         for side, p, wants in zip((tensors[:3], tensors[3:]), plans, (wanted[:3], wanted[3:]), strict=True)
     ]
-    for rows in blocks(len(x), step) if len(x) else ():
+    for rows in blocks(len(x), step):
         log_p = _log_probabilities(sides[0].scores(x[rows]), how.temperature)
         of_target = sides[1].scores(y[rows])
         yield rows, sides, log_p, *_target(of_target, target_head is not None, how, log_p.dtype)
@@ -140,36 +140,41 @@ def _value(how: How, tensors: Any) -> Tensor:
 
 def _gradients(how: How, tensors: Any, wanted: Any, slope: Tensor) -> Tensors:
     """The gradients of slope . divergences by the wanted tensors."""
-    found: list[Tensor | None] = [
-        torch.zeros_like(t) if want else None for t, want in zip(tensors, wanted, strict=True)
-    ]
-    inputs = tensors[0], tensors[3]
-    for rows, sides, log_p, log_q, q in _in_blocks(how, tensors, wanted):
-        by_model, by_target = _by_scores(how, log_p, log_q, q, tensors[4] is not None)
+    sides: Any = ()
+    for rows, sides, *point in _in_blocks(how, tensors, wanted):
         by = slope[rows].unsqueeze(1)
-        for side, x, gradient in zip(sides, inputs, (by_model, by_target), strict=True):
-            gradient = (gradient * by).masked_fill(by == 0.0, 0.0)  # of a row that counts for nothing, be it infinite
-            side.add(rows, x[rows], gradient.to(side.scores_type))
-        found = [*sides[0].gradients, *sides[1].gradients]
-    return tuple(
-        g.to(t.dtype) if want and g is not None else None for g, t, want in zip(found, tensors, wanted, strict=True)
-    )
+        if any(wanted[:3]):
+            _add(sides[0], rows, tensors[0], _by_model(how, *point), by)
+        if any(wanted[3:]):  # a teacher is frozen as a rule
+            _add(sides[1], rows, tensors[3], _by_target(how, *point), by)
+    found = *sides[0].gradients, *sides[1].gradients
+    return tuple(None if g is None else g.to(t.dtype) for g, t in zip(found, tensors, strict=True))
 
 
-def _by_scores(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor, layer: bool) -> tuple[Tensor, Tensor]:
-    """The derivatives of a row's divergence by the model's scores, and by the target's or its probabilities."""
+def _add(side: Any, rows: slice, x: Tensor, gradient: Tensor, by: Tensor) -> None:
+    gradient = (gradient * by).masked_fill(by == 0.0, 0.0)  # of a row that counts for nothing, be it infinite
+    side.add(rows, x[rows], gradient.to(side.scores_type))
+
+
+def _by_model(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor) -> Tensor:
+    """The derivative of a row's divergence by the model's scores."""
     p = log_p.exp()
+    if not how.reverse:
+        return (p * q.sum(1, keepdim=True) - q) / how.temperature
     terms = _terms(log_p, log_q, q, how.reverse)
-    value = terms.sum(1, keepdim=True)
-    first = p if how.reverse else q
-    nothing = first == 0.0
+    return (terms - p * terms.sum(1, keepdim=True)) / how.temperature
+
+
+def _by_target(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor) -> Tensor:
+    """The derivative of a row's divergence by the target's scores or, where there are none, by its probabilities."""
+    p = log_p.exp()
+    if log_q is None:
+        by = -(p / q) if how.reverse else q.log() - log_p + 1.0
+        return by.masked_fill((p if how.reverse else q) == 0.0, 0.0)
     if how.reverse:
-        by_model = terms - first * value
-        by_target = q - p if layer else -(p / q).masked_fill(nothing, 0.0)
-    else:
-        by_model = p * q.sum(1, keepdim=True) - q
-        by_target = terms - first * value if layer else (q.log() - log_p + 1.0).masked_fill(nothing, 0.0)
-    return by_model / how.temperature, by_target / how.target_temperature if layer else by_target
+        return (q - p) / how.target_temperature
+    terms = _terms(log_p, log_q, q, how.reverse)
+    return (terms - q * terms.sum(1, keepdim=True)) / how.target_temperature
 
 
 # ---- For torch.compile and torch.export ------------------------------------------------------------------------------

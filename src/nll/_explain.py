@@ -63,7 +63,7 @@ def explain(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Explan
 
 
 def _of_log_softmax(input: Tensor, dtype: Any, **_: Any) -> Explanation:
-    return _chosen(input if dtype is None else input.to(dtype))
+    return _chosen(input if dtype is None else input.new_empty((), dtype=dtype).expand(input.shape))
 
 
 def _of_nll_loss(input: Tensor, **_: Any) -> Explanation:
@@ -73,7 +73,7 @@ def _of_nll_loss(input: Tensor, **_: Any) -> Explanation:
 def _of_cross_entropy(input: Tensor, target: Tensor, weight: Any, **more: Any) -> Explanation:
     absent = weight, *(more[name] for name in ("row_weights", "allowed_classes", "softcap", "size_average", "reduce"))
     numbers = tuple(more[name] for name in ("label_smoothing", "temperature", "z_loss"))
-    if functional.is_pytorch_s(input, target, absent, numbers, more["inplace_backward"]):
+    if functional.goes_to_pytorch(input, target, absent, numbers, more["inplace_backward"]):
         return Explanation("pytorch", "its own cross_entropy, the shorter way for a small problem without options")
     return _chosen(input, target, weight, more["row_weights"], more["allowed_classes"])
 

@@ -227,8 +227,7 @@ class _Given:
         return z if self.gradient is None else z.clone(memory_format=torch.contiguous_format)
 
     def add(self, rows: slice | Tensor, z: Tensor, g: Tensor) -> None:
-        if self.gradient is not None:
-            self.gradient[rows] = g
+        self.gradient[rows] = g  # type: ignore[index]
 
     @property
     def gradients(self) -> Gradients:

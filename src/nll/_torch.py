@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 PLAIN = (Tensor, torch.nn.Parameter)  # tensors whose operators mean what they say
 
 
-def _constant(function: Callable[[], Any]) -> Callable[[], Any]:
+def constant_to_compiler(function: Callable[[], Any]) -> Callable[[], Any]:
     """Let torch.compile call this while it traces, and believe the answer.
 
     torch.compiler.assume_constant_result does the same, and would import the compiler to do it.
@@ -25,7 +25,7 @@ def _constant(function: Callable[[], Any]) -> Callable[[], Any]:
     return function
 
 
-@_constant
+@constant_to_compiler
 def transforming() -> bool:
     """Whether a transformation of torch.func, or forward mode, is at work."""
     return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None

@@ -143,7 +143,7 @@ def cross_entropy(
     RuntimeError for an input that is a leaf or a view of one, for a second backward pass and for second derivatives.
     """
     absent = weight, row_weights, allowed_classes, softcap, size_average, reduce
-    if is_pytorch_s(input, target, absent, (label_smoothing, temperature, z_loss), inplace_backward):
+    if goes_to_pytorch(input, target, absent, (label_smoothing, temperature, z_loss), inplace_backward):
         try:
             return _cross_entropy_loss(input, target, None, _CODES[reduction], ignore_index)
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:  # what is wrong is named below
@@ -435,7 +435,7 @@ _NAMED = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _LARGEST_LOG = math.log(sys.float_info.max)
 
 
-def is_pytorch_s(
+def goes_to_pytorch(
     input: Tensor, target: Tensor, absent: tuple[Any, ...], numbers: tuple[Any, ...], inplace_backward: bool
 ) -> bool:
     """Whether a call of `cross_entropy` goes straight to PyTorch's own operator: a small one without options."""

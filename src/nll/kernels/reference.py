@@ -210,16 +210,22 @@ def statistics_block(
     scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> RowStatistics:
     """The statistics of the rows of (N, C) scores."""
-    _, lse, *more = differentiable_statistics(scores, label, temperature, softcap, entropy)
+    z = _z(scores, temperature, softcap)
+    shift = z.detach().amax(1)
+    shift = shift.masked_fill(~shift.isfinite(), 0.0)
+    above = z - shift.unsqueeze(1)
+    log_sum = above.exp().sum(1).log()
+    log_p = above - log_sum.unsqueeze(1)
     label = label.unsqueeze(1)
     of_label, place = scores.gather(1, label), torch.arange(scores.shape[1], device=scores.device)
     rank = ((scores > of_label) | ((scores == of_label) & (place < label))).sum(1)
-    z = _z(scores, temperature, softcap)
-    shift = z.amax(1)
-    shift = shift.masked_fill(~shift.isfinite(), 0.0)
-    log_sum = (z - shift.unsqueeze(1)).exp().sum(1).log()
-    log_prob = (z.gather(1, label).squeeze(1) - shift) - log_sum
-    return RowStatistics(log_prob, lse, more[0] if more else None, rank, shift, log_sum)
+    h = _entropy(log_p) if entropy else None
+    return RowStatistics(log_p.gather(1, label).squeeze(1), shift + log_sum, h, rank, shift, log_sum)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    p = log_p.exp()
+    return -(p * log_p.masked_fill(p == 0.0, 0.0)).sum(1)  # 0 log 0 = 0
 
 
 def statistics_block_backward(
@@ -251,10 +257,7 @@ def differentiable_statistics(
     z = scores(input, temperature, softcap, None)
     log_p = _log_softmax(z, 1)
     log_prob, lse = log_p.gather(1, label.unsqueeze(1)).squeeze(1), log_sum_exp(z, 1)
-    if not entropy:
-        return log_prob, lse
-    p = log_p.exp()
-    return log_prob, lse, -(p * log_p.masked_fill(p == 0.0, 0.0)).sum(1)  # 0 log 0 = 0
+    return (log_prob, lse, _entropy(log_p)) if entropy else (log_prob, lse)
 
 
 def reduce_losses(
