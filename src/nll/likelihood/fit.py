@@ -33,7 +33,7 @@ from nll.likelihood.observations import (
     totals,
 )
 from nll.likelihood.optimise import Progress
-from nll.likelihood.parameters import Params, layout, value_of
+from nll.likelihood.parameters import Layout, Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.progress import Line
 from nll.likelihood.replicates import seeded
@@ -43,6 +43,7 @@ from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
 from nll.likelihood.tails import Interval, Windowed
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
+_TRIES = 6  # other starts of a likelihood
 
 
 @on_processor
@@ -190,12 +191,8 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
         more = family.more_starts
         starts += seeded(lambda: more(some, share), wish.seed)
     asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
-    numbers = [
-        own.numbers(
-            {name: asked.get(name, value).reshape(1, *own.parameters[name].shape) for name, value in values_.items()}
-        )
-        for values_ in starts
-    ]
+    ours = [_numbers_of(own, values_) for values_ in starts]
+    numbers = [_numbers_of(own, {**values_, **asked}) for values_ in starts] if asked else ours
     if set(asked) == set(own.free):
         numbers = numbers[:1]
     exact = observed.n
@@ -203,8 +200,13 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
         exact = float(observed.weights[observed.ends[0] == observed.ends[1]].sum())
     density = 0.0 if family.discrete or not family.units else exact
     with Line(family.name) as line:
-        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line)
+        others = torch.cat(ours) if asked else None
+        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line, others)
     return ordered(found, family) if free and isinstance(family, CompoundFamily) and family.components else found
+
+
+def _numbers_of(own: Layout, values: Params) -> Tensor:
+    return own.numbers({name: value.reshape(1, *own.parameters[name].shape) for name, value in values.items()})
 
 
 def _segments(
@@ -356,8 +358,16 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
     values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     start = own.numbers({name: value[None] for name, value in values.items()})
     with Line(model.name) as line:
-        found = search(problem, start, Units(), 0.0, problem, wish.progress or line)
+        others = _others(start, wish.seed)
+        found = search(problem, start, Units(), 0.0, problem, wish.progress or line, others)
     return searched_fit(model.name, found, _merged(observations), wish, None)
+
+
+def _others(start: Tensor, seed: int) -> Tensor:
+    """Places around 0 and around the start, where a search that ended at no maximum tries again."""
+    drawn = seeded(lambda: torch.randn(_TRIES, start.shape[1], dtype=torch.float64), seed)
+    near = start + (1 + start.abs()) * drawn[_TRIES // 2 :]
+    return torch.cat([torch.zeros_like(start), drawn[: _TRIES // 2], near])
 
 
 def _merged(observations: list[Observations]) -> Observations:

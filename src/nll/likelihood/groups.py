@@ -15,7 +15,7 @@ from nll.likelihood.intervals import wald
 from nll.likelihood.observations import Observations, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
-from nll.likelihood.search import ran_off
+from nll.likelihood.borders import ended
 
 _ROWS = 1 << 22  # rows, with those that fill up short groups, that are searched at once
 
@@ -130,7 +130,7 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     reached = found.reached & (failed == 0) & ~_equal(values, weights)
     inverse = torch.full_like(found.sums.information, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
-    reached &= ~ran_off(problem, found.theta, inverse.diagonal(dim1=1, dim2=2).sqrt()).any(1)
+    reached &= ended(found, problem, inverse)
     jacobian, params = own.jacobian(found.theta), own.natural(found.theta)
     covariance = torch.full((count, jacobian.shape[1], jacobian.shape[1]), torch.nan, dtype=torch.float64)
     value = found.sums.log_likelihood

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.profile import held
 from nll.likelihood.search import Found
 
 METHODS = ("wald", "lr", "score")
@@ -82,7 +81,7 @@ def restricted(found: Found, values: dict[int, float], method: str) -> Test:
             if not bool(parameter.constraint.check(given[name]).all()):
                 raise ValueError(f"expected a value of {names[i]} that is possible, got {value}")
         position += parameter.free_shape.numel() if name in layout.free else 0
-    top = held(found.problem, layout.numbers(at), fixed)
+    top = found.problem.maximise_held(layout.numbers(at), fixed)
     if not bool(top.reached[0]):
         return Test(method, float("nan"), len(values), float("nan"))
     if method == "lr":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood.newton_cg import maximise_by_products
-from nll.likelihood.optimise import Optima, Progress, Sums, maximise_each
+from nll.likelihood.optimise import MAX_STEPS, Optima, Progress, Sums, maximise_each
 from nll.likelihood.parameters import Layout, Params
 
 # Rows at once: their temporaries stay in the cache, and the way through Python is a small part.
@@ -203,7 +203,7 @@ class Problem:
             return None
         return self.thinned(rows)
 
-    def maximise(self, start: Tensor, progress: Progress | None = None) -> Optima:
+    def maximise(self, start: Tensor, progress: Progress | None = None, most_steps: int = MAX_STEPS) -> Optima:
         """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""
         some = self.sampled()
         if some is not None:
@@ -211,7 +211,18 @@ class Problem:
             start = torch.where(near.reached[:, None], near.theta, start)
         if self.by_products:
             return self._maximise_by_products(start, progress)
-        return maximise_each(self.sums, start, self.unit, progress)
+        return maximise_each(self.sums, start, self.unit, progress, most_steps=most_steps)
+
+    def maximise_held(self, start: Tensor, held: Tensor, most_steps: int = MAX_STEPS) -> Optima:
+        """Maximise the one data set's from each of (B, P) starts over the numbers not `held` (B, P), which stay."""
+
+        def sums(theta: Tensor, which: Tensor) -> Sums:
+            found, still = self.sums(theta), held[which]
+            either = still[:, :, None] | still[:, None, :]
+            information = found.information.masked_fill(either, 0.0) + torch.diag_embed(still.double())
+            return Sums(found.log_likelihood, found.score.masked_fill(still, 0.0), information)
+
+        return maximise_each(sums, start, self.unit.expand(len(start)), most_steps=most_steps)
 
     @property
     def by_products(self) -> bool:
@@ -226,7 +237,7 @@ class Problem:
             value, score = self.slope(found.theta)
             unknown = torch.full((1, 1, 1), torch.nan, dtype=torch.float64)
             sums = Sums(value[None], score[None], unknown.expand(1, len(score), len(score)))
-        numbers = (torch.tensor([value]) for value in (found.steps, found.reached, found.shrunk))
+        numbers = (torch.tensor([value]) for value in (found.steps, found.reached, found.shrunk, found.proved))
         return Optima(found.theta[None], sums, torch.tensor([found.decrement], dtype=torch.float64), *numbers)
 
     def _blocks(self, count: int, which: Tensor | None) -> Iterator[Segment]:

@@ -60,7 +60,8 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
     params = found.params
     for away in runaways(found) if converged else ():
         params[away.name] = params[away.name].clone()
-        params[away.name].view(-1)[away.place] = away.value
+        if away.value == away.value:
+            params[away.name].view(-1)[away.place] = away.value
     if converged and family is not None:
         status, converged = _of_family(family, found, status)
     if not converged:
@@ -83,6 +84,7 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         dropped=observed.dropped,
         log_likelihood_at=AtParameters(found),
         search=_Itself(found),
+        starts=found.starts,
     )
 
 
