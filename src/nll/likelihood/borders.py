@@ -8,7 +8,6 @@ higher inside, the search ended too soon.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -20,10 +19,12 @@ from nll.likelihood.problem import Problem
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
+_TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
+_LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS, _LONGEST = 32, 25, 5.0
-_REMOTE = 1e9  # how far a number that is a parameter itself is followed, in units of the first step
+_EARLY = 3
 _MOST_LANES, _MOST_PROFILED = 32, 64
 RISE = 1e-2  # of the log-likelihood in a round: more at the end of the way is no approach to a limit
 
@@ -43,7 +44,8 @@ class Surroundings(NamedTuple):
     limits: tuple[Limit, ...] = ()
     flat: tuple[int, ...] = ()  # numbers whose profile is level on both sides
     higher: Tensor | None = None  # (P), the highest place, if it is higher
-    told: bool = True  # whether the numbers without a limit have a maximum
+    untold: tuple[int, ...] = ()  # numbers that the data tell less and less about on the way to the limit
+    sharp: tuple[int, ...] = ()  # numbers that they tell more and more about: these have no normal error
     endless: bool = False  # whether the likelihood rises for ever along the last step
     rising: bool = False  # whether it still rose when the search was given up
 
@@ -53,7 +55,7 @@ def noise(problem: Problem, value: float) -> float:
     return 1e-9 * (float(problem.unit[0]) + abs(value))
 
 
-def curved(problem: Problem, theta: Tensor, inverse: Tensor, numbers: Iterable[int] | None = None) -> Tensor:
+def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     """Whether the likelihoods of (B) data sets fall like parabolas along each column of the covariance.
 
     One standard error away a parabola has fallen by 1/2, half of it away by 1/8.
@@ -62,12 +64,11 @@ def curved(problem: Problem, theta: Tensor, inverse: Tensor, numbers: Iterable[i
         problem: of one data set or of B.
         theta: (B, P), where the score is nearly 0.
         inverse: (B, P, P), the inverse information there.
-        numbers: along whose columns; None: all.
     """
     errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
     fine = (errors.isfinite() & ((errors < _UNKNOWN) | problem.layout.unbounded)).all(1)
     here = problem.value(problem.layout.natural(theta))
-    for p in range(theta.shape[1]) if numbers is None else numbers:
+    for p in range(theta.shape[1]):
         step = torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0)
         for size in (-1.0, 1.0, -0.5, 0.5):
             fall = (here - problem.value(problem.layout.natural(theta + size * step))) / (size * size / 2)
@@ -90,7 +91,7 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
     if len(top.theta) > _MOST_PROFILED:
         return _along_the_last_step(problem, top)
     lanes = _follow(problem, top)
-    best, least = float(top.sums.log_likelihood), noise(problem, float(top.sums.log_likelihood))
+    best, least = float(top.sums.log_likelihood), _LEVEL * noise(problem, float(top.sums.log_likelihood))
     level = (lanes.lowest >= best - least) & (lanes.value >= best - least)
     endless = level & (lanes.value > best + least) & (lanes.gain > RISE)
     numbers, limits, flat = lanes.number.tolist(), [], []
@@ -101,13 +102,15 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
             flat.append(numbers[i])
         else:
             limits.append(Limit(numbers[i], float(lanes.side[i]), bool(endless[i]), _alone(problem, top, lanes, i)))
-    gone = {limit.number for limit in limits}
-    kept = [p for p in range(len(top.theta)) if p not in gone]
+    kept = [p for p in range(len(top.theta)) if p not in {limit.number for limit in limits}]
     inside = torch.where(endless, -torch.inf, lanes.highest)
+    least = noise(problem, best)
     inside = inside if float(inside.max()) > best + least else lanes.highest
     higher = lanes.place[inside.argmax()] if float(inside.max()) > best + least else None
-    told = not limits or (not set(flat) & set(kept) and _told(problem, top, kept))
-    return Surroundings(tuple(limits), tuple(dict.fromkeys(flat)), higher, told)
+    first = next((i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0)
+    untold, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
+    untold = tuple(p for p in kept if p in untold or p in flat)
+    return Surroundings(tuple(limits), tuple(dict.fromkeys(flat)), higher, untold, sharp)
 
 
 class _Lanes(NamedTuple):
@@ -120,7 +123,13 @@ class _Lanes(NamedTuple):
     highest: Tensor
     place: Tensor  # (lanes, P), where it was highest
     gain: Tensor  # in the last round
-    end: Tensor  # (lanes), of the number itself
+    last: Tensor  # (lanes, P), the end of the way
+    early: Tensor  # (lanes, P), after a few rounds
+
+    @property
+    def end(self) -> Tensor:
+        """Of the number itself, (lanes)."""
+        return self.last[torch.arange(len(self.number)), self.number]
 
 
 def _follow(problem: Problem, top: Optimum) -> _Lanes:
@@ -135,22 +144,30 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     way = at[torch.arange(count), number]
     at[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
     value = torch.full((count,), best, dtype=torch.float64)
-    lanes = _Lanes(number, side, value, value.clone(), value.clone(), at.clone(), torch.zeros_like(value), at[:, 0])
-    first = torch.where(real, _first_step(top)[number], 1.0)
+    lanes = _Lanes(number, side, value, value.clone(), value.clone(), at.clone(), torch.zeros_like(value), at, at.clone())
+    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()  # what one unit of information tells
+    remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
+    first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
     step = first.clone()
     move = torch.zeros_like(at)  # of all numbers in the last round, for a step of 1
     open_ = torch.arange(count)
-    for _ in range(_ROUNDS):
-        start = at[open_] + step[open_, None] * move[open_]
-        start[torch.arange(len(open_)), number[open_]] = at[open_, number[open_]] + (side * step)[open_]
+    for round_ in range(_ROUNDS):
+        aim = at[open_, number[open_]] + (side * step)[open_]
+        start = _higher(
+            problem,
+            torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
+            torch.where(held[open_], aim[:, None], at[open_]),
+        )
         found = problem.maximise_held(start, held[open_], _INNER_STEPS)
         there = found.sums.log_likelihood
-        fine = there.isfinite()
+        fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]
         move[moved] = (found.theta[fine] - at[moved]) / step[moved, None]
         at[moved] = found.theta[fine]
         lanes.gain[moved] = there[fine] - lanes.value[moved]
         lanes.value[moved] = there[fine]
+        if round_ < _EARLY:
+            lanes.early[moved] = at[moved]
         lanes.lowest[moved] = torch.minimum(lanes.lowest[moved], there[fine])
         up = moved[there[fine] > lanes.highest[moved]]
         lanes.highest[up], lanes.place[up] = lanes.value[up], at[up]
@@ -161,19 +178,24 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         wall = ~fine & (step[open_] < 1e-3 * first[open_])
         lanes.value[open_[wall]] = -torch.inf
         way = at[open_, number[open_]]
-        remote = (way - top.theta[number[open_]]).abs() > _REMOTE * first[open_]
-        far = torch.where(real[open_], remote, side[open_] * way > _FAR)
+        beyond = (way - top.theta[number[open_]]).abs() > remote[open_]
+        beyond &= ~(lanes.gain[open_] > RISE)
+        far = torch.where(real[open_], beyond, side[open_] * way > _FAR)
         open_ = open_[~wall & ~far & ~(lanes.value[open_] < best - _FALLEN)]
         if not len(open_):
             break
-    return lanes._replace(end=at[torch.arange(count), number])
+    return lanes
 
 
-def _first_step(top: Optimum) -> Tensor:
-    """Of a number that is a parameter itself: its size, or what one unit of information tells of it."""
-    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt().clamp(max=1e100)
-    size = top.theta.abs() / 4
-    return torch.where(size > 1e-3 * tells.clamp(max=1.0), torch.minimum(size, tells), tells.clamp(max=1.0))
+def _higher(problem: Problem, first: Tensor, second: Tensor) -> Tensor:
+    """Of two places for each lane the one where the likelihood is higher."""
+    values = [problem.value(problem.layout.natural(theta)).nan_to_num(-torch.inf) for theta in (first, second)]
+    return torch.where((values[0] >= values[1])[:, None], first, second)
+
+
+def _first_step(theta: Tensor, tells: Tensor) -> Tensor:
+    """Of a number that is a parameter itself: a part of its size, or of what its information tells."""
+    return torch.maximum(torch.minimum(theta.abs(), tells) / 4, 1e-8 * tells)
 
 
 def _suspects(problem: Problem, top: Optimum) -> Tensor:
@@ -211,14 +233,19 @@ def _alone(problem: Problem, top: Optimum, lanes: _Lanes, lane: int) -> bool:
     return float(problem.value(problem.layout.natural(far[None]))[0]) >= best - noise(problem, best)
 
 
-def _told(problem: Problem, top: Optimum, kept: list[int]) -> bool:
-    """Whether the numbers without a limit have a maximum where the others are."""
+def _trend(problem: Problem, top: Optimum, far: Tensor, kept: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which of the numbers without a limit lose, and which gain, their information on the way to a limit."""
     if not kept:
-        return True
+        return (), ()
     index = torch.tensor(kept)
-    inverse = torch.zeros_like(top.sums.information)
-    inverse[index[:, None], index] = cov.inverse(top.sums.information[index[:, None], index])
-    return bool(curved(problem, top.theta[None], inverse[None], kept)[0])
+    there = problem.sums(far[None]).information[0]
+    errors = [
+        cov.inverse(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
+        for information in (top.sums.information, there)
+    ]
+    ratio = errors[1] / errors[0]
+    lost = (ratio > _TREND) | errors[0].isinf()
+    return tuple(index[lost].tolist()), tuple(index[ratio < 1 / _TREND].tolist())
 
 
 def ended(optima: Optima, problem: Problem, inverse: Tensor) -> Tensor:

@@ -169,11 +169,13 @@ def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | N
         if around.higher is None and (top.reached or top.steps != _FIRST_STEPS):
             break
         again = problem.maximise((top.theta if around.higher is None else around.higher)[None]).one(0)
-        rising = not again.reached
-        if again.decrement != again.decrement or not _value(again) > _value(top):
+        gain = _value(again) - _value(top)
+        rising = not again.reached and (gain > borders.RISE or again.decrement != again.decrement)
+        if again.decrement != again.decrement or not gain > 0:
             break
-        rising &= _value(again) > _value(top) + borders.RISE
         top = again._replace(steps=top.steps + again.steps)
+        if rising:
+            break
     return top, around._replace(rising=rising)
 
 
@@ -222,8 +224,8 @@ def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
         return found.optimum.status, False
     if not all(limit.alone for limit in around.limits):
         return f"no maximum: the likelihood still rises towards {gone}", False
-    if not around.told:
-        rest = [name for p, name in enumerate(names) if p not in {limit.number for limit in around.limits}]
+    if around.untold:
+        rest = [names[p] for p in around.untold]
         where = f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
         return f"no maximum: {where}", False
     return f"at the border of the parameter space: {gone}; no standard error there", True

@@ -112,7 +112,7 @@ def _covariance(found: Found, observed: Observations, wish: Wish, family: Family
         size = sum(value.numel() for value in found.params.values())
         return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size), "none"
     jacobian = found.jacobian
-    gone = {away.number for away in runaways(found)}
+    gone = {away.number for away in runaways(found)} | set(() if found.around is None else found.around.sharp)
     kept = torch.tensor([index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64)
     kind = "sandwich" if observed.kind != "frequency" else wish.covariance
     if wish.clusters is None and kind == "expected":
