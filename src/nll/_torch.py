@@ -116,7 +116,10 @@ def without_saved_tensor_hooks() -> Iterator[None]:
 
 
 def on_processor(what: Function) -> Function:
-    """Make the tensors of a function, or of a class's public methods, on the processor, whatever the default device."""
+    """Make the tensors of a function, or of a class's public methods, on the processor, and let it differentiate.
+
+    Whatever the default device, and inside `torch.no_grad()` and `torch.inference_mode()` too.
+    """
     if isinstance(what, type):
         for name, method in vars(what).items():
             if isinstance(method, FunctionType) and not name.startswith("_"):
@@ -125,10 +128,11 @@ def on_processor(what: Function) -> Function:
 
     @wraps(what)
     def run(*arguments: Any, **options: Any) -> Any:
-        if torch.get_default_device().type == "cpu":
-            return what(*arguments, **options)
-        with torch.device("cpu"):
-            return what(*arguments, **options)
+        with torch.inference_mode(False), torch.enable_grad():
+            if torch.get_default_device().type == "cpu":
+                return what(*arguments, **options)
+            with torch.device("cpu"):
+                return what(*arguments, **options)
 
     return run  # type: ignore[return-value]
 

@@ -248,8 +248,14 @@ def _trend(problem: Problem, top: Optimum, far: Tensor, kept: list[int]) -> tupl
     return tuple(index[lost].tolist()), tuple(index[ratio < 1 / _TREND].tolist())
 
 
-def ended(optima: Optima, problem: Problem, inverse: Tensor) -> Tensor:
+def ended(optima: Optima, problem: Problem) -> Tensor:
     """Which of several searches ended at a maximum inside: (B)."""
-    fine = optima.reached & optima.proved
+    proved = optima.reached & optima.proved
     doubtful = optima.reached & ~optima.proved
-    return fine | (doubtful & curved(problem, optima.theta, inverse)) if bool(doubtful.any()) else fine
+    if not bool(doubtful.any()):
+        return proved
+    factor, failed = torch.linalg.cholesky_ex(optima.sums.information)
+    doubtful &= failed == 0
+    unknown = torch.eye(factor.shape[-1], dtype=factor.dtype).mul(torch.inf)
+    inverse = torch.where(doubtful[:, None, None], torch.cholesky_inverse(factor), unknown)
+    return proved | (doubtful & curved(problem, optima.theta, inverse))

@@ -45,6 +45,7 @@ class Family:
     unbounded: str | None = None  # what is to be said where the likelihood has no largest value
     mean_log_prob: Callable[..., Tensor] | None = None  # (values (..., m), **parameters) -> (..., 1)
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
+    near_limit: Callable[[Params], Params] | None = None  # parameters of the family there -> of this one, far out
 
     @property
     def name(self) -> str:

@@ -130,7 +130,7 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     reached = found.reached & (failed == 0) & ~_equal(values, weights)
     inverse = torch.full_like(found.sums.information, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
-    reached &= ended(found, problem, inverse)
+    reached &= ended(found, problem)
     jacobian, params = own.jacobian(found.theta), own.natural(found.theta)
     covariance = torch.full((count, jacobian.shape[1], jacobian.shape[1]), torch.nan, dtype=torch.float64)
     value = found.sums.log_likelihood

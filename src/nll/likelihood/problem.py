@@ -125,6 +125,10 @@ class Problem:
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
                 found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum(1)
+                if not found.requires_grad:
+                    raise ValueError(
+                        "expected log-probabilities that PyTorch can differentiate by the parameters, got constants"
+                    )
                 (slope,) = torch.autograd.grad(found.sum(), inner, create_graph=True)
             value += found.detach()
             score += slope.detach()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.search import Found, border, runaways
+from nll.likelihood.search import Found, border, inward, runaways
 
 _MOST_STEPS = 60
 _FINITE = 700.0  # whose exponential is
@@ -44,7 +44,9 @@ def ends(found: Found, z: float) -> Ends:
     outwards = torch.tensor([gone.get(p) == s for p, s in zip(index.tolist(), side.tolist(), strict=True)])
     reach[outwards] = side[outwards] * torch.inf
     open_, last = (~outwards).nonzero()[:, 0], theta.expand(2 * size, size).clone()
+    inside, free = inward(found), torch.tensor([p in gone for p in range(size)])
     for _ in range(_MOST_STEPS):
+        at[open_] = torch.where(free & ~fixed[open_], inside, at[open_])  # from a border there is no way back
         top = problem.maximise_held(at[open_], fixed[open_])
         at[open_] = top.theta
         t = at[open_, index[open_]]
@@ -58,9 +60,9 @@ def ends(found: Found, z: float) -> Ends:
         ahead = t - (root - z) * root / (-slope)
         double = t + (t - theta[index[open_]])
         middle = torch.where(far[open_].isfinite(), (near[open_] + far[open_]) / 2, double)
-        inside = (ahead - near[open_]) * (far[open_] - ahead) > 0
-        inside &= (ahead - theta[index[open_]]).abs() <= 3 * (t - theta[index[open_]]).abs()
-        aim = torch.where(inside & ahead.isfinite(), ahead, middle)
+        between = (ahead - near[open_]) * (far[open_] - ahead) > 0
+        between &= (ahead - theta[index[open_]]).abs() <= 3 * (t - theta[index[open_]]).abs()
+        aim = torch.where(between & ahead.isfinite(), ahead, middle)
         endless = (t - theta[index[open_]]).abs() > farthest[open_]
         reach[open_] = torch.where(endless & ~done & below, side[open_] * torch.inf, reach[open_])
         last[open_] = torch.where(top.reached[:, None], at[open_], last[open_])

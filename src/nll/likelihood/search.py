@@ -19,6 +19,7 @@ from nll.likelihood.problem import MOST_INFORMATION, Problem
 _SAMPLE = 4096  # rows that the units are found from
 _RESTARTS = 5  # from a higher place beyond
 _FIRST_STEPS = 60  # after which it is looked whether there is anything to be reached
+_INSIDE = 3.0  # a free number that is well inside
 _PEAKS = 2000  # rows that tell which of several peaks is the highest
 
 
@@ -303,6 +304,14 @@ def runaways(found: Found) -> list[Runaway]:
                 gone.append(Runaway(limit, name, place, value, f"{label} = {value:g}" if of == of else label))
         at += parameter.free_shape.numel()
     return gone
+
+
+def inward(found: Found) -> Tensor:
+    """(1, P): where the search ended, the numbers that ran off to a border moved back inside."""
+    theta = found.theta.clone()
+    for away in runaways(found):
+        theta[0, away.number] = away.limit.side * float(theta[0, away.number].abs().clamp(max=_INSIDE))
+    return theta
 
 
 def border(constraint: Any, side: float) -> float:

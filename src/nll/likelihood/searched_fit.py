@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
+from nll.likelihood.borders import Limit, Surroundings
 from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.observations import Observations, cluster_codes
-from nll.likelihood.optimise import Progress
+from nll.likelihood.optimise import Optimum, Progress, Sums
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
@@ -182,6 +184,7 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
     covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
     covariance[kept[:, None], kept] = there.covariance[: len(shared), : len(shared)]
     where = ", ".join(f"{n} = {float(v):g}" for n, v in there.params.items() if n not in shared)
+    near = _near_limit(family, found, there)
     return Fit(
         model=family.name,
         params=params,
@@ -193,5 +196,23 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
         + (f" with {where}" if where else "")
         + "; no standard error there",
         converged=True,
+        decrement=near.optimum.decrement,
+        steps=found.optimum.steps,
         dropped=observed.dropped,
+        search=_Itself(near),
+        starts=found.starts,
     )
+
+
+def _near_limit(family: Family, found: Found, there: Fit) -> Found:
+    """The search as if it had ended far out, at the family's limit, so that profiles and tests start there."""
+    assert family.limit is not None
+    assert family.near_limit is not None
+    own = found.problem.layout
+    at = found.units.own({n: v.reshape(1) for n, v in family.near_limit(there.params).items()})
+    theta = own.numbers(at)
+    sums = Sums(*(part[0] for part in found.problem.sums(theta)))
+    gone = [p for p, n in enumerate(own.free) if n not in family.limit[3]]
+    limits = tuple(Limit(p, math.copysign(1.0, float(theta[0, p])), endless=False, alone=False) for p in gone)
+    optimum = Optimum(theta[0], sums, 0.0, found.optimum.steps, True, "converged")
+    return replace(found, optimum=optimum, around=Surroundings(limits))
