@@ -74,6 +74,13 @@ def less_log1p(w: Tensor) -> Tensor:
     return torch.where(near, u * r - 2 * r * series, torch.where(near, 0.0, w) - torch.log1p(torch.where(near, 0.0, w)))
 
 
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(-x)) for x > 0, without cancellation on either side (Maechler 2012)."""
+    near = x < math.log(2)
+    low, high = torch.where(near, x, 1.0), torch.where(near, 1.0, x)
+    return torch.where(near, torch.log(-torch.expm1(-low)), torch.log1p(-torch.exp(-high)))
+
+
 def log_mean_exp(t: Tensor) -> Tensor:
     """log((exp(t) - 1) / t): t / 2 + log(sinh(t / 2) / (t / 2)), the latter by its series for small t."""
     near = t.abs() < 0.5

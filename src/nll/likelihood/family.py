@@ -17,7 +17,7 @@ from nll.likelihood.observations import Observations
 from nll.likelihood.parameters import Parameter, Params
 
 _SAMPLE = 4096  # values that tell whether the data are nearly equal
-_CONCENTRATED = 1e-3  # the spread of a statistic, in units of its mean
+_CONCENTRATED = 1e-2  # the spread of a statistic, in units of its mean
 _SAME = ("logits", "precision_matrix", "scale_tril")  # as probs and covariance_matrix
 
 

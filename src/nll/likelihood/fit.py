@@ -217,7 +217,7 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     starts = [_start(family, some, share)]
     if family.more_starts is not None:
         more = family.more_starts
-        starts += seeded(lambda: more(some, share), wish.seed)
+        starts += [_usable(family, start) for start in seeded(lambda: more(some, share), wish.seed)]
     asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     numbers = [
         own.numbers(
@@ -327,14 +327,21 @@ def _placed(family: Family, observed: Observations, given: dict[str, Tensor]) ->
 
 
 def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
-    """Where a search starts; a rule that fails, for data that it was not made for, leaves the middle of each range."""
-    parameters = family.constraints(values.shape[-1] if family.columns else 1)
-    found = _start_by_rule(family, values, weights)
-    for name, parameter in parameters.items() if found else ():
-        if not bool(found[name].isfinite().all()):
+    """Where a search starts."""
+    return _usable(family, _start_by_rule(family, values, weights), values.shape[-1] if family.columns else 1)
+
+
+def _usable(family: Family, start: Params, columns: int = 1) -> Params:
+    """A start whose rule failed, for data that it was not made for, has the middle of the parameter's range."""
+    for name, parameter in family.constraints(columns).items():
+        value = start[name]
+        fine = value.isfinite()
+        if parameter.constraint.event_dim == 0:
+            fine = fine & parameter.constraint.check(value)
+        if not bool(fine.all()):
             middle = parameter.transform(torch.zeros(parameter.free_shape, dtype=torch.float64))
-            found[name] = torch.where(found[name].isfinite(), found[name], middle)
-    return found
+            start = {**start, name: torch.where(fine, value, middle)}
+    return start
 
 
 def _start_by_rule(family: Family, values: Tensor, weights: Tensor) -> Params:

@@ -19,6 +19,7 @@ from nll.likelihood.closed_forms import (
     distance,
     expm1_less,
     less_log1p,
+    log1mexp,
     log_mean_exp,
     log_peak,
     log_ratio,
@@ -190,9 +191,9 @@ def _chi2_of_means(means: tuple[Tensor, ...], df: Tensor) -> Tensor:
 
 
 def _beta_start(values: Tensor, weights: Tensor) -> Params:
-    found = moments(values, weights)
-    count = (found.mean * (1 - found.mean) / found.spread.square() - 1).clamp(1e-2, 1e16)
-    return {"concentration1": found.mean * count, "concentration0": (1 - found.mean) * count}
+    found, rest = moments(values, weights), moments(1 - values, weights).mean
+    count = (found.mean * rest / found.spread.square() - 1).clamp(1e-2, 1e30)
+    return {"concentration1": found.mean * count, "concentration0": rest * count}
 
 
 def _beta_of_means(means: tuple[Tensor, ...], concentration1: Tensor, concentration0: Tensor) -> Tensor:
@@ -220,7 +221,7 @@ def _dirichlet_start(values: Tensor, weights: Tensor) -> Params:
 
 def _kumaraswamy_log_prob(values: Tensor, concentration1: Tensor, concentration0: Tensor) -> Tensor:
     a, b, log = concentration1, concentration0, values.log()
-    return a.log() + b.log() + (a - 1) * log + (b - 1) * torch.log(-torch.expm1(a * log))
+    return a.log() + b.log() + (a - 1) * log + (b - 1) * log1mexp(-a * log)
 
 
 # Location and scale.
@@ -363,7 +364,7 @@ def _pareto_tail_log_prob(values: Tensor, scale: Tensor, concentration: Tensor, 
 def _pareto_estimate(values: Tensor, weights: Tensor) -> Params:
     """The smallest value, and the inverse mean of the logarithms above it."""
     low = torch.where(weights > 0, values, math.inf).amin(-1)
-    return {"scale": low, "alpha": total(weights) / total(weights, (values / low[..., None]).log())}
+    return {"scale": low, "alpha": total(weights) / total(weights, log_ratio(values, low[..., None]))}
 
 
 def _pareto_covariance(params: Params, n: float) -> Tensor:
@@ -385,9 +386,11 @@ def _inverse_gaussian_covariance(params: Params, n: float) -> Tensor:
 
 
 def _f_start(values: Tensor, weights: Tensor) -> Params:
-    mean = moments(values, weights).mean
+    """By the mean; of data that are nearly equal by the variance of the logarithm, 2 / df1 + 2 / df2."""
+    mean, variance = moments(values, weights).mean, moments(log_ratio(values, values[..., :1]), weights).spread.square()
     df2 = torch.where(mean > 1.05, 2 * mean / (mean - 1), 42.0).clamp(max=42.0)
-    return {"df1": torch.full_like(mean, 5.0), "df2": df2}
+    near, both = variance < 1e-3, 4 / variance.clamp(min=1e-30)
+    return {"df1": torch.where(near, both, 5.0), "df2": torch.where(near, both, df2)}
 
 
 def _f_log_prob(values: Tensor, df1: Tensor, df2: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import distributions as td
 from nll.likelihood.closed_forms import (
     expm1_less,
     less_log1p,
+    log1mexp,
     log_mean_exp,
     log_ratio,
     log_rising,
@@ -44,13 +45,6 @@ class Tails(NamedTuple):
 
     below: Tensor
     above: Tensor
-
-
-def log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(-x)) for x > 0, without cancellation on either side (Maechler 2012)."""
-    near = x < math.log(2)
-    low, high = torch.where(near, x, 1.0), torch.where(near, 1.0, x)
-    return torch.where(near, torch.log(-torch.expm1(-low)), torch.log1p(-torch.exp(-high)))
 
 
 def log_difference(a: Tensor, b: Tensor) -> Tensor:
