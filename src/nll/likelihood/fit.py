@@ -40,7 +40,7 @@ from nll.likelihood.replicates import seeded
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units, search, units_of
 from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
-from nll.likelihood.tails import Interval, Windowed
+from nll.likelihood.tails import Interval, Windowed, tails_of
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
 
@@ -124,6 +124,7 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
     categorical = family.name == "Categorical"
     if isinstance(data, (Censored, Truncated)):
+        tails_of(family.distribution)
         observed = observe_bounded(data, weights, missing=missing)
     else:
         observed = observe(data, weights, missing=missing, categorical=categorical)

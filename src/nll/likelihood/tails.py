@@ -439,8 +439,5 @@ class Windowed:
 def tails_of(distribution: type[td.Distribution]) -> Callable[..., Any]:
     """The tails of a family. Raises ValueError for one that cannot be censored or truncated."""
     if distribution not in TAILS:
-        raise ValueError(
-            f"expected a family that takes censored or truncated rows, got {distribution.__name__}, "
-            "whose distribution function is not known"
-        )
+        raise ValueError(f"expected a family that takes censored or truncated rows, got {distribution.__name__}")
     return TAILS[distribution]
