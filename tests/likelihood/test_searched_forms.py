@@ -102,7 +102,6 @@ POSITIVE, SHARES = [0.5, 1.2, 2.0, 3.3, 0.9, 1.7], [0.1, 0.2, 0.35, 0.8, 0.6]
         (td.Beta, SHARES, (0, 1)),
         (td.Kumaraswamy, SHARES, (0, 1)),
         (td.Poisson, [0, 2, 5], (0, math.inf)),
-        (td.Bernoulli, [0, 1, 1], (0, 1)),
     ],
 )
 def test_a_row_or_a_window_of_the_whole_support_tells_nothing(family, x, support):

@@ -78,8 +78,7 @@ class Family:
         """The ends of the support."""
         support: Any = self.distribution.support
         low = given.get("loc", getattr(support, "lower_bound", 0 if self.discrete else -math.inf))
-        high = 1 if self.distribution is td.Bernoulli else getattr(support, "upper_bound", math.inf)
-        return low, given.get("total_count", high)
+        return low, given.get("total_count", getattr(support, "upper_bound", math.inf))
 
     def middle(self, given: Params) -> Any:
         """A point inside of the support."""

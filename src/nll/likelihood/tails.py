@@ -383,7 +383,6 @@ TAILS: dict[type[td.Distribution], Callable[..., Tails]] = {
     td.Poisson: lambda x, rate: _swap(_gamma(log_ratio(rate, x + 1), x + 1)),
     td.NegativeBinomial: _negative_binomial,
     td.Binomial: _binomial,
-    td.Bernoulli: lambda x, probs: Tails(torch.log1p(-probs) + 0.0 * x, probs.log() + 0.0 * x),
 }
 
 
