@@ -118,7 +118,7 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     units = _units_of_each(values, family.units)
     values = values if units is None else (values - units.centre) / units.scale
     start = family.start(values, weights)
-    if family.statistics is not None:  # their means tell all
+    if family.statistics is not None and family.means_tell_all(values):
         n = total(weights)
         means = tuple((sums / n)[:, None] for sums in totals(weights, values, family.statistics))
         segment = Segment(FamilyMeans(family), means, n[:, None])

@@ -213,7 +213,7 @@ def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -
         observed = observe(inner, weights, missing=missing)
     else:
         (low, high), observed = observe_parts((inner.low, inner.high), weights, missing=missing)
-        value = torch.where(low.isinf(), high, torch.where(high.isinf(), low, (low + high) / 2))
+        value = torch.where(low.isinf(), high, torch.where(high.isinf(), low, low / 2 + high / 2))
         nothing = value.isinf()
         if bool(nothing.any()):
             row = int(observed.rows[nothing.nonzero()[0, 0]])
