@@ -144,7 +144,9 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     way = at[torch.arange(count), number]
     at[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
     value = torch.full((count,), best, dtype=torch.float64)
-    lanes = _Lanes(number, side, value, value.clone(), value.clone(), at.clone(), torch.zeros_like(value), at, at.clone())
+    lanes = _Lanes(
+        number, side, value, value.clone(), value.clone(), at.clone(), torch.zeros_like(value), at, at.clone()
+    )
     tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()  # what one unit of information tells
     remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
     first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll.likelihood.borders import ended
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald
 from nll.likelihood.observations import Observations, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
-from nll.likelihood.borders import ended
 
 _ROWS = 1 << 22  # rows, with those that fill up short groups, that are searched at once
 

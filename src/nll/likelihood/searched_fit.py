@@ -86,6 +86,7 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         dropped=observed.dropped,
         log_likelihood_at=AtParameters(found),
         search=_Itself(found),
+        supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
         starts=found.starts,
     )
 
@@ -200,6 +201,7 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
         steps=found.optimum.steps,
         dropped=observed.dropped,
         search=_Itself(near),
+        supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
         starts=found.starts,
     )
 

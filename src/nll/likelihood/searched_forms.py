@@ -33,6 +33,7 @@ from nll.likelihood.observations import total, totals
 from nll.likelihood.parameters import Params
 
 _EULER = 0.5772156649015329
+_HUGE = 1e15  # a parameter at which its limit at infinity is reached
 _SMALL_GAP = 1e-3  # between log mean and mean log, where their difference loses digits
 
 
@@ -227,11 +228,11 @@ def _kumaraswamy_log_prob(values: Tensor, concentration1: Tensor, concentration0
 # Location and scale.
 
 
-def _student_start(values: Tensor, weights: Tensor, at: float = 0.5) -> Params:
+def _student_start(values: Tensor, weights: Tensor, at: float = 0.5, df: float = 5.0) -> Params:
     low, middle, high = (quantile(values, weights, q) for q in (0.25, at, 0.75))
     scale = (high - low) / 1.45  # the quartiles of Student's t with 5 degrees of freedom
     scale = torch.where(scale > 0, scale, moments(values, weights).spread)
-    return {"df": torch.full_like(middle, 5.0), "loc": middle, "scale": scale}
+    return {"df": torch.full_like(middle, df), "loc": middle, "scale": scale}
 
 
 def _student_log_prob(values: Tensor, df: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -531,8 +532,9 @@ FAMILIES = (
         td.StudentT,
         _student_start,
         _student_log_prob,
-        more_starts=lambda x, w: [_student_start(x, w, q) for q in (0.25, 0.75)],
+        more_starts=lambda x, w: [_student_start(x, w, q, df) for q in (0.25, 0.5, 0.75) for df in (0.7, 5.0)],
         limit=("df", math.inf, td.Normal, ("loc", "scale")),
+        near_limit=lambda normal: {"df": torch.full_like(normal["loc"], _HUGE), **normal},
     ),
     _finite_form(
         td.Cauchy,
@@ -613,5 +615,9 @@ FAMILIES = (
         start=_negative_binomial_start,
         log_prob=_negative_binomial_log_prob,
         limit=("total_count", math.inf, td.Poisson, ()),
+        near_limit=lambda poisson: {
+            "total_count": torch.full_like(poisson["rate"], _HUGE),
+            "probs": poisson["rate"] / (poisson["rate"] + _HUGE),
+        },
     ),
 )
