@@ -151,6 +151,10 @@ def _fit_observed(family: Family, observed: Observations, given: dict[str, Tenso
     if family.by_formula_only:
         wish = _without_search(family, observed, wish)
     plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
+    if family.verdict is not None and family.estimate is not None and not (plain or wish.fixed):
+        said = family.verdict(family.estimate(observed.values, observed.weights))
+        if said is not None:
+            return without_maximum(family, observed, said)
     if family.estimate is not None and plain:
         return replace(closed_fit(family, observed, given), search=_again(family, observed, given, wish))
     found = _search_family(family, observed, given, wish)
@@ -440,6 +444,8 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
     values = {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in own.parameters.items()}
     values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     start = own.numbers({name: value[None] for name, value in values.items()})
+    for term, segment in zip(terms, segments, strict=True):  # as the user wrote it, arguments checked
+        term.rows(*(part[0] for part in segment.parts), **{n: own.natural(start)[n][0] for n in term.parameters})
     with Line(model.name) as line:
         others = _others(start, wish.seed)
         found = search(problem, start, Units(), 0.0, problem, wish.progress or line, others)
@@ -481,4 +487,5 @@ def _again(family: Family, observed: Observations, given: dict[str, Tensor], wis
 def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:
     """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
     free = [name for name in family.parameters if name not in wish.fixed]
-    return family.start is not None and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
+    searched = family.start is not None or not (wish.plain and observed.kind == "frequency")
+    return searched and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds

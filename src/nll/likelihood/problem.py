@@ -124,7 +124,7 @@ class Problem:
         for block in self._blocks(count, which):
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
-                found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum(1)
+                found = _weighted(block, self._rows(block, inner)).sum(1)
                 if not found.requires_grad:
                     raise ValueError(
                         "expected log-probabilities that PyTorch can differentiate by the parameters, got constants"
@@ -144,7 +144,7 @@ class Problem:
         for block in self._blocks(1, None):
             with torch.enable_grad():
                 inner = theta[None].detach().requires_grad_()
-                found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
+                found = _weighted(block, self._rows(block, inner)).sum()
             value += found.detach()
             score += torch.autograd.grad(found, inner)[0][0]
         return value, score
@@ -165,7 +165,7 @@ class Problem:
     def _differentiated(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             inner = theta[None].detach().requires_grad_()
-            found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
+            found = _weighted(block, self._rows(block, inner)).sum()
             return inner, torch.autograd.grad(found, inner, create_graph=True)[0][0]
 
     def scores(self, theta: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Problem:
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
                 v = torch.zeros(1, block.width, dtype=torch.float64, requires_grad=True)
-                rows = block.log_prob(block.parts, self._params(inner)).expand(1, block.width)
+                rows = self._rows(block, inner).expand(1, block.width)
                 (slope,) = torch.autograd.grad((v * rows).sum(), inner, create_graph=True)
             for p in range(theta.shape[1]):
                 (column,) = torch.autograd.grad(slope[0, p], v, retain_graph=True)
@@ -247,6 +247,13 @@ class Problem:
     def _blocks(self, count: int, which: Tensor | None) -> Iterator[Segment]:
         for segment in self.segments:
             yield from (segment if which is None or self.count == 1 else segment.take(which)).blocks(count)
+
+    def _rows(self, block: Segment, theta: Tensor) -> Tensor:
+        """The log-probabilities of a block; NaN, from which a search steps back, where rounding made a matrix singular."""
+        try:
+            return block.log_prob(block.parts, self._params(theta))
+        except torch.linalg.LinAlgError:
+            return theta.sum(1, keepdim=True) * torch.nan
 
     def _params(self, theta: Tensor) -> Params:
         return {name: value.unsqueeze(1) for name, value in self.layout.natural(theta).items()}

@@ -20,6 +20,7 @@ _SAMPLE = 4096  # rows that the units are found from
 _RESTARTS = 5  # from a higher place beyond
 _FIRST_STEPS = 60  # after which it is looked whether there is anything to be reached
 _INSIDE = 3.0  # a free number that is well inside
+_SINGULAR = 1e-14  # an eigenvalue of information of unit diagonal, for each parameter, that is rounding
 _PEAKS = 2000  # rows that tell which of several peaks is the highest
 
 
@@ -129,11 +130,12 @@ def search(
         starts = max(tried, key=_rank).theta[None]
     tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
     top, around = _followed(problem, max(tops, key=_rank))
-    if around is not None and others is not None and _value(top) == _value(top):
+    lost = top.decrement != top.decrement
+    if others is not None and (around is not None or lost):
         again = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in others]
         tops += again
         best = max(again, key=_rank)
-        if _better(problem, best, top, around):
+        if lost or _better(problem, best, top, around or Surroundings()):
             top, around = _followed(problem, best)
     reached = tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
     reached = tuple(value - density * math.log(units.scale) for value in reached)
@@ -257,7 +259,7 @@ def flat_direction(found: Found) -> str | None:
         return " and ".join(unknown)
     unit = diagonal.rsqrt()
     values, vectors = torch.linalg.eigh(unit[:, None] * information * unit)
-    if float(values[0]) > 4 * len(unit) * torch.finfo(torch.float64).eps:
+    if float(values[0]) > _SINGULAR * len(unit):
         return None
     jacobian = found.jacobian
     moved = jacobian @ (vectors[:, 0] * unit)

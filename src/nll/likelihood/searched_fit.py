@@ -23,6 +23,9 @@ from nll.likelihood.search import AtParameters, Found, judge, runaways
 from nll.likelihood.searched_forms import EXPECTED_INFORMATION
 
 
+_EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
+
+
 @dataclass(frozen=True)
 class Wish:
     """What the caller asks of the parameters and of their errors."""
@@ -68,7 +71,7 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         status, converged = _of_family(family, found, status)
     if not converged:
         covariance = torch.full_like(covariance, torch.nan)
-    elif found.units.scale != 1.0 and not runaways(found) and bool(covariance.isnan().any()):
+    elif abs(math.log2(found.units.scale)) > _EXTREME and not runaways(found) and bool(covariance.isnan().any()):
         status += "; the covariance is beyond float64: rescale the data for standard errors"
     return Fit(
         model=name,
@@ -153,7 +156,10 @@ def _expected(found: Found, observed: Observations, family: Family | None) -> Te
     return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
 
 
-def without_maximum(family: Family, observed: Observations) -> Fit:
+_ALL_EQUAL = "no maximum: the data are all equal, and the likelihood grows without bound as the density narrows"
+
+
+def without_maximum(family: Family, observed: Observations, status: str = _ALL_EQUAL) -> Fit:
     """The result for data that let the likelihood grow without bound."""
     params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in family.parameters}
     size = len(params)
@@ -164,7 +170,7 @@ def without_maximum(family: Family, observed: Observations) -> Fit:
         log_likelihood=torch.inf,
         n=observed.n,
         df=size,
-        status="no maximum: the data are all equal, and the likelihood grows without bound as the density narrows",
+        status=status,
         converged=False,
         dropped=observed.dropped,
     )
