@@ -18,10 +18,16 @@ _PATIENCE = 1.0  # seconds without a word
 _GROUPS = 40  # lines of groups
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the error be reported like those of other files."""
+        raise
+
+
 def console(stderr: bool) -> Console:
     """Return the terminal, or what stands for it: wide enough for a table where the output is a file or a pipe."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=120)
+    found = _Console(stderr=stderr)
+    return found if found.is_terminal else _Console(stderr=stderr, width=120)
 
 
 def seconds(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nll._files import write_text
 from nll.likelihood import intervals
 from nll.likelihood.observations import label
 from nll.likelihood.result import Fit
@@ -79,9 +81,10 @@ class Model:
             name: getattr(self, name) for name in ("family", "response", "baseline", "second", "status", "converged")
         }
         kept |= {"classes": list(self.classes), "terms": self.terms.to_dict()}
-        kept |= {"coef": _plain(self.coef), "covariance": _plain(self.covariance)}
+        kept |= {name: _plain(getattr(self, name)) for name in ("coef", "covariance")}
+        kept["second"] = _plain(torch.tensor(self.second, dtype=torch.float64))
         text = json.dumps({"nll": "model", "version": _VERSION, **kept}, indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
 
 def load(path: Path) -> Model:
@@ -104,22 +107,25 @@ def load(path: Path) -> Model:
             coef=_tensor(kept["coef"]),
             covariance=_tensor(kept["covariance"]),
             classes=tuple(kept["classes"]),
-            **{name: kept[name] for name in ("family", "response", "baseline", "second", "status", "converged")},
+            second=float(_tensor(kept["second"])),
+            **{name: kept[name] for name in ("family", "response", "baseline", "status", "converged")},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"expected a whole model in {path}, got one without its {error}") from None
 
 
 def _plain(values: Tensor) -> Any:
-    """Nested lists; what is not finite as null."""
-    if values.ndim == 0:
-        number = float(values)
-        return number if abs(number) < float("inf") else None
-    return [_plain(part) for part in values]
+    """Nested lists; NaN as null, infinities as the texts that `float` reads."""
+    if values.ndim:
+        return [_plain(part) for part in values]
+    number = float(values)
+    return number if math.isfinite(number) else None if math.isnan(number) else str(number)
 
 
 def _tensor(values: Any) -> Tensor:
     def number(value: Any) -> Any:
-        return [number(part) for part in value] if isinstance(value, list) else float("nan") if value is None else value
+        return (
+            [number(part) for part in value] if isinstance(value, list) else math.nan if value is None else float(value)
+        )
 
     return torch.tensor(number(values), dtype=torch.float64)
