@@ -248,7 +248,7 @@ def test_each_group_on_its_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kind ~ y", "--by", "kind"], "--censored-right and --by with --column only"),
+        (["kind ~ y", "--by", "kind"], "--censored-right, --event and --by with --column only"),
         (["--column", "y", "--family", "normal", "--by", "kind", "--report", "r.html"], "no --report with --by"),
         (["--column", "y", "--family", "normal", "--by", "nothing"], "nothing"),
     ],

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 import typer
 from rich.console import Console
@@ -20,7 +19,7 @@ from nll._files import write_text
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.output import require_places, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, name_of, read_table
+from nll.cli.tables import Decimal, Encoding, Sep, Table, as_labels, dialect_of, name_of, read_table
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.likelihood.csv_files import Dialect
 from nll.likelihood.families import FAMILIES, family_of
@@ -251,6 +250,9 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
     stages.say(f"Reading {job.name}")
     table = read_table(job.path, list(dict.fromkeys(wanted)), job.dialect)
+    response = str(next(iter(parsed.lhs))).strip("`")
+    if response in table.columns:
+        table[response] = as_labels(table[response])
     stages.say("Building the columns")
     if job.cluster is not None:
         designs.require_columns([job.cluster], [str(name) for name in table.columns])
@@ -382,18 +384,11 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
     family = DISTRIBUTIONS[job.family]
     if job.censored_right is not None or job.event is not None:
         data = right_censored(frame, data, job.censored_right, job.event)
-    groups = None if job.by is None else _labels(table[job.by])
+    groups = None if job.by is None else as_labels(table[job.by]).to_numpy()
     fitted = fit_family(family.distribution, data, weights=weights, groups=groups, missing="drop", progress=stages.step)
     if isinstance(fitted, Fit):
         fitted = replace(fitted, response=column)
     return Fitted(replace(fitted, dropped=dropped), title, {})
-
-
-def _labels(column: pd.Series) -> np.ndarray:
-    """Labels of groups; times as they are written."""
-    if column.dtype.kind in "mM":
-        column = column.astype(str).where(column.notna(), None)
-    return column.to_numpy()
 
 
 def _page(fitted: Fitted, level: float) -> str:

@@ -14,11 +14,11 @@ from nll._files import replacing
 from nll.cli import terminal
 from nll.cli.fit import Missing
 from nll.cli.output import require_places, show, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, read_table
+from nll.cli.tables import Decimal, Encoding, Sep, Table, as_labels, dialect_of, read_table
 from nll.likelihood.csv_files import Dialect
 from nll.likelihood.observations import frequencies, label
 from nll.regression import design as designs
-from nll.regression.evaluation import Evaluation, Held, evaluate
+from nll.regression.evaluation import Evaluation, Held, evaluate, is_score_of_fit
 from nll.regression.model_file import Model, load
 
 Read = Annotated[Path, typer.Argument(help="A model that `nll fit --save` has written.", show_default=False)]
@@ -81,13 +81,16 @@ def score(
     column = None if weights is None else designs.numbers(complete[weights], weights)
     counted = frequencies(column, len(complete), complete.index.tolist())
     found = _held(own, complete, counted)
-    shown = _as_dict(found) | {"rows": float(counted.sum()), "dropped": dropped}
+    in_sample = is_score_of_fit((found.log_score if isinstance(found, Evaluation) else found).value, own.log_score)
+    shown = _as_dict(found) | {"rows": float(counted.sum()), "dropped": dropped, "rows_of_the_fit": in_sample}
     if json_file is not None:
         write_json(shown, json_file)
     if isinstance(found, Evaluation):
         console.print(str(found), highlight=False, markup=False)
     else:
         console.print(f"Rows         {shown['rows']:.12g}\nLog-score    {found}", highlight=False, markup=False)
+        if in_sample:
+            console.print("These are the rows of the fit: others, held out, tell how well it predicts", highlight=False)
     if dropped:
         console.print(f"Left out     {dropped} rows with missing values", highlight=False)
 
@@ -124,8 +127,9 @@ def _held(model: Model, table: pd.DataFrame, weights: torch.Tensor) -> Evaluatio
     if model.family != "softmax":
         y = torch.from_numpy(np.array(designs.numbers(response, model.response), dtype=np.float64))
         seen = weights > 0
-        rows = -model.log_probabilities(table, y)[seen]
+        rows = -model.log_probabilities(table[seen.numpy()], y[seen])
         return Held(torch.zeros(len(rows), dtype=torch.int64), weights[seen], False).mean(rows)
+    response = as_labels(response)
     place = {label(value): k for k, value in enumerate(model.classes)}
     codes = np.array([place.get(label(value), -1) for value in response], dtype=np.int64)
     wrong = np.flatnonzero(codes < 0)
@@ -135,7 +139,8 @@ def _held(model: Model, table: pd.DataFrame, weights: torch.Tensor) -> Evaluatio
             f"expected the classes of the fit ({', '.join(place)}) in column {model.response!r}, got {got}"
         )
     odds = model.probabilities(table).log_odds
-    return evaluate(torch.nn.functional.logsigmoid(odds), torch.from_numpy(codes), weights, classes=tuple(place))
+    log_p = torch.nn.functional.logsigmoid(odds)
+    return evaluate(log_p, torch.from_numpy(codes), weights, classes=tuple(place), fitted=model.log_score)
 
 
 def _as_dict(found: Any) -> dict[str, Any]:

@@ -107,6 +107,14 @@ def _csv(source: Any, dialect: Dialect) -> pa.Table:
         return pyarrow.csv.read_csv(_open(source), **options)
 
 
+def as_labels(column: pd.Series) -> pd.Series:
+    """A column of classes or groups; times as texts, a day without its midnight."""
+    if column.dtype.kind not in "mM":
+        return column
+    texts = [str(time).removesuffix(" 00:00:00") if column.dtype.kind == "M" else str(time) for time in column]
+    return pd.Series(texts, column.index, dtype=object).where(column.notna(), None)
+
+
 def _frame(table: pa.Table) -> pd.DataFrame:
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
