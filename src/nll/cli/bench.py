@@ -25,7 +25,7 @@ from torch import Tensor
 
 import nll
 from nll.cli import clock, terminal
-from nll.cli.output import write_json
+from nll.cli.output import require_places, write_json
 from nll.kernels import cpu
 
 
@@ -244,6 +244,7 @@ def bench(
     ] = None,
 ) -> None:
     """Compare the losses with PyTorch's on this machine: time, memory, error against float64."""
+    require_places([], [], json_path)
     chosen = [case for case in CASES if only in f"{case.name} {case.dtype}"]
     if not chosen:
         names = ", ".join(case.name for case in CASES)

@@ -63,7 +63,7 @@ def compare(
     Exit codes: 0 there is a best one; 1 none of the fits converged; 2 the input cannot be used.
     """
     console = terminal.console(stderr=str(json_file) == "-")
-    require_places([table], [json_file])
+    require_places([table], [], json_file)
     with terminal.Stages(console) as stages:
         stages.say(f"Reading {name_of(table)}")
         marks = (censored_right, event)

@@ -50,7 +50,7 @@ def derive(
         raise ValueError(f"expected a family of {', '.join(FAMILIES)}, got {family!r}")
     if latex and html is not None:
         raise ValueError("expected --latex or --html, got both")
-    require_places([table], [html])
+    require_places([table], [], html)
     given = {} if total_count is None else {"total_count": float(total_count)}
     numbers = _data(data, table, column, dialect_of(sep, decimal, encoding))
     found = derived(FAMILIES[family], numbers, **given)

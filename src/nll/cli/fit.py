@@ -156,7 +156,7 @@ def fit(
     """
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
-    require_places([table], [json_file, report, save, checkpoint])
+    require_places([table], [report, save, checkpoint], json_file)
     family = _family(formula, column, family, alpha)
     of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
     of_softmax |= {"firth": firth or None, "margins": margins or None, "checkpoint": checkpoint}

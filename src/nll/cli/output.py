@@ -15,8 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from nll._files import write_text
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")  # PyTorch's and C++'s words
+from nll._torch import out_of_memory
 
 
 class Commands(TyperGroup):
@@ -43,7 +42,7 @@ def _reported() -> Iterator[None]:
     except (ValueError, TypeError) as error:
         fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
     except (MemoryError, RuntimeError, SystemError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
+        if not out_of_memory(error):
             raise
         fail("expected memory for the table and its fit, got too little; a softmax regression also reads in blocks")
 
@@ -54,16 +53,23 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def require_places(inputs: list[Path | None], outputs: list[Path | None]) -> None:
+def require_places(inputs: list[Path | None], outputs: list[Path | None], printed: Path | None = None) -> None:
     """Complain before the work, not after it, about results that cannot be written or would overwrite one another.
+
+    Args:
+        inputs: what is read: files, folders, or - for the standard input.
+        outputs: where results go.
+        printed: where another goes; - prints it.
 
     Raises ValueError for a folder, one that does not exist or takes no files, and for a file that is read or is the
     place of another result, under whatever name.
     """
     taken = [path for path in map(_read, inputs) for path in path]
-    for file in outputs:
-        if file is None or str(file) == "-":
+    for file in [*outputs, printed]:
+        if file is None or (file is printed and str(file) == "-"):
             continue
+        if str(file) == "-":
+            raise ValueError("expected a file for this result, got -, which prints others")
         if file.is_dir():
             raise ValueError(f"expected a file to write, got the folder {file}")
         if not file.parent.is_dir():

@@ -72,7 +72,7 @@ def score(
     Exit codes: 0; 2 the input cannot be used.
     """
     console = terminal.console(stderr=str(json_file) == "-")
-    require_places([table, model], [json_file])
+    require_places([table, model], [], json_file)
     own = load(model)
     wanted = [*own.terms.variables, own.response] + ([weights] if weights else [])
     used = list(dict.fromkeys(wanted))
