@@ -36,7 +36,9 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        with suppress(OSError):  # a pipe that is closed, or a full disk, is not to be tried again at the exit
+        with suppress(
+            OSError, AttributeError
+        ):  # a pipe that is closed, or a full disk, is not to be tried again at the exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         fail(f"expected files that can be read and written, got: {error}")
     except (ValueError, TypeError) as error:

@@ -76,7 +76,8 @@ class GroupedFit:
         """A line on all of them."""
         missed = len(self) - int(self.converged.sum())
         rest = f"; {missed} without a maximum" if missed else ""
-        return f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} observations{rest}"
+        events = "" if self.events is None else f", {float(self.events.sum()):.12g} events"
+        return f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} observations{events}{rest}"
 
 
 def fit_groups(
