@@ -109,7 +109,7 @@ def test_missing_rows_leave_their_groups():
     [
         (lambda: fit(td.Gamma, [1.0, 2.0], groups=[1]), "2 group labels, one for each row"),
         (lambda: fit(td.Gamma, [1.0, -2.0], groups=[1, 2]), "got -2 at row 1"),
-        (lambda: fit(td.Gamma, censored([1.0, -2.0], right=[0, 1]), groups=[1, 2]), r"got \[-2, inf\] at row 1"),
+        (lambda: fit(td.Gamma, censored([1.0, -2.0], left=[0, 1]), groups=[1, 2]), r"got \[-inf, -2\] at row 1"),
         (lambda: fit(td.Gamma, [1.0, 2.0], weights=sampling([1, 2]), groups=[1, 2]), "plain numbers and frequencies"),
         (lambda: fit(td.Gamma, [1.0, 2.0], fixed={"rate": 1.0}, groups=[1, 2]), "plain numbers and frequencies"),
         (lambda: fit(td.Gamma, [1.0, 2.0], groups=[1, 2]).interval(2.0), r"level in \(0, 1\), got 2.0"),
