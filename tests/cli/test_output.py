@@ -93,8 +93,8 @@ def closed_pipe() -> io.TextIOBase:
 
 @pytest.mark.parametrize(
     "output",
-    [lambda: open("/dev/full", "w"), closed_pipe, lambda: None],
-    ids=["full", "pipe", "closed"],  # noqa: SIM115
+    [lambda: Path("/dev/full").open("w"), closed_pipe, lambda: None],
+    ids=["full", "pipe", "closed"],
 )
 def test_an_output_that_is_closed_or_full(folder, output, monkeypatch, capsys):
     for arguments in (["fit", "t.csv", "y ~ a", "--json", "-"], ["derive", "normal"]):

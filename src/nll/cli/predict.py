@@ -127,7 +127,7 @@ def _held(model: Model, table: pd.DataFrame, weights: torch.Tensor) -> Evaluatio
     if model.family != "softmax":
         y = torch.from_numpy(np.array(designs.numbers(response, model.response), dtype=np.float64))
         seen = weights > 0
-        rows = -model.log_probabilities(table[seen.numpy()], y[seen])
+        rows = -model.log_probabilities(table.loc[seen.numpy()], y[seen])
         return Held(torch.zeros(len(rows), dtype=torch.int64), weights[seen], False).mean(rows)
     response = as_labels(response)
     place = {label(value): k for k, value in enumerate(model.classes)}

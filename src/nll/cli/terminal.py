@@ -62,7 +62,10 @@ def show_groups(console: Console, fit: GroupedFit) -> None:
     columns = fit.to_dict()
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
     for name in columns:
-        shown.add_column(Text(name), justify="left" if name in ("group", "converged") else "right", no_wrap=True)
+        side = "left" if name in ("group", "converged") else "right"
+        shown.add_column(
+            Text(name.replace("log_likelihood", "log-likelihood")), justify=side, overflow="fold"
+        )  # headings take several lines before numbers do
     for i in range(min(len(fit), _GROUPS)):
         shown.add_row(*(Text(_cell(column[i])) for column in columns.values()))
     console.print(shown)
