@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -85,22 +85,22 @@ def test_memory_that_runs_out_is_said_in_words(error):
     assert (done.exit_code, "expected memory for the table" in done.stderr) == (2, True)
 
 
-def closed_pipe() -> io.TextIOBase:
+def output(kind: str) -> int:
+    if kind == "full":
+        return os.open("/dev/full", os.O_WRONLY)
     read, write = os.pipe()
     os.close(read)
-    return open(write, "w")
+    return write
 
 
-@pytest.mark.parametrize(
-    "output",
-    [lambda: Path("/dev/full").open("w"), closed_pipe, lambda: None],
-    ids=["full", "pipe", "closed"],
-)
-def test_an_output_that_is_closed_or_full(folder, output, monkeypatch, capsys):
-    for arguments in (["fit", "t.csv", "y ~ a", "--json", "-"], ["derive", "normal"]):
-        monkeypatch.setattr(sys, "stdout", output())
+@pytest.mark.parametrize("kind", ["full", "pipe", "closed"])
+@pytest.mark.parametrize("arguments", [["fit", "t.csv", "y ~ a", "--json", "-"], ["derive", "normal"]])
+def test_an_output_that_is_closed_or_full(folder, kind, arguments, monkeypatch, capsys):
+    with ExitStack() as stack:
+        stream = None if kind == "closed" else stack.enter_context(open(output(kind), "w"))
+        monkeypatch.setattr(sys, "stdout", stream)
         with pytest.raises(SystemExit) as stop:
             app(arguments)
-        assert stop.value.code == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert sum(line.startswith("nll: expected files that can be read and written") for line in lines) == 1
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("nll: expected files that can be read and written") for line in lines) == 1

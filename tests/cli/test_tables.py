@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nll.cli.app import app
+from nll.cli.tables import read_table
 
 DRAW = np.random.default_rng(0)
 TABLE = pd.DataFrame({"größe": DRAW.normal(size=60), "y": DRAW.choice(list("uv"), 60), "n": DRAW.integers(0, 9, 60)})
@@ -71,6 +72,28 @@ def test_the_same_table(tmp_path, expected, layout, content, options):
     elif layout == "checkpoint":
         more = ["--checkpoint", tmp_path / "c"]
     assert value(path, "y ~ größe + n", *options, *more, given=given) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("a;b\n1,5;2\n2,25;3\n", ["a", "b"]),
+        ("size, cm;b\n1;2\n2;3\n", ["size, cm", "b"]),
+        ('"a,b";"c"\n1;2\n', ["a,b", "c"]),
+        ('a,"b;c"\n1,"x;y;z"\n2,"u"\n', ["a", "b;c"]),
+        ("a\n1\n2\n", ["a"]),
+        ("a;b\n1;x\n2;y;z\n", None),
+    ],
+)
+def test_the_separator_is_the_one_that_the_lines_share(tmp_path, content, columns):
+    (tmp_path / "t.csv").write_text(content)
+    if columns is None:
+        with pytest.raises(ValueError, match="expected a readable table"):
+            read_table(tmp_path / "t.csv")
+    else:
+        table = read_table(tmp_path / "t.csv")
+        assert list(table.columns) == columns
+        assert table[columns[0]].dtype.kind in "if"
 
 
 def test_the_other_commands_read_them_too(tmp_path):

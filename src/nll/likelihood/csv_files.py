@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_SAMPLE = 1 << 20  # bytes that are looked at
+_SAMPLE = 1 << 20  # bytes that are looked at for numbers with a comma
+_HEAD, _LINES = 1 << 16, 10  # characters and lines that are looked at for the separator
 _SEPARATORS = ",;\t"
 
 
@@ -35,14 +36,14 @@ class Dialect(NamedTuple):
     def of(self, source: Any, name: str) -> Dialect:
         """What a file is written in, by its first lines; `source` is its path, or its bytes.
 
-        A header without a comma that has semicolons (or tabs) is separated by these. Numbers with a comma are taken as
-        such where no comma separates columns, some could not be thousands (0,5 or 12,34) and none has a point.
+        Between semicolons numbers with a comma are taken as such where some could not be thousands (0,5 or 12,34) and
+        none has a point.
 
         Raises: ValueError where the numbers may be read in both ways.
         """
         text = _sample(source).decode(self.encoding or "utf-8", errors="replace")
         sep = self.sep or ("\t" if ".tsv" in name.lower() else _separator(text))
-        decimal = self.decimal or ("." if sep == "," else _decimal(text, sep, name))
+        decimal = self.decimal or (_decimal(text, name) if sep == ";" else ".")
         return Dialect(sep, decimal, self.encoding or "utf-8")
 
     def options(self, **convert: Any) -> dict[str, Any]:
@@ -66,12 +67,15 @@ def _sample(source: Any) -> bytes:
 
 
 def _separator(text: str) -> str:
-    header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    return next((sign for sign in _SEPARATORS if sign in header), ",")
+    """The first that occurs as often in each line, without what is quoted; else the first that the header has."""
+    lines = re.sub(r'"[^"]*"', "", text[:_HEAD]).splitlines()[:_LINES] or [""]
+    counts = {sign: {line.count(sign) for line in lines if line} for sign in _SEPARATORS}
+    steady = (sign for sign in _SEPARATORS if len(counts[sign]) == 1 and 0 not in counts[sign])
+    return next(steady, None) or next((sign for sign in _SEPARATORS if sign in lines[0]), ",")
 
 
-def _decimal(text: str, sep: str, name: str) -> str:
-    fields = [field.strip(' "') for line in text.splitlines()[1:] for field in line.split(sep)]
+def _decimal(text: str, name: str) -> str:
+    fields = [field.strip(' "') for line in text.splitlines()[1:] for field in line.split(";")]
     with_comma = [field for field in fields if re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", field)]
     if not with_comma or any(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", field) for field in fields):
         return "."
