@@ -75,7 +75,7 @@ def _judge(family: Family, params: Params, covariance: Tensor, observed: Observa
     if family.not_regular:
         return covariance, f"not regular: {family.not_regular}", True
     if not closed:
-        return covariance, "converged: closed form", True
+        return covariance, f"converged: {family.solution}", True
     covariance = covariance.clone()
     for index, _ in closed:
         covariance[index, :] = covariance[:, index] = torch.nan

@@ -48,6 +48,7 @@ class Family:
     verdict: Callable[[Params], str | None] | None = None  # on parameters that are no estimate, a sentence
     unbounded: str | None = None  # what is to be said where the likelihood has no largest value
     mean_log_prob: Callable[..., Tensor] | None = None  # (values (..., m), **parameters) -> (..., 1)
+    solution: str = "closed form"  # how `estimate` finds it, for the status
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
     near_limit: Callable[[Params], Params] | None = None  # parameters of the family there -> of this one, far out
 

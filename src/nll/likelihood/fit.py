@@ -163,14 +163,20 @@ def _fit_observed(family: Family, observed: Observations, given: dict[str, Tenso
 
 def _fit_each(family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any) -> GroupedFit:
     shaped = family.columns or family.given or family.simplex or getattr(family, "components", None)
-    if shaped or not wish.plain or isinstance(data, (Censored, Truncated)) or isinstance(weights, Weights):
+    if shaped or not wish.plain or isinstance(weights, Weights):
         raise ValueError(
             f"expected groups with a family of plain numbers and frequencies alone, got {family.name} and more"
         )
-    observed = observe(data, weights, missing=missing)
+    bounded = isinstance(data, (Censored, Truncated))
+    observed = (observe_bounded if bounded else observe)(data, weights, missing=missing)
     _require_shape(family, observed)
-    require_support(observed, family.inside, family.support, family.name, not family.discrete)
-    return fit_groups(family, observed, groups)
+    if observed.ends is None:
+        require_support(observed, family.inside, family.support, family.name, not family.discrete)
+    else:
+        _require_possible(family, observed, {})
+    _require_window(observed)
+    alone = partial(_fit_observed, family, given={}, wish=wish) if observed.incomplete else None
+    return fit_groups(family, observed, groups, alone)
 
 
 def _without_search(family: Family, observed: Observations, wish: Wish) -> Wish:

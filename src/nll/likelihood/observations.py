@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,6 +105,24 @@ def truncated(data: Any, low: Any = -math.inf, high: Any = math.inf) -> Truncate
     return Truncated(data, low, high)
 
 
+class Censoring(NamedTuple):
+    """How many rows were seen exactly, and how many are known up to an interval, which side of it open."""
+
+    events: float
+    right: float
+    left: float
+    interval: float
+
+    @property
+    def censored(self) -> float:
+        """The rows that were not seen exactly."""
+        return self.right + self.left + self.interval
+
+    def __str__(self) -> str:
+        """The censored rows by their kind."""
+        return ", ".join(f"{count:.12g} {name}" for name, count in self._asdict().items() if count and name != "events")
+
+
 @dataclass(frozen=True)
 class Observations:
     """Rows of data and their weights."""
@@ -128,6 +146,26 @@ class Observations:
     def incomplete(self) -> bool:
         """Whether rows are censored or truncated."""
         return self.ends is not None or self.window is not None
+
+    @property
+    def censoring(self) -> Censoring | None:
+        """The weight of the rows of each kind; None: nothing is censored."""
+        if self.ends is None:
+            return None
+        low, high = self.ends
+        kinds = (low == high, high == math.inf, low == -math.inf)
+        sums = [float(self.weights[kind].sum()) for kind in (*kinds, ~(kinds[0] | kinds[1] | kinds[2]))]
+        return Censoring(*sums)
+
+    def of(self, which: Tensor) -> Observations:
+        """Some of the rows, by a mask."""
+        part = {"values": self.values[which], "weights": self.weights[which], "numbers": self.rows[which], "dropped": 0}
+        ends = None if self.ends is None else (self.ends[0][which], self.ends[1][which])
+        window = self.window
+        if window is not None:
+            low, high = (end if len(end) == 1 else end[which] for end in window)
+            window = (low, high)
+        return replace(self, **part, ends=ends, window=window)
 
     @property
     def equal(self) -> bool:

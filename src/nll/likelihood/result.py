@@ -20,6 +20,7 @@ from nll.likelihood.derived import Derived, derived
 from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
+from nll.likelihood.observations import Censoring
 from nll.likelihood.search import Found
 from nll.likelihood.separation import Separation
 
@@ -81,6 +82,11 @@ class Fit:
     def bic(self) -> float:
         """Schwarz's criterion, df log n - 2 log L."""
         return self.df * math.log(self.n) - 2 * self.log_likelihood
+
+    @property
+    def censoring(self) -> Censoring | None:
+        """The numbers of events and of censored rows, of a family's fit to censored data."""
+        return None if self.sample is None else self.sample.observed.censoring
 
     @property
     def pseudo_r_squared(self) -> float | None:
@@ -292,6 +298,8 @@ class Fit:
             "response": self.response,
             "baseline": self.baseline,
             "n": self.n,
+            "events": None if self.censoring is None else self.censoring.events,
+            "censored": None if self.censoring is None else self.censoring.censored,
             "dropped": self.dropped,
             "df": self.df,
             "log_likelihood": self.log_likelihood,

@@ -488,6 +488,7 @@ FAMILIES = (
         units={"rate": "rate"},
         statistics=lambda x: (x, _log(x)),
         of_statistics=_gamma_of_means,
+        solution="the likelihood equation of the concentration, by Newton's method",
     ),
     Family(
         td.InverseGamma,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice, starmap
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood.blocks import ahead, in_order
+from nll.likelihood.csv_files import Dialect
 
 _BLOCK_BYTES = 1 << 24  # of the numbers of a block
 _READ_BYTES = 1 << 20  # of a Parquet file at once: whole column chunks would take memory
@@ -395,14 +395,14 @@ def _files(path: Path) -> list[Path]:
     return known
 
 
-def _of_file(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
+def _of_file(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None = None) -> Iterator[Any]:
     import pyarrow as pa
 
     kind = _FILES.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"expected a file named {', '.join(_FILES)}, got {path.name}")
     try:
-        yield from (_of_parquet if kind == "parquet" else _of_csv)(path, rows, wanted)
+        yield from _of_parquet(path, rows, wanted) if kind == "parquet" else _of_csv(path, rows, wanted, dialect)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"expected a readable table in {path}, got: {error}") from None
 
@@ -426,20 +426,24 @@ def _of_parquet(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
             yield pa.RecordBatch.from_pydict({name: columns[name] for name in names})
 
 
-def _of_csv(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
+def _of_csv(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None) -> Iterator[Any]:
     """The types are those that the whole file needs: a column that starts with whole numbers may go on with others."""
     from pyarrow import csv
 
-    parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.name.lower() else ",")
-    open_ = partial(csv.open_csv, path, parse_options=parse)
-    with open_(convert_options=csv.ConvertOptions(strings_can_be_null=True)) as reader:
+    written = (dialect or Dialect()).of(path, path.name)
+    with csv.open_csv(path, **written.options()) as reader:
         types = {field.name: _wide(field.type) for field in reader.schema}
     require(wanted or [], list(types))
     used = [name for name in types if wanted is None or name in wanted]
-    convert = csv.ConvertOptions(column_types=types, include_columns=used, strings_can_be_null=True)
-    with open_(convert_options=convert) as reader:
+    with csv.open_csv(path, **written.options(column_types=types, include_columns=used)) as reader:
         for batch in ahead(iter(reader)):
             yield from _cut(batch, _height(rows, len(used)))
+
+
+def blocks_in(path: Path, dialect: Dialect) -> Iterator[Any]:
+    """The rows of a file, or of a folder's, in Arrow batches; CSV files are written in the dialect."""
+    for file in _files(path):
+        yield from _of_file(file, None, None, dialect)
 
 
 def _wide(kind: Any) -> Any:

@@ -169,6 +169,9 @@ def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[p
 
 def numbers(column: pd.Series, name: str) -> np.ndarray:
     """Return a column as float64; ValueError names the first row and value that is no number."""
+    if column.dtype.kind in "mM":  # which NumPy would count from 1970
+        got = f"{column.iloc[0]} at row {column.index[0]}" if len(column) else "none"
+        raise ValueError(f"expected numbers in column {name!r}, got the times of a {column.dtype} column: {got}")
     try:
         return column.to_numpy(dtype=np.float64)
     except (TypeError, ValueError):

@@ -259,7 +259,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, length(X)))
         given = None if sample_weight is None else torch.as_tensor(of_rows(sample_weight))
         names = tuple(label(value) for value in self.classes_.tolist())
-        return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names)
+        fitted = None if self.result_.n == 0 else self.result_.nll / self.result_.n
+        return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names, fitted=fitted)
 
     def margins(
         self, X: Any, sample_weight: Any = None, *, at: str = "overall", discrete: Sequence[Any] = ()

@@ -29,6 +29,8 @@ def header(fit: Fit) -> list[tuple[str, str]]:
         ("Response", fit.response),
         ("Baseline", fit.baseline),
         ("Observations", f"{fit.n:.12g}"),
+        ("Events", None if fit.censoring is None else f"{fit.censoring.events:.12g}"),
+        ("Censored", None if fit.censoring is None else str(fit.censoring) or "0"),
         ("Left out", f"{fit.dropped} with missing values" if fit.dropped else None),
         ("Parameters (df)", str(fit.df)),
         ("Log-likelihood", number(fit.log_likelihood, 12)),
