@@ -62,7 +62,7 @@ def raises(call, arguments, options, expected, message) -> None:
         # The data.
         case(TypeError, NUMBERS + "'x' at row 1", td.Normal, [1.0, "x"]),
         case(TypeError, NUMBERS + "'one' at row 0", td.Normal, "one"),
-        case(TypeError, NUMBERS + "torch.complex64", td.Normal, torch.tensor([1j])),
+        case(TypeError, NUMBERS + "complex64", td.Normal, torch.tensor([1j])),
         case(TypeError, NUMBERS + "complex128", td.Normal, np.array([1j])),
         case(TypeError, NUMBERS + "datetime.date(2020, 1, 1) at row 0", td.Normal, [datetime.date(2020, 1, 1)]),
         case(TypeError, NUMBERS + "datetime64[D]", td.Normal, np.array(["2020-01-01"], dtype="M8[D]")),

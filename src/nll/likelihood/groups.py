@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald
-from nll.likelihood.observations import Observations, total, totals
+from nll.likelihood.observations import Observations, label_codes, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
 from nll.likelihood.search import ran_off
@@ -74,10 +74,7 @@ class GroupedFit:
 
 def fit_groups(family: Family, observed: Observations, labels: Any) -> GroupedFit:
     """Fit a family to each group of the rows. Raises ValueError for labels that are not one for each row."""
-    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    if array.shape != (observed.given,):
-        raise ValueError(f"expected {observed.given} group labels, one for each row, got shape {array.shape}")
-    names, codes = np.unique(array[observed.rows.numpy()], return_inverse=True)
+    names, codes = label_codes(labels, observed.given, observed.rows.numpy(), "group")
     order = torch.from_numpy(np.argsort(codes, kind="stable"))
     counts = torch.from_numpy(np.bincount(codes, minlength=len(names)))
     values, weights = observed.values[order], observed.weights[order]
