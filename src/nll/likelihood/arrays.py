@@ -28,8 +28,7 @@ def array_of(data: Any, what: str = "data") -> np.ndarray:
         filled = data.data.astype(object)
         filled[np.ma.getmaskarray(data)] = None
         return filled
-    if hasattr(data, "tocsr"):
-        raise TypeError(f"expected {what} as a dense array, got a sparse matrix; its toarray() is one")
+    require_dense(data, what)
     rows = data.to_pylist if hasattr(data, "to_pylist") else getattr(data, "to_list", None)
     if rows is not None and _has_nulls(data):  # of Arrow or polars: whole numbers would become floats
         return np.array([*rows(), None], dtype=object)[:-1]
@@ -37,6 +36,12 @@ def array_of(data: Any, what: str = "data") -> np.ndarray:
         return np.asarray(data)
     except ValueError:
         raise ValueError(f"expected {what} of shape (n) or (n, k), got rows of different lengths") from None
+
+
+def require_dense(data: Any, what: str) -> None:
+    """TypeError for one of SciPy's sparse matrices."""
+    if hasattr(data, "tocsr"):
+        raise TypeError(f"expected {what} as a dense array, got a sparse matrix; its toarray() is one")
 
 
 def _has_nulls(data: Any) -> bool:

@@ -146,7 +146,7 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         log_likelihood=float(
             found.sums.log_likelihood if not (problem.alpha or firth) else problem.log_likelihood(found.theta)
         ),
-        n=float(problem.counts.sum()),
+        n=float(problem.length if wish.weights == "sampling" else problem.counts.sum()),
         df=k * columns.count,
         status=_status(problem, found, exists, judged, inverse is not None, classes),
         converged=converged,
