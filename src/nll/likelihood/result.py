@@ -63,6 +63,7 @@ class Fit:
     sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
     interval_method: str | None = None  # which intervals are given where none is asked for
     predictor: Callable[[Any, float], Any] | None = field(default=None, repr=False)  # of (X, level)
+    starts: tuple[float, ...] = ()  # the log-likelihood that each start reached, best first; () where only one
 
     @property
     def nll(self) -> float:

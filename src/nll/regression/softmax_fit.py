@@ -83,13 +83,14 @@ def fit_softmax(
         if allowed is not None and bool((allowed.sum(1) > 1).any()):
             problem = SetValued(*data, alpha, offset, allowed=allowed[:, order])
         found = search(problem, progress, standard_errors)
-    fitted = result(problem, found, [classes[k] for k in order], response, wish or robust.Wish())
-    kind = FirthProblem if firth else Problem
+    wish = wish or robust.Wish()
+    fitted = result(problem, found, [classes[k] for k in order], response, wish)
+    kind = FirthProblem if firth else Problem, wish.weights != "frequency"
     whole = isinstance(columns, Columns) or columns.length * columns.count <= _MOST_DENSE
     fitted = predicting(fitted, columns, classes, baseline)
     if isinstance(problem, SetValued):
         return replace(fitted, null_log_likelihood=None)
-    again = partial(search_again, SoftmaxRows(), columns, problem.labels, weights, fitted.params, fitted.steps, kind)
+    again = partial(search_again, SoftmaxRows(), columns, problem.labels, weights, fitted.params, fitted.steps, *kind)
     return replace(
         fitted,
         log_likelihood_at=_AtCoefficients(problem),
