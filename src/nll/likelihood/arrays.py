@@ -85,7 +85,8 @@ def first_rounded(array: np.ndarray) -> tuple[tuple[int, ...], int] | None:
         entries = ((at, value) for at, value in np.ndenumerate(array) if isinstance(value, (int, np.integer)))
     else:
         return None
-    return next(((at, value) for at, value in entries if _EXACT < abs(int(value)) < 2**1023 and _rounds(value)), None)
+    rounded = ((at, int(value)) for at, value in entries if _EXACT < abs(int(value)) < 2**1023 and _rounds(value))
+    return next(rounded, None)
 
 
 def _rounds(value: Any) -> bool:
@@ -132,7 +133,7 @@ def floats(array: np.ndarray, what: str = "data", exact: bool = False) -> np.nda
 
 def categories_of(data: Any) -> list[Any] | None:
     """The categories of a pandas Categorical, or of another column whose type orders them; None: it has none."""
-    kind = getattr(data, "dtype", None)
+    kind: Any = getattr(data, "dtype", None)
     arrow = getattr(kind, "pyarrow_dtype", None) or getattr(data, "type", None)
     if type(kind).__name__ in ("CategoricalDtype", "Enum"):
         return list(kind.categories.to_list() if hasattr(kind.categories, "to_list") else kind.categories)

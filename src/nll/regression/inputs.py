@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.utils import column_or_1d
+from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
 
 from nll.likelihood.arrays import absent, array_of, categories_of, first_rounded, first_wrong, floats, present_levels
 from nll.likelihood.observations import frequencies, tensor_of
@@ -42,7 +44,7 @@ def columns_given(X: Any) -> Any:
         raise ValueError(
             f"expected X of two dimensions (rows, columns), got {got}. Reshape your data: X[:, None] is one"
         )
-    twice = [name for name in names or () if names.count(name) > 1] if len(set(names or ())) < len(names or ()) else []
+    twice = [name for name, number in Counter(names or ()).items() if number > 1]
     if twice:
         raise ValueError(f"expected columns of different names, got {twice[0]!r} twice")
     require_finite(X, names)
@@ -72,6 +74,9 @@ def classes_given(y: Any) -> np.ndarray:
         require_one_type(y.tolist())
         plain_ = np.array(y.tolist())
         y = plain_ if plain_.dtype.kind in "biufU" else y
+    if y.dtype.kind == "f":
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
     return _in_microseconds(y) if y.dtype.kind in "mM" else y
 
 

@@ -58,8 +58,8 @@ def _counts(y: Tensor) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), to the last digit: PyTorch's is x above 20."""
-    return torch.logaddexp(x, torch.zeros_like(x))
+    """log(1 + exp(x)), with the digits that PyTorch's leaves out above 20 and derivatives that logaddexp lacks."""
+    return torch.where(x > 20.0, x + torch.exp(-x.clamp(min=20.0)), F.softplus(x))
 
 
 def _bernoulli(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
@@ -244,11 +244,14 @@ def _of_dispersed(
     overdispersed = _overdispersed(poisson, limit.theta) or not limit.reached
     starts = _starts(problem, limit.theta, overdispersed)
     peaks = [maximise(problem.sums, start, progress, size) for start in starts]
-    peaks.sort(key=lambda found: float(found.sums.log_likelihood.nan_to_num(-torch.inf)), reverse=True)
     border = float(limit.sums.log_likelihood)
+    tie = _TIE * (size * len(problem.y) + abs(border))
+    peaks.sort(key=lambda end: float(end.sums.log_likelihood.nan_to_num(-torch.inf)) + tie * end.reached, reverse=True)
     reached = [float(found.sums.log_likelihood) for found in peaks]
-    if overdispersed or (peaks and reached[0] > border + _TIE * (size * len(problem.y) + abs(border))):
-        fitted = _result(problem, peaks[0], family, response, observed)
+    # Whether the coefficients have an estimate does not depend on total_count; from a start far out no search can tell.
+    exists = _exists(poisson, limit) if limit.reached else None
+    if overdispersed or (peaks and reached[0] > border + tie):
+        fitted = _result(problem, peaks[0], family, response, observed, exists=exists)
     else:
         fitted = _result(poisson, limit, family, response, observed, border=True)
     return replace(fitted, starts=tuple(sorted([border, *reached], reverse=True)) if peaks else ())
@@ -309,6 +312,7 @@ def _result(
     response: str | None,
     observed: Observations,
     border: bool = False,
+    exists: bool | None = None,
 ) -> Fit:
     kind = RESPONSES[family]
     p = problem.columns.count
@@ -317,7 +321,7 @@ def _result(
     if problem.columns.intercept:
         coef[0] += problem.centre
     inverse, information = cov.inverse(found.sums.information), "observed"
-    exists = existence.certified(found.decrement, inverse[:p, :p], problem.columns, 1)
+    exists = _exists(problem, found) if exists is None else exists
     scale = problem.unit * float(found.theta[-1].exp())
     exact = kind.second == "scale" and scale < _EXACT * float(observed.values.abs().max())
     converged = found.reached and exists and not exact
@@ -364,6 +368,12 @@ def _result(
         log_likelihood_at=None if border else _AtParameters(problem),
         search=again if converged and not border else None,
     )
+
+
+def _exists(problem: LinearLikelihood, found: Optimum) -> bool:
+    """Whether the end of a search proves that the coefficients have a finite estimate."""
+    p = problem.columns.count
+    return existence.certified(found.decrement, cov.inverse(found.sums.information)[:p, :p], problem.columns, 1)
 
 
 def _null_log_likelihood(problem: LinearLikelihood, found: Optimum, family: str, observed: Observations) -> float:

@@ -67,7 +67,8 @@ def _are_sets(y: Any) -> bool:
 
 
 def _are_true(y: Any) -> bool:
-    if np.ndim(y) != 2 or np.shape(y)[1] < 2:
+    shape = getattr(y, "shape", ())
+    if len(shape) != 2 or shape[1] < 2:
         return False
     types = set(y.dtypes) if hasattr(y, "columns") else {getattr(y, "dtype", None)}
     return {str(kind).removeprefix("torch.") for kind in types} <= {"bool", "boolean", "bool[pyarrow]", "Boolean"}

@@ -12,7 +12,6 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll import functional
@@ -51,7 +50,6 @@ from nll.regression.sparse import SparseColumns
 from nll.regression.streamed import fit_streamed
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
-_MANY = 1 << 16  # rows that tell whether whole numbers are classes
 
 
 @on_processor
@@ -155,11 +153,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(X)}
         classes, codes = coded(y)
         first = first_class(given, classes)
-        X, _ = validate_data(self, X, codes, dtype=types, ensure_min_samples=2, **options)
+        X, _ = validate_data(self, X, codes, dtype=types, ensure_min_samples=2, **options)  # type: ignore[arg-type]
         if issparse(X) and (self.penalty is not None or sets is not None):
             raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
-        if y.dtype.kind == "f":
-            check_classification_targets(y)
         weights = scaled(frequencies(sample_weight, X.shape[0]), kind).numpy()
         if self.class_weight is not None:
             weights = weights * class_factors(self.class_weight, y, weights)
@@ -180,7 +176,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         data = (X if issparse(X) else shared(X)), torch.from_numpy(codes), weights
         if not issparse(X) and groups is None and added is None and allowed is None and kind == "frequency":
             data = counted(*data) or data
-        columns = (SparseColumns if issparse(X) else Columns).of(data[0], names, self.fit_intercept)
+        columns = (SparseColumns if issparse(X) else Columns).of(data[0], names, self.fit_intercept, self.alpha > 0)
         self.result_ = fit_softmax(
             columns,
             *data[1:],
@@ -315,9 +311,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if not self.result_.converged or self.penalty is not None:
             raise ValueError(f"expected a fit by maximum likelihood that converged, got {self.result_.status}")
-        columns = Columns.of(
-            shared(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
-        )
+        names = list(self._predictor.columns[self.fit_intercept :])
+        columns = Columns.of(shared(self._dense(X)), names, self.fit_intercept, self.alpha > 0)
         kind = kind_of(sample_weight, self.weights)
         weights = scaled(frequencies(sample_weight, columns.length), kind)
         codes, added = self._codes(y, columns.length), None

@@ -201,10 +201,10 @@ class StreamedColumns(Frame):
     factor: Tensor | None = None  # (p, p): the search's columns are the standardised ones times its inverse
 
     @classmethod
-    def of(cls, table: Table, intercept: bool) -> StreamedColumns:
+    def of(cls, table: Table, intercept: bool, constant: bool = False) -> StreamedColumns:
         """Standardise the columns of a table."""
         assert table.survey.about.intercept == intercept
-        return cls(**table.survey.frame(table.stream.names), table=table)
+        return cls(**table.survey.frame(table.stream.names, constant), table=table)
 
     def parts(self) -> Iterator[Tensor]:
         """The search's columns, a block at a time."""
@@ -368,7 +368,7 @@ def fit_streamed(
         raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
     base = code_of(baseline, table.classes)
     order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
-    columns = StreamedColumns.of(table, intercept)
+    columns = StreamedColumns.of(table, intercept, alpha > 0.0)
     problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
     found = search(problem, progress, standard_errors)
     names = [label(table.classes[k]) for k in order]
