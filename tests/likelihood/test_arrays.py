@@ -105,7 +105,7 @@ def test_integers_that_float64_holds_are_data_and_all_are_labels():
     ],
 )
 def test_times_are_no_numbers_but_categories(data):
-    with pytest.raises(TypeError, match="^expected data of real numbers, got "):
+    with pytest.raises(TypeError, match=r"^expected data of real numbers, got "):
         nll.fit(td.Normal, data)
     assert nll.fit(td.Categorical, data).n == len(data)
 
@@ -133,5 +133,5 @@ def test_a_category_without_rows_is_left_out_with_a_word():
 def test_a_sparse_matrix_is_refused_in_words():
     from scipy.sparse import csr_array
 
-    with pytest.raises(TypeError, match="^expected data as a dense array, got a sparse matrix; its toarray"):
+    with pytest.raises(TypeError, match=r"^expected data as a dense array, got a sparse matrix; its toarray"):
         nll.fit(td.Normal, csr_array([[1.0]]))

@@ -25,7 +25,7 @@ from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import Problem, Segment
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units
-from nll.regression import ridge
+from nll.regression import existence, ridge
 from nll.regression.columns import Columns
 from nll.regression.separation import Limit, limit_of, within_limit
 
@@ -304,7 +304,9 @@ def fit_choices(
         log_likelihood=float(plain.sums(found.theta).log_likelihood),
         n=_count(likelihood, weights),
         df=likelihood.size,
-        status=_status(found, judged, columns),
+        status=_status(found, judged, columns)
+        if penalty is None
+        else existence.verdict(found, judged.overlap, "that the penalty leaves free", likelihood.unit),
         converged=converged,
         decrement=found.decrement,
         steps=found.steps,

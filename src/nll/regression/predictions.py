@@ -135,7 +135,7 @@ class Predictor:
         elif X.ndim != 2 or X.shape[1] != len(names):
             raise ValueError(f"expected X of shape (n, {len(names)}), got {X.shape}")
         require_finite(X, list(names))
-        return self.at(self.design(np.asarray(X, dtype=np.float64)), level)
+        return self.at(self.design(np.ascontiguousarray(np.asarray(X, dtype=np.float64))), level)
 
     def design(self, given: np.ndarray) -> Tensor:
         """(n, p) columns of the linear scores: those given, behind the constant."""
