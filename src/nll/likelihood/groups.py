@@ -14,7 +14,7 @@ from torch import Tensor
 from nll.likelihood.borders import ended
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald
-from nll.likelihood.observations import Observations, total, totals
+from nll.likelihood.observations import Observations, label_codes, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
 
@@ -87,10 +87,7 @@ def fit_groups(
 
     Raises ValueError for labels that are not one for each row.
     """
-    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    if array.shape != (observed.given,):
-        raise ValueError(f"expected {observed.given} group labels, one for each row, got shape {array.shape}")
-    names, codes = np.unique(array[observed.rows.numpy()], return_inverse=True)
+    names, codes = label_codes(labels, observed.given, observed.rows.numpy(), "group")
     if alone is not None:
         return _in_turn(family, names.tolist(), torch.from_numpy(codes), observed, alone)
     order = torch.from_numpy(np.argsort(codes, kind="stable"))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll.likelihood.arrays import absent, array_of, categories_of, floats, present_levels
+
 _BLOCK = 1 << 16  # values at once: what is computed of them stays in the cache
 
 
@@ -226,8 +228,8 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     if weights is None and math.isfinite(float(values.sum())) and len(values):  # then nothing is missing
         n = len(values)
         return Observations(values, torch.ones((), dtype=torch.float64).expand(n), None, n, 0, categories)
-    kind = weights.kind if isinstance(weights, Weights) else "frequency"
-    frequency = frequencies(weights.values if isinstance(weights, Weights) else weights, values.shape[0])
+    kind = kind_of(weights)
+    frequency = frequencies(weights, values.shape[0])
     absent = values.isnan() if values.dim() == 1 else values.isnan().any(1)
     if missing == "raise" and bool(absent.any()):
         row = int(absent.nonzero()[0])
@@ -238,8 +240,9 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")
-    scaled = _scaled(frequency[seen], kind)
-    return Observations(values[seen], scaled, seen, len(values), int(absent.sum()), categories, kind)
+    return Observations(
+        values[seen], scaled(frequency[seen], kind), seen, len(values), int(absent.sum()), categories, kind
+    )
 
 
 def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -> Observations:
@@ -288,11 +291,21 @@ def observe_parts(data: Any, weights: Any = None, *, missing: str = "raise") -> 
     return tuple(part[observed.rows] for part in parts), observed
 
 
-def _scaled(weights: Tensor, kind: str) -> Tensor:
+def kind_of(weights: Any, otherwise: str = "frequency") -> str:
+    """What weights are: "frequency", "sampling" or "importance"; plain numbers are `otherwise`."""
+    return weights.kind if isinstance(weights, Weights) else otherwise
+
+
+def scaled(weights: Tensor, kind: str) -> Tensor:
+    """Weights in the unit of the likelihood: of those that are no frequencies only the ratios count.
+
+    Sampling weights add up to the number of rows that count, importance weights to (sum w)^2 / sum w^2.
+    """
     if kind == "frequency":
         return weights
-    share = weights / weights.sum()
-    return share * (len(weights) if kind == "sampling" else 1 / share.square().sum())
+    share = weights / weights.max()  # neither sums nor squares overflow
+    share = share / share.sum()
+    return share * (torch.count_nonzero(share) if kind == "sampling" else 1 / share.square().sum())
 
 
 def require_support(
@@ -319,59 +332,41 @@ def require_support(
 
 
 def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, tuple[str, ...] | None]:
-    if isinstance(data, Tensor):
-        if data.is_complex():
-            raise TypeError(f"expected {what} of real numbers, got {data.dtype}")
+    if isinstance(data, Tensor) and data.is_floating_point():
         return data.detach().to_dense().cpu().to(torch.float64), None
-    array = _array(data)
-    if array.dtype.kind in "OUST" and categorical:
-        return _encode(array)
-    if array.dtype.kind in "cmM":  # NumPy would take the real part, or count from 1970
-        raise TypeError(f"expected {what} of real numbers, got {array.dtype}")
-    if array.dtype.kind == "O":
-        array = np.where(_absent(array), np.nan, array)
-    try:
-        array = array.astype(np.float64, copy=False)
-    except OverflowError:
-        row = next(row for row, value in enumerate(array.reshape(-1).tolist()) if abs(value) > 2**1023)
-        raise ValueError(f"expected numbers within float64, got an integer beyond 1e308 at row {row}") from None
-    except (TypeError, ValueError):
-        bad = next((row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value))
-        raise TypeError(f"expected {what} of real numbers, got {bad[1]!r} at row {bad[0]}") from None
+    array = array_of(data, what)
+    levels = categories_of(data) if categorical else None
+    if categorical and (array.dtype.kind in "OUSTmM" or levels is not None):
+        return _encode(array, levels)
+    return tensor_of(floats(array, what, exact=not categorical and what != "weights")), None
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The array's memory where PyTorch can have it: it knows neither read-only memory nor negative strides."""
     array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy()), None  # PyTorch knows no read-only memory
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _array(data: Any) -> np.ndarray:
-    if isinstance(data, np.ma.MaskedArray):
-        filled = data.data.astype(object)
-        filled[np.ma.getmaskarray(data)] = None
-        return filled
-    try:
-        return np.asarray(data)
-    except ValueError:
-        raise ValueError("expected data of shape (n) or (n, k), got rows of different lengths") from None
-
-
-def _absent(array: np.ndarray) -> np.ndarray:
-    """Where an array of objects has None, NaN or pandas.NA."""
-    absent = [value is None or type(value).__name__ == "NAType" or value != value for value in array.reshape(-1)]
-    return np.array(absent, dtype=bool).reshape(array.shape)
-
-
-def _encode(array: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
-    """Number the categories of a column in their sorted order; None and NaN become NaN."""
+def _encode(array: np.ndarray, levels: list[Any] | None) -> tuple[Tensor, tuple[str, ...]]:
+    """Number the categories of a column in their order, or sorted; what is missing becomes NaN."""
     if array.ndim != 1:
         raise ValueError(f"expected data of shape (n) for Categorical, got {array.shape}")
-    absent = _absent(array)
-    present = array[~absent].tolist()
+    missing = absent(array)
+    present = array[~missing].tolist()
     try:
-        categories = sorted(set(present))
-    except TypeError:  # of several types
-        categories = sorted(set(present), key=str)
+        seen = set(present)
+    except TypeError:
+        row = next(row for row, value in enumerate(array) if getattr(value, "__hash__", None) is None)
+        raise TypeError(f"expected categories that are single values, got {array[row]!r} at row {row}") from None
+    if levels is None:
+        try:
+            levels = sorted(seen)
+        except TypeError:  # of several types
+            levels = sorted(seen, key=str)
+    categories = present_levels(levels, seen, "the data")
     code = {value: number for number, value in enumerate(categories)}
     values = np.full(array.shape, np.nan)
-    values[~absent] = [code[value] for value in present]
+    values[~missing] = [code[value] for value in present]
     return torch.from_numpy(values), tuple(map(label, categories))
 
 
@@ -380,19 +375,12 @@ def label(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return value is None
-    return True
-
-
 def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tensor:
-    """Check `weights` as frequencies of n rows; None: each row was seen once. `rows`: their numbers, in messages."""
+    """Check weights of n rows, of any kind; None: each row was seen once. `rows`: their numbers, in messages."""
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
-    frequency, _ = _numbers(weights, categorical=False, what="weights")
+    given = weights.values if isinstance(weights, Weights) else weights
+    frequency, _ = _numbers(given, categorical=False, what="weights")
     if frequency.shape != (n,):
         raise ValueError(f"expected {n} weights, one for each row, got shape {tuple(frequency.shape)}")
     wrong = ~(torch.isfinite(frequency) & (frequency >= 0))
@@ -402,9 +390,9 @@ def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tens
             f"expected finite weights of at least 0, got {_plain(frequency[row].item())} "
             f"at row {row if rows is None else rows[row]}"
         )
-    if n and float(frequency.sum()) == 0.0:
+    if n and not bool(frequency.any()):
         raise ValueError("expected weights with a positive sum, got all zero")
-    if not bool(torch.isfinite(frequency.sum())):
+    if kind_of(weights) == "frequency" and not bool(torch.isfinite(frequency.sum())):
         raise ValueError("expected weights with a finite sum, got inf")
     return frequency
 
@@ -420,13 +408,27 @@ def cluster_codes(clusters: Any, given: int, rows: Any) -> Tensor:
 
     Raises: ValueError for labels of another length, a missing one, or a single cluster.
     """
-    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
-    if labels.shape != (given,):
-        raise ValueError(f"expected {given} cluster labels, one for each row, got shape {labels.shape}")
-    absent = np.array([value is None or value != value for value in labels.tolist()])
-    if absent[rows].any():
-        raise ValueError(f"expected a cluster for every row, got none at row {int(np.flatnonzero(absent)[0])}")
-    codes = np.unique(labels[rows], return_inverse=True)[1]
+    codes = label_codes(clusters, given, rows, "cluster")[1]
     if codes.max() == 0:
         raise ValueError("expected at least two clusters, got one")
     return torch.from_numpy(codes.reshape(-1))
+
+
+def label_codes(labels: Any, given: int, rows: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The different labels of the rows that are kept, sorted, and the number of each row's; `what`: of which kind.
+
+    Raises: ValueError for labels of another length, or a missing one.
+    """
+    array = array_of(labels, f"{what} labels")
+    if array.shape != (given,):
+        raise ValueError(f"expected {given} {what} labels, one for each row, got shape {array.shape}")
+    missing = absent(array[rows])
+    if missing.any():
+        row = int(np.arange(given)[rows][missing][0])
+        raise ValueError(f"expected a {what} for every row, got none at row {row}")
+    try:
+        values, codes = np.unique(array[rows], return_inverse=True)
+    except TypeError:
+        types = " and ".join(sorted({type(value).__name__ for value in array[rows].tolist()}))
+        raise TypeError(f"expected {what} labels of one type, got {types}") from None
+    return values, codes.reshape(-1)

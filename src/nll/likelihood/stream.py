@@ -184,7 +184,8 @@ class Stream:
         codes = np.zeros(len(y), dtype=np.int64)
         found = coded(kept)
         codes[slice(None) if known is None else known] = found.codes
-        given = torch.from_numpy(np.array(numbers) if not numbers.flags.writeable else numbers)
+        usable = numbers.flags.writeable and min(numbers.strides, default=0) >= 0  # for PyTorch
+        given = torch.from_numpy(numbers if usable else np.array(numbers, order="C"))
         return self._block(first, given, Coded(found.values, codes), {self.response or "y": known}, weights)
 
     def _block(
