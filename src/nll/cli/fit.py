@@ -27,6 +27,7 @@ from nll.likelihood.result import Fit
 from nll.likelihood.stream import Stream
 from nll.regression import design as designs
 from nll.regression.columns import Columns
+from nll.regression.formula import has_dot, spelled_out
 from nll.regression.linear import RESPONSES, fit_linear
 from nll.regression.margins import Margins
 from nll.regression.margins import margins as margins_of
@@ -35,6 +36,7 @@ from nll.regression.predictions import Predictor
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.streamed import fit_streamed
+from nll.regression.streamed_formula import column_names
 from nll.regression.terms import Terms
 from nll.report import table as tables
 
@@ -216,8 +218,11 @@ def _family(formula: str | None, column: str | None, family: str | None, alpha: 
 
 
 def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
-    parsed = designs.parse(formula)
     title = f"{formula} ({job.path.name})"
+    if has_dot(formula):
+        formula = spelled_out(formula, column_names(job.path), (job.weights, job.cluster))
+        job = job._replace(formula=formula)
+    parsed = designs.parse(formula)
     in_blocks = job.checkpoint is not None or job.path.is_dir()
     in_memory = job.family != "softmax" or job.firth or job.margins or job.profile
     rows = None

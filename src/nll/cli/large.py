@@ -9,7 +9,8 @@ from formulaic import StructuredFormula
 from nll.cli.tables import known_file
 from nll.likelihood.stream import Stream
 from nll.regression.columns import INTERCEPT
-from nll.regression.design import parse, variables
+from nll.regression.formula import parse, plain_columns, response_of, variables
+from nll.regression.names import quoted
 from nll.regression.streamed_formula import formula_stream, has_categories
 from nll.regression.terms import Terms
 
@@ -35,12 +36,11 @@ def stream(
     parsed = parse(formula)
     if not (wanted or (known_file(path) and _size(path, parsed) > _LARGE_BYTES)):
         return None
-    names = [str(term) for term in parsed.rhs if str(term) != "1"]
-    response = str(next(iter(parsed.lhs))).strip("`")
+    response = response_of(parsed)
     if response not in variables(parsed):
         raise ValueError(f"expected a column as the response of a table that is read in blocks, got {response!r}")
-    plain = [name.strip("`") for name in names]
-    if not set(plain) <= set(variables(parsed)) or has_categories(path, parsed):
+    plain = plain_columns(parsed)
+    if plain is None or has_categories(path, parsed):
         found = formula_stream(path, formula, weights, cluster, missing)
         if not isinstance(found, str):
             return found
@@ -48,8 +48,7 @@ def stream(
             return None
         raise ValueError(f"expected terms of single rows in the formula of a table that is read in blocks, got {found}")
     intercept = [INTERCEPT] if "1" in map(str, parsed.rhs) else []
-    quoted = [name if name.isidentifier() else f"`{name}`" for name in plain]
-    terms = Terms(" + ".join(["1" if intercept else "0", *quoted]), (*intercept, *plain), {}, {})
+    terms = Terms(" + ".join(["1" if intercept else "0", *map(quoted, plain)]), (*intercept, *plain), {}, {})
     return Stream(path, response, plain, weights, cluster, missing=missing), terms
 
 

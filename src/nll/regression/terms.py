@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from formulaic import Formula, ModelSpec
-from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic import ModelSpec, SimpleFormula
+from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Factor
 from torch import Tensor
 
 from nll.regression.columns import INTERCEPT
-from nll.regression.design import numbers, variables_of
+from nll.regression.design import numbers, with_columns
+from nll.regression.expression import expression
+from nll.regression.formula import as_categories, computed, matrices, read, right_side, variables_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,14 +41,22 @@ class Terms:
         Raises: ValueError for a state that is not of numbers and texts.
         """
         states = {name: state for name, (kind, state) in spec.encoder_state.items() if kind is Factor.Kind.CATEGORICAL}
-        categories = {name: _plain(state["categories"]) for name, state in states.items()}
+        categories = {name: _plain(state["categories"]) for name, state in states.items() if "categories" in state}
         columns: tuple[str, ...] = tuple(map(str, spec.column_names))
-        return cls(formula.partition("~")[2].strip(), columns, categories, _plain(spec.transform_state))
+        return cls(right_side(formula), columns, categories, _plain(spec.transform_state))
 
     @property
     def variables(self) -> list[str]:
         """The columns of a table that are read."""
-        return _variables_of(self.formula)
+        return variables_of(factor for term in self.parsed for factor in term.factors)
+
+    @cached_property
+    def parsed(self) -> SimpleFormula:
+        """formulaic's formula; ValueError for one that is more than a sum of terms, or computes what is not allowed."""
+        parsed = read(self.formula)
+        if not isinstance(parsed, SimpleFormula):
+            raise ValueError(f"expected the right side of a formula, like 'a + b', got {self.formula!r}")
+        return parsed
 
     @property
     def intercept(self) -> bool:
@@ -57,18 +68,15 @@ class Terms:
 
         Raises: ValueError for a category that the fit has not seen, a text among numbers, or what is not finite.
         """
-        table = table.assign(**{name: numbers(table[name], name) for name in self.variables if self._counts(name)})
+        counted = [name for name in self.variables if name not in self._categorical]
+        table = with_columns(table, {name: numbers(table[name], name) for name in counted})
         for factor, known in self.categories.items():
             self._require_known(table, factor, known)
         states = {factor: (Factor.Kind.CATEGORICAL, {"categories": known}) for factor, known in self.categories.items()}
-        formula: Any = _parsed(self.formula)
-        spec: Any = ModelSpec(formula=formula, transform_state=self.state, encoder_state=states)
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):  # what is not finite is named below
-                warnings.simplefilter("error", DataMismatchWarning)
-                built: pd.DataFrame = spec.get_model_matrix(table, context={}, na_action="ignore")
-        except Exception as error:  # the parts of a formula are Python, which can fail in any way
-            raise ValueError(f"expected a table that the formula {self.formula!r} can take, got: {error}") from None
+        spec: Any = ModelSpec(formula=self.parsed, transform_state=self.state, encoder_state=states)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)
+            built: pd.DataFrame = matrices(table, spec)
         if set(map(str, built.columns)) != set(self.columns):
             raise ValueError(
                 f"expected a table that gives the columns {', '.join(self.columns)}, got {', '.join(built.columns)}"
@@ -83,14 +91,21 @@ class Terms:
             )
         return torch.from_numpy(values)
 
-    def _counts(self, variable: str) -> bool:
-        """Whether a column of the table is of numbers alone."""
-        return not any(variable in _variables_of(factor) for factor in self.categories)
+    @property
+    def _factors(self) -> dict[str, Factor]:
+        return {factor.expr: factor for term in self.parsed for factor in term.factors}
+
+    @property
+    def _categorical(self) -> set[str]:
+        """The columns of the table that are not of numbers alone."""
+        factors = self._factors
+        return set(variables_of(factors[name] for name in self.categories)) | as_categories(self.parsed)
 
     def _require_known(self, table: pd.DataFrame, factor: str, known: list[Any]) -> None:
         """Name a category that the fit has not seen; those that are computed are left to formulaic."""
-        (variable, *others) = _variables_of(factor)
-        if others or factor.replace("`", "").removeprefix("C(").partition(",")[0].rstrip(")").strip() != variable:
+        plain = self._factors[factor].eval_method is Factor.EvalMethod.LOOKUP
+        variable = factor if plain else expression(factor).category
+        if variable not in self.variables:
             return
         values = table[variable].astype(object)
         wrong = ~values.isin(known)
@@ -108,20 +123,26 @@ class Terms:
 
     @classmethod
     def from_dict(cls, kept: Kept) -> Terms:
-        """The inverse of `to_dict`."""
-        return cls(kept["formula"], tuple(kept["columns"]), kept["categories"], _unmarked(kept["state"]))
+        """The inverse of `to_dict`; ValueError for what it has not written, KeyError for what lacks."""
+        formula, columns, categories = kept["formula"], kept["columns"], kept["categories"]
+        plain = (str, int, float, bool, type(None))
+        if not isinstance(formula, str) or not _all(columns, str) or not isinstance(categories, dict):
+            raise ValueError("expected terms of a formula, columns and categories")
+        if not all(_all(levels, plain) for levels in categories.values()):
+            raise ValueError("expected categories that are texts and numbers")
+        terms = cls(formula, tuple(columns), categories, _unmarked(kept["state"]))
+        wanted = {name for one in computed(terms.parsed) for name in one.states}
+        if (
+            not isinstance(terms.state, dict)
+            or not wanted <= terms.state.keys()
+            or not terms._factors.keys() >= categories.keys()
+        ):
+            raise ValueError("expected the categories and the state of its formula's terms")
+        return terms
 
 
-def _variables_of(formula: str) -> list[str]:
-    try:
-        factors = [factor for term in _parsed(formula) for factor in term.factors]
-    except FormulaicError:  # a name that needs backticks, which formulaic has taken away
-        return [formula]
-    return variables_of(factors)
-
-
-def _parsed(formula: str) -> Any:
-    return Formula.from_spec(formula)
+def _all(values: Any, kind: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _plain(value: Any) -> Any:
