@@ -157,7 +157,7 @@ def test_memory():
     def peak():  # not ru_maxrss, which starts from that of the process that started this one
         return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
     before = peak()
-    margins(x, torch.ones(n, dtype=torch.float64), coef, eye, 0, True, discrete=[3])
+    margins(x, torch.ones(n, dtype=torch.float64), coef, eye, 0, True, discrete=[[3]])
     print((peak() - before) // 1024)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)

@@ -26,17 +26,16 @@ from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
 from nll.likelihood.stream import Stream
 from nll.regression import design as designs
-from nll.regression.columns import Columns
 from nll.regression.formula import has_dot, spelled_out
+from nll.regression.formula_margins import Rows, formula_margins
 from nll.regression.linear import RESPONSES, fit_linear
-from nll.regression.margins import Margins
-from nll.regression.margins import margins as margins_of
+from nll.regression.margins import Margins, elementwise, softmax
 from nll.regression.model_file import Model
 from nll.regression.predictions import Predictor
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.streamed import fit_streamed
-from nll.regression.streamed_formula import column_names
+from nll.regression.streamed_formula import column_names, complete_parts
 from nll.regression.terms import Terms
 from nll.report import table as tables
 
@@ -145,7 +144,7 @@ def fit(
         require_places(table, json_file, report, save)
         family = _family(formula, column, family, alpha)
         of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
-        of_softmax |= {"firth": firth or None, "margins": margins or None, "checkpoint": checkpoint}
+        of_softmax |= {"firth": firth or None, "checkpoint": checkpoint}
         wrong = [f"--{name}" for name, given in of_softmax.items() if given is not None]
         if family != "softmax" and wrong:
             raise ValueError(f"expected {' and '.join(wrong)} with softmax only, got --family {family}")
@@ -224,12 +223,12 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
         job = job._replace(formula=formula)
     parsed = designs.parse(formula)
     in_blocks = job.checkpoint is not None or job.path.is_dir()
-    in_memory = job.family != "softmax" or job.firth or job.margins or job.profile
+    in_memory = job.family != "softmax" or job.firth or job.profile
     rows = None
     if in_blocks or not in_memory:
         rows = large.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks)
     if rows is not None and in_memory:
-        options = "--firth, --margins and --profile"
+        options = "--firth and --profile"
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
         return _fit_stream(job, *rows, title, stages)
@@ -260,7 +259,12 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         progress=stages.step,
     )
     base = code_of(job.baseline, classes)
-    return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, classes, base))
+    effects = None
+    if job.margins:
+        stages.say("Averaging the marginal effects")
+        others = [rows.response, job.cluster]
+        effects = _margins(fitted, lambda: complete_parts(job.path, terms, job.weights, others), terms, "softmax")
+    return Fitted(fitted, title, {}, effects, lambda: Model.of(fitted, "softmax", terms, classes, base))
 
 
 def _profiled(fitted: Fitted, stages: terminal.Stages) -> Fitted:
@@ -306,29 +310,31 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
             assess.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
         ],
     }
-    effects = _margins(fitted, columns, data.weights) if job.margins else None
     return Fitted(
         fitted,
         "",
         shown,
-        effects,
+        _margins_of(fitted, job, data),
         lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), values.tolist(), base),
     )
 
 
-def _margins(fitted: Fit, columns: Columns, weights: torch.Tensor) -> Margins:
-    """Of numbers the derivative, of categories and columns of 0 and 1 the difference that 1 makes."""
-    predictor, x = fitted.predictor, columns.given()
+def _margins_of(fitted: Fit, job: Job, data: designs.Design) -> Margins | None:
+    if not job.margins:
+        return None
+    return _margins(fitted, lambda: [(data.table, data.weights)], Terms.of(data.spec, job.formula), job.family)
+
+
+def _margins(fitted: Fit, rows: Rows, terms: Terms, family: str) -> Margins:
+    """Average marginal effects of the formula's variables, on probabilities or a mean."""
+    coef = fitted.params["coef"]
+    covariance = fitted.covariance[: coef.numel(), : coef.numel()]
+    if family != "softmax":
+        response = elementwise(RESPONSES[family].mean)
+        return formula_margins(rows, terms, response, coef[None], covariance, ("mean",))
+    predictor = fitted.predictor
     assert isinstance(predictor, Predictor)
-    names = columns.names[columns.intercept :]
-    discrete = [j for j in range(columns.intercept, x.shape[1]) if bool(((x[:, j] == 0) | (x[:, j] == 1)).all())]
-    of = [name.partition("[T.")[0] if "[T." in name else str(j) for j, name in enumerate(columns.names)]
-    siblings = {j: [k for k in discrete if k != j and of[k] == of[j]] for j in discrete}
-    found = margins_of(
-        x, weights, predictor.full, fitted.covariance, predictor.baseline, columns.intercept, discrete=discrete,
-        siblings=siblings,
-    )  # fmt: skip
-    return Margins(predictor.classes, tuple(names), *found, discrete=tuple(columns.names[j] for j in discrete))
+    return formula_margins(rows, terms, softmax, predictor.full, covariance, predictor.classes, predictor.baseline)
 
 
 def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> Fitted:
@@ -345,7 +351,8 @@ def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> 
     if job.family == "bernoulli":
         both = np.stack([1 - mean, mean], 1)
         shown |= {"classes": ["0", "1"], "confusion": assess.confusion(y.astype(int), both, weights)}
-    return Fitted(fitted, "", shown, model=lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula)))
+    made = lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula))  # noqa: E731
+    return Fitted(fitted, "", shown, _margins_of(fitted, job, data), made)
 
 
 def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:

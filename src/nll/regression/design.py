@@ -37,6 +37,7 @@ class Design:
     rows: Tensor  # (n), the number of each row in the table as given
     dropped: int  # rows with missing values that were left out
     spec: Any  # formulaic's, of the columns, for other tables
+    table: pd.DataFrame  # the columns of the table that are read
 
     def columns(self) -> Columns:
         """Return the columns standardised for a search."""
@@ -98,6 +99,7 @@ def design(
         rows=torch.from_numpy(np.array(table.index)),
         dropped=dropped,
         spec=x.model_spec,
+        table=table,
     )
 
 

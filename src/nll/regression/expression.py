@@ -18,6 +18,7 @@ import pandas as pd
 from formulaic.transforms import TRANSFORMS
 
 from nll.regression.names import aliased, name_of, unaliased
+from nll.regression.slopes import Dual, elementwise, piecewise, slope_of, value_of
 
 _MOST = 1000  # of degrees, degrees of freedom and levels: what they allocate grows with them
 _DEEPEST = 100
@@ -44,6 +45,8 @@ def _exact(function: Callable[..., Any]) -> Callable[..., Any]:
     logical = function in (np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert)
 
     def applied(*given: Any) -> Any:
+        if any(isinstance(value, Dual) for value in given):
+            return elementwise(function, [one if isinstance(one, Dual) else _numbers(one) for one in given])
         values = [_numbers(value) for value in given]
         values = values if logical else [value + 0 if value.dtype == bool else value for value in values]  # 1 + 1 = 2
         with np.errstate(all="ignore"):
@@ -64,7 +67,7 @@ def _exact(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compared(function: Callable[..., Any]) -> Callable[..., Any]:
     def applied(left: Any, right: Any) -> np.ndarray:
-        return np.asarray(function(left, right), dtype=bool)
+        return np.asarray(function(value_of(left), value_of(right)), dtype=bool)
 
     return applied
 
@@ -110,19 +113,23 @@ def _public(function: Callable[..., Any], *hidden: str) -> _Function:
     return _Function(function, inspect.Signature(kept), hasattr(function, "__is_stateful_transform__"))
 
 
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    value = np.where(value_of(condition), value_of(x), value_of(y))
+    moves = isinstance(x, Dual) or isinstance(y, Dual)
+    return Dual(value, np.where(value_of(condition), slope_of(x), slope_of(y))) if moves else value
+
+
 # Each value from those in its place alone: a function of all rows has another value among the rows of another table.
 _ELEMENTWISE = {
     f"np.{name}": _Function(_exact(function), function.nin)
     for name, function in vars(np).items()
     if isinstance(function, np.ufunc) and function.nout == 1 and function.nin <= 2 and function.signature is None
 } | {
-    "np.where": _public(lambda condition, x, y: np.where(condition, x, y)),
-    "np.clip": _public(lambda a, a_min=None, a_max=None: np.clip(_numbers(a), a_min, a_max)),
-    "np.round": _public(lambda a, decimals=0: np.round(_numbers(a), decimals)),
-    "np.isin": _public(lambda element, test_elements: np.isin(element, test_elements)),
-    "np.digitize": _public(lambda x, bins, right=False: np.digitize(_numbers(x), bins, right)),
-    "np.interp": _public(lambda x, xp, fp: np.interp(_numbers(x), xp, fp)),
-    "np.nan_to_num": _public(lambda x, nan=0.0: np.nan_to_num(_numbers(x), nan=nan)),
+    "np.where": _public(_where),
+    "np.clip": _public(lambda a, a_min, a_max: _exact(np.minimum)(_exact(np.maximum)(a, a_min), a_max)),
+    "np.round": _public(lambda a, decimals=0: np.round(_numbers(value_of(a)), decimals)),
+    "np.isin": _public(lambda element, test_elements: np.isin(value_of(element), test_elements)),
+    "np.digitize": _public(lambda x, bins, right=False: np.digitize(_numbers(value_of(x)), bins, right)),
     "np.sinc": _Function(_exact(np.sinc), 1),
 }  # fmt: skip
 _SHORT = {name: _ELEMENTWISE[f"np.{name}"] for name in ("log", "log2", "log10", "exp", "exp2", "abs", "round")}
@@ -146,6 +153,7 @@ class Expression:
     def __init__(self, text: str) -> None:
         self.columns: dict[str, None] = {}  # that it reads, in their order
         self.categories: set[str] = set()  # of these: those that stand in C()
+        self.texts: set[str] = set()  # that are compared with texts
         self.states: list[str] = []  # the calls that keep something of the rows of the fit
         self.text = text
         try:
@@ -168,6 +176,13 @@ class Expression:
         values = np.full(len(table), values) if values.ndim == 0 else values
         return values if values.dtype.kind in "iufb" else pd.Series(values, index=table.index)
 
+    def slope(self, table: pd.DataFrame, state: MutableMapping[str, Any], column: str) -> Any:
+        """The derivative by a column, in the form of the values; None where it has none or is 0 but for jumps."""
+        lifted = {name: table[name] for name in self.columns}
+        lifted[column] = Dual(_numbers(table[column]).astype(np.float64), np.ones(len(table)))
+        value = self._value(lifted, state)
+        return value.slope if isinstance(value, Dual) else None
+
     def _compiled(self, node: ast.AST, depth: int) -> Value:
         """What evaluates a node; ValueError for one that is not on the list."""
         if depth <= 0:
@@ -182,10 +197,16 @@ class Expression:
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _BINARY:
                 return _combined(_BINARY[type(op)], [self._compiled(one, depth - 1) for one in (left, right)])
             case ast.Compare(ops=[op], left=left, comparators=[right]) if type(op) in _COMPARE:
+                self._note_texts(left, right)
                 return _combined(_COMPARE[type(op)], [self._argument(one, depth - 1) for one in (left, right)])
             case ast.Call():
                 return self._called(node, depth)
         raise _refused(node)
+
+    def _note_texts(self, *nodes: ast.AST) -> None:
+        constants = [one for node in nodes for one in ast.walk(node) if isinstance(one, ast.Constant)]
+        if any(isinstance(one.value, str) for one in constants):
+            self.texts |= {name for node in nodes if (name := _dotted(node)) is not None}
 
     def _named(self, node: ast.Name | ast.Attribute) -> Value:
         """A column, whose name may have dots, or a constant of NumPy."""
@@ -219,6 +240,7 @@ class Expression:
         given = _arguments(node, function, str(name))
         if isinstance(function.parameters, int):
             return _combined(function.call, [self._compiled(one, depth - 1) for one in given.values()])
+        self._note_texts(*given.values() if name == "np.isin" else ())
         outside, self.columns = self.columns, {}
         parts = {
             key: (self._contrasts if key == "contrasts" else self._argument)(one, depth - 1)
@@ -233,11 +255,11 @@ class Expression:
         def value(table: Any, state: MutableMapping[str, Any]) -> Any:
             values = {parameter: part(table, state) for parameter, part in parts.items()}
             _require_small(values, str(name))
-            if not function.stateful:
-                return function.call(**values)
-            data, *others = values.items()
-            return function.call(_numbers(data[1]).astype(np.float64) if not isinstance(data[1], dict) else data[1],
-                                 _state=state.setdefault(key, {}), **dict(others))  # fmt: skip
+            if function.stateful:
+                return _transformed(function.call, str(name), values, state.setdefault(key, {}))
+            if name in _CATEGORICAL:
+                values["data"] = value_of(values["data"])
+            return function.call(**values)
 
         return value
 
@@ -256,6 +278,25 @@ class Expression:
 def expression(text: str) -> Expression:
     """Read a computed part of a formula once."""
     return Expression(text)
+
+
+def _transformed(function: Callable[..., Any], name: str, values: dict[str, Any], state: dict[str, Any]) -> Any:
+    """A transform that keeps something of the rows of the fit, in `state`."""
+    first = next(iter(values))
+    data, others = values[first], {key: value for key, value in values.items() if key != first}
+
+    def call(x: Any) -> Any:
+        return function(x, _state=state, **others)
+
+    if isinstance(value_of(data), dict):
+        if isinstance(data, Dual):
+            raise ValueError(f"expected terms with a derivative, got {name}() of a transform's columns")
+        return call(data)
+    if not isinstance(data, Dual):
+        return call(_numbers(data).astype(np.float64))
+    linear = name in ("center", "scale", "standardize")
+    degree = 1 if linear else others.get("degree", 1 if name == "poly" else 3)
+    return piecewise(call, data, state.get("knots", ()), degree)
 
 
 def _combined(function: Callable[..., Any], parts: list[Value]) -> Value:

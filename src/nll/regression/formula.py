@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,10 +210,11 @@ class _Columns(PandasMaterializer):
     """formulaic's builder of columns, which evaluates nothing but the allow-list."""
 
     REGISTER_NAME = None
+    replaced: Mapping[str, Any] = {}  # values of parts of the formula to take instead of those of the table
 
     @override
     def _lookup(self, name: str) -> tuple[Any, set[Variable]]:
-        column = self.data[name]
+        column = self.replaced.get(name, self.data[name])
         # Products of whole numbers would overflow without a word.
         column = column.astype(np.float64) if column.dtype.kind in "iuf" else column
         return column, {Variable(name, roles={Variable.Role.VALUE})}
@@ -222,17 +223,25 @@ class _Columns(PandasMaterializer):
     def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[Variable]]:
         one = expression(expr)
         used = {Variable(name, roles={Variable.Role.VALUE}) for name in one.columns}
-        return one(self.data, spec.transform_state), used
+        value = self.replaced.get(expr)
+        return one(self.data, spec.transform_state) if value is None else value, used
 
 
-def matrices(table: pd.DataFrame, spec: Any) -> Any:
+def matrices(table: pd.DataFrame, spec: Any, replaced: Mapping[str, Any] | None = None) -> Any:
     """formulaic's matrices of a formula or a `ModelSpec`.
+
+    Args:
+        table: the data.
+        spec: the formula.
+        replaced: values of parts of the formula, to be taken instead of those that the table gives.
 
     Raises: ValueError for a table that cannot fill it, or two columns that would have one name.
     """
     try:
         with np.errstate(all="ignore"):  # what is not finite is named later
-            built = _Columns(table).get_model_matrix(spec, na_action="ignore")
+            columns = _Columns(table)
+            columns.replaced = replaced or {}
+            built = columns.get_model_matrix(spec, na_action="ignore")
     except Exception as error:  # a transform can fail in any way
         message = str(error.__cause__ or error).strip().splitlines()[0]
         wanted = "" if message.startswith("expected") else "expected a table that the formula can take, got "

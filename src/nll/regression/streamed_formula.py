@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from formulaic import StructuredFormula
+from torch import Tensor
 
+from nll.likelihood.observations import frequencies
 from nll.likelihood.stream import Stream, pieces, require
-from nll.regression.design import spec_of, with_columns
+from nll.regression.design import numbers, spec_of, with_columns
 from nll.regression.formula import as_categories, has_dot, parse, response_of, spelled_out, variables, variables_of
 from nll.regression.terms import Terms
 
@@ -50,6 +53,21 @@ def formula_stream(
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
     return Stream(given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing), terms
+
+
+def complete_parts(
+    data: Any, terms: Terms, weights: str | None, others: list[str | None]
+) -> Iterator[tuple[pd.DataFrame, Tensor]]:
+    """The complete rows of weights above 0, a part of them after the other, with their weights (n)."""
+    wanted = [name for name in dict.fromkeys([*terms.variables, weights, *others]) if name is not None]
+    for piece in pieces(data, None, wanted):
+        table = piece.to_pandas()
+        table = table[table[wanted].notna().all(axis=1)]
+        counted = torch.ones(len(table), dtype=torch.float64)
+        if weights is not None:
+            counted = frequencies(numbers(table[weights], weights), len(table))
+        if bool((counted > 0).any()):
+            yield table[(counted > 0).numpy()], counted[counted > 0]
 
 
 def column_names(data: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from nll.regression.columns import INTERCEPT
 from nll.regression.design import numbers, with_columns
 from nll.regression.expression import expression
 from nll.regression.formula import as_categories, computed, matrices, read, right_side, variables_of
+from nll.regression.slopes import zeros_like
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,25 +65,19 @@ class Terms:
         """Whether the first column is the constant."""
         return INTERCEPT in self.columns
 
-    def design(self, table: pd.DataFrame) -> Tensor:
+    def design(self, table: pd.DataFrame, replaced: Mapping[str, Any] | None = None) -> Tensor:
         """The columns (n, p) float64 of rows without missing values, in the order of the coefficients.
+
+        Args:
+            table: the rows.
+            replaced: values of parts of the formula, to be taken instead of those that the table gives.
 
         Raises: ValueError for a category that the fit has not seen, a text among numbers, or what is not finite.
         """
-        counted = [name for name in self.variables if name not in self._categorical]
-        table = with_columns(table, {name: numbers(table[name], name) for name in counted})
+        table = self._counted(table)
         for factor, known in self.categories.items():
             self._require_known(table, factor, known)
-        states = {factor: (Factor.Kind.CATEGORICAL, {"categories": known}) for factor, known in self.categories.items()}
-        spec: Any = ModelSpec(formula=self.parsed, transform_state=self.state, encoder_state=states)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DataMismatchWarning)
-            built: pd.DataFrame = matrices(table, spec)
-        if set(map(str, built.columns)) != set(self.columns):
-            raise ValueError(
-                f"expected a table that gives the columns {', '.join(self.columns)}, got {', '.join(built.columns)}"
-            )
-        values = np.array(built[list(self.columns)], dtype=np.float64)
+        values = self._built(table, replaced)
         wrong = np.argwhere(~np.isfinite(values))
         if len(wrong):
             row, column = wrong[0]
@@ -91,20 +87,61 @@ class Terms:
             )
         return torch.from_numpy(values)
 
+    def slope(self, table: pd.DataFrame, column: str) -> Tensor | None:
+        """The derivative (n, p) of the columns by a column of the table; None where they do not vary, or jump only.
+
+        The product rule: the columns are linear in each part of the formula that holds the column.
+        """
+        table, total = self._counted(table), None
+        for name, factor in self.factors.items():
+            if factor.eval_method is Factor.EvalMethod.PYTHON:
+                holds = column in expression(name).columns
+                rate = expression(name).slope(table, self.state, column) if holds else None
+            else:
+                rate = np.ones(len(table)) if name == column and name not in self.categories else None
+            if rate is None:
+                continue
+            moved = self._built(table, {name: rate}) - self._built(table, {name: zeros_like(rate)})
+            total = moved if total is None else total + moved
+        return None if total is None else torch.from_numpy(total)
+
+    def _counted(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with its columns of numbers as such."""
+        counted = [name for name in self.variables if name not in self.categorical]
+        return with_columns(table, {name: numbers(table[name], name) for name in counted})
+
+    def _built(self, table: pd.DataFrame, replaced: Mapping[str, Any] | None) -> np.ndarray:
+        states = {factor: (Factor.Kind.CATEGORICAL, {"categories": known}) for factor, known in self.categories.items()}
+        spec: Any = ModelSpec(formula=self.parsed, transform_state=self.state, encoder_state=states)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)
+            built: pd.DataFrame = matrices(table, spec, replaced)
+        if set(map(str, built.columns)) != set(self.columns):
+            raise ValueError(
+                f"expected a table that gives the columns {', '.join(self.columns)}, got {', '.join(built.columns)}"
+            )
+        return np.array(built[list(self.columns)], dtype=np.float64)
+
     @property
-    def _factors(self) -> dict[str, Factor]:
+    def factors(self) -> dict[str, Factor]:
+        """The parts of its terms, by their names."""
         return {factor.expr: factor for term in self.parsed for factor in term.factors}
 
     @property
-    def _categorical(self) -> set[str]:
+    def categorical(self) -> set[str]:
         """The columns of the table that are not of numbers alone."""
-        factors = self._factors
-        return set(variables_of(factors[name] for name in self.categories)) | as_categories(self.parsed)
+        factors = self.factors
+        texts = {name for one in computed(self.parsed) for name in one.texts}
+        return set(variables_of(factors[name] for name in self.categories)) | as_categories(self.parsed) | texts
+
+    def variable_of(self, factor: str) -> str | None:
+        """The column whose categories a part of the formula has; None where these are computed."""
+        plain = self.factors[factor].eval_method is Factor.EvalMethod.LOOKUP
+        return factor if plain else expression(factor).category
 
     def _require_known(self, table: pd.DataFrame, factor: str, known: list[Any]) -> None:
         """Name a category that the fit has not seen; those that are computed are left to formulaic."""
-        plain = self._factors[factor].eval_method is Factor.EvalMethod.LOOKUP
-        variable = factor if plain else expression(factor).category
+        variable = self.variable_of(factor)
         if variable not in self.variables:
             return
         values = table[variable].astype(object)
@@ -135,7 +172,7 @@ class Terms:
         if (
             not isinstance(terms.state, dict)
             or not wanted <= terms.state.keys()
-            or not terms._factors.keys() >= categories.keys()
+            or not terms.factors.keys() >= categories.keys()
         ):
             raise ValueError("expected the categories and the state of its formula's terms")
         return terms
