@@ -120,7 +120,7 @@ def fit(
         bool, typer.Option("--profile", help="Intervals by the profile of the likelihood, with a formula.")
     ] = False,
     margins: Annotated[
-        bool, typer.Option("--margins", help="Of a softmax regression: average marginal effects on the probabilities.")
+        bool, typer.Option("--margins", help="Average marginal effects of the variables of a formula.")
     ] = False,
     save: Annotated[
         Path | None, typer.Option(help="Keep the regression in a file, for nll predict and nll score.")
@@ -152,8 +152,8 @@ def fit(
             raise ValueError("expected --censored-right and --by with --column only")
         if by is not None and report is not None:
             raise ValueError("expected no --report with --by: it draws one fit")
-        if column is not None and (save is not None or profile):
-            raise ValueError("expected --save and --profile with a formula, got --column")
+        if column is not None and (save is not None or profile or margins):
+            raise ValueError("expected --save, --profile and --margins with a formula, got --column")
         if profile and (robust or cluster is not None):
             raise ValueError(
                 "expected either --profile or --robust and --cluster: the profile takes the model as right"

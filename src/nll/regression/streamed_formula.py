@@ -20,7 +20,7 @@ from torch import Tensor
 from nll.likelihood.observations import frequencies
 from nll.likelihood.stream import Stream, pieces, require
 from nll.regression.design import numbers, spec_of, with_columns
-from nll.regression.formula import as_categories, has_dot, parse, response_of, spelled_out, variables, variables_of
+from nll.regression.formula import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
 from nll.regression.terms import Terms
 
 _MOST_CATEGORIES = 10_000
@@ -95,7 +95,7 @@ def _is_category(kind: Any) -> bool:
 
 def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """Some complete rows, and the categories of each column that has some, in their order."""
-    head, found, marked = None, {}, as_categories(formula.rhs)
+    head, found, marked = None, {}, {one.category for one in computed(formula.rhs)}
     for piece in pieces(data, None, wanted):
         require(wanted, piece.schema.names)
         for name in _of_columns(formula):

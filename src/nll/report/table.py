@@ -73,15 +73,8 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
 def margins(found: Margins, level: float = 0.95) -> list[Group]:
     """Marginal effects: a group for each class, or one for a mean."""
     mean = len(found.classes) == 1
-    columns = [
-        "",
-        "dy/dx" if mean else "dP/dx",
-        "std err",
-        "z",
-        "P>|z|",
-        f"[{(1 - level) / 2:.4g}",
-        f"{(1 + level) / 2:.4g}]",
-    ]
+    ends = [f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"]
+    columns = ["", "dy/dx" if mean else "dP/dx", "std err", "z", "P>|z|", *ends]
     names = [f"{name} (0 to 1)" if name in found.discrete else name for name in found.columns]
     parts = (found.effects, found.standard_errors, found.z, found.p_values, found.interval(level))
     return [
