@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_TERMS = 10_000
+_NUMBER = re.compile(r"[\d.]+")
 
 
 class _Operators(DefaultOperatorResolver):
@@ -98,9 +100,9 @@ def read(formula: str) -> Any:
         raise ValueError(f"expected a formula like 'y ~ a + b', got {_short(formula)}: {message}") from None
     if isinstance(parsed, SimpleFormula):
         return _named(parsed)
-    if not isinstance(parsed, StructuredFormula) or not all(isinstance(part, SimpleFormula) for part in parsed):
-        return parsed
     parts: Any = parsed._to_dict()
+    if not all(isinstance(part, SimpleFormula) for part in parts.values()):
+        return parsed
     return StructuredFormula(**{key: _named(part) for key, part in parts.items()})
 
 
@@ -117,13 +119,27 @@ def _named(part: SimpleFormula) -> Any:
 
 def _factor(factor: Factor) -> Factor:
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
-        return Factor(name_of(factor.expr), eval_method="lookup")
+        return _lookup(name_of(factor.expr))
     if factor.eval_method is Factor.EvalMethod.LITERAL:
         return factor
     computed = expression(unaliased(factor.expr))
     if computed.column is not None:
-        return Factor(computed.column, eval_method="lookup")
+        return _lookup(computed.column)
     return Factor(computed.text, eval_method="python")
+
+
+def _lookup(name: str) -> Factor:
+    """A column; formulaic takes one whose name is a number for that number but for backticks."""
+    return Factor(f"`{name}`" if _NUMBER.fullmatch(name) else name, eval_method="lookup")
+
+
+def columns_of(factor: Factor) -> list[str]:
+    """The names of the columns that a part of a formula reads."""
+    if factor.eval_method is Factor.EvalMethod.PYTHON:
+        return list(expression(factor.expr).columns)
+    if factor.eval_method is Factor.EvalMethod.LITERAL:
+        return []
+    return [factor.expr.strip("`") if _NUMBER.fullmatch(factor.expr.strip("`")) else factor.expr]
 
 
 def spelled_out(formula: str, columns: Sequence[str], others: Iterable[str | None] = ()) -> str:
@@ -169,7 +185,9 @@ def right_side(formula: str) -> str:
 
 def response_of(formula: StructuredFormula) -> str:
     """The response: the name of its column, or what is computed."""
-    return ":".join(factor.expr for factor in next(iter(formula.lhs)).factors)
+    factors = next(iter(formula.lhs)).factors
+    lookup = len(factors) == 1 and factors[0].eval_method is Factor.EvalMethod.LOOKUP
+    return columns_of(factors[0])[0] if lookup else ":".join(factor.expr for factor in factors)
 
 
 def variables(formula: StructuredFormula) -> list[str]:
@@ -179,19 +197,13 @@ def variables(formula: StructuredFormula) -> list[str]:
 
 def variables_of(factors: Iterable[Any]) -> list[str]:
     """The names of the columns that parts of a formula read."""
-    names: set[str] = set()
-    for factor in factors:
-        if factor.eval_method is Factor.EvalMethod.LOOKUP:
-            names.add(str(factor.expr))
-        elif factor.eval_method is Factor.EvalMethod.PYTHON:
-            names |= expression(factor.expr).columns.keys()
-    return sorted(names)
+    return sorted({name for factor in factors for name in columns_of(factor)})
 
 
 def plain_columns(formula: StructuredFormula) -> list[str] | None:
     """The columns of a formula whose right side is a sum of them, the constant aside; else None."""
     terms = [term.factors for term in formula.rhs if str(term) != "1"]
-    plain = all(len(one) == 1 and one[0].eval_method is Factor.EvalMethod.LOOKUP for one in terms)
+    plain = all(len(one) == 1 and columns_of(one[0]) == [one[0].expr] for one in terms)
     return [one[0].expr for one in terms] if plain else None
 
 
@@ -214,7 +226,9 @@ class _Columns(PandasMaterializer):
 
     @override
     def _lookup(self, name: str) -> tuple[Any, set[Variable]]:
-        column = self.replaced.get(name, self.data[name])
+        column = self.replaced.get(name)
+        if column is None:
+            column = self.data[columns_of(Factor(name))[0]]
         # Products of whole numbers would overflow without a word.
         column = column.astype(np.float64) if column.dtype.kind in "iuf" else column
         return column, {Variable(name, roles={Variable.Role.VALUE})}

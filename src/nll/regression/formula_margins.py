@@ -15,6 +15,7 @@ from torch import Tensor
 from nll.likelihood.blocks import blocks
 from nll.regression.design import numbers, with_columns
 from nll.regression.expression import expression
+from nll.regression.formula import columns_of
 from nll.regression.margins import Effects, Margins, Response
 from nll.regression.terms import Terms
 
@@ -95,9 +96,8 @@ def _changes(terms: Terms, rows: Rows) -> list[Change]:
             changes.append(Change(name, name))
     changes += _conditions(terms, first, switched | binary)
     place: dict[str, int] = {}
-    for part in terms.factors:
-        columns = (part,) if part in terms.variables else expression(part).columns if _is_computed(terms, part) else ()
-        place |= {name: len(place) + at for at, name in enumerate((*columns, part)) if name not in place}
+    for part, factor in terms.factors.items():
+        place |= {name: len(place) + at for at, name in enumerate((*columns_of(factor), part)) if name not in place}
     return sorted(changes, key=lambda change: place[change.part])
 
 

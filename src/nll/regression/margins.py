@@ -155,7 +155,7 @@ class Effects:
     def result(self, covariance: Tensor, baseline: int | None) -> tuple[Tensor, Tensor]:
         """The effects (K, q) and their covariance (K q, K q), by that of the coefficients but the baseline's."""
         free = torch.tensor([k for k in range(len(self.coef)) if k != baseline])
-        slope = self.slope[:, :, free].reshape(self.effects.numel(), -1) / self.weight
+        slope = self.slope[:, :, free].flatten(2).flatten(0, 1) / self.weight
         return self.effects / self.weight, cov.transformed(covariance, slope)
 
 

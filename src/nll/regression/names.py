@@ -7,6 +7,7 @@ import keyword
 import re
 
 _ALIAS = re.compile(r"quoted_((?:[0-9a-f]{2})*)_")
+_WORD = re.compile(r"[^\W\d]\w*")
 # Q("a name") is patsy's way to quote; a text's own brackets and quotes must not end a part of the formula.
 _PARTS = re.compile(
     r"""(?P<name>`(?:[^`]|``)*`)|(?P<q>\bQ\(\s*(?P<quote>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*\))"""
@@ -53,7 +54,7 @@ def name_of(alias: str) -> str:
 
 def quoted(name: str) -> str:
     """A column's name as a formula has it: in backticks where it needs them, its own backticks doubled."""
-    plain = name.isidentifier() and not keyword.iskeyword(name)
+    plain = _WORD.fullmatch(name) and not keyword.iskeyword(name)
     return name if plain else "`" + name.replace("`", "``") + "`"
 
 

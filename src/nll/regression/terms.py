@@ -18,7 +18,7 @@ from torch import Tensor
 from nll.regression.columns import INTERCEPT
 from nll.regression.design import numbers, with_columns
 from nll.regression.expression import expression
-from nll.regression.formula import as_categories, computed, matrices, read, right_side, variables_of
+from nll.regression.formula import as_categories, columns_of, computed, matrices, read, right_side, variables_of
 from nll.regression.slopes import zeros_like
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Terms:
                 holds = column in expression(name).columns
                 rate = expression(name).slope(table, self.state, column) if holds else None
             else:
-                rate = np.ones(len(table)) if name == column and name not in self.categories else None
+                rate = np.ones(len(table)) if columns_of(factor) == [column] and name not in self.categories else None
             if rate is None:
                 continue
             moved = self._built(table, {name: rate}) - self._built(table, {name: zeros_like(rate)})
@@ -136,8 +136,9 @@ class Terms:
 
     def variable_of(self, factor: str) -> str | None:
         """The column whose categories a part of the formula has; None where these are computed."""
-        plain = self.factors[factor].eval_method is Factor.EvalMethod.LOOKUP
-        return factor if plain else expression(factor).category
+        part = self.factors[factor]
+        computed = part.eval_method is Factor.EvalMethod.PYTHON
+        return expression(factor).category if computed else columns_of(part)[0]
 
     def _require_known(self, table: pd.DataFrame, factor: str, known: list[Any]) -> None:
         """Name a category that the fit has not seen; those that are computed are left to formulaic."""
