@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 import torch
@@ -88,6 +89,25 @@ def test_dummies_of_a_logit(at):
     found = SoftmaxRegression().fit(x, y == 1).margins(x, at=at, discrete=["x2"])
     np.testing.assert_allclose(found.effects[1], theirs.margeff, rtol=1e-6)
     np.testing.assert_allclose(found.standard_errors[1], theirs.margeff_se, rtol=1e-6)
+
+
+@pytest.mark.parametrize("discrete", [[["n", "s"], "f"], {"region": ["n", "s"], "sex": "f"}, [[0, 1], [2]]])
+def test_dummies_of_one_variable_switch_together(discrete):
+    """The effect of one level is against the reference: the other dummies are 0."""
+    draw = np.random.default_rng(1)
+    region = draw.integers(0, 3, 200)
+    x = pd.DataFrame({"n": region == 1, "s": region == 2, "f": draw.random(200) < 0.5, "a": draw.normal(size=200)})
+    x, y = x.astype(float), (0.7 * (region == 1) - region + draw.logistic(size=200) > 0).astype(int)
+    model = SoftmaxRegression().fit(x, y)
+    found = model.margins(x, discrete=discrete)
+    none = model.predict_proba(x.assign(n=0.0, s=0.0)).mean(0)
+    np.testing.assert_allclose(found.effects[:, 0], model.predict_proba(x.assign(n=1.0, s=0.0)).mean(0) - none)
+    np.testing.assert_allclose(found.effects[:, 1], model.predict_proba(x.assign(n=0.0, s=1.0)).mean(0) - none)
+    assert found.discrete == ("n", "s", "f")
+    with pytest.raises(ValueError, match="expected at most one 1 among n, f of one variable, got more at row 1"):
+        model.margins(x, discrete=[["n", "f"]])
+    with pytest.raises(ValueError, match="expected each discrete column once, got 'n' twice"):
+        model.margins(x, discrete=["n", ["n", "s"]])
 
 
 def test_effects_are_slopes_of_the_mean_probability():

@@ -74,7 +74,7 @@ _PARSER = DefaultFormulaParser(operator_resolver=_Operators())
 def parse(formula: str) -> StructuredFormula:
     """Read a formula such as "y ~ a + b:c"; ValueError says what is wrong with it."""
     parsed = read(formula)
-    if not isinstance(parsed, StructuredFormula) or len(parsed.lhs) != 1:
+    if not isinstance(parsed, StructuredFormula) or not hasattr(parsed, "lhs") or len(parsed.lhs) != 1:
         raise ValueError(f"expected a formula with one response, like 'y ~ a + b', got {formula!r}")
     if not isinstance(parsed.rhs, SimpleFormula):
         raise ValueError(f"expected a formula with one set of columns, like 'y ~ a + b', got {formula!r}")

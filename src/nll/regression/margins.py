@@ -132,13 +132,16 @@ class Effects:
         self.effects = torch.zeros(len(coef), count, dtype=torch.float64)
         self.slope = torch.zeros(len(coef), count, *coef.shape, dtype=torch.float64)
 
-    def moves(self, at: int, x: Tensor, d: Tensor, weights: Tensor) -> None:
-        """Add rows (n, p) whose columns have the derivative d by a variable."""
-        moved = d @ self.coef.T
+    def moves(self, at: int, x: Tensor, d: Tensor | int, weights: Tensor) -> None:
+        """Add rows (n, p) whose columns have the derivative d (n, p) by a variable, or that is one of the columns."""
+        moved = self.coef[:, d].expand(len(x), -1) if isinstance(d, int) else d @ self.coef.T
         _, jacobian, bend = self.response(x @ self.coef.T, moved)
         self.effects[:, at] += torch.einsum("n,nkm,nm->k", weights, jacobian, moved)
         self._add(at, weights, bend, x)
-        self._add(at, weights, jacobian, d)
+        if isinstance(d, int):
+            self.slope[:, at, :, d] += torch.einsum("n,nkm->km", weights, jacobian)
+        else:
+            self._add(at, weights, jacobian, d)
 
     def differs(self, at: int, high: Tensor, low: Tensor, weights: Tensor) -> None:
         """Add rows with the columns that they have in a category, and in the reference."""
@@ -180,14 +183,8 @@ def margins(
         own, w = x[rows], weights[rows]
         for j in range(int(intercept), x.shape[1]):
             if j not in group:
-                found.moves(j - intercept, own, _one_hot(own, j), w)
+                found.moves(j - intercept, own, j, w)
                 continue
             low = own.index_fill(1, torch.tensor(group[j]), 0.0)
-            found.differs(j - intercept, low + _one_hot(own, j), low, w)
+            found.differs(j - intercept, low.index_fill(1, torch.tensor(j), 1.0), low, w)
     return found.result(covariance, baseline)
-
-
-def _one_hot(x: Tensor, column: int) -> Tensor:
-    d = torch.zeros_like(x)
-    d[:, column] = 1.0
-    return d

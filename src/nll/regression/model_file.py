@@ -117,7 +117,7 @@ def load(path: Path) -> Model:
 def _require_whole(model: Model) -> None:
     """ValueError for parts of a model that do not fit each other."""
     softmax, columns = model.family == "softmax", len(model.terms.columns)
-    if not isinstance(model.second, (int, float, type(None))) or abs(model.second or 0) > 1e308:
+    if not isinstance(model.second, (int, float, type(None))) or 1e308 < abs(model.second or 0) != float("inf"):
         raise ValueError(f"expected a second parameter that is a number, got {model.second!r}")
     if not softmax and model.family not in RESPONSES:
         raise ValueError(f"expected a family among softmax, {', '.join(RESPONSES)}, got {model.family!r}")

@@ -16,7 +16,7 @@ from formulaic.parser.types import Factor
 from torch import Tensor
 
 from nll.regression.columns import INTERCEPT
-from nll.regression.design import numbers, with_columns
+from nll.regression.design import numbers, require_columns, with_columns
 from nll.regression.expression import expression
 from nll.regression.formula import as_categories, columns_of, computed, matrices, read, right_side, variables_of
 from nll.regression.slopes import zeros_like
@@ -107,6 +107,7 @@ class Terms:
 
     def _counted(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table with its columns of numbers as such."""
+        require_columns(self.variables, [str(name) for name in table.columns])
         counted = [name for name in self.variables if name not in self.categorical]
         return with_columns(table, {name: numbers(table[name], name) for name in counted})
 
