@@ -132,16 +132,13 @@ class Effects:
         self.effects = torch.zeros(len(coef), count, dtype=torch.float64)
         self.slope = torch.zeros(len(coef), count, *coef.shape, dtype=torch.float64)
 
-    def moves(self, at: int, x: Tensor, d: Tensor | int, weights: Tensor) -> None:
-        """Add rows (n, p) whose columns have the derivative d (n, p) by a variable, or that is one of the columns."""
-        moved = self.coef[:, d].expand(len(x), -1) if isinstance(d, int) else d @ self.coef.T
+    def moves(self, at: int, x: Tensor, d: Tensor, weights: Tensor) -> None:
+        """Add rows (n, p) whose columns have the derivative d by a variable."""
+        moved = d @ self.coef.T
         _, jacobian, bend = self.response(x @ self.coef.T, moved)
         self.effects[:, at] += torch.einsum("n,nkm,nm->k", weights, jacobian, moved)
         self._add(at, weights, bend, x)
-        if isinstance(d, int):
-            self.slope[:, at, :, d] += torch.einsum("n,nkm->km", weights, jacobian)
-        else:
-            self._add(at, weights, jacobian, d)
+        self._add(at, weights, jacobian, d)
 
     def differs(self, at: int, high: Tensor, low: Tensor, weights: Tensor) -> None:
         """Add rows with the columns that they have in a category, and in the reference."""
@@ -176,15 +173,53 @@ def margins(
     """Effects (K, q) of all columns but the constant, each by itself, and their covariance (K q, K q)."""
     if at == "mean":
         x, weights = (weights @ x / weights.sum())[None], torch.ones(1, dtype=torch.float64)
-    group = {j: list(columns) for columns in discrete for j in columns}
-    found = Effects(softmax, coef, x.shape[1] - intercept)
+    effects, slope = _continuous(x, weights / weights.sum(), coef)
+    groups = [list(columns) for columns in discrete]
+    chosen = [j for columns in groups for j in columns]
+    found = Effects(softmax, coef, len(chosen))
     found.weight = float(weights.sum())
     for rows in blocks(len(x), 2 * len(coef) ** 2 + 3 * x.shape[1]):
-        own, w = x[rows], weights[rows]
-        for j in range(int(intercept), x.shape[1]):
-            if j not in group:
-                found.moves(j - intercept, own, j, w)
-                continue
-            low = own.index_fill(1, torch.tensor(group[j]), 0.0)
-            found.differs(j - intercept, low.index_fill(1, torch.tensor(j), 1.0), low, w)
-    return found.result(covariance, baseline)
+        own, at_column = x[rows], 0
+        for columns in groups:
+            low = own.index_fill(1, torch.tensor(columns), 0.0)
+            for j in columns:
+                found.differs(at_column, low.index_fill(1, torch.tensor(j), 1.0), low, weights[rows])
+                at_column += 1
+    effects[:, chosen], slope[:, chosen] = found.effects / found.weight, found.slope / found.weight
+    others = torch.tensor([k for k in range(len(coef)) if k != baseline])
+    effects, slope = effects[:, intercept:], slope[:, intercept:, others]
+    return effects, cov.transformed(covariance, slope.flatten(2).flatten(0, 1))
+
+
+def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
+    """Effects (K, p) of columns by themselves, and their derivatives (K, p, K, p) by the coefficients of all classes.
+
+    The sums of `Effects` for all columns at once: with A_kl = E[p_k x_l], B_kml = E[p_k p_m x_l] and
+    D_kmlj = E[p_k p_m x_l (sum_r p_r b_rj)], d effect_kj / d b_ml = [j = l] ([k = m] E p_k - E p_k p_m)
+    + [k = m] (b_kj A_kl - sum_r b_rj B_krl) - (b_kj + b_mj) B_kml + 2 D_kmlj.
+    """
+    k, p = coef.shape
+    first, second = torch.triu_indices(k, k)  # the moments are symmetric in two classes
+    pairs = len(first)
+    products = torch.zeros(pairs, dtype=torch.float64)
+    with_x = torch.zeros(pairs, p, dtype=torch.float64)
+    with_both = torch.zeros(pairs, p * p, dtype=torch.float64)
+    for rows in blocks(len(x), 2 * pairs + p * p):
+        own, prob = x[rows], (x[rows] @ coef.T).softmax(1)
+        both = (weights[rows, None] * prob[:, first] * prob[:, second]).T
+        products += both.sum(1)
+        with_x += both @ own
+        with_both += both @ (own[:, :, None] * (prob @ coef)[:, None]).reshape(len(own), -1)
+    place = torch.zeros(k, k, dtype=torch.int64)
+    place[first, second] = place[second, first] = torch.arange(pairs)
+    products, with_x = products[place], with_x[place]  # (K, K), (K, K, p)
+    share = products.sum(1)
+    effects = share[:, None] * coef - products @ coef
+
+    slope = 2 * with_both.reshape(pairs, p, p)[place].permute(0, 3, 1, 2)  # (K, p by j, K by m, p by l)
+    slope -= coef[:, :, None, None] * with_x[:, None]
+    slope -= coef.T[None, :, :, None] * with_x[:, None]
+    alone = coef[:, :, None] * with_x.sum(1)[:, None] - torch.einsum("rj,krl->kjl", coef, with_x)
+    slope.diagonal(dim1=0, dim2=2).add_(alone.permute(1, 2, 0))
+    slope.diagonal(dim1=1, dim2=3).add_((torch.diag(share) - products)[..., None])
+    return effects, slope
