@@ -19,7 +19,7 @@ from nll._files import write_text
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.output import require_places, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, as_labels, dialect_of, name_of, read_table
+from nll.cli.tables import Decimal, Encoding, Sep, Table, as_labels, dialect_of, is_piped, name_of, read_table
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.likelihood.csv_files import Dialect
 from nll.likelihood.families import FAMILIES, family_of
@@ -29,15 +29,16 @@ from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
 from nll.likelihood.stream import Stream
 from nll.regression import design as designs
-from nll.regression.columns import Columns
+from nll.regression.formula import has_dot, spelled_out
+from nll.regression.formula_margins import Rows, formula_margins
 from nll.regression.linear import RESPONSES, fit_linear
-from nll.regression.margins import Margins
-from nll.regression.margins import margins as margins_of
+from nll.regression.margins import Margins, elementwise, softmax
 from nll.regression.model_file import Model
 from nll.regression.predictions import Predictor
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.streamed import fit_streamed
+from nll.regression.streamed_formula import column_names, complete_parts
 from nll.regression.terms import Terms
 from nll.report import table as tables
 
@@ -133,7 +134,7 @@ def fit(
         bool, typer.Option("--profile", help="Intervals by the profile of the likelihood, with a formula.")
     ] = False,
     margins: Annotated[
-        bool, typer.Option("--margins", help="Of a softmax regression: average marginal effects on the probabilities.")
+        bool, typer.Option("--margins", help="Average marginal effects of the variables of a formula.")
     ] = False,
     save: Annotated[
         Path | None, typer.Option(help="Keep the regression in a file, for nll predict and nll score.")
@@ -159,7 +160,7 @@ def fit(
     require_places([table], [report, save, checkpoint], json_file)
     family = _family(formula, column, family, alpha)
     of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
-    of_softmax |= {"firth": firth or None, "margins": margins or None, "checkpoint": checkpoint}
+    of_softmax |= {"firth": firth or None, "checkpoint": checkpoint}
     wrong = [f"--{name}" for name, given in of_softmax.items() if given is not None]
     if family != "softmax" and wrong:
         raise ValueError(f"expected {' and '.join(wrong)} with softmax only, got --family {family}")
@@ -167,8 +168,8 @@ def fit(
         raise ValueError("expected --censored-right, --event and --by with --column only")
     if by is not None and report is not None:
         raise ValueError("expected no --report with --by: it draws one fit")
-    if column is not None and (save is not None or profile):
-        raise ValueError("expected --save and --profile with a formula, got --column")
+    if column is not None and (save is not None or profile or margins):
+        raise ValueError("expected --save, --profile and --margins with a formula, got --column")
     if profile and (robust or cluster is not None):
         raise ValueError("expected either --profile or --robust and --cluster: the profile takes the model as right")
     if firth and alpha:
@@ -235,21 +236,26 @@ def _family(formula: str | None, column: str | None, family: str | None, alpha: 
 
 
 def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
+    title, once = f"{formula} ({job.name})", None
+    if has_dot(formula):
+        once = read_table(job.path, None, job.dialect) if is_piped(job.path) else None
+        names = column_names(large.source(job.path, job.dialect)) if once is None else list(once.columns)
+        formula = spelled_out(formula, names, (job.weights, job.cluster))
+        job = job._replace(formula=formula)
     parsed = designs.parse(formula)
-    title = f"{formula} ({job.name})"
     in_blocks = job.checkpoint is not None or job.path.is_dir()
-    in_memory = job.family != "softmax" or job.firth or job.margins or job.profile
+    in_memory = job.family != "softmax" or job.firth or job.profile
     rows = None
     if in_blocks or not in_memory:
         rows = large.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks, job.dialect)
     if rows is not None and in_memory:
-        options = "--firth, --margins and --profile"
+        options = "--firth and --profile"
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
         return _fit_stream(job, *rows, title, stages)
     wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
     stages.say(f"Reading {job.name}")
-    table = read_table(job.path, list(dict.fromkeys(wanted)), job.dialect)
+    table = read_table(job.path, list(dict.fromkeys(wanted)), job.dialect) if once is None else once
     response = str(next(iter(parsed.lhs))).strip("`")
     if response in table.columns:
         table[response] = as_labels(table[response])
@@ -277,7 +283,12 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         progress=stages.step,
     )
     base = code_of(job.baseline, classes)
-    return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, classes, base))
+    effects = None
+    if job.margins:
+        stages.say("Averaging the marginal effects")
+        others = [rows.response, job.cluster]
+        effects = _margins(fitted, lambda: complete_parts(job.path, terms, job.weights, others), terms, "softmax")
+    return Fitted(fitted, title, {}, effects, lambda: Model.of(fitted, "softmax", terms, classes, base))
 
 
 def _profiled(fitted: Fitted, stages: terminal.Stages) -> Fitted:
@@ -323,29 +334,31 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
             assess.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
         ],
     }
-    effects = _margins(fitted, columns, data.weights) if job.margins else None
     return Fitted(
         fitted,
         "",
         shown,
-        effects,
+        _margins_of(fitted, job, data),
         lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), values.tolist(), base),
     )
 
 
-def _margins(fitted: Fit, columns: Columns, weights: torch.Tensor) -> Margins:
-    """Of numbers the derivative, of categories and columns of 0 and 1 the difference that 1 makes."""
-    predictor, x = fitted.predictor, columns.given()
+def _margins_of(fitted: Fit, job: Job, data: designs.Design) -> Margins | None:
+    if not job.margins:
+        return None
+    return _margins(fitted, lambda: [(data.table, data.weights)], Terms.of(data.spec, job.formula), job.family)
+
+
+def _margins(fitted: Fit, rows: Rows, terms: Terms, family: str) -> Margins:
+    """Average marginal effects of the formula's variables, on probabilities or a mean."""
+    coef = fitted.params["coef"]
+    covariance = fitted.covariance[: coef.numel(), : coef.numel()]
+    if family != "softmax":
+        response = elementwise(RESPONSES[family].mean)
+        return formula_margins(rows, terms, response, coef[None], covariance, ("mean",))
+    predictor = fitted.predictor
     assert isinstance(predictor, Predictor)
-    names = columns.names[columns.intercept :]
-    discrete = [j for j in range(columns.intercept, x.shape[1]) if bool(((x[:, j] == 0) | (x[:, j] == 1)).all())]
-    of = [name.partition("[T.")[0] if "[T." in name else str(j) for j, name in enumerate(columns.names)]
-    siblings = {j: [k for k in discrete if k != j and of[k] == of[j]] for j in discrete}
-    found = margins_of(
-        x, weights, predictor.full, fitted.covariance, predictor.baseline, columns.intercept, discrete=discrete,
-        siblings=siblings,
-    )  # fmt: skip
-    return Margins(predictor.classes, tuple(names), *found, discrete=tuple(columns.names[j] for j in discrete))
+    return formula_margins(rows, terms, softmax, predictor.full, covariance, predictor.classes, predictor.baseline)
 
 
 def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> Fitted:
@@ -362,7 +375,8 @@ def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> 
     if job.family == "bernoulli":
         both = np.stack([1 - mean, mean], 1)
         shown |= {"classes": ["0", "1"], "confusion": assess.confusion(y.astype(int), both, weights)}
-    return Fitted(fitted, "", shown, model=lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula)))
+    made = lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula))  # noqa: E731
+    return Fitted(fitted, "", shown, _margins_of(fitted, job, data), made)
 
 
 def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:

@@ -38,10 +38,10 @@ def known_file(path: Path) -> bool:
 
 def name_of(path: Path) -> str:
     """A table as a title has it."""
-    return "standard input" if _piped(path) else path.name
+    return "standard input" if is_piped(path) else path.name
 
 
-def _piped(path: Path) -> bool:
+def is_piped(path: Path) -> bool:
     """Whether it can be read once only, and has no name that tells its kind."""
     return str(path) == "-" or path.is_fifo() or path.is_char_device()
 
@@ -51,7 +51,7 @@ def read_table(path: Path, wanted: list[str] | None = None, dialect: Dialect = _
 
     Raises ValueError for a file that is not there, is of another kind, or cannot be read as what it says it is.
     """
-    name, piped = path.name.lower(), _piped(path)
+    name, piped = path.name.lower(), is_piped(path)
     if not piped and not path.exists():
         raise ValueError(f"expected a table, got no such file: {path}")
     if path.is_dir():

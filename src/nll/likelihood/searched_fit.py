@@ -22,7 +22,6 @@ from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
 from nll.likelihood.searched_forms import EXPECTED_INFORMATION
 
-
 _EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -227,6 +227,29 @@ def number_of(column: Any, names: Sequence[str]) -> int:
     if column not in names:
         raise ValueError(f"expected discrete columns among {', '.join(names)}, got {column!r}")
     return names.index(column)
+
+
+def discrete_columns(discrete: Any, names: Sequence[str], x: torch.Tensor) -> list[list[int]]:
+    """The places of the 0/1 columns (n, p) that are meant, those of one variable together."""
+    if isinstance(discrete, str):
+        raise TypeError(f"expected discrete to be a sequence of columns or a mapping, got the text {discrete!r}")
+    given = discrete.values() if isinstance(discrete, Mapping) else discrete
+    groups = [[one] if isinstance(one, (str, int, np.integer)) else list(one) for one in given]
+    places = [[number_of(column, names) for column in group] for group in groups]
+    every = [j for group in places for j in group]
+    twice = next((names[j] for j in every if every.count(j) > 1), None)
+    if twice is not None:
+        raise ValueError(f"expected each discrete column once, got {twice!r} twice")
+    for group in places:
+        for j in group:
+            require_binary(x[:, j], names[j])
+        together = (x[:, group].sum(1) > 1).nonzero()
+        if len(together):
+            shown = ", ".join(names[j] for j in group)
+            raise ValueError(
+                f"expected at most one 1 among {shown} of one variable, got more at row {int(together[0])}"
+            )
+    return places
 
 
 def require_binary(values: torch.Tensor, name: str) -> None:

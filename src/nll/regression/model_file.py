@@ -109,14 +109,14 @@ def load(path: Path) -> Model:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         version = kept["version"] if kept["nll"] == "model" else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if version is None:
         raise ValueError(f"expected a model that `nll fit --save` has written, got another file: {path}")
     if version != _VERSION:
         raise ValueError(f"expected a model of version {_VERSION}, got version {version}: {path}")
     try:
-        return Model(
+        model = Model(
             terms=Terms.from_dict(kept["terms"]),
             coef=_tensor(kept["coef"]),
             covariance=_tensor(kept["covariance"]),
@@ -125,8 +125,33 @@ def load(path: Path) -> Model:
             log_score=None if kept.get("log_score") is None else float(kept["log_score"]),
             **{name: kept[name] for name in ("family", "response", "baseline", "status", "converged")},
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _require_whole(model)
+    except KeyError as error:
         raise ValueError(f"expected a whole model in {path}, got one without its {error}") from None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected a whole model in {path}, got one that cannot be read: {error}") from None
+    return model
+
+
+def _require_whole(model: Model) -> None:
+    """ValueError for parts of a model that do not fit each other."""
+    softmax, columns = model.family == "softmax", len(model.terms.columns)
+    if not isinstance(model.second, (int, float, type(None))) or 1e308 < abs(model.second or 0) != float("inf"):
+        raise ValueError(f"expected a second parameter that is a number, got {model.second!r}")
+    if not softmax and model.family not in RESPONSES:
+        raise ValueError(f"expected a family among softmax, {', '.join(RESPONSES)}, got {model.family!r}")
+    for name, kind in (("response", str), ("status", str), ("converged", bool), ("baseline", int)):
+        if not isinstance(getattr(model, name), kind):
+            raise ValueError(f"expected {name} of type {kind.__name__}, got {getattr(model, name)!r}")
+    if not all(isinstance(value, (str, int, float, bool)) for value in model.classes):
+        raise ValueError(f"expected classes of texts or numbers, got {model.classes}")
+    if softmax and not (len(model.classes) >= 2 and 0 <= model.baseline < len(model.classes)):
+        raise ValueError(f"expected a baseline among at least 2 classes, got {model.baseline} of {len(model.classes)}")
+    shape = (len(model.classes) - 1, columns) if softmax else (columns,)
+    size = model.coef.numel()
+    if model.coef.shape != shape or model.covariance.shape != (size, size):
+        got = f"{tuple(model.coef.shape)} and {tuple(model.covariance.shape)}"
+        raise ValueError(f"expected coefficients of shape {shape} and their covariance, got {got}")
 
 
 def _plain(values: Tensor) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,13 @@ from nll.regression.inputs import (
     classes_given,
     column_names,
     columns_given,
+    discrete_columns,
     first_class,
     is_wide,
     known_finite,
     length,
-    number_of,
     offset_of,
     plain,
-    require_binary,
     shared,
 )
 from nll.regression.margins import Margins, margins
@@ -266,7 +265,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return evaluate(log_p, codes, given, sampling=sampling, classes=names, fitted=fitted)
 
     def margins(
-        self, X: Any, sample_weight: Any = None, *, at: str = "overall", discrete: Sequence[Any] = ()
+        self,
+        X: Any,
+        sample_weight: Any = None,
+        *,
+        at: str = "overall",
+        discrete: Sequence[Any] | Mapping[Any, Any] = (),
     ) -> Margins:
         """Return the marginal effect of each column on the probability of each class, with errors by the delta method.
 
@@ -274,18 +278,19 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             X: (n, p) columns, as `fit` was given them.
             sample_weight: (n) weights of the average.
             at: "overall", the mean of the rows' effects, or "mean", the effect at the mean of the columns.
-            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes against 0.
+            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes against 0. Columns
+                of one variable, its dummies, go in a list of their own, such as [["north", "south"], "female"], or in a
+                mapping of lists by the variables' names: then the others of them are 0 when one is 1.
 
-        Raises: ValueError for a discrete column that is not there or has other values, or another `at`.
+        Raises: ValueError for a discrete column that is not there or has other values, for a row with two dummies of
+        one variable, or another `at`.
         """
         if at not in ("overall", "mean"):
             raise ValueError(f"expected at to be overall or mean, got {at!r}")
         predictor, x = self._predictor, self._design(X)
         weights = frequencies(sample_weight, len(x))
         names = predictor.columns[predictor.intercept :]
-        chosen = [number_of(column, names) for column in discrete]
-        for j in chosen:
-            require_binary(x[:, j + predictor.intercept], names[j])
+        chosen = discrete_columns(discrete, names, x[:, predictor.intercept :])
         effects, covariance = margins(
             x,
             weights,
@@ -294,9 +299,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             predictor.baseline,
             predictor.intercept,
             at=at,
-            discrete=[j + predictor.intercept for j in chosen],
+            discrete=[[j + predictor.intercept for j in columns] for columns in chosen],
         )
-        return Margins(predictor.classes, names, effects, covariance, at, tuple(names[j] for j in chosen))
+        discrete = tuple(names[j] for columns in chosen for j in columns)
+        return Margins(predictor.classes, names, effects, covariance, at, discrete)
 
     def influence(self, X: Any, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Influence:
         """Return how much each row moves the fit: leverage, Cook's distance, and the coefficients without it.

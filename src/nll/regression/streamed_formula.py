@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from formulaic import StructuredFormula
+from torch import Tensor
 
+from nll.likelihood.observations import frequencies
 from nll.likelihood.stream import Stream, pieces, require
-from nll.regression.design import parse, spec_of, variables, variables_of
+from nll.regression.design import numbers, spec_of, with_columns
+from nll.regression.formula import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
 from nll.regression.terms import Terms
 
 _MOST_CATEGORIES = 10_000
@@ -30,15 +34,17 @@ def formula_stream(
 
     Args:
         data: a file, a folder or a table, as `Stream` takes it.
-        formula: such as "y ~ a + C(b)"; its response is a column.
+        formula: such as "y ~ a + C(b)"; its response is a column, and `.` stands for the other columns.
         weights: the column of frequencies.
         clusters: the column of groups of rows that go together.
         missing: "raise" or "drop".
 
     Raises: ValueError for a column that is not there, or one of texts that are hardly ever the same.
     """
+    if has_dot(formula):
+        formula = spelled_out(formula, column_names(data), (weights, clusters))
     parsed = parse(formula)
-    response = str(next(iter(parsed.lhs))).strip("`")
+    response = response_of(parsed)
     kept = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *kept]))
     head, categories = _look(data, parsed, wanted)
@@ -47,6 +53,27 @@ def formula_stream(
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
     return Stream(given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing), terms
+
+
+def complete_parts(
+    data: Any, terms: Terms, weights: str | None, others: list[str | None]
+) -> Iterator[tuple[pd.DataFrame, Tensor]]:
+    """The complete rows of weights above 0, a part of them after the other, with their weights (n)."""
+    wanted = [name for name in dict.fromkeys([*terms.variables, weights, *others]) if name is not None]
+    for piece in pieces(data, None, wanted):
+        table = piece.to_pandas()
+        table = table[table[wanted].notna().all(axis=1)]
+        counted = torch.ones(len(table), dtype=torch.float64)
+        if weights is not None:
+            counted = frequencies(numbers(table[weights], weights), len(table))
+        if bool((counted > 0).any()):
+            yield table[(counted > 0).numpy()], counted[counted > 0]
+
+
+def column_names(data: Any) -> list[str]:
+    """The columns of a file, a folder or a table."""
+    first = next(pieces(data, None, None), None)
+    return [] if first is None else list(first.schema.names)
 
 
 def has_categories(data: Any, formula: StructuredFormula) -> bool:
@@ -68,12 +95,12 @@ def _is_category(kind: Any) -> bool:
 
 def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """Some complete rows, and the categories of each column that has some, in their order."""
-    head, found, text = None, {}, str(formula).replace(" ", "").replace("`", "")
+    head, found, marked = None, {}, {one.category for one in computed(formula.rhs)}
     for piece in pieces(data, None, wanted):
         require(wanted, piece.schema.names)
         for name in _of_columns(formula):
             column = piece.column(name)
-            if _is_category(column.type) or f"C({name}" in text:
+            if _is_category(column.type) or name in marked:
                 found[name] = _joined(found.get(name), column, name)
         if head is None:
             rows = piece.to_pandas().dropna().head(_HEAD)
@@ -106,9 +133,10 @@ def _with_all(head: pd.DataFrame, categories: dict[str, list[Any]]) -> pd.DataFr
     """The rows, and copies of the first with each category."""
     parts = [head.astype(dict.fromkeys(categories, object))]
     for name, values in categories.items():
-        parts.append(pd.concat([parts[0].head(1)] * len(values)).assign(**{name: np.array(values, dtype=object)}))
+        parts.append(pd.concat([parts[0].head(1)] * len(values)))
+        parts[-1] = with_columns(parts[-1], {name: np.array(values, dtype=object)})
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(**{name: pd.Categorical(table[name], values) for name, values in categories.items()})
+    return with_columns(table, {name: pd.Categorical(table[name], values) for name, values in categories.items()})
 
 
 def _blocks(data: Any, wanted: list[str], terms: Terms, kept: list[str]) -> Iterator[Any]:
