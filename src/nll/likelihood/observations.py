@@ -333,7 +333,8 @@ def require_support(
 
 def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, tuple[str, ...] | None]:
     if isinstance(data, Tensor) and data.is_floating_point():
-        return data.detach().to_dense().cpu().to(torch.float64), None
+        values = data.detach().to_dense().cpu().to(torch.float64)
+        return values.clone() if values.is_inference() else values, None  # which autograd cannot keep
     array = array_of(data, what)
     levels = categories_of(data) if categorical else None
     if categorical and (array.dtype.kind in "OUSTmM" or levels is not None):
