@@ -62,11 +62,11 @@ def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = N
 
     Raises: ValueError for both `upper` and masks, shapes that differ, or an upper end below the lower one.
     """
-    low = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    low = floats(array_of(values, "values"), "values")
     if upper is not None and (left is not None or right is not None):
         raise ValueError("expected either upper, or left and right, got both")
     if upper is not None:
-        high = np.asarray(upper.detach().cpu() if isinstance(upper, Tensor) else upper, dtype=np.float64)
+        high = floats(array_of(upper, "upper ends"), "upper ends")
         if high.shape != low.shape:
             raise ValueError(f"expected upper ends of shape {low.shape}, got {high.shape}")
         wrong = np.flatnonzero(high < low)
@@ -84,7 +84,7 @@ def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = N
 def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     if mask is None:
         return np.zeros(shape, dtype=bool)
-    found = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    found = array_of(mask, name)
     if found.shape != shape or not np.isin(found, (0, 1)).all():
         raise ValueError(f"expected {name} as a mask of shape {shape}, got {found.dtype} of shape {found.shape}")
     return found.astype(bool)
