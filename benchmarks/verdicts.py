@@ -21,7 +21,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from random_fits.draw import draw, far_start, rough, scalable, scaled, units
-from random_fits.problem import REGRESSIONS, Params, Problem, natural, numbers
+from random_fits.problem import REGRESSIONS, Params, Problem, natural, numbers, plain
 
 TOLERANCE, SLOW = 1e-6, 20.0  # of 1 + |log L|; seconds
 FAR = 12.0  # how far a logarithm, a logit, or a location in units of its spread is moved towards a border
@@ -46,10 +46,6 @@ def verdict(fit: Any) -> str:
         if fit.status.startswith(beginning):
             return said
     return "converged" if fit.converged else fit.status.split(":")[0]
-
-
-def plain(params: Any) -> str:
-    return "{" + ", ".join(f"{name!r}: {np.asarray(value).tolist()}" for name, value in params.items()) + "}"
 
 
 class Judge:
@@ -87,8 +83,6 @@ class Judge:
         if (took := time.process_time() - began) > SLOW:
             self.fail("slow", f"{took:.1f} s")
         return fit
-
-    # ---- Another optimiser
 
     def at(self, theta: np.ndarray) -> float:
         """The log-likelihood, -inf where it is not finite."""
@@ -150,8 +144,6 @@ class Judge:
             return self.same(theta, value)
         there = self.attempt(self.problem, natural(self.parameters, theta))
         return there is not None and verdict(there) == "converged" and there.log_likelihood > self.value + self.margin
-
-    # ---- The checks
 
     def check(self, finite: bool) -> None:
         fit, self.objective = self.fit, self.problem.log_likelihood
@@ -238,7 +230,7 @@ def main() -> int:
     for index in indices:
         problem = draw(asked.seed, index, asked.only)
         judge = Judge(problem, np.random.default_rng([asked.seed, index, 1]))
-        line = f"{asked.seed}/{index} {problem}"
+        line = f"--seed {asked.seed} --index {index}{asked.only and f' --only {asked.only}' or ''} {problem}"
         got = "refused" if judge.fit is None else judge.fit.status
         if asked.verbose or asked.index is not None:
             print(line, got, "" if judge.fit is None else plain(judge.fit.params), sep=" | ", flush=True)
@@ -248,12 +240,9 @@ def main() -> int:
             print(f"{kind:6s} {line}: {got.split(':')[0]}; {said}", flush=True)
         verdicts[got if judge.fit is None else judge.verdict] += 1
         kinds.update({kind for kind, _ in judge.failures})
-    print(
-        "\n| verdict | fits |\n|---|---|",
-        *(f"| {name} | {count} |" for name, count in verdicts.most_common()),
-        sep="\n",
-    )
-    print("\n| check | failures |\n|---|---|", *(f"| {CHECKS[kind]} | {kinds[kind]} |" for kind in CHECKS), sep="\n")
+    rows = ["", "| verdict | fits |", "|---|---|", *(f"| {name} | {count} |" for name, count in verdicts.most_common())]
+    rows += ["", "| check | failures |", "|---|---|", *(f"| {CHECKS[kind]} | {kinds[kind]} |" for kind in CHECKS)]
+    print(*rows, sep="\n")
     return int(kinds.total() > 0)
 
 

@@ -57,6 +57,11 @@ def parameters_of(name: str, columns: int) -> dict[str, Parameter]:
     return {n: Parameter(getattr(p.constraint, "base_constraint", p.constraint), p.shape) for n, p in known.items()}
 
 
+def plain(params: Any) -> str:
+    """As it is typed."""
+    return "{" + ", ".join(f"{name!r}: {np.asarray(value).tolist()}" for name, value in params.items()) + "}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fit."""
@@ -123,11 +128,10 @@ class Problem:
         pairs = {"ends": self.ends, "window": self.window}
         said: dict[str, Any] = {"values": self.values.tolist()}
         said |= {name: [np.asarray(end).tolist() for end in pair] for name, pair in pairs.items() if pair is not None}
-        said["weights"] = None if self.weights is None else self.weights.tolist()
-        said["start"] = {name: np.asarray(value).tolist() for name, value in self.start.items()}
-        return str(said | {"given": self.given})
+        said |= {} if self.weights is None else {"weights": self.weights.tolist()}
+        return f"{said}, start = {plain(self.start)}, fixed = {self.given}"
 
-    def rows(self, params: Params) -> np.ndarray:
+    def rows(self, params: Params) -> Any:
         x = self.values
         if self.name in REGRESSIONS:
             parts = torch.as_tensor(x.T)
@@ -144,8 +148,9 @@ class Problem:
             a = params["concentration"]
             return sp.gammaln(a.sum()) - sp.gammaln(a).sum() + np.log(x) @ (a - 1)
         if self.name == "MultivariateNormal":
+            covariance: Any = params["covariance_matrix"]
             try:
-                return np.atleast_1d(st.multivariate_normal.logpdf(x, params["loc"], params["covariance_matrix"]))
+                return st.multivariate_normal(params["loc"], covariance).logpdf(x)
             except np.linalg.LinAlgError:  # singular
                 return np.full(len(x), np.nan)
         law = LAWS[self.name](**params, **self.given)
@@ -157,7 +162,10 @@ class Problem:
             if self.window is not None:  # what is seen lies inside
                 low, high = np.maximum(low, self.window[0]), np.minimum(high, self.window[1])
             rows = np.where(low == high, law[0](np.where(low == high, low, x)), between(law, low, high, discrete))
-        return rows if self.window is None else rows - between(law, *map(np.asarray, self.window), discrete)
+        if self.window is None:
+            return rows
+        low, high = map(np.asarray, self.window)
+        return rows - between(law, low, high, discrete)
 
 
 # ---- Parameters as numbers without bounds ----------------------------------------------------------------------------
