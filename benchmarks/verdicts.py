@@ -230,7 +230,7 @@ def main() -> int:
     for index in indices:
         problem = draw(asked.seed, index, asked.only)
         judge = Judge(problem, np.random.default_rng([asked.seed, index, 1]))
-        line = f"--seed {asked.seed} --index {index}{asked.only and f' --only {asked.only}' or ''} {problem}"
+        line = f"--seed {asked.seed} --index {index}{f' --only {asked.only}' if asked.only else ''} {problem}"
         got = "refused" if judge.fit is None else judge.fit.status
         if asked.verbose or asked.index is not None:
             print(line, got, "" if judge.fit is None else plain(judge.fit.params), sep=" | ", flush=True)
