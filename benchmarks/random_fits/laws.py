@@ -37,6 +37,16 @@ def kumaraswamy(concentration1: Any, concentration0: Any) -> Law:
     return density, lambda x: log1mexp(-above(x)), above
 
 
+def fisher_snedecor(df1: Any, df2: Any) -> Law:
+    a, b = df1 / 2, df2 / 2  # SciPy's density is 0 where df2 is large
+
+    def density(x: Any) -> Any:
+        y = np.log(df1) + np.log(x) - np.log(df2)
+        return a * y - (a + b) * np.log1p(np.exp(y)) - np.log(x) - sp.betaln(a, b)
+
+    return density, *of(st.f, df1, df2)[1:]
+
+
 def continuous_bernoulli(probs: Any) -> Law:
     z = float(sp.logit(probs))  # density exp(z x) z / (exp(z) - 1)
     norm = -z / 2 if abs(z) < 1e-6 else math.log(abs(z) / -math.expm1(-abs(z))) - max(z, 0.0)
@@ -107,7 +117,7 @@ LAWS: dict[str, Callable[..., Law]] = {
     "GeneralizedPareto": lambda scale, concentration, loc: of(st.genpareto, concentration, loc=loc, scale=scale),
     "Pareto": lambda scale, alpha: of(st.pareto, alpha, scale=scale),
     "InverseGaussian": lambda loc, concentration: of(st.invgauss, loc / concentration, scale=concentration),
-    "FisherSnedecor": lambda df1, df2: of(st.f, df1, df2),
+    "FisherSnedecor": fisher_snedecor,
 }
 LAWS |= {
     f"Shifted{name}": shifted(LAWS[name], "location" if name in ("LogNormal", "InverseGaussian") else "loc")
