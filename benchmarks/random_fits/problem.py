@@ -151,7 +151,7 @@ class Problem:
             covariance: Any = params["covariance_matrix"]
             try:
                 return st.multivariate_normal(params["loc"], covariance).logpdf(x)
-            except np.linalg.LinAlgError:  # singular
+            except (np.linalg.LinAlgError, ValueError):  # singular, or not finite
                 return np.full(len(x), np.nan)
         law = LAWS[self.name](**params, **self.given)
         discrete = family_of(self.model).discrete
