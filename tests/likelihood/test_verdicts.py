@@ -19,6 +19,10 @@ SPREAD = np.array([0, 1, 9, 2, 0, 4, 14, 3, 1, 7, 2, 5])
 ROUGH = np.array([0.13, -0.13, 0.64, 0.1, -0.54, 0.36, 1.3, 0.95, -0.7, -1.27])
 
 
+DRAW = np.random.default_rng(1).normal(size=(2, 200))
+SKEWED = 0.95 * np.abs(DRAW[0]) + (1 - 0.95**2) ** 0.5 * DRAW[1]
+
+
 def logit(x, y, a, b):
     return torch.nn.functional.logsigmoid((2 * y - 1) * (a + b * x))
 
@@ -119,7 +123,7 @@ def test_all_rows_equal_are_said_whatever_their_weights():
         (td.Gumbel, ROUGH, {"loc": 100.0}),
         (td.Gumbel, ROUGH, {"scale": 0.01}),
         (td.Weibull, SPREAD + 0.5, {"concentration": 1e3}),
-        (nll.SkewNormal, ROUGH, {"skewness": 10.0}),
+        (nll.SkewNormal, SKEWED, {"skewness": -10.0}),
         (LOGIT, (np.array([0, 1, 2, 2, 3, 4.0]), np.array([0, 1, 0, 1, 0, 1.0])), {"a": 1000.0, "b": -50.0}),
         (POISSON, (np.array([0, 1, 2, 2, 3, 4.0]), np.array([0, 1, 0, 1, 0, 1.0])), {"a": -100.0, "b": -5.0}),
     ],
@@ -172,6 +176,17 @@ def test_the_highest_of_several_peaks_and_what_each_start_reached():
     assert fit(td.Gamma, x[x > 0]).starts == ()
 
 
+def test_a_limit_that_is_higher_than_the_peak_inside_is_taken():
+    """Of a few values the half-normal law, skewness -inf, is more likely than the peak at -1.28 (log L -11.18)."""
+    found = fit(nll.SkewNormal, ROUGH)
+    scale = math.sqrt(np.square(ROUGH - ROUGH.max()).mean())
+    assert found.log_likelihood == pytest.approx(10 * math.log(math.sqrt(2 / math.pi) / scale) - 5, abs=1e-6)
+    assert found.status == "at the border of the parameter space: skewness = -inf; no standard error there"
+    assert float(found.params["loc"]) == pytest.approx(ROUGH.max(), abs=1e-6)
+    assert bool(found.standard_errors["loc"].isnan())  # the largest value, which has no normal error
+    assert float(found.standard_errors["scale"]) == pytest.approx(scale / math.sqrt(20), rel=1e-3)
+
+
 # ---- Degenerate requests -------------------------------------------------------------------------------------------
 
 
@@ -198,9 +213,7 @@ def test_what_cannot_be_searched_is_said(run, error, message):
 
 
 def test_a_tied_value_stays_within_its_constraint():
-    model = nll.Likelihood(
-        lambda x, a, b: -0.5 * (x - a) ** 2 - 0.5 * (x - b - 1) ** 2, {"a": REAL, "b": POSITIVE}
-    )
+    model = nll.Likelihood(lambda x, a, b: -0.5 * (x - a) ** 2 - 0.5 * (x - b - 1) ** 2, {"a": REAL, "b": POSITIVE})
     with pytest.raises(ValueError, match=r"expected fixed\['b'\] to be positive, got -"):
         fit(model, np.arange(5.0), fixed={"b": lambda p: -(p["a"] ** 2)})
 

@@ -20,6 +20,9 @@ from nll.likelihood.problem import Problem
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
 _DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter in units of its size
+# A number is told, whatever its information, if the log-likelihood has fallen by the first, and by this share of it
+# where the way was a fourth as long: it is not level in between.
+_STEEP, _SHARE = 0.05, 1e-3
 _TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
 _LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
@@ -124,7 +127,9 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
     higher = lanes.place[inside.argmax()] if float(inside.max()) > best + least else None
     first = next((i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0)
     untold, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
-    untold = tuple(p for p in kept if p in untold or p in flat)
+    steep = {p for p in untold if bool(lanes.gradual[lanes.number == p].any())}
+    sharp = (*sharp, *steep)
+    untold = tuple(p for p in kept if (p in untold and p not in steep) or p in flat)
     return Surroundings(tuple(limits), tuple(dict.fromkeys(flat)), higher, untold, sharp)
 
 
@@ -140,6 +145,7 @@ class _Lanes(NamedTuple):
     gain: Tensor  # in the last round
     last: Tensor  # (lanes, P), the end of the way
     early: Tensor  # (lanes, P), after a few rounds
+    gradual: Tensor  # (lanes), whether it began to fall at once, and not beyond a place where it is level
 
     @property
     def end(self) -> Tensor:
@@ -159,8 +165,9 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     way = at[torch.arange(count), number]
     at[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
     value = torch.full((count,), best, dtype=torch.float64)
+    zero = torch.zeros_like(value)
     lanes = _Lanes(
-        number, side, value, value.clone(), value.clone(), at.clone(), torch.zeros_like(value), at, at.clone()
+        number, side, value, value.clone(), value.clone(), at.clone(), zero, at, at.clone(), torch.zeros(count).bool()
     )
     tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()  # what one unit of information tells
     remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
@@ -179,6 +186,8 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]
+        fall, before = best - there[fine], best - lanes.value[moved]
+        lanes.gradual[moved] |= (fall > _STEEP) & (before <= _STEEP) & (before > _SHARE * fall)
         move[moved] = (found.theta[fine] - at[moved]) / step[moved, None]
         at[moved] = found.theta[fine]
         lanes.gain[moved] = there[fine] - lanes.value[moved]

@@ -313,6 +313,7 @@ class Fit:
             "steps": self.steps,
             "information": self.information,
             "solver": self.solver,
+            "starts": list(self.starts),
             "labels": {name: [list(along) for along in labels] for name, labels in self.labels.items()},
             "params": {name: value.tolist() for name, value in self.params.items()},
             "standard_errors": {name: value.tolist() for name, value in self.standard_errors.items()},

@@ -285,9 +285,14 @@ def _skew_normal_start(values: Tensor, weights: Tensor) -> Params:
 
 
 def _skew_normal_starts(values: Tensor, weights: Tensor) -> list[Params]:
-    start = _skew_normal_start(values, weights)
-    mean = moments(values, weights).mean
-    return [{"loc": 2 * mean - start["loc"], "scale": start["scale"], "skewness": -start["skewness"]}]
+    """The mirror image, and on either side the neighbourhood of a half-normal law, the limit of infinite skewness."""
+    start, (mean, spread, _) = _skew_normal_start(values, weights), moments(values, weights)
+    starts = [{"loc": 2 * mean - start["loc"], "scale": start["scale"], "skewness": -start["skewness"]}]
+    for side, end in ((1.0, values.amin(-1)), (-1.0, values.amax(-1))):
+        loc = end - side * 0.05 * spread
+        scale = (spread.square() + (mean - loc).square()).sqrt()
+        starts.append({"loc": loc, "scale": scale, "skewness": torch.full_like(loc, side * 20.0)})
+    return starts
 
 
 def _von_mises_start(values: Tensor, weights: Tensor) -> Params:
@@ -602,7 +607,18 @@ FAMILIES = (
         _inverse_gaussian_estimate,
         _inverse_gaussian_covariance,
     ),
-    Family(td.FisherSnedecor, _POSITIVE, _positive, start=_f_start, log_prob=_f_log_prob),
+    Family(
+        td.FisherSnedecor,
+        _POSITIVE,
+        _positive,
+        start=_f_start,
+        log_prob=_f_log_prob,
+        more_starts=lambda x, w: [
+            {"df1": torch.full_like(mean, a), "df2": torch.full_like(mean, b)}
+            for mean in (moments(x, w).mean,)
+            for a, b in ((1.0, 1.0), (1.0, 30.0), (30.0, 1.0))
+        ],
+    ),
     Family(
         td.ContinuousBernoulli,
         "a number from 0 to 1",
