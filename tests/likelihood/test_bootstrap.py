@@ -11,6 +11,7 @@ from scipy import stats
 from torch import distributions as td
 from torch.distributions import constraints
 
+import nll
 from nll import Likelihood, censored, fit, sampling
 from nll.likelihood.bootstrap import resampled
 
@@ -162,3 +163,21 @@ def test_replicates_without_a_maximum_are_counted():
 def test_what_cannot_be_drawn_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(fit(td.Exponential, [1.0, 2.0, math.pi]))
+
+
+def test_replicates_without_a_maximum_are_counted_and_left_out():
+    """Some replicates have no failure, or none below the largest time: the shape of those would be infinite."""
+    data = nll.censored([5.0, 8.0, 9.0, 12.0, 12.0, 12.0], right=[0, 0, 0, 1, 1, 1])
+    found = fit(td.Weibull, data).bootstrap(200)
+    assert found.failed > 0
+    assert len(found) + found.failed == 200
+    assert float(found.standard_errors["concentration"]) < 50
+    assert "without a maximum" in str(found)
+
+
+def test_a_distribution_that_is_the_same_for_every_row_can_be_drawn():
+    x = np.random.default_rng(0).normal(2, 1.5, size=60)
+    model = nll.Likelihood(lambda x, m, s: td.Normal(m, s), {"m": constraints.real, "s": constraints.positive})
+    errors = fit(model, (x,)).bootstrap(200, parametric=True).standard_errors
+    assert float(errors["m"]) == pytest.approx(x.std() / math.sqrt(60), rel=0.2)
+    assert float(errors["s"]) == pytest.approx(x.std() / math.sqrt(120), rel=0.2)

@@ -13,6 +13,7 @@ from statsmodels.datasets import spector
 from torch import distributions as td
 from torch.distributions import constraints
 
+import nll
 from nll import Likelihood, censored, fit
 
 QUANTILE = st.chi2.ppf(0.95, 1)
@@ -151,3 +152,52 @@ def test_a_fit_of_a_lambda_pickles_without_its_likelihood():
     assert again.test({"coef[3]": 0.0}).statistic == pytest.approx(4.99265, rel=1e-6)
     kept = pickle.loads(pickle.dumps(fit(td.Normal, [1.0, 2.0, 4.0])))
     assert kept.interval(method="profile").keys() == {"loc", "scale"}
+
+
+DROP = float(torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64))) ** 2 / 2  # of the log-likelihood
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "ends"),
+    [
+        (lambda: fit(td.Bernoulli, [1] * 1000), "probs", (math.exp(-DROP / 1000), 1)),
+        (lambda: fit(td.Bernoulli, [0] * 10), "probs", (0, 1 - math.exp(-DROP / 10))),
+        (lambda: fit(td.Binomial, [0] * 10, fixed={"total_count": 5}), "probs", (0, 1 - math.exp(-DROP / 50))),
+        (lambda: fit(td.Geometric, [0] * 10), "probs", (math.exp(-DROP / 10), 1)),
+        (lambda: fit(td.Poisson, [0] * 10), "rate", (0, DROP / 10)),  # "the rule of three" at its own level
+        (lambda: fit(td.Exponential, nll.censored([1.0] * 10, right=[1] * 10)), "rate", (0, DROP / 10)),
+        (lambda: fit(td.Exponential, nll.censored([1.0], left=[1])), "rate", (-math.log1p(-math.exp(-DROP)), math.inf)),
+    ],
+)
+def test_at_a_border_the_interval_is_one_sided(make, name, ends):
+    found = make()
+    assert found.status.startswith("at the border")
+    assert found.interval(method="profile")[name].tolist() == pytest.approx(list(ends), abs=1e-8)
+
+
+def test_at_a_bound_that_was_asked_for():
+    y = np.array([-0.3, 0.2, 0.9, -1.1, 0.4, 1.3])
+    found = fit(td.Normal, y, bounds={"loc": (0.5, None)})
+    drop = lambda m: len(y) / 2 * math.log(np.square(y - m).mean() / np.square(y - 0.5).mean())  # noqa: E731
+    low, high = found.interval(method="profile")["loc"].tolist()
+    assert (low, drop(high)) == pytest.approx((0.5, DROP), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("family", "data", "name", "other", "hypothesis"),
+    [
+        (td.StudentT, np.linspace(-1, 1, 30), "df", td.Normal, {"loc": 0.2}),
+        (td.NegativeBinomial, [3, 3, 4, 3, 3, 4, 2, 3], "total_count", td.Poisson, {"total_count": 5.0}),
+    ],
+)
+def test_at_the_limit_of_a_family_profiles_and_tests_start_there(family, data, name, other, hypothesis):
+    found = fit(family, data)
+    low, high = found.interval(method="profile")[name].tolist()
+    assert high == math.inf
+    held = fit(family, data, fixed={name: low})
+    assert found.log_likelihood - held.log_likelihood == pytest.approx(DROP, abs=1e-6)
+    test = found.test(hypothesis, method="lr")
+    there = fit(family, data, fixed=hypothesis)
+    assert test.statistic == pytest.approx(2 * (fit(other, data).log_likelihood - there.log_likelihood), abs=1e-6)
+    with pytest.raises(ValueError, match="at least 2 replicates with a maximum inside of the parameter space"):
+        found.bootstrap(5)

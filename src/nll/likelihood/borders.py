@@ -177,7 +177,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     open_ = torch.arange(count)
     for round_ in range(_ROUNDS):
         aim = at[open_, number[open_]] + (side * step)[open_]
-        start = _higher(
+        start = higher(
             problem,
             torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
             torch.where(held[open_], aim[:, None], at[open_]),
@@ -216,7 +216,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     return lanes
 
 
-def _higher(problem: Problem, first: Tensor, second: Tensor) -> Tensor:
+def higher(problem: Problem, first: Tensor, second: Tensor) -> Tensor:
     """Of two places for each lane the one where the likelihood is higher."""
     values = [problem.value(problem.layout.natural(theta)).nan_to_num(-torch.inf) for theta in (first, second)]
     return torch.where((values[0] >= values[1])[:, None], first, second)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
+from nll.likelihood.borders import higher
 from nll.likelihood.search import Found, inward
 
 METHODS = ("wald", "lr", "score")
@@ -81,7 +82,8 @@ def restricted(found: Found, values: dict[int, float], method: str) -> Test:
             if not bool(parameter.constraint.check(given[name]).all()):
                 raise ValueError(f"expected a value of {names[i]} that is possible, got {value}")
         position += parameter.free_shape.numel() if name in layout.free else 0
-    start = torch.where(fixed, layout.numbers(at), inward(found))
+    there = layout.numbers(at)
+    start = higher(found.problem, torch.where(fixed, there, inward(found)), torch.where(fixed, there, found.theta))
     top = found.problem.maximise_held(start, fixed)
     if not bool(top.reached[0]):
         return Test(method, float("nan"), len(values), float("nan"))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
+from nll.likelihood.borders import higher
 from nll.likelihood.search import Found, border, inward, runaways
 
 _MOST_STEPS = 60
@@ -46,7 +47,8 @@ def ends(found: Found, z: float) -> Ends:
     open_, last = (~outwards).nonzero()[:, 0], theta.expand(2 * size, size).clone()
     inside, free = inward(found), torch.tensor([p in gone for p in range(size)])
     for _ in range(_MOST_STEPS):
-        at[open_] = torch.where(free & ~fixed[open_], inside, at[open_])  # from a border there is no way back
+        moved = torch.where(free & ~fixed[open_], inside, at[open_])  # from a border there is no way back
+        at[open_] = higher(problem, moved, at[open_])
         top = problem.maximise_held(at[open_], fixed[open_])
         at[open_] = top.theta
         t = at[open_, index[open_]]

@@ -16,7 +16,7 @@ from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.observations import Observations, cluster_codes
-from nll.likelihood.optimise import Optimum, Progress, Sums
+from nll.likelihood.optimise import Progress
 from nll.likelihood.parameters import said
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
@@ -227,9 +227,10 @@ def _near_limit(family: Family, found: Found, there: Fit) -> Found:
     assert family.near_limit is not None
     own = found.problem.layout
     at = found.units.own({n: v.reshape(1) for n, v in family.near_limit(there.params).items()})
-    theta = own.numbers(at)
-    sums = Sums(*(part[0] for part in found.problem.sums(theta)))
     gone = [p for p, n in enumerate(own.free) if n not in family.limit[3]]
-    limits = tuple(Limit(p, math.copysign(1.0, float(theta[0, p])), endless=False, alone=False) for p in gone)
-    optimum = Optimum(theta[0], sums, 0.0, found.optimum.steps, True, "converged")
+    held = torch.arange(own.size)[None] == list(own.free).index(family.limit[0])
+    optimum = found.problem.maximise_held(own.numbers(at), held).one(0)
+    sides = optimum.theta.sign().tolist()
+    limits = tuple(Limit(p, sides[p], endless=False, alone=False) for p in gone)
+    optimum = optimum._replace(decrement=0.0, steps=found.optimum.steps)
     return replace(found, optimum=optimum, around=Surroundings(limits))
