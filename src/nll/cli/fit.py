@@ -18,6 +18,7 @@ from torch.distributions import Normal
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.tables import read_table
+from nll.likelihood.classes import in_order, of_array
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
@@ -140,7 +141,7 @@ def fit(
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
     try:
-        require_places(table, json_file, report, save)
+        require_places(table, json_file, report, save, checkpoint)
         family = _family(formula, column, family, alpha)
         of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
         of_softmax |= {"firth": firth or None, "margins": margins or None, "checkpoint": checkpoint}
@@ -171,10 +172,10 @@ def fit(
             fitted.model().save(save)
     except (ValueError, TypeError) as error:
         fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # by Ctrl-C, or a signal during a fit with a checkpoint
         kept = "" if checkpoint is None else f"; the same command goes on from {checkpoint}"
         typer.echo(f"nll: interrupted{kept}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stop.code if isinstance(stop, SystemExit) else 130) from None  # type: ignore[arg-type]
     found = fitted.fit
     try:  # before the table is printed: who reads that may stop listening
         if json_file is not None:
@@ -228,17 +229,18 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
         return _fit_stream(job, *rows, title, stages)
-    wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
+    wanted = [*designs.variables(parsed), *(name for name in (job.weights, job.cluster) if name)]
+    wanted = list(dict.fromkeys(wanted))
     stages.say(f"Reading {job.path.name}")
-    table = read_table(job.path, list(dict.fromkeys(wanted)))
+    table = read_table(job.path, wanted)
     stages.say("Building the columns")
-    if job.cluster is not None:
-        designs.require_columns([job.cluster], [str(name) for name in table.columns])
-    data = designs.design(table, parsed, weights=job.weights, missing=job.missing)
+    designs.require_columns(wanted, [str(name) for name in table.columns])
+    complete, dropped = designs.complete_rows(table, wanted, job.missing)
+    data = designs.design(complete, parsed, weights=job.weights)
     run = _softmax if job.family == "softmax" else _linear
     groups = None if job.cluster is None else table[job.cluster].to_numpy()
     fitted = run(job, data, groups, stages)
-    return fitted._replace(fit=replace(fitted.fit, dropped=data.dropped), title=title)
+    return fitted._replace(fit=replace(fitted.fit, dropped=dropped), title=title)
 
 
 def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: terminal.Stages) -> Fitted:
@@ -255,7 +257,12 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         progress=stages.step,
     )
     base = code_of(job.baseline, classes)
-    return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, classes, base))
+    return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, _written(classes), base))
+
+
+def _written(classes: list[Any]) -> list[Any]:
+    """As a file of JSON has them."""
+    return [value if isinstance(value, (bool, int, float, str)) else label(value) for value in classes]
 
 
 def _profiled(fitted: Fitted, stages: terminal.Stages) -> Fitted:
@@ -272,10 +279,9 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
 
     if data.y.dtype.kind == "f" and (data.y % 1 != 0).any():
         raise ValueError(f"expected classes, got the measurements of {data.response!r}; --family normal fits them")
-    plain = data.y.to_numpy() if data.y.dtype.kind in "iufb" else data.y.astype(str).to_numpy(dtype=object)
-    values, codes = np.unique(plain, return_inverse=True)
-    classes = [label(value) for value in values.tolist()]
-    base = code_of(job.baseline, values.tolist())
+    values, codes = in_order(of_array(data.y.to_numpy(), data.response)[0])
+    classes = [label(value) for value in values]
+    base = code_of(job.baseline, values)
     columns = data.columns()
     fitted = fit_softmax(
         columns,
@@ -307,7 +313,7 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
         "",
         shown,
         effects,
-        lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), values.tolist(), base),
+        lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), _written(values), base),
     )
 
 

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from nll.likelihood.stream import rounds
+
 _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _PARQUET = (".parquet", ".pq")
 
@@ -39,7 +41,11 @@ def read_table(path: Path, wanted: list[str] | None = None) -> pd.DataFrame:
 
 
 def _parquet(path: Path, wanted: list[str] | None) -> pa.Table:
-    present = pyarrow.parquet.read_schema(path).names
+    schema = pyarrow.parquet.read_schema(path)
+    present = schema.names
+    for name in wanted or []:
+        if name in present and pa.types.is_nested(schema.field(name).type):
+            raise ValueError(f"expected numbers, texts or times in column {name!r}, got {schema.field(name).type}")
     # All columns when one is not there, so that the error can name those that are.
     columns = wanted if wanted is not None and set(wanted) <= set(present) else None
     return pyarrow.parquet.read_table(path, columns=columns)
@@ -63,4 +69,8 @@ def _frame(table: pa.Table) -> pd.DataFrame:
         raise ValueError(f"expected columns with different names, got {', '.join(map(repr, twice))} twice")
     if table.num_rows == 0:
         raise ValueError("expected at least one row, got none")
-    return table.to_pandas()
+    frame = table.to_pandas(ignore_metadata=True)  # rows are numbered from 0, types are those of the file
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and pa.types.is_integer(column.type) and rounds(column):
+            frame[name] = pd.array(column.to_pylist(), dtype="Int64")
+    return frame

@@ -42,6 +42,13 @@ def require_one_type(classes: Iterable[Any]) -> None:
         raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
 
 
+def in_order(found: Coded) -> Coded:
+    """The same with the classes sorted. TypeError for classes of several types."""
+    require_one_type(found.values)
+    order = sorted(range(len(found.values)), key=found.values.__getitem__)
+    return Coded([found.values[k] for k in order], np.argsort(order)[found.codes])
+
+
 def of_array(y: np.ndarray, name: str) -> tuple[Coded, np.ndarray | None]:
     """The classes of an array's rows; and where they are not missing, None: everywhere.
 

@@ -157,12 +157,12 @@ class Stream:
                 name for name in table.schema.names if name not in (self.response, self.weights, self.clusters)
             ]
         require(self._wanted or [], table.schema.names)
-        numbers = [_numbers(table.column(name), name, first) for name in self.names]
+        numbers = [numbers_of(table.column(name), name, first) for name in self.names]
         dtype = np.float32 if all(part.dtype == np.float32 for part in numbers) and numbers else np.float64
         x = np.empty((len(numbers), table.num_rows), dtype=dtype)
         for to, part in zip(x, numbers, strict=True):
             to[:] = part
-        weights = None if self.weights is None else _numbers(table.column(self.weights), self.weights, first)
+        weights = None if self.weights is None else numbers_of(table.column(self.weights), self.weights, first)
         y, present = classes.of_arrow(table.column(self.response), self.response)
         known, groups = {self.response: present}, None
         if self.clusters is not None:
@@ -281,7 +281,7 @@ def _floats(array: np.ndarray, what: str, first: int) -> np.ndarray:
     return np.ma.filled(numbers, np.nan) if np.ma.isMaskedArray(numbers) else numbers
 
 
-def _numbers(column: Any, name: str, first: int) -> np.ndarray:
+def numbers_of(column: Any, name: str, first: int) -> np.ndarray:
     """Of an Arrow column; NaN where it is missing."""
     import pyarrow as pa
 
@@ -308,7 +308,7 @@ def _height(rows: Height, width: int) -> int:
 def pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     """Arrow batches or tuples of arrays, each of at most so many rows; None: by how wide they are."""
     if isinstance(data, (str, Path)):
-        for file in _files(Path(data)):
+        for file in files_of(Path(data)):
             yield from _of_file(file, rows, wanted)
     elif _is_arrays(data):
         parts = [_array(part) for part in data]
@@ -389,7 +389,7 @@ def _cut(table: Any, rows: int) -> Iterator[Any]:
     yield from table.to_batches(max_chunksize=rows)
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The file, or the folder's files in the order of their names."""
     if not path.exists():
         raise ValueError(f"expected a table, got no such file: {path}")
@@ -410,7 +410,7 @@ def stamps(data: Any) -> list[tuple[str, int, int]]:
     if isinstance(data, partial):
         return stamps(data.args[0])
     if isinstance(data, (str, Path)):
-        files = _files(Path(data))
+        files = files_of(Path(data))
     elif isinstance(data, np.memmap):
         files = [] if data.filename is None else [Path(data.filename)]
     elif isinstance(data, (list, tuple)):
@@ -473,13 +473,17 @@ def _of_csv(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
 
 
 def _wide(kind: Any, start: Any) -> Any:
-    """The type of a column that starts so; float64 would merge whole numbers above 2^53."""
+    """The type of a column that starts so."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_null(kind):
         return pa.float64()
-    if not pa.types.is_integer(kind) or start is None:
-        return kind
-    ends = [value.as_py() or 0 for value in pc.min_max(start).values()]
-    return pa.float64() if max(map(abs, ends)) <= 1 << 53 else kind
+    return pa.float64() if pa.types.is_integer(kind) and not (start and rounds(start)) else kind
+
+
+def rounds(column: Any) -> bool:
+    """Whether float64 would merge whole numbers of an Arrow column: some are above 2^53."""
+    import pyarrow.compute as pc
+
+    ends = [end.as_py() or 0 for end in pc.call_function("min_max", [column]).values()]
+    return max(map(abs, ends)) > 1 << 53

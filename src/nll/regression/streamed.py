@@ -104,7 +104,8 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
 
     Raises: ValueError for rows that cannot be used (see `Stream`).
     """
-    about = _about(*rows.range, intercept)
+    low, high, mean = rows.range
+    about = _about(low, high, mean, intercept)
 
     def add(seen: dict[str, Any] | None, part: _Looked) -> dict[str, Any]:
         return _add(_Seen() if seen is None else _Seen(**seen), part).__dict__
