@@ -13,6 +13,7 @@ import typer
 from nll.cli import terminal
 from nll.cli.fit import Missing, fail, require_places, write_json
 from nll.cli.tables import read_table
+from nll.likelihood.classes import of_array
 from nll.likelihood.observations import frequencies, label
 from nll.regression import design as designs
 from nll.regression.evaluation import Evaluation, Held, evaluate
@@ -133,7 +134,8 @@ def _held(model: Model, table: pd.DataFrame, weights: torch.Tensor) -> Evaluatio
         rows = -model.log_probabilities(table, y)[seen]
         return Held(torch.zeros(len(rows), dtype=torch.int64), weights[seen], False).mean(rows)
     place = {label(value): k for k, value in enumerate(model.classes)}
-    codes = np.array([place.get(label(value), -1) for value in response], dtype=np.int64)
+    values, codes = of_array(response.to_numpy(), model.response)[0]
+    codes = np.array([place.get(label(value), -1) for value in values], dtype=np.int64)[codes]
     wrong = np.flatnonzero(codes < 0)
     if len(wrong):
         got = f"{label(response.iloc[wrong[0]])} at row {response.index[wrong[0]]}"

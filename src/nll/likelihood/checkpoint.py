@@ -67,6 +67,8 @@ class Checkpoint:
             return self
         if not self.path.parent.is_dir():
             raise ValueError(f"expected a folder that exists for {self.path}, got no such folder: {self.path.parent}")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"expected a file for the checkpoint, got {self.path}, which is none")
         with ExitStack() as stack:
             stack.enter_context(_alone(self.path))
             if self.path.exists():
@@ -103,13 +105,7 @@ class Checkpoint:
         if self.part is not None and _same(self.part["key"], own):
             start = _Part(self.part["sums"], self.part["rows"])
         self.part = None
-        sums = self._go_through(own, parts, add, start)
-        if self.path is None:
-            return sums
-        self.done.append({"key": own, "sums": sums})
-        self.next += 1
-        self._write(None)
-        return deepcopy(sums)
+        return deepcopy(self._go_through(own, parts, add, start))
 
     def _go_through(self, key: list[Tensor], parts: Any, add: Any, part: _Part) -> Any:
         written = time.monotonic()
@@ -119,8 +115,12 @@ class Checkpoint:
                 if time.monotonic() - written > _EVERY:
                     self._write({"key": key, **part._asdict()})
                     written = time.monotonic()
+            if self.path is not None:
+                self.done.append({"key": key, "sums": part.sums})
+                self._write(None)
+                self.next += 1
         except (KeyboardInterrupt, SystemExit):
-            self._write({"key": key, **part._asdict()})
+            self._write(None if len(self.done) > self.next else {"key": key, **part._asdict()})
             raise
         return part.sums
 
@@ -137,8 +137,6 @@ class Checkpoint:
                 os.fsync(file.fileno())
             os.replace(beside, self.path)
         except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
             raise ValueError(f"expected a checkpoint that can be written, got: {error}") from None
 
     def _read(self, path: Path) -> None:
@@ -220,8 +218,9 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            lock.unlink()
+        for left in (_beside(path, "new"), lock):
+            with suppress(OSError):
+                left.unlink()
         file.close()
 
 

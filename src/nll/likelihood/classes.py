@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -72,8 +73,10 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     kind = column.type
     if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
         return of_array(column.to_numpy(zero_copy_only=False), name)
-    if pa.types.is_dictionary(kind) and column.dictionary.null_count:
+    if pa.types.is_dictionary(kind) and (column.dictionary.null_count or _is_pandas(column.dictionary.type)):
         column = column.dictionary_decode()
+    if _is_pandas(column.type):
+        return of_array(column.to_pandas().to_numpy(dtype=object), name)
     if not pa.types.is_dictionary(column.type):
         try:
             column = column.dictionary_encode()
@@ -87,6 +90,11 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     values = [_plain(value, name) for value in column.dictionary.take(pa.array(np.flatnonzero(used))).to_pylist()]
     place = np.maximum(np.cumsum(used) - 1, 0)
     return Coded(values, place[codes] if len(place) else codes), present
+
+
+def _is_pandas(kind: Any) -> bool:
+    """Whether an Arrow type stands for one of pandas, such as a period."""
+    return getattr(kind, "extension_name", "").startswith("pandas.")
 
 
 def _present(y: np.ndarray) -> np.ndarray:
@@ -140,8 +148,19 @@ def _plain(value: Any, name: str) -> Any:
         raise ValueError(f"expected classes in column {name!r}, got {_short(value)}")
     for convert, rest in (("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds")):  # pandas' own
         if hasattr(value, convert) and not getattr(value, rest) % 1000:
-            return getattr(value, convert)()
+            value = getattr(value, convert)()
+    if isinstance(value, datetime) and value.tzinfo is not None:  # of which there are many kinds
+        return value.replace(tzinfo=timezone(value.utcoffset() or timedelta()), fold=0)
     return value
+
+
+def as_array(classes: list[Any]) -> np.ndarray:
+    """Classes as an array that keeps them as they are."""
+    if isinstance(classes[0], (bool, int, str)):
+        return np.array(classes)
+    array = np.empty(len(classes), dtype=object)
+    array[:] = classes
+    return array
 
 
 def _short(value: Any) -> str:

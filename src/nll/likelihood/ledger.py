@@ -69,6 +69,7 @@ class Ledger:
         if first is None:
             raise ValueError("expected at least one row, got none")
         self.what = self._what(first)
+        self.classes = first.response.values, None if first.clusters is None else first.clusters.values
         ends = torch.aminmax(first.x.double(), dim=0)
         self.range = torch.stack([ends.min, ends.max, first.x.double().mean(0)])  # of the first block, (3, q)
         self.rounding = _ROUNDING[first.x.dtype]
@@ -81,7 +82,7 @@ class Ledger:
         stream, (c, *_) = self.stream, first.response.codes
         numbers = zlib.crc32(first.x[0].double().numpy().tobytes())
         return {
-            "columns": ", ".join(stream.names or []),
+            "columns": f"{', '.join(stream.names or [])} ({first.x.dtype})",
             "response": f"{stream.response}",
             "weights": f"{stream.weights}",
             "clusters": f"{stream.clusters}",

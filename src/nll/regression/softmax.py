@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll import functional
 from nll._torch import on_processor
+from nll.likelihood.classes import as_array
 from nll.likelihood.observations import cluster_codes, frequencies, label
 from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
@@ -208,7 +209,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             checkpoint=checkpoint,
             progress=progress,
         )
-        self.classes_, names = np.array(classes), stream.names or []
+        self.classes_, names = as_array(classes), stream.names or []
         self.n_features_in_ = len(names)
         if stream.response is not None:
             self.feature_names_in_ = np.array(names, dtype=object)

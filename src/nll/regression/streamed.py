@@ -117,9 +117,6 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
     seen = _Seen(**found)
     whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
     require_one_type(seen.classes)
-    if checkpoint.path is not None and not can_keep(seen.classes):
-        kind = type(seen.classes[0]).__name__
-        raise ValueError(f"expected classes of numbers, texts, bytes or times with a checkpoint, got {kind}")
     classes = sorted(seen.classes)
     place = {key(value): k for k, value in enumerate(classes)}
     order = torch.tensor([place[key(value)] for value in seen.classes])
@@ -356,8 +353,12 @@ def fit_streamed(
         "baseline": baseline,
         "alpha": alpha,
         "standard errors": standard_errors,
-        "covariance": wish,
+        "covariance": wish.kind,
+        "kind of weights": wish.weights,
     }
+    if checkpoint is not None and not can_keep(rows.classes):
+        kinds = " and ".join(type(part[0]).__name__ for part in rows.classes if part)
+        raise ValueError(f"expected classes and clusters of numbers, texts, bytes or times to be kept, got {kinds}")
     what = {} if checkpoint is None else {**rows.what, **{name: str(value) for name, value in options.items()}}
     with Checkpoint(checkpoint, what | {"nll": __version__}, rows) as passes:
         table = survey(rows, intercept, passes)

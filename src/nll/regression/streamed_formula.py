@@ -44,7 +44,8 @@ def formula_stream(
     kept = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *kept]))
     head, categories = _look(data, parsed, wanted)
-    terms = Terms.of(spec_of(_with_all(head, categories), parsed), formula)
+    own = {} if response in _of_columns(parsed) else {response: 0.0}  # of any type: it is not evaluated
+    terms = Terms.of(spec_of(_with_all(head, categories).assign(**own), parsed), formula)
     if terms.state:
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
