@@ -44,9 +44,9 @@ CHANGES = {
     "fewer": (blocks()[:4], "expected the 2000 rows of the first pass again, got 1000"),
     "none": ([], "expected the 2000 rows of the first pass again, got 0"),
     "more": (blocks() + blocks(), "expected the 2000 rows of the first pass again, got more than 2000"),
-    "other classes": (blocks(y=Y + 10), r"expected the classes of the first pass again \(0, 1, 2\), got 10"),
+    "other classes": (blocks(y=Y + 10), r"expected the classes of the first pass again \(0, 1, 2\), got 1[012]"),
     "renamed": (blocks(y=Y.astype(str)), "expected the classes of the first pass again"),
-    "classes of other rows": (blocks(y=swapped(Y)), "got other numbers in rows 1500 to 1749"),
+    "classes of other rows": (blocks(y=swapped(Y)), "got other classes or weights in rows 1500 to 1749"),
     "one class": (blocks(y=but(Y, 1700, (Y[1700] + 1) % 3)), "got other classes or weights in rows 1500 to 1749"),
     "one number": (blocks(x=but(X, (1700, 2), 0.5)), "got other numbers in rows 1500 to 1749"),
     "a column of other rows": (blocks(x=np.c_[X[:, :2], swapped(X[:, 2])]), "got other numbers in rows 1500 to 1749"),
@@ -57,12 +57,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("since", [3, 5])
 @pytest.mark.parametrize("change", CHANGES)
-def test_rows_that_change(change, since):
+def test_rows_that_change(change):
     later, message = CHANGES[change]
     with pytest.raises(ValueError, match=message):
-        nll.SoftmaxRegression().fit(nll.Stream(Changing(later, since), missing="drop"))
+        nll.SoftmaxRegression().fit(nll.Stream(Changing(later, 4), missing="drop"))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

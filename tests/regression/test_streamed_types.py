@@ -75,7 +75,7 @@ def test_the_fit_is_that_of_numbered_classes(kind, tmp_path):
             assert list(model.classes_) == list(CLASSES[kind])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in ("instants", "instants of a zone")])
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if not kind.startswith(("instants", "nano"))])
 def test_the_command_names_them_alike_in_a_file_and_in_a_folder(kind, tmp_path):
     *_, csv = in_files(table(kind), tmp_path)
     whole = tmp_path / "t.csv"
@@ -92,9 +92,9 @@ def test_the_command_names_them_alike_in_a_file_and_in_a_folder(kind, tmp_path):
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([[1], [2]], r"expected classes in column 'c', got \[1\]"),
+        ([[1], [2]], r"expected classes in column 'c', got \[[12]\]"),
         ([1.5, 2.0], "expected classes in column 'c', got the measurement 1.5"),
-        ([Decimal("0.5"), Decimal("1.5")], "got the measurement 0.5"),
+        ([Decimal("0.5"), Decimal("1.5")], r"got the measurement [01]\.5"),
         ([2.0**60, 2.0**61], "a float that others round to"),
         ([1, "a"], "expected columns of values of one type"),
         ([{"a": 1}, {"a": 2}], "expected classes in column 'c'"),
@@ -122,7 +122,7 @@ def test_values_that_are_no_classes(classes, message):
 def test_layouts_of_arrays(x, y):
     kept = X <= 2 if np.ma.is_masked(x) or np.asarray(y).dtype.kind in "MO" else np.ones(N, dtype=bool)
     columns = np.asarray(np.ma.filled(x, 0.0), dtype=np.float64)[kept]
-    of_rows = Y[::-1] if y is not Y and np.array_equal(y, Y[::-1]) else Y
+    of_rows = Y[::-1] if x.base is X and x.strides[0] < 0 else Y
     expected = nll.SoftmaxRegression().fit(columns, of_rows[kept]).result_
     found = nll.SoftmaxRegression().fit(nll.Stream((x, y), block_rows=70, missing="drop")).result_
     assert found.vector.numpy() == pytest.approx(expected.vector.numpy(), rel=1e-9)

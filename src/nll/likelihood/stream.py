@@ -364,7 +364,7 @@ def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     elif hasattr(data, "iloc"):
         at = [j for j, name in enumerate(names) if name in used]
         for start in range(0, len(data), rows):
-            yield _of_pandas(data.iloc[start : start + rows, at], start)
+            yield from _cut(_of_pandas(data.iloc[start : start + rows, at], start), rows)
     elif hasattr(data, "iter_slices"):
         for part in data.select(used).iter_slices(rows):
             yield from _cut(part.to_arrow().combine_chunks(), rows)
@@ -376,7 +376,7 @@ def _of_pandas(table: Any, first: int) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.RecordBatch.from_pandas(table, preserve_index=False)
+        return pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
     except (pa.ArrowException, TypeError) as error:
         said = "; ".join(map(str, error.args))
         raise ValueError(f"expected columns of values of one type, got: {said} (from row {first} on)") from None

@@ -101,6 +101,8 @@ def _with_names(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
 
 def _require_one_kind(kinds: dict[str, tuple[str, str]], column: Any, name: str, file: str, first: int) -> None:
     """ValueError for a column that has numbers in one file and texts in another."""
+    if pa.types.is_nested(column.type):
+        raise ValueError(f"expected numbers or categories in column {name!r}, got {column.type}")
     if column.null_count == len(column):
         return
     kind = "texts" if _is_category(column.type) else "numbers" if _is_number(column.type) else f"{column.type} values"
