@@ -321,6 +321,7 @@ def test_arguments_beside_a_stream():
         Stream(TABLE, "kind", columns="c1")
 
 
+@pytest.mark.filterwarnings("ignore:expected rows of every category of y, got none of yew")
 def test_numbers_of_every_type_and_classes_of_several():
     table = pd.DataFrame(
         {

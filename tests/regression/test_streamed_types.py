@@ -139,3 +139,34 @@ def test_columns_of_a_table():
     assert pair.result_.labels["coef"][1] == ("Intercept", "dose")
     with pytest.raises(ValueError, match="expected columns with different names, got 'c' twice"):
         nll.SoftmaxRegression().fit(nll.Stream(pd.concat([rows, rows.c], axis=1), "c"))
+
+
+LEVELS = ["low", "mid", "high"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda c: nll.Stream(pd.DataFrame({"x": X, "c": c}), "c", block_rows=70),
+        lambda c: nll.Stream(pa.table({"x": X, "c": pa.array(c.as_ordered())}), "c", block_rows=70),
+        lambda c: nll.Stream((X[:, None], pd.Series(c)), block_rows=70),
+        lambda c: nll.Stream(pl.DataFrame({"x": X, "c": pl.Series(list(c), dtype=pl.Enum([*LEVELS, "none"]))}), "c"),
+    ],
+)
+def test_the_order_of_categories_counts(source):
+    codes = RNG.integers(0, 3, N)
+    with pytest.warns(UserWarning, match="expected rows of every category of y, got none of none: left out"):
+        model = nll.SoftmaxRegression().fit(source(pd.Categorical.from_codes(codes, [*LEVELS, "none"])))
+    expected = nll.SoftmaxRegression().fit(X[:, None], codes).result_
+    assert model.result_.baseline == "low"
+    assert list(model.classes_) == sorted(LEVELS)
+    assert model.result_.log_likelihood == pytest.approx(expected.log_likelihood)
+    assert model.result_.params["coef"][1].numpy() == pytest.approx(expected.params["coef"][0].numpy(), rel=1e-7)
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_integers_that_float64_would_round_are_named(table):
+    x = 2**60 + np.arange(N)
+    stream = nll.Stream(pd.DataFrame({"x": x, "c": Y}), "c") if table else nll.Stream((x[:, None], Y))
+    with pytest.raises(ValueError, match=r"holds exactly in .*, got the integer 1152921504606846977 at row 1"):
+        nll.SoftmaxRegression().fit(stream)

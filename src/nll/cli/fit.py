@@ -18,7 +18,7 @@ from torch.distributions import Normal
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.tables import read_table
-from nll.likelihood.classes import in_order, of_array
+from nll.likelihood.classes import first_level, in_order, levels_of, of_array
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
@@ -256,7 +256,7 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         checkpoint=job.checkpoint,
         progress=stages.step,
     )
-    base = code_of(job.baseline, classes)
+    base = code_of(fitted.baseline, classes)
     return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, _written(classes), base))
 
 
@@ -281,7 +281,8 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
         raise ValueError(f"expected classes, got the measurements of {data.response!r}; --family normal fits them")
     values, codes = in_order(of_array(data.y.to_numpy(), data.response)[0])
     classes = [label(value) for value in values]
-    base = code_of(job.baseline, values)
+    levels = levels_of(data.y) if getattr(data.y.dtype, "ordered", False) else None  # as of a table in blocks
+    base = code_of(first_level(levels, values) if job.baseline is None else job.baseline, values)
     columns = data.columns()
     fitted = fit_softmax(
         columns,

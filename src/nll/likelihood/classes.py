@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -90,6 +91,27 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     values = [_plain(value, name) for value in column.dictionary.take(pa.array(np.flatnonzero(used))).to_pylist()]
     place = np.maximum(np.cumsum(used) - 1, 0)
     return Coded(values, place[codes] if len(place) else codes), present
+
+
+def levels_of(column: Any) -> list[Any] | None:
+    """The categories of a column whose type orders them, of Arrow or pandas; None: it does not."""
+    kind = getattr(column, "type", None) or getattr(column, "dtype", None)
+    if hasattr(kind, "categories") and hasattr(column, "cat"):
+        return list(column.cat.categories)
+    if not (getattr(kind, "ordered", False) and hasattr(column, "dictionary")):
+        return None
+    levels = column.dictionary
+    return levels.to_pandas().tolist() if _is_pandas(levels.type) else levels.to_pylist()
+
+
+def first_level(levels: list[Any] | None, classes: list[Any]) -> Any:
+    """The first category that has rows, None where they have no order; a warning names those without."""
+    if levels is None:
+        return None
+    empty = [str(level) for level in levels if level not in classes]
+    if empty:
+        warnings.warn(f"expected rows of every category of y, got none of {', '.join(empty)}: left out", stacklevel=2)
+    return next((level for level in levels if level in classes), None)
 
 
 def _is_pandas(kind: Any) -> bool:

@@ -88,6 +88,7 @@ class Stream:
         self.columns = None if columns is None else [str(name) for name in columns]
         named = [str(name) for name in data[0].columns] if _is_arrays(data) and hasattr(data[0], "columns") else None
         self.names = self.columns or named  # None: as the first block has them
+        self.levels = classes.levels_of(data[1]) if _is_arrays(data) else None  # of the response, where it has an order
         self.missing, self.block_rows, self.progress = missing, block_rows, progress
 
     def __iter__(self) -> Iterator[Block]:
@@ -122,6 +123,8 @@ class Stream:
         first = 0
         for whole in pieces(self.data, self.block_rows, self._wanted):
             inside = first < cut < first + _length(whole)
+            if first == 0 and not isinstance(whole, tuple) and self.response in whole.schema.names:
+                self.levels = classes.levels_of(whole.column(self.response))
             for piece in (_rows(whole, 0, cut - first), _rows(whole, cut - first, None)) if inside else (whole,):
                 if self.names is None:
                     self._of(first, piece)
@@ -276,7 +279,12 @@ def _floats(array: np.ndarray, what: str, first: int) -> np.ndarray:
         if array.dtype.kind in "cmMV":
             raise TypeError
         numbers = array.astype(np.float64)
-    except (TypeError, ValueError):
+        if array.dtype.kind in "iu" and array.size and float(np.abs(numbers).max()) > 1 << 53:
+            for column in array.reshape(len(array), -1).T:
+                _require_exact(column.tolist(), what, first)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("expected"):
+            raise
         raise ValueError(f"expected numbers in {what}, got {array.dtype} at row {first}") from None
     return np.ma.filled(numbers, np.nan) if np.ma.isMaskedArray(numbers) else numbers
 
@@ -294,7 +302,18 @@ def numbers_of(column: Any, name: str, first: int) -> np.ndarray:
         row = column.is_valid().index(True).as_py()
         got = f"{column[row].as_py()!r} at row {first + row}" if row >= 0 else f"a column of {kind}"
         raise ValueError(f"expected numbers in column {name!r}, got {got}")
-    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # integers above 2^53 are rounded
+    if pa.types.is_integer(kind) and rounds(column):
+        _require_exact(column.to_pylist(), f"column {name!r}", first)
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _require_exact(integers: list[int | None], what: str, first: int) -> None:
+    for row, value in enumerate(integers):
+        if value is not None and int(float(value)) != value:
+            raise ValueError(
+                f"expected numbers that float64 holds exactly in {what}, got the integer {value} at row {first + row}; "
+                "subtract a constant, or pass floats"
+            )
 
 
 Wanted = list[str] | None
@@ -376,10 +395,16 @@ def _of_pandas(table: Any, first: int) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
+        found = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
     except (pa.ArrowException, TypeError) as error:
         said = "; ".join(map(str, error.args))
         raise ValueError(f"expected columns of values of one type, got: {said} (from row {first} on)") from None
+    for at, column in enumerate(found.columns):
+        if pa.types.is_dictionary(column.type):  # the order of a Categorical counts
+            part = column.chunk(0)
+            named = pa.DictionaryArray.from_arrays(part.indices, part.dictionary, ordered=True)
+            found = found.set_column(at, found.schema.names[at], named)
+    return found
 
 
 def _cut(table: Any, rows: int) -> Iterator[Any]:

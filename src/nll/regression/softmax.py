@@ -213,7 +213,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = len(names)
         if stream.response is not None:
             self.feature_names_in_ = np.array(names, dtype=object)
-        self._set_coefficients(code_of(self.baseline, classes))
+        self._set_coefficients(code_of(self.result_.baseline, classes))
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from nll import __version__
 from nll.kernels.softmax_sums import Rows, RowSums, Standard, row_sums
 from nll.likelihood.blocks import blocks
 from nll.likelihood.checkpoint import Checkpoint, can_keep
-from nll.likelihood.classes import key, require_one_type
+from nll.likelihood.classes import first_level, key, require_one_type
 from nll.likelihood.ledger import Ledger
 from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
@@ -338,7 +338,7 @@ def fit_streamed(
     Args:
         stream: read once for the columns, and once for each step.
         intercept: whether every score has a constant.
-        baseline: the class that the others are compared with; None: the first in sorted order.
+        baseline: the class that the others are compared with; None: the first, by the order of the type or sorted.
         alpha: the ridge penalty of `SoftmaxRegression`.
         standard_errors: whether the information is formed where the steps do not need it.
         wish: which covariance; None: the inverse information.
@@ -364,7 +364,7 @@ def fit_streamed(
         table = survey(rows, intercept, passes)
         if len(table.classes) < 2:
             raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
-        base = code_of(baseline, table.classes)
+        base = code_of(first_level(stream.levels, table.classes) if baseline is None else baseline, table.classes)
         order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
         columns = StreamedColumns.of(table, intercept)
         problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
