@@ -54,6 +54,12 @@ def sums_of(along: Tensor, response: Coded, weights: Tensor | None, clusters: Co
         return np.array([len(s), dropped, t.sum(), t @ t, s.sum(), s @ t, s @ s, groups])
 
 
+def ends_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and largest values of the columns (n, q); column by column, which is far faster than row by row."""
+    columns = x.T.contiguous()
+    return columns.amin(1).double(), columns.amax(1).double()
+
+
 class Ledger:
     """The rows of a stream, held against those of the first pass in each that follows.
 
@@ -70,8 +76,7 @@ class Ledger:
             raise ValueError("expected at least one row, got none")
         self.what = self._what(first)
         self.classes = first.response.values, None if first.clusters is None else first.clusters.values
-        ends = torch.aminmax(first.x.double(), dim=0)
-        self.range = torch.stack([ends.min, ends.max, first.x.double().mean(0)])  # of the first block, (3, q)
+        self.range = torch.stack([*ends_of(first.x), first.x.double().mean(0)])  # of the first block, (3, q)
         self.rounding = _ROUNDING[first.x.dtype]
         self.sums: dict[int, list[float]] = {}  # by the number of rows up to which they go
         self.length: int | None = None  # of the first pass, in rows, once it is over
