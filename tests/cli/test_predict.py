@@ -204,15 +204,16 @@ def test_a_class_or_category_that_the_fit_has_not_seen(folder):
     assert "got 'middle' at row 0" in run("predict", folder / "m.json", folder / "middle.csv", code=2)
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_says_how_to_go_on(error, code, tmp_path, monkeypatch):
     from nll.cli import fit
 
     def stop(*_, **__):
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"y": [0, 1, 0, 1], "x": [1.0, 2.0, 3.0, 0.5]}).to_csv("t.csv", index=False)
     monkeypatch.setattr(fit, "fit_streamed", stop)
     found = CliRunner().invoke(app, ["fit", "t.csv", "y ~ x", "--checkpoint", "passes"])
-    assert found.exit_code == 130
+    assert found.exit_code == code
     assert found.stderr == "nll: interrupted; the same command goes on from passes\n"
