@@ -190,6 +190,9 @@ def test_every_family_is_written_in_every_form(family):
         named = page.removeprefix("<!doctype html>\n").replace('<meta charset="utf-8">', "")
         parts = ET.fromstring(re.sub(r"&(?!lt;|gt;|amp;)\w+;", lambda entity: unescape(entity[0]), named))
         assert len(list(parts.iter("math"))) > 5
+        words = {text for formula in parts.iter("math") for text in formula.itertext()}
+        assert {"L", "∏"} <= words
+        assert not words & {"l", "idx", "product", "ⅆ", "ⅇ"}
 
 
 @pytest.mark.parametrize("family", [td.Bernoulli, td.Poisson, td.Gamma, td.Laplace, td.Cauchy])

@@ -95,14 +95,26 @@ def test_the_estimator_without_its_packages_says_what_to_install():
     )
 
 
-def test_the_command_without_its_packages_says_what_to_install():
-    code = HIDDEN + "sys.argv = ['nll', 'info']\nimport runpy\nrunpy.run_module('nll', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        "nll: the command needs typer, rich, formulaic, pandas, pyarrow, sklearn, matplotlib, jinja2: "
-        "pip install 'nll[cli]'\n"
-    )
+@pytest.mark.parametrize(
+    ("argument", "code", "says"),
+    [
+        ("info", 0, "missing: no SoftmaxRegression; pip install 'nll[regression]'"),
+        ("--version", 0, "nll "),
+        (
+            "fit",
+            1,
+            "nll: the command needs typer, rich, formulaic, pandas, pyarrow, sklearn, matplotlib, jinja2, sympy: "
+            "pip install 'nll[cli]' (nll info and nll --version run without)\n",
+        ),
+    ],
+)
+def test_the_command_without_its_packages(argument, code, says):
+    script = HIDDEN + f"sys.argv = ['nll', {argument!r}]\nimport runpy\nrunpy.run_module('nll', run_name='__main__')"
+    # Also without the records of what is installed, by which `nll info` knows.
+    hidden = "import importlib.metadata as m\ndef gone(name): raise m.PackageNotFoundError(name)\nm.version = gone\n"
+    done = subprocess.run([sys.executable, "-c", hidden + script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert says in (done.stderr if code else done.stdout)
 
 
 def test_names():

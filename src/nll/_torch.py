@@ -116,7 +116,11 @@ def without_saved_tensor_hooks() -> Iterator[None]:
 
 
 def on_processor(what: Function) -> Function:
-    """Make the tensors of a function, or of a class's public methods, on the processor, whatever the default device."""
+    """Make the tensors of a function, or of a class's public methods, on the processor, and let it differentiate.
+
+    Whatever the default device, and inside `torch.no_grad()` and `torch.inference_mode()` too. Memory that runs out is
+    a MemoryError, whoever notices it.
+    """
     if isinstance(what, type):
         for name, method in vars(what).items():
             if isinstance(method, FunctionType) and not name.startswith("_"):
@@ -125,12 +129,33 @@ def on_processor(what: Function) -> Function:
 
     @wraps(what)
     def run(*arguments: Any, **options: Any) -> Any:
-        if torch.get_default_device().type == "cpu":
-            return what(*arguments, **options)
-        with torch.device("cpu"):
-            return what(*arguments, **options)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                if torch.get_default_device().type == "cpu":
+                    return what(*arguments, **options)
+                with torch.device("cpu"):
+                    return what(*arguments, **options)
+        except (RuntimeError, SystemError) as error:
+            if not out_of_memory(error):
+                raise
+            raise MemoryError(f"expected memory for {what.__qualname__}, got too little: {error}") from error
 
     return run  # type: ignore[return-value]
+
+
+# In the words of PyTorch's allocator, and of Python where its import finds none.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "without exception set",
+    "without setting an exception",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def separate_gradients(

@@ -230,6 +230,32 @@ def test_right_censored_rows(tmp_path):
     assert (text.exit_code, "expected 0 or 1 in column 'hours', got 54 at row 0" in text.stderr) == (2, True)
 
 
+def test_events_are_the_opposite_of_censored_rows_and_are_counted(tmp_path):
+    draw = np.random.default_rng(0)
+    life, end = draw.weibull(1.5, 60) * 10, draw.uniform(2, 20, 60)
+    table = pd.DataFrame({"t": np.minimum(life, end), "died": (life <= end).astype(int), "site": list("ab") * 30})
+    table.assign(out=1 - table.died, w=2).to_csv("trial.csv", index=False)
+    column = ["trial.csv", "--column", "t", "--family", "weibull"]
+    found, other = fitted(*column, "--event", "died"), fitted(*column, "--censored-right", "out")
+    assert found == other
+    events = int(table.died.sum())
+    assert (found["events"], found["censored"], found["n"]) == (events, 60 - events, 60)
+    assert fitted(*column, "--event", "died", "--weights", "w")["events"] == 2 * events
+    printed = run(*column, "--event", "died", "--report", tmp_path / "r.html").stdout
+    assert re.search(rf"^Events +{events} *\nCensored +{60 - events} right *$", printed, re.MULTILINE)
+    assert f"<dt>Events</dt><dd>{events}</dd>" in (tmp_path / "r.html").read_text()
+    by = fitted(*column, "--event", "died", "--by", "site")
+    assert by["events"] == table.groupby("site").died.sum().tolist()
+    assert "censored" in run(*column, "--event", "died", "--by", "site").stdout
+    for more, message in (
+        (["--event", "died", "--censored-right", "out"], "expected either --censored-right or --event, got both"),
+        (["--event", "site"], "expected numbers in column 'site', got 'a' at row 0"),
+        (["--event", "t"], "expected 0 or 1 in column 't'"),
+    ):
+        done = run(*column, *more)
+        assert (done.exit_code, message in done.stderr) == (2, True)
+
+
 def test_each_group_on_its_own():
     found = fitted("t.csv", "--column", "pos", "--family", "gamma", "--by", "kind")
     table = tables()
@@ -248,7 +274,7 @@ def test_each_group_on_its_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kind ~ y", "--by", "kind"], "--censored-right and --by with --column only"),
+        (["kind ~ y", "--by", "kind"], "--censored-right, --event and --by with --column only"),
         (["--column", "y", "--family", "normal", "--by", "kind", "--report", "r.html"], "no --report with --by"),
         (["--column", "y", "--family", "normal", "--by", "nothing"], "nothing"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -172,12 +173,12 @@ def test_tables_in_blocks_give_the_same_fit(folder, how, monkeypatch):
         (("predict", "m.json", "first.csv", "--output", "m.json"), "expected"),
         (("predict", "m.json", "no.csv"), "no such file"),
         (("score", "m.json", "new.parquet"), "expected a column of the table, got 'PID'"),
-        (("fit", "t.csv", "age ~ PID", "--family", "normal", "--margins"), "with softmax only"),
+        (("fit", "t.csv", "age ~ PID", "--family", "normal", "--firth"), "with softmax only"),
         (("fit", "t.csv", "PID ~ age", "--firth", "--alpha", "1"), "either --firth or --alpha"),
         (("fit", "t.csv", "PID ~ age", "--profile", "--robust"), "either --profile or --robust"),
         (("fit", "t.csv", "PID ~ age", "--alpha", "1", "--profile"), "expected --profile of a maximum"),
         (("fit", "parts", "PID ~ center(age)"), "expected terms of single rows in the formula"),
-        (("fit", "parts", "PID ~ age", "--margins"), "for a table that is read in blocks"),
+        (("fit", "parts", "PID ~ age", "--firth"), "for a table that is read in blocks"),
         (("fit", "t.csv", "--column", "age", "--family", "normal", "--save", "x.json"), "with a formula"),
     ],
 )
@@ -195,6 +196,69 @@ def test_files_that_are_broken_or_of_another_version(folder):
     ):
         (folder / "bad.json").write_text(json.dumps(kept | change))
         assert message in run("predict", folder / "bad.json", folder / "t.csv", code=2)
+
+
+def test_the_rows_of_the_fit_are_no_test_of_it(folder):
+    for model, says in (("m", "not tested: these are the rows of the fit"), ("b", "These are the rows of the fit")):
+        out = folder / "in_sample.json"
+        assert says in run("score", folder / f"{model}.json", folder / "t.csv", "--json", out)
+        found = json.loads(out.read_text())
+        assert found["rows_of_the_fit"] is True
+        assert model == "b" or found["calibration"]["test"]["p_value"] is None
+        assert says not in run("score", folder / f"{model}.json", folder / "first.csv", "--json", out)
+        assert json.loads(out.read_text())["rows_of_the_fit"] is False
+
+
+def test_the_evaluation_of_the_rows_of_the_fit_says_so():
+    model = nll.SoftmaxRegression().fit(TABLE[["age"]], TABLE.vote)
+    assert model.evaluate(TABLE[["age"]], TABLE.vote).in_sample
+    again = pd.concat([TABLE, TABLE[::-1]])
+    assert math.isnan(model.evaluate(again[["age"]], again.vote).recalibration.test.p_value)
+    assert not model.evaluate(TABLE[1:][["age"]], TABLE.vote[1:]).in_sample
+
+
+@pytest.mark.parametrize(
+    ("model", "response", "value", "message"),
+    [
+        ("b", "vote", 2, "expected 0 or 1 in column 'vote', got 2 at row 3"),
+        ("n", "age", np.inf, "expected a finite number in column 'age', got inf at row 3"),
+        ("c", "educ", -1, "expected a non-negative integer in column 'educ', got -1 at row 3"),
+        ("c", "educ", 1.5, "expected a non-negative integer in column 'educ', got 1.5 at row 3"),
+    ],
+)
+def test_a_response_outside_the_support_is_named(folder, model, response, value, message):
+    run("fit", folder / "t.csv", "educ ~ age", "--family", "poisson", "--save", folder / "c.json")
+    table = TABLE[:5].astype({response: float})
+    table.loc[3, response] = value
+    table.to_parquet(folder / "outside.parquet")
+    assert message in run("score", folder / f"{model}.json", folder / "outside.parquet", code=2)
+
+
+def test_a_model_at_an_infinite_parameter_is_kept(folder):
+    """Counts that vary less than Poisson's: total_count = inf."""
+    draw = np.random.default_rng(0)
+    pd.DataFrame({"x": draw.normal(size=100), "y": draw.poisson(3, 100).clip(2, 4)}).to_csv(folder / "flat.csv")
+    scores = []
+    for family in ("negative_binomial", "poisson"):
+        run("fit", folder / "flat.csv", "y ~ x", "--family", family, "--save", folder / "flat.json")
+        run("score", folder / "flat.json", folder / "flat.csv", "--json", folder / "flat_score.json")
+        scores.append(json.loads((folder / "flat_score.json").read_text())["log_score"][0])
+        assert run("predict", folder / "flat.json", folder / "flat.csv").startswith("mean")
+    assert scores[0] == pytest.approx(scores[1], rel=1e-9)
+
+
+def test_times_are_classes_and_no_numbers(folder):
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(TABLE.PID, unit="D")
+    TABLE.assign(day=days).to_parquet(folder / "days.parquet")
+    TABLE.assign(day=days).to_csv(folder / "days.csv", index=False)
+    for file in ("days.parquet", "days.csv"):
+        run("fit", folder / file, "day ~ age", "--save", folder / "day.json", "--json", folder / "days.json")
+        assert json.loads((folder / "days.json").read_text())["baseline"] == "2024-01-01"
+        assert "rows of the fit" in run("score", folder / "day.json", folder / "days.parquet")
+        for family, option in (("normal", "--column"), ("poisson", "")):
+            arguments = [option, "day"] if option else ["day ~ age"]
+            says = run("fit", folder / file, *arguments, "--family", family, code=2)
+            assert "expected numbers in column 'day', got" in says
 
 
 def test_a_class_or_category_that_the_fit_has_not_seen(folder):

@@ -1,154 +1,143 @@
-"""Tables as people have them: the same result for a file read whole, the same file in blocks, and a folder."""
+"""Tables in the forms that people have them: separators, decimal signs, encodings, pipes."""
 
+from __future__ import annotations
+
+import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
 from nll.cli.app import app
+from nll.cli.tables import read_table
 
-N = 90
-RNG = np.random.default_rng(0)
-TABLE = pd.DataFrame(
-    {
-        "x": RNG.normal(size=N),
-        "y": RNG.integers(0, 2, N),
-        "g": RNG.choice(list("abc"), N),
-        "k": RNG.choice(["d", "e", "f", "h"], N),
-        "w": RNG.integers(1, 4, N).astype(float),
-    }
+DRAW = np.random.default_rng(0)
+TABLE = pd.DataFrame({"größe": DRAW.normal(size=60), "y": DRAW.choice(list("uv"), 60), "n": DRAW.integers(0, 9, 60)})
+
+
+def text(sep: str = ",", decimal: str = ".") -> str:
+    return TABLE.to_csv(index=False, sep=sep, decimal=decimal)
+
+
+PLAIN, SEMI, BAR = text(), text(";", ","), text("|", ",").encode("latin-1")
+OPTIONS = ["--sep", "|", "--decimal", ",", "--encoding", "latin-1"]
+
+
+def run(*arguments: str, given: bytes | None = None):
+    done = CliRunner().invoke(app, list(map(str, arguments)), input=given)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def value(*arguments: str, given: bytes | None = None) -> float:
+    done = run("fit", *arguments, "--json", "-", given=given)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)["log_likelihood"]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> float:
+    path = tmp_path_factory.mktemp("plain") / "t.csv"
+    path.write_text(PLAIN, encoding="utf-8")
+    return value(path, "y ~ größe + n")
+
+
+@pytest.mark.parametrize("layout", ["file", "folder", "checkpoint", "pipe", "gzip"])
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (PLAIN.encode(), []),
+        (text(";").encode(), []),
+        (SEMI.encode(), []),
+        (b"\xef\xbb\xbf" + SEMI.encode(), []),
+        (text("\t").encode(), []),
+        (BAR, OPTIONS),
+    ],
+    ids=["comma", "semicolon", "decimal comma", "byte order mark", "tab", "told"],
 )
+def test_the_same_table(tmp_path, expected, layout, content, options):
+    given, path, more = None, tmp_path / "t.csv", []
+    if layout == "gzip":
+        path = tmp_path / "t.csv.gz"
+        path.write_bytes(gzip.compress(content))
+    elif layout == "pipe":
+        given, path = content, "-"
+    else:
+        path.write_bytes(content)
+    if layout == "folder":
+        path = tmp_path
+    elif layout == "checkpoint":
+        more = ["--checkpoint", tmp_path / "c"]
+    assert value(path, "y ~ größe + n", *options, *more, given=given) == pytest.approx(expected, rel=1e-11)
 
 
-def run(*arguments):
-    found = CliRunner().invoke(app, [*map(str, arguments)])
-    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
-    return found
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("a;b\n1,5;2\n2,25;3\n", ["a", "b"]),
+        ("size, cm;b\n1;2\n2;3\n", ["size, cm", "b"]),
+        ('"a,b";"c"\n1;2\n', ["a,b", "c"]),
+        ('a,"b;c"\n1,"x;y;z"\n2,"u"\n', ["a", "b;c"]),
+        ("a\n1\n2\n", ["a"]),
+        ("a;b\n1;x\n2;y;z\n", None),
+    ],
+)
+def test_the_separator_is_the_one_that_the_lines_share(tmp_path, content, columns):
+    (tmp_path / "t.csv").write_text(content)
+    if columns is None:
+        with pytest.raises(ValueError, match="expected a readable table"):
+            read_table(tmp_path / "t.csv")
+    else:
+        table = read_table(tmp_path / "t.csv")
+        assert list(table.columns) == columns
+        assert table[columns[0]].dtype.kind in "if"
 
 
-def result(path, *arguments):
-    out = path.parent / "out.json"
-    found = run("fit", path, *arguments, "--json", out)
-    assert (found.exit_code, found.stderr) == (0, "")
-    return json.loads(out.read_text())
+def test_the_other_commands_read_them_too(tmp_path):
+    (tmp_path / "t.csv").write_bytes(BAR)
+    model = tmp_path / "m.json"
+    assert run("fit", tmp_path / "t.csv", "y ~ größe", "--save", model, *OPTIONS).exit_code == 0
+    for command in (["predict", model], ["score", model]):
+        assert run(*command, "-", *OPTIONS, given=BAR).exit_code == 0
+        assert run(*command, "-", given=SEMI.encode()).exit_code == 0
+    assert run("compare", "-", "--column", "n", "--replicates", 0, *OPTIONS, given=BAR).exit_code == 0
+    assert run("derive", "poisson", "--table", "-", "--column", "n", *OPTIONS, given=BAR).exit_code == 0
+    TABLE.to_parquet(tmp_path / "t.parquet")
+    assert run("score", model, "-", given=(tmp_path / "t.parquet").read_bytes()).exit_code == 0
 
 
-def gaps(table):
-    """One row without a cluster, one without a weight, one without both."""
-    table = table.astype({"k": object})
-    table.loc[[3, 7], "k"] = None
-    table.loc[[7, 11], "w"] = np.nan
-    return table
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (b"a;y\n1,234;u\n2,500;v\n", [], "expected --decimal , or --decimal . for t.csv, got 1,234, where the comma"),
+        (b"a|y\n1,5|u\n", [], "expected a readable table in t.csv"),
+        (BAR, ["--sep", "|"], "--encoding latin-1 or another may be right"),
+        (SEMI.encode(), ["--sep", ";;"], "expected a separator of one character, such as ; or a tab, got ';;'"),
+        (SEMI.encode(), ["--decimal", "x"], "expected a decimal sign of . or a comma, got 'x'"),
+        (SEMI.encode(), ["--sep", ",", "--decimal", ","], "expected a separator other than the decimal sign"),
+        (SEMI.encode(), ["--encoding", "klingon"], "expected an encoding such as utf-8 or latin-1, got 'klingon'"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, content, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_bytes(content)
+    done = run("fit", "t.csv", "y ~ a", *arguments)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
 
 
-WRITTEN = {
-    "t.csv": lambda table, path: table.to_csv(path, index=False),
-    "t.parquet": lambda table, path: table.to_parquet(path),
-    "nullable.parquet": lambda table, path: table.convert_dtypes().to_parquet(path),
-    "arrow.parquet": lambda table, path: table.convert_dtypes(dtype_backend="pyarrow").to_parquet(path),
-    "indexed.parquet": lambda table, path: table.set_index(pd.Index(np.arange(N)[::-1] * 3, name="i")).to_parquet(path),
-    "sliced.parquet": lambda table, path: pd.concat([table, table]).sort_index()[::2].to_parquet(path),
-}
-
-
-@pytest.mark.parametrize("name", WRITTEN)
-def test_rows_with_gaps_are_left_out_alike(name, tmp_path):
-    table = gaps(TABLE)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for path in (tmp_path / name, folder / name):
-        WRITTEN[name](table, path)
-    options = ("y ~ x + g", "--weights", "w", "--cluster", "k", "--missing", "drop")
-    whole, blocks = result(tmp_path / name, *options), result(folder, *options)
-    expected = result_of_complete(table, tmp_path, *options[:-2])
-    for found in (whole, blocks):
-        assert found["dropped"] == 3
-        assert found["names"] == expected["names"]
-        assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-11)
-        errors = np.array(found["standard_errors"]["coef"])
-        assert errors == pytest.approx(np.array(expected["standard_errors"]["coef"]), rel=1e-8)
-    by = result(tmp_path / name, "--column", "w", "--family", "normal", "--by", "k", "--missing", "drop")
-    assert by["group"] == ["d", "e", "f", "h"]
-    assert sum(by["n"]) == N - 3
-
-
-def result_of_complete(table, folder, *options):
-    table.dropna().to_csv(folder / "complete.csv", index=False)
-    return result(folder / "complete.csv", *options)
-
-
-@pytest.mark.parametrize("response", ["g", "k"])
-@pytest.mark.parametrize("name", ["nullable.parquet", "arrow.parquet"])
-def test_texts_of_every_type_are_classes(name, response, tmp_path):
-    WRITTEN[name](TABLE, tmp_path / name)
-    WRITTEN["t.csv"](TABLE, tmp_path / "t.csv")
-    found, expected = (result(tmp_path / file, f"{response} ~ x") for file in (name, "t.csv"))
-    assert found["names"] == expected["names"]
-    assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-12)
-
-
-def test_integers_that_float64_would_merge(tmp_path):
-    ids = pd.array([None if row == 5 else 2**60 + code for row, code in enumerate(TABLE.y)], dtype="Int64")
-    for name in ("t.csv", "t.parquet"):
-        WRITTEN[name](TABLE.assign(y=ids), tmp_path / name)
-        found = result(tmp_path / name, "y ~ x", "--missing", "drop")
-        assert found["names"][0] == f"coef[{2**60 + 1}, Intercept]"
-
-
-FOLDERS = [
-    ("y ~ C(y2)", lambda t: t.assign(y2=t.w), lambda t: t.assign(y2="0x"),
-     "expected values of one kind in column 'y2', got numbers in 0.csv and texts in 1.csv, from row 90 on"),
-    ("y ~ g", lambda t: t, lambda t: t.assign(g=t.w),
-     "expected values of one kind in column 'g', got texts in 0.csv and numbers in 1.csv, from row 90 on"),
-    ("y ~ x + g", lambda t: t, lambda t: t.assign(x=["bad", *t.x[1:]]),
-     "expected numbers in column 'x', got 'bad' at row 90"),
-    ("y ~ x", lambda t: t, lambda t: t.assign(x=["bad", *t.x[1:]]),
-     "expected numbers in column 'x', got 'bad' at row 90"),
-    ("y ~ x", lambda t: t, lambda t: t.assign(y="yes"), "expected classes of one type, got int and str"),
-    ("y ~ x", lambda t: t, lambda t: t.drop(columns="x"), "expected a column of the table (y, g, k, w), got 'x'"),
-    ("y ~ x", lambda t: t.rename(columns={"w": "x"}).iloc[:, ::-1], lambda t: t,
-     "expected columns with different names, got 'x' twice"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("formula", "first", "second", "message"), FOLDERS)
-def test_folders_whose_files_disagree(formula, first, second, message, tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for number, change in enumerate((first, second)):
-        change(TABLE).to_csv(folder / f"{number}.csv", index=False)
-    found = run("fit", folder, formula)
-    assert (found.exit_code, found.stderr) == (2, f"nll: {message}\n")
-
-
-def test_a_file_without_values_of_a_column_agrees_with_the_others(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for number, table in enumerate((TABLE[:50], TABLE[50:].assign(g=None))):
-        table.to_csv(folder / f"{number}.csv", index=False)
-    assert result(folder, "y ~ x + g", "--missing", "drop")["dropped"] == 40
-
-
-def test_a_column_whose_name_begins_like_a_category_stays_a_number(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    TABLE.assign(w2=TABLE.w).to_csv(folder / "0.csv", index=False)
-    assert result(folder, "y ~ w + C(w2)", "--alpha", "1")["names"] == [
-        f"coef[1, {name}]" for name in ("Intercept", "w", "C(w2)[T.2]", "C(w2)[T.3]")
-    ]
-
-
-@pytest.mark.parametrize("formula", ["y ~ l", "l ~ x", "y ~ C(l)", "y ~ l + g"])
-def test_a_column_of_lists_is_said(formula, tmp_path):
-    (tmp_path / "folder").mkdir()
-    table = pa.table({"y": TABLE.y, "x": TABLE.x, "g": TABLE.g, "l": [[1, 2]] * N})
-    for path in (tmp_path / "t.parquet", tmp_path / "folder" / "t.parquet"):
-        pyarrow.parquet.write_table(table, path)
-    for path in (tmp_path / "t.parquet", tmp_path / "folder"):
-        found = run("fit", path, formula)
-        assert found.exit_code == 2
-        assert "column 'l'" in found.stderr
+@pytest.mark.parametrize(
+    ("given", "arguments", "message"),
+    [
+        (b"", [], "expected a readable table in standard input, got: Empty CSV file"),
+        (b"y,a\n", [], "expected at least one row, got none"),
+        (SEMI.encode(), ["--checkpoint", "c"], "expected a file or a folder to be read in blocks, again for each step"),
+    ],
+)
+def test_the_standard_input_in_words(tmp_path, monkeypatch, given, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = run("fit", "-", "y ~ größe", *arguments, given=given)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from nll import fit
+from nll import Likelihood, fit
 
 # Numbers may be tiny: no absolute tolerance.
 close = partial(pytest.approx, abs=0.0, nan_ok=True)
@@ -490,3 +490,23 @@ def test_dates_are_not_numbers(data):
 @pytest.mark.parametrize("weights", [[0.2] * 4, [1 / 3] * 4, [0.7] * 4])
 def test_the_middle_of_an_even_sample_does_not_depend_on_the_unit_of_its_weights(weights):
     assert float(fit(td.Laplace, [1.0, 2.0, 4.0, 9.0], weights=weights).params["loc"]) == 3.0
+
+
+def test_the_status_says_how_the_estimate_was_found():
+    assert fit(td.Normal, [1.0, 2.0, 4.0]).status == "converged: closed form"
+    assert fit(td.Gamma, [1.0, 2.0, 4.0]).status.endswith("by Newton's method")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        SystemError("<function _find_and_load> returned NULL without setting an exception"),
+    ],
+)
+def test_memory_that_runs_out_is_a_memory_error(error):
+    def log_prob(x, mean):
+        raise error
+
+    with pytest.raises(MemoryError, match="expected memory for fit, got too little"):
+        fit(Likelihood(log_prob, {"mean": td.constraints.real}), ([1.0, 2.0],))

@@ -274,7 +274,6 @@ LINE = nll.Likelihood(lambda x, m: td.Normal(m, torch.ones_like(m)), {"m": td.co
         (lambda: nll.fit(td.Categorical, ["a", "b", "b"]), "Categorical fits any sample exactly"),
         (lambda: nll.fit(td.Normal, [1.0, 1.0]), "no maximum: the data are all equal"),
         (lambda: nll.fit(td.VonMises, REAL), "the distribution function of VonMises is not known"),
-        (lambda: nll.fit(td.ContinuousBernoulli, POSITIVE / 40), "of ContinuousBernoulli is not known"),
         (lambda: nll.fit(Wave, POSITIVE), "the distribution function of Wave is not known"),
         (lambda: nll.fit(LINE, REAL), "not for a model other than a family of distributions"),
         (lambda: nll.fit(td.Binomial, COUNTS, fixed={"total_count": 40 + COUNTS}), "not identically distributed"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling
+from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling, truncated
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.groups import search_each
 from nll.likelihood.intervals import wald
@@ -78,6 +78,27 @@ def test_groups_without_a_maximum_say_so():
     assert str(found) == "Weibull: 4 groups, 10 observations; 2 without a maximum"
 
 
+@pytest.mark.parametrize("of", [censored, lambda x, right: truncated(x, low=0.5)], ids=["censored", "truncated"])
+def test_groups_of_incomplete_rows_are_as_if_they_were_alone(of):
+    draw = np.random.default_rng(0)
+    x, right, labels = draw.weibull(1.5, 90) + 0.5, draw.random(90) < 0.3, draw.choice(["a", "b", "c"], 90)
+    weights = draw.integers(0, 3, 90)
+    found = fit(td.Weibull, of(x, right=right), groups=labels, weights=weights)
+    for i, name in enumerate("abc"):
+        own = labels == name
+        alone = fit(td.Weibull, of(x[own], right=right[own]), weights=weights[own])
+        assert (float(found.n[i]), bool(found.converged[i])) == (alone.n, alone.converged)
+        assert float(found.log_likelihood[i]) == alone.log_likelihood
+        torch.testing.assert_close(found.covariance[i], alone.covariance)
+        assert {name: float(value[i]) for name, value in found.params.items()} == {
+            name: float(value) for name, value in alone.params.items()
+        }
+        assert (found.events is None) == (alone.censoring is None)
+        if found.events is not None and alone.censoring is not None:
+            assert found.to_dict()["events"][i] == alone.censoring.events == weights[own & ~right].sum()
+            assert found.to_dict()["censored"][i] == alone.censoring.right == weights[own & right].sum()
+
+
 def test_missing_rows_leave_their_groups():
     found = fit(td.Poisson, [1.0, math.nan, 3.0, 4.0], groups=list("aabb"), missing="drop")
     assert (found.n.tolist(), found.dropped) == ([1.0, 2.0], 1)
@@ -88,7 +109,7 @@ def test_missing_rows_leave_their_groups():
     [
         (lambda: fit(td.Gamma, [1.0, 2.0], groups=[1]), "2 group labels, one for each row"),
         (lambda: fit(td.Gamma, [1.0, -2.0], groups=[1, 2]), "got -2 at row 1"),
-        (lambda: fit(td.Gamma, censored([1.0, 2.0], right=[0, 1]), groups=[1, 2]), "plain numbers and frequencies"),
+        (lambda: fit(td.Gamma, censored([1.0, -2.0], left=[0, 1]), groups=[1, 2]), r"got \[-inf, -2\] at row 1"),
         (lambda: fit(td.Gamma, [1.0, 2.0], weights=sampling([1, 2]), groups=[1, 2]), "plain numbers and frequencies"),
         (lambda: fit(td.Gamma, [1.0, 2.0], fixed={"rate": 1.0}, groups=[1, 2]), "plain numbers and frequencies"),
         (lambda: fit(td.Gamma, [1.0, 2.0], groups=[1, 2]).interval(2.0), r"level in \(0, 1\), got 2.0"),

@@ -292,7 +292,7 @@ def row_changed(table, row, column, value):
         (lambda t: row_changed(t, 3, "choice", 2.0), {}, r"expected 0 or 1 in y .* got .*2.0.* at row 3"),
         (lambda t: row_changed(t, 3, "alt", "bus"), {}, "got bus twice in case 1"),
         (lambda t: row_changed(t, 3, "alt", None), {}, "a label of the alternative in every row, got none at row 3"),
-        (lambda t: row_changed(t, 5, "gc", np.nan), {}, "finite values in X, got nan at row 5 of column 'gc'"),
+        (lambda t: row_changed(t, 5, "gc", np.nan), {}, "finite values in X, got NaN at row 5 of column 'gc'"),
         (lambda t: t.assign(gc="much"), {}, "expected numbers in X"),
         (lambda t: t.assign(fare=1.0), {}, "vary within a case, got 'fare'"),
         (lambda t: t.assign(hinc=travel_income(t)), {}, "vary within a case, got 'hinc'"),

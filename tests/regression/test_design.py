@@ -204,9 +204,9 @@ ONE_RESPONSE = "expected a formula with one response, like 'y ~ a + b', got "
         ("np.log(a - 3) ~ b", "expected finite values in column 'np.log(a - 3)', got nan at row 0"),
         ("np.log(b) ~ a", "expected finite values in column 'np.log(b)', got -inf at row 1"),
         ("C(g) ~ a", "expected a response of one column, got C(g)[u], C(g)[v], C(g)[w]"),
-        ("y ~ nonsense(a)",
-         "expected a formula that the table can fill, got Unable to evaluate factor `nonsense(a)`. "
-         "[NameError: name 'nonsense' is not defined]"),
+        ("y ~ bs(a, df=1)",
+         "expected a table that the formula can take, got Invalid value for `df`. `df` must be greater than 3 "
+         "[`degree` (+ 1 if `include_intercept` is `True`)]."),
     ],
 )  # fmt: skip
 def test_bad_formulas(formula, message):

@@ -10,6 +10,7 @@ import pytest
 import statsmodels.api as sm
 import torch
 from scipy import optimize, stats
+from statsmodels.datasets import cpunish
 from statsmodels.discrete.discrete_model import NegativeBinomial
 from torch import Tensor
 from torch import distributions as td
@@ -326,3 +327,51 @@ OUTSIDE = "data outside the support of "
 def test_bad_input(family, x, y, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fitted(family, x, y)
+
+
+# Several peaks of the dispersion.
+
+
+def test_the_highest_peak_of_the_dispersion():
+    """At the Poisson limit the slope says border; inside there is a higher maximum, which Stata's nbreg has."""
+    punished = cpunish.load()  # 17 states, executions - 1
+    x, y = np.array(punished.exog), np.asarray(punished.endog) - 1
+    x[:, 3] = np.log(x[:, 3])
+    x /= x.max(0).round(3)
+    result = fitted("negative_binomial", x, y)
+    assert result.converged
+    assert result.log_likelihood == pytest.approx(-27.58269, abs=1e-4)
+    assert 1 / float(result.params["total_count"]) == pytest.approx(1.13999, abs=1e-4)
+    assert result.starts[0] == pytest.approx(result.log_likelihood)
+    assert len(result.starts) > 1
+    assert list(result.starts) == sorted(result.starts, reverse=True)
+
+
+def test_no_start_of_another_optimiser_is_higher():
+    """SciPy's from many dispersions, on small samples."""
+    draw = np.random.default_rng(5)
+    for _ in range(12):
+        x, y = draw.normal(size=(15, 2)), draw.negative_binomial(0.7, 0.3, 15)
+        result = fitted("negative_binomial", x, y)
+        design = np.c_[np.ones(15), x]
+
+        def loss(theta, design=design, y=y):
+            mean, r = np.exp(np.clip(design @ theta[:3], -30, 30)), np.exp(np.clip(theta[3], -10, 30))
+            return -stats.nbinom.logpmf(y, r, r / (r + mean)).sum()
+
+        best = min(optimize.minimize(loss, [0, 0, 0, log_r], method="BFGS").fun for log_r in (-2.0, 0.0, 2.0, 5.0))
+        assert result.log_likelihood >= -best - 1e-5 * abs(best)
+
+
+def test_a_group_of_zeros_that_varies_no_more_than_poisson():
+    y = [1, 3, 2, 0, 4, 1, 2, 2, 3, 1] + [0] * 5
+    result = fitted("negative_binomial", np.repeat([0.0, 1.0], [10, 5])[:, None], y)
+    assert result.status.startswith("no finite estimate: the likelihood keeps rising along a direction of the coef")
+    assert "total_count = inf" in result.status
+    assert not result.converged
+
+
+def test_the_last_digits_of_a_likely_row():
+    for score in (15.0, 25.0, 40.0, 800.0):
+        got = RESPONSES["bernoulli"].log_prob(torch.ones(1), torch.tensor([score]).double(), torch.zeros(1))
+        assert float(got) == pytest.approx(-math.log1p(math.exp(-score)), rel=1e-15, abs=0)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 import torch
@@ -90,6 +91,25 @@ def test_dummies_of_a_logit(at):
     np.testing.assert_allclose(found.standard_errors[1], theirs.margeff_se, rtol=1e-6)
 
 
+@pytest.mark.parametrize("discrete", [[["n", "s"], "f"], {"region": ["n", "s"], "sex": "f"}, [[0, 1], [2]]])
+def test_dummies_of_one_variable_switch_together(discrete):
+    """The effect of one level is against the reference: the other dummies are 0."""
+    draw = np.random.default_rng(1)
+    region = draw.integers(0, 3, 200)
+    x = pd.DataFrame({"n": region == 1, "s": region == 2, "f": draw.random(200) < 0.5, "a": draw.normal(size=200)})
+    x, y = x.astype(float), (0.7 * (region == 1) - region + draw.logistic(size=200) > 0).astype(int)
+    model = SoftmaxRegression().fit(x, y)
+    found = model.margins(x, discrete=discrete)
+    none = model.predict_proba(x.assign(n=0.0, s=0.0)).mean(0)
+    np.testing.assert_allclose(found.effects[:, 0], model.predict_proba(x.assign(n=1.0, s=0.0)).mean(0) - none)
+    np.testing.assert_allclose(found.effects[:, 1], model.predict_proba(x.assign(n=0.0, s=1.0)).mean(0) - none)
+    assert found.discrete == ("n", "s", "f")
+    with pytest.raises(ValueError, match="expected at most one 1 among n, f of one variable, got more at row 1"):
+        model.margins(x, discrete=[["n", "f"]])
+    with pytest.raises(ValueError, match="expected each discrete column once, got 'n' twice"):
+        model.margins(x, discrete=["n", ["n", "s"]])
+
+
 def test_effects_are_slopes_of_the_mean_probability():
     x, y = data()
     model = SoftmaxRegression().fit(x, y)
@@ -157,7 +177,7 @@ def test_memory():
     def peak():  # not ru_maxrss, which starts from that of the process that started this one
         return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
     before = peak()
-    margins(x, torch.ones(n, dtype=torch.float64), coef, eye, 0, True, discrete=[3])
+    margins(x, torch.ones(n, dtype=torch.float64), coef, eye, 0, True, discrete=[[3]])
     print((peak() - before) // 1024)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)

@@ -158,7 +158,7 @@ def test_misuse():
         model.result_.predict(x.drop(columns="age"))
     with pytest.raises(ValueError, match=r"expected X of shape \(n, 5\), got \(944, 4\)"):
         model.result_.predict(x.to_numpy()[:, 1:])
-    with pytest.raises(ValueError, match=r"got nan at row 2 of column 'age'"):
+    with pytest.raises(ValueError, match=r"got NaN at row 2 of column 'age'"):
         model.result_.predict(x.assign(age=[math.nan if i == 2 else 1.0 for i in range(len(x))]))
     with pytest.raises(ValueError, match=r"expected level in \(0, 1\), got 1.0"):
         model.predictions(x, level=1.0)

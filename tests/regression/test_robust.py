@@ -79,7 +79,7 @@ def test_tests_and_intervals_use_it():
     ("options", "more", "message"),
     [
         ({"covariance": "hc3"}, {}, "expected covariance to be one of observed, sandwich, hc1, got 'hc3'"),
-        ({"weights": "importance"}, {}, "expected weights to be one of frequency, sampling, got 'importance'"),
+        ({"weights": "shares"}, {}, "expected weights to be one of frequency, sampling, importance, got 'shares'"),
         ({}, {"clusters": [1, 2]}, "expected 944 cluster labels, one for each row, got shape"),
         ({}, {"clusters": [1] * 944}, "expected at least two clusters, got one"),
         ({}, {"clusters": [1] * 943 + [None]}, "expected a cluster for every row, got none at row 943"),

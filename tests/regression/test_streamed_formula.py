@@ -94,7 +94,7 @@ def test_what_needs_the_whole_table_is_named(folder, monkeypatch):
     assert "expected terms of single rows in the formula of a table that is read in blocks, got center(age)" in (
         center.stderr
     )
-    assert "expected softmax without" in run("fit", "parts", FORMULA, "--margins", code=2).stderr
+    assert "expected softmax without" in run("fit", "parts", FORMULA, "--firth", code=2).stderr
     wrong = run("fit", "parts", "kind ~ age + regoin", code=2)
     assert "'regoin'" in wrong.stderr
     texts = TABLE.assign(name=[f"n{row}" for row in range(N)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from xml.etree import ElementTree
 
@@ -139,3 +142,14 @@ def test_svg_is_xml_and_the_same_each_time():
             pictures.append(plots.svg(plots.likelihood_curves(result)))
     assert pictures[0] == pictures[1]
     assert ElementTree.fromstring(pictures[0]).tag.endswith("svg")
+
+
+def test_a_backend_that_does_not_exist_stops_no_picture():
+    code = """
+import os, nll, torch
+nll.fit(torch.distributions.Poisson, [1.0, 2.0, 4.0]).plot()
+assert os.environ["MPLBACKEND"] == "nonsense"
+"""
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -12,9 +12,11 @@ from nll.cli.compare import compare
 from nll.cli.derive import derive
 from nll.cli.fit import fit
 from nll.cli.info import info
+from nll.cli.output import Commands
 from nll.cli.predict import predict, score
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=False,

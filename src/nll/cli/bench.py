@@ -7,11 +7,9 @@ within one run, and medians are compared: on a machine that others use too, time
 from __future__ import annotations
 
 import gc
-import json
 import os
 import platform
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +25,7 @@ from torch import Tensor
 
 import nll
 from nll.cli import clock, terminal
+from nll.cli.output import require_places, write_json
 from nll.kernels import cpu
 
 
@@ -245,6 +244,7 @@ def bench(
     ] = None,
 ) -> None:
     """Compare the losses with PyTorch's on this machine: time, memory, error against float64."""
+    require_places([], [], json_path)
     chosen = [case for case in CASES if only in f"{case.name} {case.dtype}"]
     if not chosen:
         names = ", ".join(case.name for case in CASES)
@@ -268,5 +268,4 @@ def bench(
             "holds besides the scores. Error: of the gradient, in units of its largest element."
         )
     if json_path is not None:
-        text = json.dumps({"machine": about, "results": results}, indent=1) + "\n"
-        sys.stdout.write(text) if str(json_path) == "-" else json_path.write_text(text)
+        write_json({"machine": about, "results": results}, json_path)

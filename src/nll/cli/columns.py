@@ -20,11 +20,18 @@ def in_place(complete: pd.DataFrame, column: str, rows: int) -> np.ndarray:
     return data
 
 
-def right_censored(complete: pd.DataFrame, data: np.ndarray, column: str) -> Censored:
-    """Values of which those marked with 1 in a column are lower bounds only. ValueError for another mark."""
+def right_censored(complete: pd.DataFrame, data: np.ndarray, censored_right: str | None, event: str | None) -> Censored:
+    """Values of which some are lower bounds only: those with 1 in `censored_right`, or with 0 in `event`.
+
+    ValueError for both columns, or another mark.
+    """
+    if censored_right is not None and event is not None:
+        raise ValueError("expected either --censored-right or --event, got both")
+    column = censored_right if event is None else event
+    assert column is not None
     marks = in_place(complete, column, len(data))
     wrong = complete.index[~np.isin(marks[complete.index], (0.0, 1.0))]
     if len(wrong):
         got = f"{marks[wrong[0]]:g} at row {wrong[0]}"
         raise ValueError(f"expected 0 or 1 in column {column!r}, got {got}")
-    return censored(data, right=marks == 1.0)
+    return censored(data, right=marks == (1.0 if event is None else 0.0))

@@ -9,10 +9,14 @@ from typing import Annotated
 
 import typer
 
-from nll.cli.fit import fail, require_places, snake
-from nll.derivation import Derivation
+from nll._files import write_text
+from nll.cli.fit import snake
+from nll.cli.output import require_places, show
+from nll.cli.tables import Decimal, Encoding, Sep, dialect_of, read_table
 from nll.derivation import derive as derived
 from nll.derivation.families import TABLE
+from nll.likelihood.csv_files import Dialect
+from nll.regression import design
 
 
 class Language(str, Enum):
@@ -34,52 +38,43 @@ def derive(
     language: Annotated[Language, typer.Option(help="Of the sentences.")] = Language.en,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page; - prints it.")] = None,
+    sep: Sep = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
 ) -> None:
     """Work out a family's likelihood, its equations and their solution; with data in numbers too.
 
     Exit codes: 0; 1 the data have no maximum, and the text says why; 2 the input cannot be used.
     """
-    try:
-        if family not in FAMILIES:
-            raise ValueError(f"expected a family of {', '.join(FAMILIES)}, got {family!r}")
-        if latex and html is not None:
-            raise ValueError("expected --latex or --html, got both")
-        if html is not None:
-            require_places(Path() if table is None else table, html)
-        given = {} if total_count is None else {"total_count": float(total_count)}
-        found = derived(FAMILIES[family], _data(data, table, column), **given)
-    except (ValueError, TypeError) as error:
-        fail(str(error))
-    _write(found, language.value, latex, html)
+    if family not in FAMILIES:
+        raise ValueError(f"expected a family of {', '.join(FAMILIES)}, got {family!r}")
+    if latex and html is not None:
+        raise ValueError("expected --latex or --html, got both")
+    require_places([table], [], html)
+    given = {} if total_count is None else {"total_count": float(total_count)}
+    numbers = _data(data, table, column, dialect_of(sep, decimal, encoding))
+    found = derived(FAMILIES[family], numbers, **given)
+    text = found.html(language.value) if html else (found.latex if latex else found.text)(language.value)
+    if html is None or str(html) == "-":
+        show(text + "\n" * (html is None))
+    else:
+        write_text(html, text)
+        typer.echo(f"Page: {html}", file=sys.stderr)
     raise typer.Exit(0 if found.found is None or found.found.converged else 1)
 
 
-def _write(found: Derivation, language: str, latex: bool, html: Path | None) -> None:
-    if html is None or str(html) == "-":
-        typer.echo(found.html(language) if html else found.latex(language) if latex else found.text(language))
-        return
-    try:
-        html.write_text(found.html(language), encoding="utf-8")
-    except OSError as error:
-        fail(f"expected a file that can be written, got: {error}")
-    typer.echo(f"Page: {html}", file=sys.stderr)
-
-
-def _data(data: str | None, table: Path | None, column: str | None) -> list[float] | None:
+def _data(data: str | None, table: Path | None, column: str | None, dialect: Dialect) -> list[float] | None:
     if (table is None) != (column is None):
         raise ValueError("expected --table and --column together, got one of them")
     if data is not None and table is not None:
         raise ValueError("expected --data or --table, got both")
     if table is not None and column is not None:
-        return _column(table, column)
+        return _column(table, column, dialect)
     return None if data is None else _numbers(data)
 
 
-def _column(table: Path, column: str) -> list[float]:
-    from nll.cli.tables import read_table
-    from nll.regression import design
-
-    frame = read_table(table, [column])
+def _column(table: Path, column: str, dialect: Dialect) -> list[float]:
+    frame = read_table(table, [column], dialect)
     design.require_columns([column], [str(name) for name in frame.columns])
     return design.numbers(frame[column], column).tolist()
 

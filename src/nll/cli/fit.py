@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import typer
+from rich.console import Console
 from torch.distributions import Normal
 
+from nll._files import write_text
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
-from nll.cli.tables import read_table
-from nll.likelihood.classes import first_level, in_order, levels_of, of_array
+from nll.cli.output import require_places, write_json
+from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, is_piped, name_of, read_table
+from nll.likelihood.arrays import categories_of, first_level
+from nll.likelihood.classes import in_order, of_array
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
+from nll.likelihood.csv_files import Dialect
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
 from nll.likelihood.groups import GroupedFit
@@ -27,15 +31,16 @@ from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
 from nll.likelihood.stream import Stream
 from nll.regression import design as designs
-from nll.regression.columns import Columns
+from nll.regression.formula import has_dot, spelled_out
+from nll.regression.formula_margins import Rows, formula_margins
 from nll.regression.linear import RESPONSES, fit_linear
-from nll.regression.margins import Margins
-from nll.regression.margins import margins as margins_of
+from nll.regression.margins import Margins, elementwise, softmax
 from nll.regression.model_file import Model
 from nll.regression.predictions import Predictor
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.streamed import fit_streamed
+from nll.regression.streamed_formula import column_names, complete_parts
 from nll.regression.terms import Terms
 from nll.report import table as tables
 
@@ -76,6 +81,13 @@ class Job(NamedTuple):
     profile: bool = False
     checkpoint: Path | None = None
     formula: str = ""
+    event: str | None = None
+    dialect: Dialect = Dialect()
+
+    @property
+    def name(self) -> str:
+        """The table's, for titles."""
+        return name_of(self.path)
 
 
 class Fitted(NamedTuple):
@@ -89,7 +101,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    table: Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)],
+    table: Table,
     formula: Annotated[str | None, typer.Argument(help="For example 'y ~ a + b:c + C(group)'.")] = None,
     column: Annotated[str | None, typer.Option(help="Fit one column's distribution instead of a formula.")] = None,
     family: Annotated[
@@ -104,6 +116,10 @@ def fit(
     weights: Annotated[str | None, typer.Option(help="The column of frequencies: how often a row was seen.")] = None,
     censored_right: Annotated[
         str | None, typer.Option(help="With --column: the column that is 1 where the value is a lower bound, else 0.")
+    ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(help="The same by its opposite: 1 where the value was seen, 0 where it is a lower bound."),
     ] = None,
     by: Annotated[str | None, typer.Option(help="With --column: the column of groups, each fitted on its own.")] = None,
     robust: Annotated[
@@ -120,7 +136,7 @@ def fit(
         bool, typer.Option("--profile", help="Intervals by the profile of the likelihood, with a formula.")
     ] = False,
     margins: Annotated[
-        bool, typer.Option("--margins", help="Of a softmax regression: average marginal effects on the probabilities.")
+        bool, typer.Option("--margins", help="Average marginal effects of the variables of a formula.")
     ] = False,
     save: Annotated[
         Path | None, typer.Option(help="Keep the regression in a file, for nll predict and nll score.")
@@ -133,6 +149,9 @@ def fit(
     level: Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")] = 0.95,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with the table and pictures.")] = None,
+    sep: Sep = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
 ) -> None:
     """Fit a likelihood to a table; print the estimates with their errors.
 
@@ -140,65 +159,67 @@ def fit(
     """
     console = terminal.console(stderr=str(json_file) == "-")
     policy = "drop" if missing is Missing.drop else "raise"
+    require_places([table], [report, save, checkpoint], json_file)
+    family = _family(formula, column, family, alpha)
+    of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
+    of_softmax |= {"firth": firth or None, "checkpoint": checkpoint}
+    wrong = [f"--{name}" for name, given in of_softmax.items() if given is not None]
+    if family != "softmax" and wrong:
+        raise ValueError(f"expected {' and '.join(wrong)} with softmax only, got --family {family}")
+    if column is None and any(name is not None for name in (censored_right, event, by)):
+        raise ValueError("expected --censored-right, --event and --by with --column only")
+    if by is not None and report is not None:
+        raise ValueError("expected no --report with --by: it draws one fit")
+    if column is not None and (save is not None or profile or margins):
+        raise ValueError("expected --save, --profile and --margins with a formula, got --column")
+    if profile and (robust or cluster is not None):
+        raise ValueError("expected either --profile or --robust and --cluster: the profile takes the model as right")
+    if firth and alpha:
+        raise ValueError("expected either --firth or --alpha, got both")
+    kind = "sandwich" if robust else "observed"
+    options = (censored_right, by, kind, cluster, firth, margins, profile, checkpoint, formula or "", event)
+    job = Job(table, family, baseline, alpha, weights, policy, *options, dialect_of(sep, decimal, encoding))
     try:
-        require_places(table, json_file, report, save, checkpoint)
-        family = _family(formula, column, family, alpha)
-        of_softmax = {"baseline": baseline, "alpha": alpha or None, "robust": robust or None, "cluster": cluster}
-        of_softmax |= {"firth": firth or None, "margins": margins or None, "checkpoint": checkpoint}
-        wrong = [f"--{name}" for name, given in of_softmax.items() if given is not None]
-        if family != "softmax" and wrong:
-            raise ValueError(f"expected {' and '.join(wrong)} with softmax only, got --family {family}")
-        if column is None and (censored_right is not None or by is not None):
-            raise ValueError("expected --censored-right and --by with --column only")
-        if by is not None and report is not None:
-            raise ValueError("expected no --report with --by: it draws one fit")
-        if column is not None and (save is not None or profile):
-            raise ValueError("expected --save and --profile with a formula, got --column")
-        if profile and (robust or cluster is not None):
-            raise ValueError(
-                "expected either --profile or --robust and --cluster: the profile takes the model as right"
-            )
-        if firth and alpha:
-            raise ValueError("expected either --firth or --alpha, got both")
-        kind = "sandwich" if robust else "observed"
-        options = (censored_right, by, kind, cluster, firth, margins, profile, checkpoint, formula or "")
-        job = Job(table, family, baseline, alpha, weights, policy, *options)
         with terminal.Stages(console) as stages:
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
             if profile:
                 fitted = _profiled(fitted, stages)
-        if save is not None:
-            assert fitted.model is not None
-            fitted.model().save(save)
-    except (ValueError, TypeError) as error:
-        fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
     except (KeyboardInterrupt, SystemExit) as stop:  # by Ctrl-C, or a signal during a fit with a checkpoint
         kept = "" if checkpoint is None else f"; the same command goes on from {checkpoint}"
         typer.echo(f"nll: interrupted{kept}", err=True)
         raise typer.Exit(stop.code if isinstance(stop, SystemExit) else 130) from None  # type: ignore[arg-type]
+    _write(fitted, level, console, json_file, report, save)  # before the table: who reads that may stop listening
+    _show(fitted, level, console)
+    for name, file in (("Model", save), ("Report", report)):
+        if file is not None:
+            console.print(f"{name}: {file}", highlight=False, markup=False)
+    converged = fitted.fit.converged
+    raise typer.Exit(0 if (converged if isinstance(converged, bool) else bool(converged.all())) else 1)
+
+
+def _write(
+    fitted: Fitted, level: float, console: Console, json_file: Path | None, report: Path | None, save: Path | None
+) -> None:
     found = fitted.fit
-    try:  # before the table is printed: who reads that may stop listening
-        if json_file is not None:
-            shown = found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level)
-            write_json(shown | ({} if fitted.margins is None else {"margins": fitted.margins.to_dict()}), json_file)
-        if report is not None:
-            with terminal.Stages(console) as stages:
-                stages.say("Drawing the report")
-                report.write_text(_page(fitted, level), encoding="utf-8")
-    except OSError as error:
-        fail(f"expected a file that can be written, got: {error}")
-    if isinstance(found, GroupedFit):
-        terminal.show_groups(console, found)
-        raise typer.Exit(0 if bool(found.converged.all()) else 1)
-    terminal.show(console, found, level)
+    if save is not None:
+        assert fitted.model is not None
+        fitted.model().save(save)
+    if json_file is not None:
+        shown = found.to_dict() if isinstance(found, GroupedFit) else found.to_dict(level)
+        write_json(shown | ({} if fitted.margins is None else {"margins": fitted.margins.to_dict()}), json_file)
+    if report is not None:
+        with terminal.Stages(console) as stages:
+            stages.say("Drawing the report")
+            write_text(report, _page(fitted, level))
+
+
+def _show(fitted: Fitted, level: float, console: Console) -> None:
+    if isinstance(fitted.fit, GroupedFit):
+        return terminal.show_groups(console, fitted.fit)
+    terminal.show(console, fitted.fit, level)
     if fitted.margins is not None:
         console.print("\n[bold]Average marginal effects[/bold]")
         terminal.show_tables(console, tables.margins(fitted.margins, level))
-    if save is not None:
-        console.print(f"Model: {save}", highlight=False)
-    if report is not None:
-        console.print(f"Report: {report}", highlight=False)
-    raise typer.Exit(0 if found.converged else 1)
 
 
 def _family(formula: str | None, column: str | None, family: str | None, alpha: float) -> str:
@@ -217,22 +238,27 @@ def _family(formula: str | None, column: str | None, family: str | None, alpha: 
 
 
 def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
+    title, once = f"{formula} ({job.name})", None
+    if has_dot(formula):
+        once = read_table(job.path, None, job.dialect) if is_piped(job.path) else None
+        names = column_names(large.source(job.path, job.dialect)) if once is None else list(once.columns)
+        formula = spelled_out(formula, names, (job.weights, job.cluster))
+        job = job._replace(formula=formula)
     parsed = designs.parse(formula)
-    title = f"{formula} ({job.path.name})"
     in_blocks = job.checkpoint is not None or job.path.is_dir()
-    in_memory = job.family != "softmax" or job.firth or job.margins or job.profile
+    in_memory = job.family != "softmax" or job.firth or job.profile
     rows = None
     if in_blocks or not in_memory:
-        rows = large.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks)
+        rows = large.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks, job.dialect)
     if rows is not None and in_memory:
-        options = "--firth, --margins and --profile"
+        options = "--firth and --profile"
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
         return _fit_stream(job, *rows, title, stages)
     wanted = [*designs.variables(parsed), *(name for name in (job.weights, job.cluster) if name)]
     wanted = list(dict.fromkeys(wanted))
-    stages.say(f"Reading {job.path.name}")
-    table = read_table(job.path, wanted)
+    stages.say(f"Reading {job.name}")
+    table = read_table(job.path, wanted, job.dialect) if once is None else once
     stages.say("Building the columns")
     designs.require_columns(wanted, [str(name) for name in table.columns])
     complete, dropped = designs.complete_rows(table, wanted, job.missing)
@@ -245,7 +271,7 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
 
 def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: terminal.Stages) -> Fitted:
     """In blocks, with no pictures of the rows."""
-    stages.say(f"Reading {job.path.name}")
+    stages.say(f"Reading {job.name}")
     rows.progress = stages.rows
     fitted, classes = fit_streamed(
         rows,
@@ -257,7 +283,12 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         progress=stages.step,
     )
     base = code_of(fitted.baseline, classes)
-    return Fitted(fitted, title, {}, model=lambda: Model.of(fitted, "softmax", terms, _written(classes), base))
+    effects = None
+    if job.margins:
+        stages.say("Averaging the marginal effects")
+        data, others = large.source(job.path, job.dialect), [rows.response, job.cluster]
+        effects = _margins(fitted, lambda: complete_parts(data, terms, job.weights, others), terms, "softmax")
+    return Fitted(fitted, title, {}, effects, lambda: Model.of(fitted, "softmax", terms, _written(classes), base))
 
 
 def _written(classes: list[Any]) -> list[Any]:
@@ -281,7 +312,7 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
         raise ValueError(f"expected classes, got the measurements of {data.response!r}; --family normal fits them")
     values, codes = in_order(of_array(data.y.to_numpy(), data.response)[0])
     classes = [label(value) for value in values]
-    levels = levels_of(data.y) if getattr(data.y.dtype, "ordered", False) else None  # as of a table in blocks
+    levels = categories_of(data.y) if getattr(data.y.dtype, "ordered", False) else None  # as of a table in blocks
     base = code_of(first_level(levels, values) if job.baseline is None else job.baseline, values)
     columns = data.columns()
     fitted = fit_softmax(
@@ -308,29 +339,31 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
             assess.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
         ],
     }
-    effects = _margins(fitted, columns, data.weights) if job.margins else None
     return Fitted(
         fitted,
         "",
         shown,
-        effects,
+        _margins_of(fitted, job, data),
         lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), _written(values), base),
     )
 
 
-def _margins(fitted: Fit, columns: Columns, weights: torch.Tensor) -> Margins:
-    """Of numbers the derivative, of categories and columns of 0 and 1 the difference that 1 makes."""
-    predictor, x = fitted.predictor, columns.given()
+def _margins_of(fitted: Fit, job: Job, data: designs.Design) -> Margins | None:
+    if not job.margins:
+        return None
+    return _margins(fitted, lambda: [(data.table, data.weights)], Terms.of(data.spec, job.formula), job.family)
+
+
+def _margins(fitted: Fit, rows: Rows, terms: Terms, family: str) -> Margins:
+    """Average marginal effects of the formula's variables, on probabilities or a mean."""
+    coef = fitted.params["coef"]
+    covariance = fitted.covariance[: coef.numel(), : coef.numel()]
+    if family != "softmax":
+        response = elementwise(RESPONSES[family].mean)
+        return formula_margins(rows, terms, response, coef[None], covariance, ("mean",))
+    predictor = fitted.predictor
     assert isinstance(predictor, Predictor)
-    names = columns.names[columns.intercept :]
-    discrete = [j for j in range(columns.intercept, x.shape[1]) if bool(((x[:, j] == 0) | (x[:, j] == 1)).all())]
-    of = [name.partition("[T.")[0] if "[T." in name else str(j) for j, name in enumerate(columns.names)]
-    siblings = {j: [k for k in discrete if k != j and of[k] == of[j]] for j in discrete}
-    found = margins_of(
-        x, weights, predictor.full, fitted.covariance, predictor.baseline, columns.intercept, discrete=discrete,
-        siblings=siblings,
-    )  # fmt: skip
-    return Margins(predictor.classes, tuple(names), *found, discrete=tuple(columns.names[j] for j in discrete))
+    return formula_margins(rows, terms, softmax, predictor.full, covariance, predictor.classes, predictor.baseline)
 
 
 def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> Fitted:
@@ -347,16 +380,19 @@ def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> 
     if job.family == "bernoulli":
         both = np.stack([1 - mean, mean], 1)
         shown |= {"classes": ["0", "1"], "confusion": assess.confusion(y.astype(int), both, weights)}
-    return Fitted(fitted, "", shown, model=lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula)))
+    made = lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula))  # noqa: E731
+    return Fitted(fitted, "", shown, _margins_of(fitted, job, data), made)
 
 
 def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
-    wanted = list(dict.fromkeys(name for name in (column, job.weights, job.censored_right, job.by) if name is not None))
-    stages.say(f"Reading {job.path.name}")
-    table = read_table(job.path, wanted)
+    wanted = list(
+        dict.fromkeys(name for name in (column, job.weights, job.censored_right, job.event, job.by) if name is not None)
+    )
+    stages.say(f"Reading {job.name}")
+    table = read_table(job.path, wanted, job.dialect)
     designs.require_columns(wanted, [str(name) for name in table.columns])
     frame, dropped = designs.complete_rows(table, wanted, job.missing)
-    title = f"{column} as {job.family} ({job.path.name})"
+    title = f"{column} as {job.family} ({job.name})"
     # In their places in the table, so that errors name its rows; the incomplete ones are missing and weigh nothing.
     categorical = job.family == "categorical"
     data: Any = np.full(len(table), None, dtype=object) if categorical else in_place(frame, column, len(table))
@@ -365,8 +401,8 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
     weights = np.zeros(len(table))
     weights[frame.index] = 1.0 if job.weights is None else designs.numbers(frame[job.weights], job.weights)
     family = DISTRIBUTIONS[job.family]
-    if job.censored_right is not None:
-        data = right_censored(frame, data, job.censored_right)
+    if job.censored_right is not None or job.event is not None:
+        data = right_censored(frame, data, job.censored_right, job.event)
     groups = None if job.by is None else table[job.by].to_numpy()
     fitted = fit_family(family.distribution, data, weights=weights, groups=groups, missing="drop", progress=stages.step)
     if isinstance(fitted, Fit):
@@ -386,40 +422,3 @@ def _page(fitted: Fitted, level: float) -> str:
     return html.page(
         found, title=fitted.title, level=level, distribution=drawn, profiles=profiles, margins=effects, **fitted.shown
     )
-
-
-def require_places(table: Path, *files: Path | None) -> None:
-    """Complain before the fit, not after it, about a folder that is not there, and about writing over the table."""
-    taken = [table.resolve()]
-    for file in files:
-        if file is not None and file.resolve() in taken:
-            raise ValueError(f"expected a file of its own for each result, got {file} again")
-        taken += [] if file is None else [file.resolve()]
-        if file is not None and file.is_dir():
-            raise ValueError(f"expected a file to write, got the folder {file}")
-        if file is not None and str(file) != "-" and not file.parent.is_dir():
-            raise ValueError(f"expected a folder that exists for {file}, got no such folder: {file.parent}")
-
-
-def write_json(result: dict[str, Any], file: Path) -> None:
-    """Write a result, or print it where the file is `-`."""
-    text = json.dumps(_finite(result), indent=1, allow_nan=False)
-    if str(file) == "-":
-        typer.echo(text)
-    else:
-        file.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def fail(message: str) -> NoReturn:
-    """Say what was expected and what was found, and stop with 2."""
-    typer.echo(f"nll: {message}", err=True)
-    raise typer.Exit(2)

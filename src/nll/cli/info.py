@@ -1,4 +1,4 @@
-"""`nll info`: what runs here, and what is missing."""
+"""`nll info`: what runs here, and what is missing. It needs PyTorch and NumPy alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from rich.table import Table
 
 import nll
 from nll import _backends
-from nll.cli import terminal
 from nll.kernels import cpu, reference
 
 # package -> what it brings, and the extra that installs it
@@ -24,18 +22,16 @@ _OPTIONAL = {
     "matplotlib": ("pictures", "cli"),
     "jinja2": ("the report page", "cli"),
     "rich": ("the terminal's tables", "cli"),
+    "sympy": ("derivations", "derive"),
     "typer": ("the command", "cli"),
 }
 
 
 def info() -> None:
     """Show versions, devices, threads and backends, and what is missing."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts():
-        table.add_row(name, value)
-    terminal.console(stderr=False).print(table)
+    found = facts()
+    width = max(len(name) for name, _ in found)
+    print("\n".join(f"{name:{width}}  {value}" for name, value in found))
 
 
 def facts() -> list[tuple[str, str]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from formulaic import StructuredFormula
 
 from nll.cli.tables import known_file
-from nll.likelihood.stream import Stream
+from nll.likelihood.csv_files import Dialect
+from nll.likelihood.stream import Stream, blocks_in
 from nll.regression.columns import INTERCEPT
-from nll.regression.design import parse, variables
+from nll.regression.formula import parse, plain_columns, response_of, variables
+from nll.regression.names import quoted
 from nll.regression.streamed_formula import formula_stream, has_categories
 from nll.regression.terms import Terms
 
@@ -18,7 +22,7 @@ _LARGE_BYTES = 1 << 28
 
 
 def stream(
-    path: Path, formula: str, weights: str | None, cluster: str | None, missing: str, wanted: bool
+    path: Path, formula: str, weights: str | None, cluster: str | None, missing: str, wanted: bool, dialect: Dialect
 ) -> tuple[Stream, Terms] | None:
     """The table in blocks, and the formula's terms; None: it is to be read at once.
 
@@ -29,28 +33,35 @@ def stream(
         cluster: the column of groups of rows that go together.
         missing: "raise" or "drop".
         wanted: whether it must be in blocks.
+        dialect: how CSV files are written.
 
     Raises: ValueError where the table must be in blocks and the formula has terms that depend on all rows.
     """
     parsed = parse(formula)
+    if wanted and not (path.is_file() or path.is_dir()) and (path.exists() or str(path) == "-"):
+        raise ValueError(f"expected a file or a folder to be read in blocks, again for each step, got {path}")
     if not (wanted or (known_file(path) and _size(path, parsed) > _LARGE_BYTES)):
         return None
-    names = [str(term) for term in parsed.rhs if str(term) != "1"]
-    response = str(next(iter(parsed.lhs))).strip("`")
+    data = source(path, dialect)
+    response = response_of(parsed)
     if response not in variables(parsed):
         raise ValueError(f"expected a column as the response of a table that is read in blocks, got {response!r}")
-    plain = [name.strip("`") for name in names]
-    if not set(plain) <= set(variables(parsed)) or has_categories(path, parsed):
-        found = formula_stream(path, formula, weights, cluster, missing)
+    plain = plain_columns(parsed)
+    if plain is None or has_categories(data, parsed):
+        found = formula_stream(data, formula, weights, cluster, missing)
         if not isinstance(found, str):
             return found
         if not wanted:
             return None
         raise ValueError(f"expected terms of single rows in the formula of a table that is read in blocks, got {found}")
     intercept = [INTERCEPT] if "1" in map(str, parsed.rhs) else []
-    quoted = [name if name.isidentifier() else f"`{name}`" for name in plain]
-    terms = Terms(" + ".join(["1" if intercept else "0", *quoted]), (*intercept, *plain), {}, {})
-    return Stream(path, response, plain, weights, cluster, missing=missing), terms
+    terms = Terms(" + ".join(["1" if intercept else "0", *map(quoted, plain)]), (*intercept, *plain), {}, {})
+    return Stream(data, response, plain, weights, cluster, missing=missing), terms
+
+
+def source(path: Path, dialect: Dialect) -> Any:
+    """A file or folder as streams take it."""
+    return path if dialect == Dialect() else partial(blocks_in, path, dialect)
 
 
 def _size(path: Path, formula: StructuredFormula) -> int:

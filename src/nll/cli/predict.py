@@ -10,87 +10,88 @@ import pandas as pd
 import torch
 import typer
 
+from nll._files import replacing
 from nll.cli import terminal
-from nll.cli.fit import Missing, fail, require_places, write_json
-from nll.cli.tables import read_table
+from nll.cli.fit import Missing
+from nll.cli.output import require_places, show, write_json
+from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, read_table
 from nll.likelihood.classes import of_array
+from nll.likelihood.csv_files import Dialect
 from nll.likelihood.observations import frequencies, label
 from nll.regression import design as designs
-from nll.regression.evaluation import Evaluation, Held, evaluate
+from nll.regression.evaluation import Evaluation, Held, evaluate, is_score_of_fit
 from nll.regression.model_file import Model, load
 
 Read = Annotated[Path, typer.Argument(help="A model that `nll fit --save` has written.", show_default=False)]
-Of = Annotated[Path, typer.Argument(help="A CSV or Parquet file.", show_default=False)]
 Policy = Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")]
 
 
 def predict(
     model: Read,
-    table: Of,
+    table: Table,
     output: Annotated[Path | None, typer.Option(help="Write the predictions as CSV or Parquet.")] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Add the ends of intervals.")] = False,
     level: Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")] = 0.95,
     missing: Policy = Missing.error,
+    sep: Sep = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
 ) -> None:
     """Predict for the rows of a table, in their order; rows that are left out have empty predictions.
 
     Of a softmax regression the most probable class and the probability of each, else the mean. Exit codes: 0; 2 the
     input cannot be used.
     """
-    try:
-        require_places(table, output)
-        if output is not None and output.suffix.lower() not in (".csv", ".parquet"):
-            raise ValueError(f"expected an output named .csv or .parquet, got {output.name}")
-        own = load(model)
-        require_places(model, output)
-        given = _table(table, own, own.terms.variables)
-        complete, _ = designs.complete_rows(given, own.terms.variables, _policy(missing))
-        found = _predicted(own, complete, level, intervals).reindex(given.index)
-    except (ValueError, TypeError) as error:
-        fail(_worded(error))
-    try:
-        if output is None:
-            typer.echo(found.to_csv(index=False), nl=False)
-        elif output.suffix.lower() == ".csv":
-            found.to_csv(output, index=False)
+    require_places([table, model], [output])
+    if output is not None and output.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"expected an output named .csv or .parquet, got {output.name}")
+    own = load(model)
+    given = _table(table, own, own.terms.variables, dialect_of(sep, decimal, encoding))
+    complete, _ = designs.complete_rows(given, own.terms.variables, _policy(missing))
+    found = _predicted(own, complete, level, intervals).reindex(given.index)
+    if output is None:
+        return show(found.to_csv(index=False))
+    with replacing(output) as file:
+        if output.suffix.lower() == ".csv":
+            found.to_csv(file, index=False)
         else:
-            found.to_parquet(output, index=False)
-    except OSError as error:
-        fail(f"expected a file that can be written, got: {error}")
+            found.to_parquet(file, index=False)
 
 
 def score(
     model: Read,
-    table: Of,
+    table: Table,
     weights: Annotated[str | None, typer.Option(help="The column of frequencies: how often a row was seen.")] = None,
     missing: Policy = Missing.error,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
+    sep: Sep = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
 ) -> None:
     """Hold a model against a table with the response: log-score with its error; of classes calibration too.
 
     Exit codes: 0; 2 the input cannot be used.
     """
     console = terminal.console(stderr=str(json_file) == "-")
-    try:
-        require_places(table, json_file)
-        own = load(model)
-        require_places(model, json_file)
-        wanted = [*own.terms.variables, own.response] + ([weights] if weights else [])
-        used = list(dict.fromkeys(wanted))
-        given = _table(table, own, used)
-        complete, dropped = designs.complete_rows(given, used, _policy(missing))
-        column = None if weights is None else designs.numbers(complete[weights], weights)
-        counted = frequencies(column, len(complete), complete.index.tolist())
-        found = _held(own, complete, counted)
-    except (ValueError, TypeError) as error:
-        fail(_worded(error))
-    shown = _as_dict(found) | {"rows": float(counted.sum()), "dropped": dropped}
+    require_places([table, model], [], json_file)
+    own = load(model)
+    wanted = [*own.terms.variables, own.response] + ([weights] if weights else [])
+    used = list(dict.fromkeys(wanted))
+    given = _table(table, own, used, dialect_of(sep, decimal, encoding))
+    complete, dropped = designs.complete_rows(given, used, _policy(missing))
+    column = None if weights is None else designs.numbers(complete[weights], weights)
+    counted = frequencies(column, len(complete), complete.index.tolist())
+    found = _held(own, complete, counted)
+    in_sample = is_score_of_fit((found.log_score if isinstance(found, Evaluation) else found).value, own.log_score)
+    shown = _as_dict(found) | {"rows": float(counted.sum()), "dropped": dropped, "rows_of_the_fit": in_sample}
     if json_file is not None:
         write_json(shown, json_file)
     if isinstance(found, Evaluation):
         console.print(str(found), highlight=False, markup=False)
     else:
         console.print(f"Rows         {shown['rows']:.12g}\nLog-score    {found}", highlight=False, markup=False)
+        if in_sample:
+            console.print("These are the rows of the fit: others, held out, tell how well it predicts", highlight=False)
     if dropped:
         console.print(f"Left out     {dropped} rows with missing values", highlight=False)
 
@@ -99,12 +100,8 @@ def _policy(missing: Missing) -> str:
     return "drop" if missing is Missing.drop else "raise"
 
 
-def _worded(error: Exception) -> str:
-    return str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out")
-
-
-def _table(path: Path, model: Model, used: list[str]) -> pd.DataFrame:
-    table = read_table(path, used or None)
+def _table(path: Path, model: Model, used: list[str], dialect: Dialect) -> pd.DataFrame:
+    table = read_table(path, used or None, dialect)
     designs.require_columns(used, [str(name) for name in table.columns])
     return table
 
@@ -131,19 +128,20 @@ def _held(model: Model, table: pd.DataFrame, weights: torch.Tensor) -> Evaluatio
     if model.family != "softmax":
         y = torch.from_numpy(np.array(designs.numbers(response, model.response), dtype=np.float64))
         seen = weights > 0
-        rows = -model.log_probabilities(table, y)[seen]
+        rows = -model.log_probabilities(table.loc[seen.numpy()], y[seen])
         return Held(torch.zeros(len(rows), dtype=torch.int64), weights[seen], False).mean(rows)
     place = {label(value): k for k, value in enumerate(model.classes)}
     values, codes = of_array(response.to_numpy(), model.response)[0]
-    codes = np.array([place.get(label(value), -1) for value in values], dtype=np.int64)[codes]
-    wrong = np.flatnonzero(codes < 0)
+    number = np.array([place.get(label(value), -1) for value in values], dtype=np.int64)[codes]
+    wrong = np.flatnonzero(number < 0)
     if len(wrong):
-        got = f"{label(response.iloc[wrong[0]])} at row {response.index[wrong[0]]}"
+        got = f"{label(values[codes[wrong[0]]])} at row {response.index[wrong[0]]}"
         raise ValueError(
             f"expected the classes of the fit ({', '.join(place)}) in column {model.response!r}, got {got}"
         )
     odds = model.probabilities(table).log_odds
-    return evaluate(torch.nn.functional.logsigmoid(odds), torch.from_numpy(codes), weights, classes=tuple(place))
+    log_p = torch.nn.functional.logsigmoid(odds)
+    return evaluate(log_p, torch.from_numpy(number), weights, classes=tuple(place), fitted=model.log_score)
 
 
 def _as_dict(found: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nll.likelihood.groups import GroupedFit
+from nll.likelihood.observations import label
 from nll.likelihood.result import Fit
 from nll.report import table
 
@@ -18,10 +19,16 @@ _PATIENCE = 1.0  # seconds without a word
 _GROUPS = 40  # lines of groups
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the error be reported like those of other files."""
+        raise
+
+
 def console(stderr: bool) -> Console:
     """Return the terminal, or what stands for it: wide enough for a table where the output is a file or a pipe."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=120)
+    found = _Console(stderr=stderr)
+    return found if found.is_terminal else _Console(stderr=stderr, width=120)
 
 
 def seconds(value: float) -> str:
@@ -56,7 +63,10 @@ def show_groups(console: Console, fit: GroupedFit) -> None:
     columns = fit.to_dict()
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
     for name in columns:
-        shown.add_column(Text(name), justify="left" if name in ("group", "converged") else "right", no_wrap=True)
+        side = "left" if name in ("group", "converged") else "right"
+        shown.add_column(
+            Text(name.replace("log_likelihood", "log-likelihood")), justify=side, overflow="fold"
+        )  # headings take several lines before numbers do
     for i in range(min(len(fit), _GROUPS)):
         shown.add_row(*(Text(_cell(column[i])) for column in columns.values()))
     console.print(shown)
@@ -69,7 +79,7 @@ def show_groups(console: Console, fit: GroupedFit) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return table.number(value, 7) if isinstance(value, float) else str(value)
+    return table.number(value, 7) if isinstance(value, float) else label(value)
 
 
 def _estimates(group: table.Group, widths: list[int]) -> Table:

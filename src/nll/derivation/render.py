@@ -72,6 +72,9 @@ def _lines(found: Derivation, language: str) -> Iterator[Line]:
     yield "said", words[known.irregular or ("solution_said" if known.closed else unsolved)]
     for p, value in (found.solution or {}).items():
         yield "formula", (p, "=", value)
+    yield "head", words["negative"]
+    yield "said", words["negative_said"]
+    yield "formula", (-log_likelihood, "=", _negative(found.log_likelihood))
     yield from _information(found, words)
     if found.found is not None:
         yield from _sample(found, words, colon)
@@ -132,8 +135,19 @@ def _sample(found: Derivation, words: dict[str, str], colon: str) -> Iterator[Li
                 yield "formula", (sp.Function("se")(p), "=", *exact, sp.Float(error, 7))
         yield "said", words["reached"]
         yield "formula", (sp.log(Symbol("L")), "=", sp.Float(fit.log_likelihood, 8))
+        yield "formula", (-sp.log(Symbol("L")), "=", sp.Float(fit.nll, 8))
     agreed = found.estimate is not None
     yield "said", words["status" if agreed else "no_maximum"].format(status=fit.status)
+
+
+def _negative(expr: Expr) -> Expr:
+    """The terms with the other sign, which a sum of negative ones in a term takes."""
+    total = sp.Integer(0)
+    for term in sp.Add.make_args(expr):
+        below = (f for f in sp.Mul.make_args(term) if f.is_Add and all(t.as_coeff_Mul()[0].is_negative for t in f.args))
+        factor = next(below, sp.Integer(1))
+        total += -term if factor == 1 else term / factor * -factor
+    return total
 
 
 def _scalar(matrix: sp.Matrix) -> Any:
@@ -231,7 +245,50 @@ class _Latex(_Ordered, LatexPrinter):
 
 
 class _MathML(_Ordered, MathMLPresentationPrinter):
-    pass
+    """With sums and products over the sample, and functions by their names, which SymPy's printer lacks."""
+
+    def _print_Idx(self, expr: Any) -> Any:
+        return self._print(Symbol(str(expr)))
+
+    def _print_AppliedUndef(self, expr: Any) -> Any:
+        row = self._row(self._print(Symbol(expr.func.__name__)), self._sign("("))
+        for place, argument in enumerate(expr.args):
+            for part in [self._sign(",")] * (place > 0) + [self._print(argument)]:
+                row.appendChild(part)
+        row.appendChild(self._sign(")"))
+        return row
+
+    def _print_Sum(self, expr: Any) -> Any:
+        return self._over("∑", expr)
+
+    def _print_Product(self, expr: Any) -> Any:
+        return self._over("∏", expr)
+
+    def _over(self, sign: str, expr: Any) -> Any:
+        """The sign with its limits, and what is added or multiplied."""
+        index, first, last = expr.limits[0]
+        over = self.dom.createElement("munderover")
+        for part in (
+            self._sign(sign),
+            self._row(self._print(index), self._sign("="), self._print(first)),
+            self._print(last),
+        ):
+            over.appendChild(part)
+        inner = self._print(expr.function)
+        if expr.function.is_Add or expr.function.as_coeff_Mul()[0].is_negative:
+            inner = self._row(self._sign("("), inner, self._sign(")"))
+        return self._row(over, inner)
+
+    def _sign(self, sign: str) -> Any:
+        element = self.dom.createElement("mo")
+        element.appendChild(self.dom.createTextNode(sign))
+        return element
+
+    def _row(self, *parts: Any) -> Any:
+        row = self.dom.createElement("mrow")
+        for part in parts:
+            row.appendChild(part)
+        return row
 
 
 def latex(found: Derivation, language: str) -> str:
@@ -275,7 +332,8 @@ def html(found: Derivation, language: str) -> str:
     ]
     title = escape(WORDS[language]["title"].format(family=found.family))
     return (
-        f'<!doctype html>\n<html lang="{language}">\n<head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html>\n<html lang="{language}">\n<head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>\n<title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
     )
 
@@ -284,4 +342,4 @@ def _mathml(formula: Formula) -> str:
     pieces = [
         f"<mo>{escape(piece)}</mo>" if isinstance(piece, str) else _MathML().doprint(_shown(piece)) for piece in formula
     ]
-    return "<mrow>" + "".join(pieces) + "</mrow>"
+    return "<mrow>" + "".join(pieces).replace("<mo>&dd;</mo>", "<mi>d</mi>").replace("&ExponentialE;", "e") + "</mrow>"

@@ -20,6 +20,9 @@ WORDS: dict[str, dict[str, str]] = {
         "solution_said": "Solved for the parameters:",
         "no_closed": "The equations have no solution in formulas: it is found numerically, which nll.fit does for a sample.",
         "searched": "The equations have no solution in formulas; nll.fit solved them numerically for this sample (below).",
+        "negative": "5. The negative log-likelihood",
+        "negative_said": "Programs minimise, so they take the other sign: the negative log-likelihood is the loss. It has its minimum where "
+        "the likelihood has its maximum; divided by n it is the mean loss of an observation.",
         "information": "The information and the standard errors",
         "observed": "The observed information, minus the second derivatives of the log-likelihood:",
         "long": "The observed information, minus the second derivatives, is too long to be shown here.",
@@ -62,6 +65,8 @@ WORDS: dict[str, dict[str, str]] = {
         "solution_said": "解方程，得到各参数的估计量：",
         "no_closed": "方程组没有解析解，需要用数值方法求解；给出样本时由 nll.fit 完成。",
         "searched": "方程组没有解析解；nll.fit 已对此样本求出数值解（见下文）。",
+        "negative": "5. 负对数似然函数",
+        "negative_said": "优化程序通常求最小值，因此改变符号：负对数似然函数就是损失函数。它的最小值点就是似然函数的最大值点；除以 n，即为每个观测的平均损失。",
         "information": "信息量与标准误",
         "observed": "观测信息，即对数似然函数二阶导数的相反数：",
         "long": "观测信息（二阶导数的相反数）的表达式太长，此处不列出。",

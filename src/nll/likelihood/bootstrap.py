@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
+from nll.likelihood.borders import ended
 from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import fit_each
 from nll.likelihood.model import LikelihoodRows
@@ -23,7 +24,7 @@ from nll.likelihood.optimise import Optima
 from nll.likelihood.parameters import Params
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.replicates import seeded, simulate
-from nll.likelihood.search import Found
+from nll.likelihood.search import Found, inward
 
 _NUMBERS = 1 << 22  # drawn at once
 METHODS = ("percentile", "basic", "bca")
@@ -177,9 +178,9 @@ def _by_search(
         else:
             segments = tuple(_drawn_rows(found, segment, size, rng) for segment in found.each.segments)
         problem = Problem(segments, found.problem.layout, size)
-        top: Optima = problem.maximise(found.theta.expand(size, -1).clone())
+        top: Optima = problem.maximise(inward(found).expand(size, -1).clone())
         natural = found.units.given(problem.layout.natural(top.theta))
-        parts.append(({name: value.detach() for name, value in natural.items()}, top.reached))
+        parts.append(({name: value.detach() for name, value in natural.items()}, ended(top, problem)))
     return _joined(parts)
 
 
@@ -257,6 +258,8 @@ def _drawn_rows(found: Found, segment: Segment, count: int, rng: np.random.Gener
     known = rows.distribution(parts, found.params) if isinstance(rows, LikelihoodRows) else None
     if known is None or found.weighted:
         raise ValueError("expected parametric=False for a likelihood that is not given as a distribution of the data")
+    if len(known.batch_shape) == 0:  # the same for every row
+        known = known.expand(torch.Size((segment.width,)))
     own = tuple(part.expand(1, *part.shape) for part in parts[:-1])
     values = seeded(lambda: known.sample(torch.Size((count,))), _seed(rng))
     return segment._replace(parts=(*own, values.double()), weights=segment.weights.expand(count, -1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from nll.likelihood.arrays import FINE, absent, in_microseconds, is_pandas
 
 _EXACT = 1 << 53  # whole numbers up to here have a float64 of their own
 
@@ -58,7 +59,7 @@ def of_array(y: np.ndarray, name: str) -> tuple[Coded, np.ndarray | None]:
     """
     if y.dtype.kind in "cV":
         raise ValueError(f"expected classes in column {name!r}, got {y.dtype}")
-    present = _present(y)
+    present = ~absent(y)
     kept = y if present.all() else y[present]
     values, codes = (_of_objects(kept, name) if y.dtype.kind == "O" else _of_times(kept)) or coded(kept)
     if len(kept) < len(y):
@@ -74,9 +75,9 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     kind = column.type
     if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
         return of_array(column.to_numpy(zero_copy_only=False), name)
-    if pa.types.is_dictionary(kind) and (column.dictionary.null_count or _is_pandas(column.dictionary.type)):
+    if pa.types.is_dictionary(kind) and (column.dictionary.null_count or is_pandas(column.dictionary.type)):
         column = column.dictionary_decode()
-    if _is_pandas(column.type):
+    if is_pandas(column.type):
         return of_array(column.to_pandas().to_numpy(dtype=object), name)
     if not pa.types.is_dictionary(column.type):
         try:
@@ -93,47 +94,6 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     return Coded(values, place[codes] if len(place) else codes), present
 
 
-def levels_of(column: Any) -> list[Any] | None:
-    """The categories of a column whose type orders them, of Arrow or pandas; None: it does not."""
-    kind = getattr(column, "type", None) or getattr(column, "dtype", None)
-    if hasattr(kind, "categories") and hasattr(column, "cat"):
-        return list(column.cat.categories)
-    if not (getattr(kind, "ordered", False) and hasattr(column, "dictionary")):
-        return None
-    levels = column.dictionary
-    return levels.to_pandas().tolist() if _is_pandas(levels.type) else levels.to_pylist()
-
-
-def first_level(levels: list[Any] | None, classes: list[Any]) -> Any:
-    """The first category that has rows, None where they have no order; a warning names those without."""
-    if levels is None:
-        return None
-    empty = [str(level) for level in levels if level not in classes]
-    if empty:
-        warnings.warn(f"expected rows of every category of y, got none of {', '.join(empty)}: left out", stacklevel=2)
-    return next((level for level in levels if level in classes), None)
-
-
-def _is_pandas(kind: Any) -> bool:
-    """Whether an Arrow type stands for one of pandas, such as a period."""
-    return getattr(kind, "extension_name", "").startswith("pandas.")
-
-
-def _present(y: np.ndarray) -> np.ndarray:
-    if y.dtype.kind in "fmM":
-        return ~(np.isnan(y) if y.dtype.kind == "f" else np.isnat(y))
-    if y.dtype.kind != "O":
-        return np.ones(len(y), dtype=bool)
-    return np.array([value is not None and not _is_absent(value) for value in y], dtype=bool)
-
-
-def _is_absent(value: Any) -> bool:
-    """Whether it is NaN, NaT or pandas.NA, which are not even themselves."""
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, (float, Decimal, np.generic)) and value != value
-
-
 def _of_objects(y: np.ndarray, name: str) -> Coded:
     try:
         number: dict[Any, int] = {}
@@ -148,12 +108,8 @@ def _of_times(y: np.ndarray) -> Coded | None:
     """Times that Python's own types hold become these; others stay as they are. None: no times."""
     if y.dtype.kind not in "mM":
         return None
-    values, codes = np.unique(y, return_inverse=True)
-    micro = values.astype(f"{y.dtype.kind}8[us]")
-    fine = np.datetime_data(y.dtype)[0] in ("ns", "ps", "fs", "as")
-    if not fine:
-        return Coded(values.tolist(), codes)
-    return Coded(micro.tolist() if bool((micro == values).all()) else list(values), codes)
+    values, codes = np.unique(in_microseconds(y), return_inverse=True)
+    return Coded(list(values) if np.datetime_data(values.dtype)[0] in FINE else values.tolist(), codes)
 
 
 def _plain(value: Any, name: str) -> Any:

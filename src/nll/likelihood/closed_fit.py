@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Exponential, constraints
+from torch.distributions.constraints import Constraint
 
 from nll.likelihood.family import Family
 from nll.likelihood.model import LogLikelihood
@@ -61,6 +62,7 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
         dropped=observed.dropped,
         exact_interval=interval,
         log_likelihood_at=log_likelihood,
+        supports=supports_of(family, params),
     )
 
 
@@ -73,7 +75,7 @@ def _judge(family: Family, params: Params, covariance: Tensor, observed: Observa
     if family.not_regular:
         return covariance, f"not regular: {family.not_regular}", True
     if not closed:
-        return covariance, "converged: closed form", True
+        return covariance, f"converged: {family.solution}", True
     covariance = covariance.clone()
     for index, _ in closed:
         covariance[index, :] = covariance[:, index] = torch.nan
@@ -102,6 +104,14 @@ def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], lis
                 open_.append((index, label))
             index += 1
     return closed, open_
+
+
+def supports_of(family: Family, params: Params) -> dict[str, Constraint]:
+    """The constraints of a family's parameters."""
+    if family.distribution is torch.distributions.Uniform:  # has intervals of its own
+        return {}
+    known: Any = family.distribution.arg_constraints
+    return {name: known[name] for name in params}
 
 
 def labels_of(params: Params, observed: Observations) -> dict[str, Labels]:

@@ -42,6 +42,54 @@ def log_peak(x: Tensor) -> Tensor:
     return torch.where(x < 16, torch.xlogy(x, x) - x - torch.lgamma(x + 1), tail)
 
 
+def log_scaled_peak(a: Tensor) -> Tensor:
+    """log(a^a e^-a / Gamma(a)): half a logarithm of a for large a, without the cancellation."""
+    return log_peak(a) + a.log()
+
+
+def log_ratio(x: Tensor, y: Tensor) -> Tensor:
+    """log(x / y) of positive numbers, to all digits where they are nearly equal."""
+    near = (x - y).abs() < 0.5 * y
+    return torch.where(near, torch.log1p((torch.where(near, x, y) - y) / y), x.log() - y.log())
+
+
+def expm1_less(t: Tensor) -> Tensor:
+    """exp(t) - 1 - t: 2 sinh^2(t / 2) + (sinh t - t), the latter by its series for small t."""
+    near = t.abs() < 1
+    u = torch.where(near, t, 0.0)
+    q = u.square()
+    series = 1 + q / 20 * (1 + q / 42 * (1 + q / 72 * (1 + q / 110 * (1 + q / 156 * (1 + q / 210)))))
+    return torch.where(near, 2 * torch.sinh(u / 2).square() + u * q / 6 * series, torch.expm1(t) - t)
+
+
+def less_log1p(w: Tensor) -> Tensor:
+    """w - log(1 + w): with r = w / (2 + w) it is w r - 2 (r^3 / 3 + r^5 / 5 + ...)."""
+    near = w.abs() < 0.2
+    u = torch.where(near, w, 0.0)
+    r = u / (2 + u)
+    q = r.square()
+    series = 0.0
+    for k in range(17, 1, -2):
+        series = q * (1 / k + series)
+    return torch.where(near, u * r - 2 * r * series, torch.where(near, 0.0, w) - torch.log1p(torch.where(near, 0.0, w)))
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(-x)) for x > 0, without cancellation on either side (Maechler 2012)."""
+    near = x < math.log(2)
+    low, high = torch.where(near, x, 1.0), torch.where(near, 1.0, x)
+    return torch.where(near, torch.log(-torch.expm1(-low)), torch.log1p(-torch.exp(-high)))
+
+
+def log_mean_exp(t: Tensor) -> Tensor:
+    """log((exp(t) - 1) / t): t / 2 + log(sinh(t / 2) / (t / 2)), the latter by its series for small t."""
+    near = t.abs() < 0.5
+    q = torch.where(near, t, 0.0).square()
+    series = q * (1 / 24 - q * (1 / 2880 - q * (1 / 181440 - q * (1 / 9676800 - q / 479001600))))
+    far = torch.where(near, 1.0, t.abs())
+    return t / 2 + torch.where(near, series, far / 2 + torch.log(-torch.expm1(-far)) - far.log())
+
+
 def log_rising(r: Tensor, x: Tensor) -> Tensor:
     """log Gamma(r + x) - log Gamma(r), by the difference of Stirling's series where r is large and the terms cancel."""
     big = r > 32
@@ -58,12 +106,12 @@ def _stirling(n: Tensor) -> Tensor:
     return (1 / 12 - (1 / 360 - (1 / 1260 - (1 / 1680 - s / 1188) * s) * s) * s) / n
 
 
-def _distance(x: Tensor, mean: Tensor) -> Tensor:
+def distance(x: Tensor, mean: Tensor) -> Tensor:
     """x log(x / mean) + mean - x, without the cancellation (Loader 2000, "Fast and accurate computation of binomial
     probabilities"): with s = log(mean / x), x (exp(s) - 1 - s).
     """
-    s = mean.log() - torch.where(x > 0, x, 1.0).log()  # so that x = 0 leaves no NaN in a derivative
-    return torch.where(x > 0, x * (torch.expm1(s) - s), mean)
+    s = log_ratio(mean, torch.where(x > 0, x, 1.0))  # so that x = 0 leaves no NaN in a derivative
+    return torch.where(x > 0, x * expm1_less(s), mean)
 
 
 def _whole(values: Tensor) -> Tensor:
@@ -90,11 +138,11 @@ def _binomial_estimate(values: Tensor, weights: Tensor, total_count: Any = 1) ->
 def _binomial_log_prob(values: Tensor, probs: Tensor, total_count: Any = 1) -> Tensor:
     n = torch.as_tensor(total_count, dtype=torch.float64)
     peaks = log_peak(values) + log_peak(n - values) - log_peak(n)
-    return peaks - _distance(values, n * probs) - _distance(n - values, n * (1 - probs))
+    return peaks - distance(values, n * probs) - distance(n - values, n * (1 - probs))
 
 
 def _poisson_log_prob(values: Tensor, rate: Tensor) -> Tensor:
-    return log_peak(values) - _distance(values, rate)
+    return log_peak(values) - distance(values, rate)
 
 
 def _trials(values: Tensor, weights: Tensor, total_count: Any) -> Tensor:
@@ -132,7 +180,7 @@ def _multinomial_estimate(values: Tensor, weights: Tensor) -> Params:
 
 def _multinomial_log_prob(values: Tensor, probs: Tensor) -> Tensor:
     n = values.sum(1)
-    return (log_peak(values) - _distance(values, n[:, None] * probs)).sum(1) - log_peak(n)
+    return (log_peak(values) - distance(values, n[:, None] * probs)).sum(1) - log_peak(n)
 
 
 def _shares_covariance(params: Params, trials: float) -> Tensor:
@@ -196,6 +244,13 @@ def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
     # The mean is rounded: what it is off by is not part of the spread.
     variance = (second / n - (first / n).square()).clamp(min=0)
     return {"loc": loc, "scale": unit * variance.sqrt()}
+
+
+def _log_normal_estimate(values: Tensor, weights: Tensor) -> Params:
+    """Of the logarithms, as distances from the first, which keep the digits of data that are nearly equal."""
+    first = values[..., :1]
+    found = _normal_estimate(log_ratio(values, first), weights)
+    return {"loc": first[..., 0].log() + found["loc"], "scale": found["scale"]}
 
 
 def _normal_maximum(params: Params, n: float) -> Tensor:
@@ -316,8 +371,9 @@ FAMILIES = (
         td.LogNormal,
         "a positive number",
         _positive,
-        lambda x, w: _normal_estimate(x.log(), w),
+        _log_normal_estimate,
         _normal_covariance,
+        maximum=lambda params, n: _normal_maximum(params, n) - n * params["loc"],
     ),
     Family(
         td.Exponential,
@@ -333,6 +389,7 @@ FAMILIES = (
         _laplace_estimate,
         lambda params, n: _diagonal(params["scale"] ** 2 / n, params["scale"] ** 2 / n),
         information="expected",
+        corner="loc",
     ),
     Family(
         td.Uniform,

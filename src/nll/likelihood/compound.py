@@ -14,7 +14,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from nll._torch import transforming
-from nll.likelihood.closed_forms import quantile
+from nll.likelihood.closed_forms import log1mexp, quantile
 from nll.likelihood.distributions import InverseGaussian
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.family import Family, parameter_of
@@ -22,7 +22,7 @@ from nll.likelihood.optimise import Sums
 from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.search import Found
 from nll.likelihood.searched_forms import moments
-from nll.likelihood.tails import TAILS, Tails, log1mexp, tails_of
+from nll.likelihood.tails import TAILS, Tails, log_sum, tails_of
 
 _TRIES = 8  # random starts of a mixture
 _LEAST_SHARE = 1e-6  # of a component that means something
@@ -268,7 +268,7 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
 
     def tails(x: Tensor, probs: Tensor, **params: Tensor) -> Tails:
         each = tails_of(family)(x[..., None], **params)
-        return Tails(*(torch.logsumexp(probs.log() + tail, -1) for tail in each))
+        return Tails(*(log_sum(probs.log() + tail, -1) for tail in each))
 
     def among(values: Tensor, weights: Tensor, slots: Tensor) -> Params:
         """From which component, by its number, each value is supposed to come."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from nll.likelihood import hypothesis_tests, intervals
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.parameters import Params
 
+SCALES = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}  # name -> the bounds
+
 
 @dataclass(frozen=True, eq=False)
 class Derived:
@@ -21,6 +24,7 @@ class Derived:
 
     value: Tensor
     covariance: Tensor  # (M, M), of the flattened value
+    scale: str = "identity"  # on which an interval is symmetric: or "log", "logit"
 
     @property
     def standard_error(self) -> Tensor:
@@ -28,10 +32,10 @@ class Derived:
         return self.covariance.diagonal().clamp(min=0).sqrt().reshape(self.value.shape)
 
     def interval(self, level: float = 0.95) -> Tensor:
-        """Wald's interval, (low, high) last."""
+        """Wald's interval, (low, high) last, symmetric on the scale."""
         if not 0.0 < level < 1.0:
             raise ValueError(f"expected level in (0, 1), got {level}")
-        return intervals.wald(self.value, self.standard_error, level)
+        return intervals.wald(self.value, self.standard_error, level, *SCALES[self.scale])
 
     @property
     def p_value(self) -> Tensor:
@@ -49,8 +53,20 @@ class Derived:
         return "\n".join(f"{value:.8g} ({error:.5g})" for value, error in rows)
 
 
-def derived(what: Any, names: list[str], params: Params, covariance: Tensor) -> Derived:
+def derived(what: Any, names: list[str], params: Params, covariance: Tensor, scale: str = "identity") -> Derived:
     """A function of the parameters, or the sum of numbers of them times weights; see `Fit.derived`."""
+    if scale not in SCALES:
+        raise ValueError(f"expected scale to be one of {', '.join(SCALES)}, got {scale!r}")
+    result = replace(_derived(what, names, params, covariance), scale=scale)
+    low, high = SCALES[scale]
+    outside = ~((result.value > low) & (result.value < high))
+    if scale != "identity" and bool(outside.any()):
+        got = f"{float(result.value[outside].reshape(-1)[0]):g}"
+        raise ValueError(f"expected a value above {low:g} and below {high:g} for scale={scale!r}, got {got}")
+    return result
+
+
+def _derived(what: Any, names: list[str], params: Params, covariance: Tensor) -> Derived:
     if isinstance(what, Mapping):
         weights = _weights(what, names)
         return _carried(lambda flat: weights @ flat, params, covariance)

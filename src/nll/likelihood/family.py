@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
@@ -15,6 +16,8 @@ from torch.distributions import constraints
 from nll.likelihood.observations import Observations
 from nll.likelihood.parameters import Parameter, Params
 
+_SAMPLE = 4096  # values that tell whether the data are nearly equal
+_CONCENTRATED = 1e-2  # the spread of a statistic, in units of its mean
 _SAME = ("logits", "precision_matrix", "scale_tril")  # as probs and covariance_matrix
 
 
@@ -36,6 +39,7 @@ class Family:
     information: str = "observed"
     interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None  # (parameters, n, level), exact
     not_regular: str | None = None  # why the information means nothing here
+    corner: str | None = None  # the parameter in which the likelihood has corners: a search needs it fixed
     start: Callable[[Tensor, Tensor], Params] | None = None  # (values, weights) -> where a search starts
     more_starts: Callable[[Tensor, Tensor], list[Params]] | None = None  # where the likelihood may have several peaks
     units: dict[str, str] | None = None  # parameters that move with the data: "location", "scale" or "rate"
@@ -44,7 +48,9 @@ class Family:
     verdict: Callable[[Params], str | None] | None = None  # on parameters that are no estimate, a sentence
     unbounded: str | None = None  # what is to be said where the likelihood has no largest value
     mean_log_prob: Callable[..., Tensor] | None = None  # (values (..., m), **parameters) -> (..., 1)
+    solution: str = "closed form"  # how `estimate` finds it, for the status
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
+    near_limit: Callable[[Params], Params] | None = None  # parameters of the family there -> of this one, far out
 
     @property
     def name(self) -> str:
@@ -56,11 +62,32 @@ class Family:
         """Whether the distribution gives probability to single numbers."""
         return self.distribution.support.is_discrete  # type: ignore[union-attr]
 
+    @property
+    def by_formula_only(self) -> bool:
+        """Whether a search cannot find the estimate, as not all derivatives mean something."""
+        return self.simplex or (
+            self.estimate is not None and (bool(self.not_regular) or self.information != "observed")
+        )
+
+    def means_tell_all(self, values: Tensor) -> bool:
+        """Whether the means of the statistics keep the digits, as they do unless the data are nearly equal."""
+        assert self.statistics is not None
+        some = values[..., :: max(1, values.shape[-1] // _SAMPLE)]
+        statistics = torch.stack([s.broadcast_to(some.shape) for s in self.statistics(some)])
+        return bool((statistics.std(-1, correction=0) > _CONCENTRATED * statistics.mean(-1).abs()).all())
+
     def ends(self, given: Params) -> tuple[Any, Any]:
         """The ends of the support."""
         support: Any = self.distribution.support
-        low = given.get("loc", getattr(support, "lower_bound", -math.inf))
+        low = given.get("loc", getattr(support, "lower_bound", 0 if self.discrete else -math.inf))
         return low, given.get("total_count", getattr(support, "upper_bound", math.inf))
+
+    def middle(self, given: Params) -> Any:
+        """A point inside of the support."""
+        low, high = self.ends(given)
+        if not isinstance(high, Tensor) and high == math.inf:
+            return 0.0 if not isinstance(low, Tensor) and low == -math.inf else low + 1.0
+        return low + (high - low) / 2
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -33,16 +33,17 @@ from nll.likelihood.observations import (
     totals,
 )
 from nll.likelihood.optimise import Progress
-from nll.likelihood.parameters import Params, layout, value_of
+from nll.likelihood.parameters import Layout, Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.progress import Line
 from nll.likelihood.replicates import seeded
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units, search, units_of
 from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
-from nll.likelihood.tails import Interval, Windowed
+from nll.likelihood.tails import Interval, Windowed, tails_of
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
+_TRIES = 6  # other starts of a likelihood
 
 
 @on_processor
@@ -124,6 +125,7 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
     categorical = family.name == "Categorical"
     if isinstance(data, (Censored, Truncated)):
+        tails_of(family.distribution)
         observed = observe_bounded(data, weights, missing=missing)
     else:
         observed = observe(data, weights, missing=missing, categorical=categorical)
@@ -134,7 +136,8 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
         require_support(observed, partial(family.inside, **given), family.support, family.name, interval)
     else:
         _require_possible(family, observed, given)
-    _require_window(observed)
+    _require_window(observed, family.discrete)
+    observed = _placed(family, observed, given)
     if categorical:
         _require_few_categories(observed)
     wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
@@ -145,28 +148,66 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
 def _fit_observed(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Fit:
     if _unbounded(family, observed, wish):
         return without_maximum(family, observed)
+    if family.by_formula_only:
+        wish = _without_search(family, observed, wish)
     plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
+    if family.verdict is not None and family.estimate is not None and not (plain or wish.fixed):
+        said = family.verdict(family.estimate(observed.values, observed.weights))
+        if said is not None:
+            return without_maximum(family, observed, said)
     if family.estimate is not None and plain:
         return replace(closed_fit(family, observed, given), search=_again(family, observed, given, wish))
-    if family.simplex or (family.estimate is not None and (family.not_regular or family.information != "observed")):
-        raise ValueError(
-            f"expected neither start, fixed, bounds, covariance nor such weights for {family.name}: it has "
-            "a closed form only"
-        )
     found = _search_family(family, observed, given, wish)
     return searched_fit(family.name, found, observed, wish, family)
 
 
 def _fit_each(family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any) -> GroupedFit:
     shaped = family.columns or family.given or family.simplex or getattr(family, "components", None)
-    if shaped or not wish.plain or isinstance(data, (Censored, Truncated)) or isinstance(weights, Weights):
+    if shaped or not wish.plain or isinstance(weights, Weights):
         raise ValueError(
             f"expected groups with a family of plain numbers and frequencies alone, got {family.name} and more"
         )
-    observed = observe(data, weights, missing=missing)
+    bounded = isinstance(data, (Censored, Truncated))
+    observed = (observe_bounded if bounded else observe)(data, weights, missing=missing)
     _require_shape(family, observed)
-    require_support(observed, family.inside, family.support, family.name, not family.discrete)
-    return fit_groups(family, observed, groups)
+    if observed.ends is None:
+        require_support(observed, family.inside, family.support, family.name, not family.discrete)
+    else:
+        _require_possible(family, observed, {})
+    _require_window(observed)
+    alone = partial(_fit_observed, family, given={}, wish=wish) if observed.incomplete else None
+    return fit_groups(family, observed, groups, alone)
+
+
+def _without_search(family: Family, observed: Observations, wish: Wish) -> Wish:
+    """The wish, for a family that only a formula fits, to which a start makes no difference.
+
+    Where the parameter at which the likelihood has its corners is fixed, a search fits the others.
+
+    Raises: ValueError naming what else was asked for.
+    """
+    for name in wish.start:
+        if name not in family.parameters:
+            raise ValueError(f"expected one of {', '.join(family.parameters)} in start, got {name!r}")
+    if family.corner is not None and isinstance(wish.fixed.get(family.corner), (int, float, Tensor, np.number)):
+        return wish
+    asked = {
+        "fixed": wish.fixed,
+        "bounds": wish.bounds,
+        f"covariance={wish.covariance!r}": wish.covariance != "observed",
+        "clusters": wish.clusters is not None,
+        "censored rows": observed.ends is not None,
+        "a window": observed.window is not None,
+        f"{observed.kind} weights": observed.kind != "frequency",
+    }
+    got = [what for what, there in asked.items() if there]
+    if got:
+        hint = "" if family.corner is None else f"; with a fixed {family.corner} it takes them"
+        raise ValueError(
+            f"expected exact rows and frequencies alone for {family.name}, which has a closed form only, "
+            f"got {' and '.join(got)}{hint}"
+        )
+    return replace(wish, start={})
 
 
 def _search_family(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Found:
@@ -182,20 +223,16 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     if not given and not observed.incomplete:
         problem = replace(each, segments=(_condensed(family, segments[0]),))
     step = max(1, len(values) // _START_ROWS)
-    some, share = values[::step], observed.weights[::step]
+    some, share = (values - given["loc"] if "loc" in given else values)[::step], observed.weights[::step]
     if not family.columns:
         some, share = some[None], share[None]
     starts = [_start(family, some, share)]
     if family.more_starts is not None:
         more = family.more_starts
-        starts += seeded(lambda: more(some, share), wish.seed)
+        starts += [_usable(family, start) for start in seeded(lambda: more(some, share), wish.seed)]
     asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
-    numbers = [
-        own.numbers(
-            {name: asked.get(name, value).reshape(1, *own.parameters[name].shape) for name, value in values_.items()}
-        )
-        for values_ in starts
-    ]
+    ours = [_numbers_of(own, values_) for values_ in starts]
+    numbers = [_numbers_of(own, {**values_, **asked}) for values_ in starts] if asked else ours
     if set(asked) == set(own.free):
         numbers = numbers[:1]
     exact = observed.n
@@ -203,8 +240,13 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
         exact = float(observed.weights[observed.ends[0] == observed.ends[1]].sum())
     density = 0.0 if family.discrete or not family.units else exact
     with Line(family.name) as line:
-        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line)
+        others = torch.cat(ours) if asked else None
+        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line, others)
     return ordered(found, family) if free and isinstance(family, CompoundFamily) and family.components else found
+
+
+def _numbers_of(own: Layout, values: Params) -> Tensor:
+    return own.numbers({name: value.reshape(1, *own.parameters[name].shape) for name, value in values.items()})
 
 
 def _segments(
@@ -218,7 +260,7 @@ def _segments(
     if exact is None or bool(exact.any()):
         found.append((FamilyRows(family), (values, *parts), exact))
     if observed.ends is not None and exact is not None and not bool(exact.all()):
-        ends = tuple(units.data(end) for end in observed.ends)
+        ends = tuple(units.data(end) for end in _ends(observed))
         found.append((Interval(family), (*ends, *parts), ~exact))
     segments = []
     for rows, of, which in found:
@@ -247,22 +289,75 @@ def _require_possible(family: Family, observed: Observations, given: dict[str, T
         )
 
 
-def _require_window(observed: Observations) -> None:
+def _require_window(observed: Observations, discrete: bool) -> None:
+    """Every row may be seen: it lies inside of its window, or has a part of it."""
     if observed.window is None:
         return
     low, high = observed.window
     first, last = observed.ends or (observed.values, observed.values)
-    outside = (first < low) & (first > -torch.inf) | (last > high) & (last < torch.inf)
+    outside = (first < low) & (first > -torch.inf) | (last > high) & (last < torch.inf) | (first > high) | (last < low)
+    if not discrete:
+        outside |= (first < last) & ((first >= high) | (last <= low))
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
         ends = low.expand_as(first)[row], high.expand_as(first)[row]
+        got = f"{float(observed.values[row]):g}"
+        if bool(first[row] < last[row]):
+            got = f"[{float(first[row]):g}, {float(last[row]):g}]"
         raise ValueError(
             f"expected observations inside the window [{float(ends[0]):g}, {float(ends[1]):g}], "
-            f"got {float(observed.values[row]):g} at row {int(observed.rows[row])}"
+            f"got {got} at row {int(observed.rows[row])}"
         )
 
 
+def _ends(observed: Observations) -> tuple[Tensor, Tensor]:
+    """What is known of each row: its interval, as far as it lies inside of the window."""
+    assert observed.ends is not None
+    low, high = observed.ends
+    if observed.window is None:
+        return low, high
+    first, last = observed.window
+    return torch.maximum(low, first), torch.minimum(high, last)
+
+
+def _placed(family: Family, observed: Observations, given: dict[str, Tensor]) -> Observations:
+    """With values of censored rows inside of the support, for starts and units; of those that tell nothing the median.
+
+    A row that is censored at one side has its end as its value, an interval its middle.
+    """
+    if observed.ends is None:
+        return observed
+    low, high = _ends(observed)
+    first, last = (torch.as_tensor(end, dtype=torch.float64).expand_as(low) for end in family.ends(given))
+    below, above = low <= first, high >= last
+    low, high = torch.maximum(low, first), torch.minimum(high, last)
+    middle = torch.where(low.isfinite() & high.isfinite(), low / 2 + high / 2, torch.where(low.isfinite(), low, high))
+    nothing = below & above & (observed.ends[0] < observed.ends[1])
+    rest = middle[~nothing]
+    other = rest.median() if len(rest) else torch.as_tensor(family.middle(given), dtype=torch.float64).expand_as(low)
+    exact = observed.ends[0] == observed.ends[1]
+    return replace(observed, values=torch.where(exact, observed.values, torch.where(nothing, other, middle)))
+
+
 def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
+    """Where a search starts."""
+    return _usable(family, _start_by_rule(family, values, weights), values.shape[-1] if family.columns else 1)
+
+
+def _usable(family: Family, start: Params, columns: int = 1) -> Params:
+    """A start whose rule failed, for data that it was not made for, has the middle of the parameter's range."""
+    for name, parameter in family.constraints(columns).items():
+        value = start[name]
+        fine = value.isfinite()
+        if parameter.constraint.event_dim == 0:
+            fine = fine & parameter.constraint.check(value)
+        if not bool(fine.all()):
+            middle = parameter.transform(torch.zeros(parameter.free_shape, dtype=torch.float64))
+            start = {**start, name: torch.where(fine, value, middle)}
+    return start
+
+
+def _start_by_rule(family: Family, values: Tensor, weights: Tensor) -> Params:
     if family.start is not None:
         return family.start(values, weights)
     if family.estimate is not None:
@@ -276,7 +371,7 @@ def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
 def _condensed(family: Family, rows: Segment) -> Segment:
     """As few rows as tell the same: the means of the statistics, or each count once."""
     (values,), weights = rows.parts, rows.weights
-    if family.statistics is not None:
+    if family.statistics is not None and family.means_tell_all(values):
         n = total(weights[0]).reshape(1, 1)
         sums = totals(weights[0], values[0], family.statistics)
         return Segment(FamilyMeans(family), tuple(s.reshape(1, 1) / n for s in sums), n)
@@ -355,9 +450,19 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
     values = {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in own.parameters.items()}
     values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
     start = own.numbers({name: value[None] for name, value in values.items()})
+    for term, segment in zip(terms, segments, strict=True):  # as the user wrote it, arguments checked
+        term.rows(*(part[0] for part in segment.parts), **{n: own.natural(start)[n][0] for n in term.parameters})
     with Line(model.name) as line:
-        found = search(problem, start, Units(), 0.0, problem, wish.progress or line)
+        others = _others(start, wish.seed)
+        found = search(problem, start, Units(), 0.0, problem, wish.progress or line, others)
     return searched_fit(model.name, found, _merged(observations), wish, None)
+
+
+def _others(start: Tensor, seed: int) -> Tensor:
+    """Places around 0 and around the start, where a search that ended at no maximum tries again."""
+    drawn = seeded(lambda: torch.randn(_TRIES, start.shape[1], dtype=torch.float64), seed)
+    near = start + (1 + start.abs()) * drawn[_TRIES // 2 :]
+    return torch.cat([torch.zeros_like(start), drawn[: _TRIES // 2], near])
 
 
 def _merged(observations: list[Observations]) -> Observations:
@@ -380,7 +485,7 @@ def _merged(observations: list[Observations]) -> Observations:
 
 def _again(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Any:
     """The search that a closed form saves, when its likelihood is asked for; none for what is not regular."""
-    if family.simplex or family.not_regular or family.information != "observed":
+    if family.by_formula_only:
         return None
     return partial(_search_family, family, observed, given, replace(wish, progress=None))
 
@@ -388,4 +493,5 @@ def _again(family: Family, observed: Observations, given: dict[str, Tensor], wis
 def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:
     """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
     free = [name for name in family.parameters if name not in wish.fixed]
-    return family.start is not None and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
+    searched = family.start is not None or not (wish.plain and observed.kind == "frequency")
+    return searched and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds

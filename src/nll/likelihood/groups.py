@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nll.likelihood.borders import ended
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald
-from nll.likelihood.observations import Observations, total, totals
+from nll.likelihood.observations import Observations, label_codes, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
-from nll.likelihood.search import ran_off
+
+if TYPE_CHECKING:
+    from nll.likelihood.result import Fit
 
 _ROWS = 1 << 22  # rows, with those that fill up short groups, that are searched at once
 
@@ -32,6 +36,7 @@ class GroupedFit:
     n: Tensor  # (G)
     converged: Tensor  # (G)
     dropped: int = 0
+    events: Tensor | None = None  # (G), how many of censored observations were seen exactly
 
     @property
     def standard_errors(self) -> dict[str, Tensor]:
@@ -50,6 +55,8 @@ class GroupedFit:
     def to_dict(self) -> dict[str, list[Any]]:
         """Columns with a row for each group, as a table takes them."""
         columns: dict[str, list[Any]] = {"group": self.groups, "n": self.n.tolist()}
+        if self.events is not None:
+            columns |= {"events": self.events.tolist(), "censored": (self.n - self.events).tolist()}
         for name, value in self.params.items():
             columns[name] = value.tolist()
             columns[f"{name} std err"] = self.standard_errors[name].tolist()
@@ -69,15 +76,20 @@ class GroupedFit:
         """A line on all of them."""
         missed = len(self) - int(self.converged.sum())
         rest = f"; {missed} without a maximum" if missed else ""
-        return f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} observations{rest}"
+        events = "" if self.events is None else f", {float(self.events.sum()):.12g} events"
+        return f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} observations{events}{rest}"
 
 
-def fit_groups(family: Family, observed: Observations, labels: Any) -> GroupedFit:
-    """Fit a family to each group of the rows. Raises ValueError for labels that are not one for each row."""
-    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    if array.shape != (observed.given,):
-        raise ValueError(f"expected {observed.given} group labels, one for each row, got shape {array.shape}")
-    names, codes = np.unique(array[observed.rows.numpy()], return_inverse=True)
+def fit_groups(
+    family: Family, observed: Observations, labels: Any, alone: Callable[[Observations], Fit] | None = None
+) -> GroupedFit:
+    """Fit a family to each group of the rows; `alone`: by this function, one after the other.
+
+    Raises ValueError for labels that are not one for each row.
+    """
+    names, codes = label_codes(labels, observed.given, observed.rows.numpy(), "group")
+    if alone is not None:
+        return _in_turn(family, names.tolist(), torch.from_numpy(codes), observed, alone)
     order = torch.from_numpy(np.argsort(codes, kind="stable"))
     counts = torch.from_numpy(np.bincount(codes, minlength=len(names)))
     values, weights = observed.values[order], observed.weights[order]
@@ -93,6 +105,29 @@ def fit_groups(family: Family, observed: Observations, labels: Any) -> GroupedFi
         covariance[which], value[which], reached[which] = found.covariance, found.log_likelihood, found.reached
         total[which] = w.sum(1)
     return GroupedFit(family.name, names.tolist(), params, covariance, value, total, reached, observed.dropped)
+
+
+def _in_turn(
+    family: Family, names: list[Any], codes: Tensor, observed: Observations, alone: Callable[[Observations], Fit]
+) -> GroupedFit:
+    """Rows that are censored or truncated: their kinds differ from group to group."""
+    fits, parts = [], [observed.of(codes == k) for k in range(len(names))]
+    for name, part in zip(names, parts, strict=True):
+        try:
+            fits.append(alone(part))
+        except ValueError as error:
+            raise ValueError(f"{error} (in group {name!r})") from None
+    params = {name: torch.stack([fit.params[name] for fit in fits]) for name in family.parameters}
+    numbers = {
+        "log_likelihood": torch.tensor([fit.log_likelihood for fit in fits], dtype=torch.float64),
+        "n": torch.tensor([fit.n for fit in fits], dtype=torch.float64),
+        "converged": torch.tensor([fit.converged for fit in fits]),
+    }
+    counts = [part.censoring for part in parts]
+    events = torch.tensor([math.nan if count is None else count.events for count in counts], dtype=torch.float64)
+    covariance = torch.stack([fit.covariance for fit in fits])
+    kept = {"dropped": observed.dropped, "events": None if observed.ends is None else events}
+    return GroupedFit(family.name, names, params, covariance, **numbers, **kept)
 
 
 @dataclass(frozen=True)
@@ -118,7 +153,7 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     units = _units_of_each(values, family.units)
     values = values if units is None else (values - units.centre) / units.scale
     start = family.start(values, weights)
-    if family.statistics is not None:  # their means tell all
+    if family.statistics is not None and family.means_tell_all(values):
         n = total(weights)
         means = tuple((sums / n)[:, None] for sums in totals(weights, values, family.statistics))
         segment = Segment(FamilyMeans(family), means, n[:, None])
@@ -130,7 +165,7 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     reached = found.reached & (failed == 0) & ~_equal(values, weights)
     inverse = torch.full_like(found.sums.information, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
-    reached &= ~ran_off(problem, found.theta, inverse.diagonal(dim1=1, dim2=2).sqrt()).any(1)
+    reached &= ended(found, problem)
     jacobian, params = own.jacobian(found.theta), own.natural(found.theta)
     covariance = torch.full((count, jacobian.shape[1], jacobian.shape[1]), torch.nan, dtype=torch.float64)
     value = found.sums.log_likelihood

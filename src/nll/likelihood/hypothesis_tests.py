@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.profile import held
-from nll.likelihood.search import Found
+from nll.likelihood.search import Found, inward
 
 METHODS = ("wald", "lr", "score")
 
@@ -82,7 +81,8 @@ def restricted(found: Found, values: dict[int, float], method: str) -> Test:
             if not bool(parameter.constraint.check(given[name]).all()):
                 raise ValueError(f"expected a value of {names[i]} that is possible, got {value}")
         position += parameter.free_shape.numel() if name in layout.free else 0
-    top = held(found.problem, layout.numbers(at), fixed)
+    start = torch.where(fixed, layout.numbers(at), inward(found))
+    top = found.problem.maximise_held(start, fixed)
     if not bool(top.reached[0]):
         return Test(method, float("nan"), len(values), float("nan"))
     if method == "lr":

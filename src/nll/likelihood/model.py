@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,17 @@ class Likelihood:
         return found
 
 
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let distributions take any argument."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
 @dataclass(frozen=True)
 class LikelihoodRows:
     """The rows of a likelihood that may be one of several, and then knows some of the parameters only."""
@@ -87,8 +99,13 @@ class LikelihoodRows:
     term: Likelihood
 
     def __call__(self, *parts: Tensor, **params: Tensor) -> Tensor:
-        """Return the log-probabilities (n)."""
-        return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
+        """Return the log-probabilities (n).
+
+        A distribution does not check its arguments: where a step of a search leads outside of their range, it is to
+        give NaN or -inf, from which the search steps back, and not to raise.
+        """
+        with unvalidated():
+            return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
 
     def distribution(self, parts: tuple[Tensor, ...], params: Params) -> Distribution | None:
         """The distribution of the last part, if the likelihood is given by one."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood.optimise import MAX_SHRINKS, MAX_STEPS, TOLERANCE, Progress
+from nll.likelihood.optimise import CONTRACTION, MAX_SHRINKS, MAX_STEPS, NEAR, TOLERANCE, Progress
 
 _PROBES = 12  # random vectors for the diagonal
 _ROUGH, _FINE = 0.1, 1e-6  # of the score, what a step leaves of it far from the maximum and near it
@@ -31,6 +31,7 @@ class Reached(NamedTuple):
     reached: bool
     shrunk: int
     weakest: float = float("nan")  # the least curvature that the last step met, in units of the diagonal
+    proved: bool = False  # as `optimise` has it
 
 
 class _Step(NamedTuple):
@@ -59,6 +60,7 @@ def maximise_by_products(
     if not bool(here.isfinite() & score.isfinite().all()):
         return Reached(theta, float("nan"), 0, False, 0)
     steps = shrunk = 0
+    proved = False
     times = curvature(theta)
     scale = _diagonal(times, len(theta)) if diagonal is None else diagonal
     radius = max(float((score.square() / scale).sum().sqrt()), unit**0.5)
@@ -80,15 +82,16 @@ def maximise_by_products(
         else:
             radius, shrunk = found.length / 4, shrunk + 1
         if small and not taken:
-            return Reached(theta, decrement, steps, True, shrunk)
+            return Reached(theta, decrement, steps, True, shrunk, proved=proved)
         # The square root leaves the convergence faster than linear (Nocedal and Wright 2006, section 7.1).
         rest = min(_ROUGH, max(_FINE, (decrement / unit) ** 0.5)) if enough is None else _ROUGH
         found = _conjugate_gradients(score, times, scale, radius, rest)
+        proved |= taken and decrement <= NEAR * min(unit, 1.0) and found.expected <= CONTRACTION * decrement
         decrement = found.expected
         if enough is not None and decrement <= enough * unit and found.newton:
             return Reached(theta + found.step, decrement, steps + 1, True, shrunk, found.weakest)
         if small and decrement <= TOLERANCE * unit:
-            return Reached(theta, decrement, steps, True, shrunk)
+            return Reached(theta, decrement, steps, True, shrunk, proved=proved)
         if shrunk >= MAX_SHRINKS or steps >= MAX_STEPS:
             return Reached(theta, decrement, steps, False, shrunk)
 

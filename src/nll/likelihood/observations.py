@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from nll.likelihood.arrays import absent, array_of, categories_of, floats, in_microseconds, present_levels
 
 _BLOCK = 1 << 16  # values at once: what is computed of them stays in the cache
 
@@ -105,6 +108,24 @@ def truncated(data: Any, low: Any = -math.inf, high: Any = math.inf) -> Truncate
     return Truncated(data, low, high)
 
 
+class Censoring(NamedTuple):
+    """How many rows were seen exactly, and how many are known up to an interval, which side of it open."""
+
+    events: float
+    right: float
+    left: float
+    interval: float
+
+    @property
+    def censored(self) -> float:
+        """The rows that were not seen exactly."""
+        return self.right + self.left + self.interval
+
+    def __str__(self) -> str:
+        """The censored rows by their kind."""
+        return ", ".join(f"{count:.12g} {name}" for name, count in self._asdict().items() if count and name != "events")
+
+
 @dataclass(frozen=True)
 class Observations:
     """Rows of data and their weights."""
@@ -128,6 +149,26 @@ class Observations:
     def incomplete(self) -> bool:
         """Whether rows are censored or truncated."""
         return self.ends is not None or self.window is not None
+
+    @property
+    def censoring(self) -> Censoring | None:
+        """The weight of the rows of each kind; None: nothing is censored."""
+        if self.ends is None:
+            return None
+        low, high = self.ends
+        kinds = (low == high, high == math.inf, low == -math.inf)
+        sums = [float(self.weights[kind].sum()) for kind in (*kinds, ~(kinds[0] | kinds[1] | kinds[2]))]
+        return Censoring(*sums)
+
+    def of(self, which: Tensor) -> Observations:
+        """Some of the rows, by a mask."""
+        part = {"values": self.values[which], "weights": self.weights[which], "numbers": self.rows[which], "dropped": 0}
+        ends = None if self.ends is None else (self.ends[0][which], self.ends[1][which])
+        window = self.window
+        if window is not None:
+            low, high = (end if len(end) == 1 else end[which] for end in window)
+            window = (low, high)
+        return replace(self, **part, ends=ends, window=window)
 
     @property
     def equal(self) -> bool:
@@ -188,8 +229,8 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     if weights is None and math.isfinite(float(values.sum())) and len(values):  # then nothing is missing
         n = len(values)
         return Observations(values, torch.ones((), dtype=torch.float64).expand(n), None, n, 0, categories)
-    kind = weights.kind if isinstance(weights, Weights) else "frequency"
-    frequency = frequencies(weights.values if isinstance(weights, Weights) else weights, values.shape[0])
+    kind = kind_of(weights)
+    frequency = frequencies(weights, values.shape[0])
     absent = values.isnan() if values.dim() == 1 else values.isnan().any(1)
     if missing == "raise" and bool(absent.any()):
         row = int(absent.nonzero()[0])
@@ -200,8 +241,9 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
     seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")
-    scaled = _scaled(frequency[seen], kind)
-    return Observations(values[seen], scaled, seen, len(values), int(absent.sum()), categories, kind)
+    return Observations(
+        values[seen], scaled(frequency[seen], kind), seen, len(values), int(absent.sum()), categories, kind
+    )
 
 
 def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -> Observations:
@@ -213,7 +255,7 @@ def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -
         observed = observe(inner, weights, missing=missing)
     else:
         (low, high), observed = observe_parts((inner.low, inner.high), weights, missing=missing)
-        value = torch.where(low.isinf(), high, torch.where(high.isinf(), low, (low + high) / 2))
+        value = torch.where(low.isinf(), high, torch.where(high.isinf(), low, low / 2 + high / 2))
         nothing = value.isinf()
         if bool(nothing.any()):
             row = int(observed.rows[nothing.nonzero()[0, 0]])
@@ -250,11 +292,21 @@ def observe_parts(data: Any, weights: Any = None, *, missing: str = "raise") -> 
     return tuple(part[observed.rows] for part in parts), observed
 
 
-def _scaled(weights: Tensor, kind: str) -> Tensor:
+def kind_of(weights: Any, otherwise: str = "frequency") -> str:
+    """What weights are: "frequency", "sampling" or "importance"; plain numbers are `otherwise`."""
+    return weights.kind if isinstance(weights, Weights) else otherwise
+
+
+def scaled(weights: Tensor, kind: str) -> Tensor:
+    """Weights in the unit of the likelihood: of those that are no frequencies only the ratios count.
+
+    Sampling weights add up to the number of rows that count, importance weights to (sum w)^2 / sum w^2.
+    """
     if kind == "frequency":
         return weights
-    share = weights / weights.sum()
-    return share * (len(weights) if kind == "sampling" else 1 / share.square().sum())
+    share = weights / weights.max()  # neither sums nor squares overflow
+    share = share / share.sum()
+    return share * (torch.count_nonzero(share) if kind == "sampling" else 1 / share.square().sum())
 
 
 def require_support(
@@ -281,80 +333,56 @@ def require_support(
 
 
 def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, tuple[str, ...] | None]:
-    if isinstance(data, Tensor):
-        if data.is_complex():
-            raise TypeError(f"expected {what} of real numbers, got {data.dtype}")
+    if isinstance(data, Tensor) and data.is_floating_point():
         return data.detach().to_dense().cpu().to(torch.float64), None
-    array = _array(data)
-    if array.dtype.kind in "OUST" and categorical:
-        return _encode(array)
-    if array.dtype.kind in "cmM":  # NumPy would take the real part, or count from 1970
-        raise TypeError(f"expected {what} of real numbers, got {array.dtype}")
-    if array.dtype.kind == "O":
-        array = np.where(_absent(array), np.nan, array)
-    try:
-        array = array.astype(np.float64, copy=False)
-    except OverflowError:
-        row = next(row for row, value in enumerate(array.reshape(-1).tolist()) if abs(value) > 2**1023)
-        raise ValueError(f"expected numbers within float64, got an integer beyond 1e308 at row {row}") from None
-    except (TypeError, ValueError):
-        bad = next((row, value) for row, value in enumerate(array.reshape(-1).tolist()) if not _is_number(value))
-        raise TypeError(f"expected {what} of real numbers, got {bad[1]!r} at row {bad[0]}") from None
+    array = array_of(data, what)
+    levels = categories_of(data) if categorical else None
+    if categorical and (array.dtype.kind in "OUSTmM" or levels is not None):
+        return _encode(array, levels)
+    return tensor_of(floats(array, what, exact=not categorical and what != "weights")), None
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The array's memory where PyTorch can have it: it knows neither read-only memory nor negative strides."""
     array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy()), None  # PyTorch knows no read-only memory
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _array(data: Any) -> np.ndarray:
-    if isinstance(data, np.ma.MaskedArray):
-        filled = data.data.astype(object)
-        filled[np.ma.getmaskarray(data)] = None
-        return filled
-    try:
-        return np.asarray(data)
-    except ValueError:
-        raise ValueError("expected data of shape (n) or (n, k), got rows of different lengths") from None
-
-
-def _absent(array: np.ndarray) -> np.ndarray:
-    """Where an array of objects has None, NaN or pandas.NA."""
-    absent = [value is None or type(value).__name__ == "NAType" or value != value for value in array.reshape(-1)]
-    return np.array(absent, dtype=bool).reshape(array.shape)
-
-
-def _encode(array: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
-    """Number the categories of a column in their sorted order; None and NaN become NaN."""
+def _encode(array: np.ndarray, levels: list[Any] | None) -> tuple[Tensor, tuple[str, ...]]:
+    """Number the categories of a column in their order, or sorted; what is missing becomes NaN."""
     if array.ndim != 1:
         raise ValueError(f"expected data of shape (n) for Categorical, got {array.shape}")
-    absent = _absent(array)
-    present = array[~absent].tolist()
+    missing = absent(array)
+    present = array[~missing].tolist()
     try:
-        categories = sorted(set(present))
-    except TypeError:  # of several types
-        categories = sorted(set(present), key=str)
+        seen = set(present)
+    except TypeError:
+        row = next(row for row, value in enumerate(array) if getattr(value, "__hash__", None) is None)
+        raise TypeError(f"expected categories that are single values, got {array[row]!r} at row {row}") from None
+    if levels is None:
+        try:
+            levels = sorted(seen)
+        except TypeError:  # of several types
+            levels = sorted(seen, key=str)
+    categories = present_levels(levels, seen, "the data")
     code = {value: number for number, value in enumerate(categories)}
     values = np.full(array.shape, np.nan)
-    values[~absent] = [code[value] for value in present]
+    values[~missing] = [code[value] for value in present]
     return torch.from_numpy(values), tuple(map(label, categories))
 
 
 def label(value: Any) -> str:
-    """A class as a reader writes it: 1, not 1.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return value is None
-    return True
+    """A class as a reader writes it: 1, not 1.0, and a day without its midnight."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.removesuffix(" 00:00:00") if isinstance(value, datetime) else text
 
 
 def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tensor:
-    """Check `weights` as frequencies of n rows; None: each row was seen once. `rows`: their numbers, in messages."""
+    """Check weights of n rows, of any kind; None: each row was seen once. `rows`: their numbers, in messages."""
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
-    frequency, _ = _numbers(weights, categorical=False, what="weights")
+    given = weights.values if isinstance(weights, Weights) else weights
+    frequency, _ = _numbers(given, categorical=False, what="weights")
     if frequency.shape != (n,):
         raise ValueError(f"expected {n} weights, one for each row, got shape {tuple(frequency.shape)}")
     wrong = ~(torch.isfinite(frequency) & (frequency >= 0))
@@ -364,9 +392,9 @@ def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tens
             f"expected finite weights of at least 0, got {_plain(frequency[row].item())} "
             f"at row {row if rows is None else rows[row]}"
         )
-    if n and float(frequency.sum()) == 0.0:
+    if n and not bool(frequency.any()):
         raise ValueError("expected weights with a positive sum, got all zero")
-    if not bool(torch.isfinite(frequency.sum())):
+    if kind_of(weights) == "frequency" and not bool(torch.isfinite(frequency.sum())):
         raise ValueError("expected weights with a finite sum, got inf")
     return frequency
 
@@ -382,13 +410,28 @@ def cluster_codes(clusters: Any, given: int, rows: Any) -> Tensor:
 
     Raises: ValueError for labels of another length, a missing one, or a single cluster.
     """
-    labels = np.asarray(clusters.detach().cpu() if isinstance(clusters, Tensor) else clusters)
-    if labels.shape != (given,):
-        raise ValueError(f"expected {given} cluster labels, one for each row, got shape {labels.shape}")
-    absent = np.array([value is None or value != value for value in labels.tolist()])
-    if absent[rows].any():
-        raise ValueError(f"expected a cluster for every row, got none at row {int(np.flatnonzero(absent)[0])}")
-    codes = np.unique(labels[rows], return_inverse=True)[1]
+    codes = label_codes(clusters, given, rows, "cluster")[1]
     if codes.max() == 0:
         raise ValueError("expected at least two clusters, got one")
     return torch.from_numpy(codes.reshape(-1))
+
+
+def label_codes(labels: Any, given: int, rows: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The different labels of the rows that are kept, sorted, and the number of each row's; `what`: of which kind.
+
+    Raises: ValueError for labels of another length, or a missing one.
+    """
+    array = array_of(labels, f"{what} labels")
+    if array.shape != (given,):
+        raise ValueError(f"expected {given} {what} labels, one for each row, got shape {array.shape}")
+    missing = absent(array[rows])
+    if missing.any():
+        row = int(np.arange(given)[rows][missing][0])
+        raise ValueError(f"expected a {what} for every row, got none at row {row}")
+    kept = in_microseconds(array[rows]) if array.dtype.kind in "mM" else array[rows]
+    try:
+        values, codes = np.unique(kept, return_inverse=True)
+    except TypeError:
+        types = " and ".join(sorted({type(value).__name__ for value in array[rows].tolist()}))
+        raise TypeError(f"expected {what} labels of one type, got {types}") from None
+    return values, codes.reshape(-1)

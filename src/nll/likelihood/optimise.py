@@ -21,6 +21,9 @@ MAX_SHRINKS = 20  # of the radius, by 4, without a step that raises the value
 _FEW = 64  # parameters: above, a factorisation is tried before the eigenvalues are
 _SECULAR_STEPS = 60
 _FLAT = 1e-13  # a curvature, in units of the diagonal's, that is rounding
+# Near a maximum the decrements fall quadratically. Towards a limit at infinity they fall for ever too, but each only
+# by a factor of about e (2.7) or less: Newton's step there gains a fixed share of what is left.
+NEAR, CONTRACTION = 1e-3, 1e-2
 
 
 class Sums(NamedTuple):
@@ -40,6 +43,7 @@ class Optimum(NamedTuple):
     steps: int
     reached: bool  # whether the decrement fell below the tolerance
     status: str
+    proved: bool = False  # whether the decrements fell as they do near a maximum alone
 
 
 class Optima(NamedTuple):
@@ -51,6 +55,7 @@ class Optima(NamedTuple):
     steps: Tensor  # (B)
     reached: Tensor  # (B)
     shrunk: Tensor  # (B): how often the radius shrank since the last step
+    proved: Tensor  # (B): whether the decrements fell as they do near a maximum alone
 
     def one(self, index: int) -> Optimum:
         """The search of one of them."""
@@ -59,7 +64,8 @@ class Optima(NamedTuple):
         status = "converged"
         if not self.reached[index]:
             status = stopped(decrement, int(self.shrunk[index]))
-        return Optimum(self.theta[index], sums, decrement, steps, bool(self.reached[index]), status)
+        reached, proved = bool(self.reached[index]), bool(self.proved[index])
+        return Optimum(self.theta[index], sums, decrement, steps, reached, status, proved)
 
 
 Progress = Callable[[int, float, float], None]  # (step, log-likelihood, decrement)
@@ -100,6 +106,7 @@ def maximise_each(
     unit: Tensor,
     progress: Progress | None = None,
     enough: float | None = None,
+    most_steps: int = MAX_STEPS,
 ) -> Optima:
     """Maximise several functions at once.
 
@@ -109,12 +116,14 @@ def maximise_each(
         unit: (B), of each function's value: the tolerances are in it.
         progress: called before each step with the sum of the values and the largest decrement.
         enough: as `maximise` takes it.
+        most_steps: of each.
     """
     theta, count = start.clone(), len(start)
     here = sums(theta, torch.arange(count))
     decrement = torch.full((count,), torch.nan, dtype=start.dtype)
     steps, shrunk = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
     reached, radius = torch.zeros(count, dtype=torch.bool), torch.full_like(decrement, torch.nan)
+    proved = torch.zeros(count, dtype=torch.bool)
     active = _finite(here).nonzero()[:, 0]
     if len(active):
         decrement[active], first = _scaled(_of(here, active)).first_look()
@@ -125,7 +134,7 @@ def maximise_each(
     while len(active):
         at = _of(here, active)
         newton = _scaled(at)
-        step, expected, near = newton.step(radius[active])
+        step, expected, inside = newton.step(radius[active])
         if progress is not None:
             progress(int(steps.max()), float(here.log_likelihood.sum()), float(decrement.max()))
         there = sums(theta[active] + step, active)
@@ -134,7 +143,7 @@ def maximise_each(
         ratio = torch.where(expected > slack, gain / expected, torch.where(gain >= -slack, 1.0, -1.0))
         taken = _finite(there) & ((ratio > 1e-4) | ((expected <= 1e4 * slack) & (gain >= -slack)))
         length = newton.length(step)
-        grow = (ratio > 0.75) & ~near
+        grow = (ratio > 0.75) & ~inside
         radius[active] = torch.where(
             taken & (ratio > 0.25),
             torch.where(grow, 2 * radius[active], radius[active]),
@@ -148,13 +157,18 @@ def maximise_each(
             part[moved] = new[taken]
         small = decrement[active] <= TOLERANCE * scale  # before this step
         if len(moved):
-            decrement[moved], _ = _scaled(_of(here, moved)).first_look()
+            before = decrement[moved]
+            model = _scaled(_of(here, moved))
+            decrement[moved], _ = model.first_look()
+            near = before <= NEAR * unit[moved].clamp(max=1.0)
+            near = near if model.level is None else near & ~model.level
+            proved[moved] |= near & (decrement[moved] <= CONTRACTION * before)
         if enough is None:
             reached[active] = small & (~taken | (decrement[active] <= TOLERANCE * scale))
         else:
             reached[active] = decrement[active] <= enough * scale
-        active = active[~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < MAX_STEPS)]
-    return Optima(theta, here, decrement, steps, reached, shrunk)
+        active = active[~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < most_steps)]
+    return Optima(theta, here, decrement, steps, reached, shrunk, proved & reached)
 
 
 def _of(sums: Sums, which: Tensor) -> Sums:
@@ -176,6 +190,7 @@ class _Scaled(NamedTuple):
     information: Tensor  # (B, P, P)
     factor: Tensor | None  # (B, P, P), the Cholesky factor where every information is positive definite
     eigen: tuple[Tensor, ...]  # else its eigenvalues (B, P), ascending, eigenvectors, and the score along these
+    level: Tensor | None = None  # (B), whether a direction was left alone
 
     def length(self, step: Tensor) -> Tensor:
         return (step / self.unit).square().sum(1).sqrt()
@@ -222,7 +237,8 @@ def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
     values, vectors = torch.linalg.eigh(scaled.information)
     g = (vectors.mT @ scaled.score[..., None])[..., 0]
     flat = (values.abs() < _FLAT) & (g.abs() < _FLAT**0.5)
-    return scaled._replace(factor=None, eigen=(torch.where(flat, 1.0, values), vectors, torch.where(flat, 0.0, g)))
+    eigen = torch.where(flat, 1.0, values), vectors, torch.where(flat, 0.0, g)
+    return scaled._replace(factor=None, eigen=eigen, level=flat.any(1))
 
 
 def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,11 @@ class Layout:
         """The numbers (B, P) of parameters (B, *shape)."""
         parts = [p.transform.inv(_inside(params[name], p.constraint)) for name, p in self.free.items()]
         count = len(next(iter(params.values())))
-        return torch.cat([part.reshape(count, -1) for part in parts], 1) if parts else torch.empty(count, 0)
+        return (
+            torch.cat([part.reshape(count, -1) for part in parts], 1)
+            if parts
+            else torch.empty(count, 0, dtype=torch.float64)
+        )
 
     def jacobian(self, theta: Tensor) -> Tensor:
         """(B, N, P): the derivatives of all parameters, flattened, by the free numbers."""

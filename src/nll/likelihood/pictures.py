@@ -13,7 +13,7 @@ from nll.likelihood import covariance as cov
 from nll.likelihood.family import Sample
 from nll.likelihood.intervals import quantile
 from nll.likelihood.parameters import Params
-from nll.likelihood.profile import ends, held
+from nll.likelihood.profile import ends, tangents
 from nll.likelihood.tails import TAILS, Tails, tails_of
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
     if not known:
         return []
     low, high = ends(found, z)
-    covariance = cov.inverse(found.optimum.sums.information)
-    errors = covariance.diagonal().sqrt()
+    errors, along = tangents(found)
     points = _POINTS if problem.width <= _MANY else 9
     starts, fixed = [], []
     for number, _ in known:
@@ -56,15 +55,16 @@ def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
             1.3 * (end - at) if bool(end.isfinite()) else side * 4 * error for side, end in _sides(low, high, number)
         ]
         moved = torch.linspace(float(reach[0]), float(reach[1]), points, dtype=torch.float64)
-        starts.append(found.theta + moved[:, None] * covariance[number] / error.square())
+        starts.append(found.theta + moved[:, None] * along[number] / error)
         fixed.append((torch.arange(layout.size) == number).expand(points, -1))
-    top = held(problem, torch.cat(starts), torch.cat(fixed))
+    top = problem.maximise_held(torch.cat(starts), torch.cat(fixed))
     gain = top.sums.log_likelihood - found.optimum.sums.log_likelihood
     gain = torch.where(top.reached, gain, torch.nan).split(points)
     natural = found.units.given(layout.natural(top.theta))
     flat = torch.cat([value.reshape(len(top.theta), -1) for value in natural.values()], 1).detach()
     limits = [found.units.given(layout.natural(end[None])) for end in (low, high)]
     bounds = [torch.cat([value.reshape(-1) for value in limit.values()]).detach() for limit in limits]
+    covariance = cov.inverse(found.optimum.sums.information)
     wide = (found.jacobian @ covariance @ found.jacobian.T).diagonal().sqrt()
     here = torch.cat([value.reshape(-1) for value in found.params.values()])
     curves = []

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nll.likelihood.newton_cg import maximise_by_products
-from nll.likelihood.optimise import Optima, Progress, Sums, maximise_each
+from nll.likelihood.optimise import MAX_STEPS, Optima, Progress, Sums, maximise_each
 from nll.likelihood.parameters import Layout, Params
 
 # Rows at once: their temporaries stay in the cache, and the way through Python is a small part.
@@ -124,7 +124,11 @@ class Problem:
         for block in self._blocks(count, which):
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
-                found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum(1)
+                found = _weighted(block, self._rows(block, inner)).sum(1)
+                if not found.requires_grad:
+                    raise ValueError(
+                        "expected log-probabilities that PyTorch can differentiate by the parameters, got constants"
+                    )
                 (slope,) = torch.autograd.grad(found.sum(), inner, create_graph=True)
             value += found.detach()
             score += slope.detach()
@@ -140,7 +144,7 @@ class Problem:
         for block in self._blocks(1, None):
             with torch.enable_grad():
                 inner = theta[None].detach().requires_grad_()
-                found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
+                found = _weighted(block, self._rows(block, inner)).sum()
             value += found.detach()
             score += torch.autograd.grad(found, inner)[0][0]
         return value, score
@@ -161,7 +165,7 @@ class Problem:
     def _differentiated(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             inner = theta[None].detach().requires_grad_()
-            found = _weighted(block, block.log_prob(block.parts, self._params(inner))).sum()
+            found = _weighted(block, self._rows(block, inner)).sum()
             return inner, torch.autograd.grad(found, inner, create_graph=True)[0][0]
 
     def scores(self, theta: Tensor) -> Tensor:
@@ -175,7 +179,7 @@ class Problem:
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
                 v = torch.zeros(1, block.width, dtype=torch.float64, requires_grad=True)
-                rows = block.log_prob(block.parts, self._params(inner)).expand(1, block.width)
+                rows = self._rows(block, inner).expand(1, block.width)
                 (slope,) = torch.autograd.grad((v * rows).sum(), inner, create_graph=True)
             for p in range(theta.shape[1]):
                 (column,) = torch.autograd.grad(slope[0, p], v, retain_graph=True)
@@ -203,7 +207,7 @@ class Problem:
             return None
         return self.thinned(rows)
 
-    def maximise(self, start: Tensor, progress: Progress | None = None) -> Optima:
+    def maximise(self, start: Tensor, progress: Progress | None = None, most_steps: int = MAX_STEPS) -> Optima:
         """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""
         some = self.sampled()
         if some is not None:
@@ -211,7 +215,18 @@ class Problem:
             start = torch.where(near.reached[:, None], near.theta, start)
         if self.by_products:
             return self._maximise_by_products(start, progress)
-        return maximise_each(self.sums, start, self.unit, progress)
+        return maximise_each(self.sums, start, self.unit, progress, most_steps=most_steps)
+
+    def maximise_held(self, start: Tensor, held: Tensor, most_steps: int = MAX_STEPS) -> Optima:
+        """Maximise the one data set's from each of (B, P) starts over the numbers not `held` (B, P), which stay."""
+
+        def sums(theta: Tensor, which: Tensor) -> Sums:
+            found, still = self.sums(theta), held[which]
+            either = still[:, :, None] | still[:, None, :]
+            information = found.information.masked_fill(either, 0.0) + torch.diag_embed(still.double())
+            return Sums(found.log_likelihood, found.score.masked_fill(still, 0.0), information)
+
+        return maximise_each(sums, start, self.unit.expand(len(start)), most_steps=most_steps)
 
     @property
     def by_products(self) -> bool:
@@ -226,12 +241,19 @@ class Problem:
             value, score = self.slope(found.theta)
             unknown = torch.full((1, 1, 1), torch.nan, dtype=torch.float64)
             sums = Sums(value[None], score[None], unknown.expand(1, len(score), len(score)))
-        numbers = (torch.tensor([value]) for value in (found.steps, found.reached, found.shrunk))
+        numbers = (torch.tensor([value]) for value in (found.steps, found.reached, found.shrunk, found.proved))
         return Optima(found.theta[None], sums, torch.tensor([found.decrement], dtype=torch.float64), *numbers)
 
     def _blocks(self, count: int, which: Tensor | None) -> Iterator[Segment]:
         for segment in self.segments:
             yield from (segment if which is None or self.count == 1 else segment.take(which)).blocks(count)
+
+    def _rows(self, block: Segment, theta: Tensor) -> Tensor:
+        """The log-probabilities of a block; NaN, from which a search steps back, for a matrix that rounding made singular."""
+        try:
+            return block.log_prob(block.parts, self._params(theta))
+        except torch.linalg.LinAlgError:
+            return theta.sum(1, keepdim=True) * torch.nan
 
     def _params(self, theta: Tensor) -> Params:
         return {name: value.unsqueeze(1) for name, value in self.layout.natural(theta).items()}

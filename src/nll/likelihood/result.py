@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from nll._torch import on_processor
 from nll.likelihood import baselines, hypothesis_tests, intervals, profile
@@ -19,6 +20,7 @@ from nll.likelihood.derived import Derived, derived
 from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
+from nll.likelihood.observations import Censoring
 from nll.likelihood.search import Found
 from nll.likelihood.separation import Separation
 
@@ -63,6 +65,8 @@ class Fit:
     sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
     interval_method: str | None = None  # which intervals are given where none is asked for
     predictor: Callable[[Any, float], Any] | None = field(default=None, repr=False)  # of (X, level)
+    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)  # of parameters that have bounds
+    starts: tuple[float, ...] = ()  # the log-likelihood that the search reached from each start, best first; () of one
 
     @property
     def nll(self) -> float:
@@ -78,6 +82,11 @@ class Fit:
     def bic(self) -> float:
         """Schwarz's criterion, df log n - 2 log L."""
         return self.df * math.log(self.n) - 2 * self.log_likelihood
+
+    @property
+    def censoring(self) -> Censoring | None:
+        """The numbers of events and of censored rows, of a family's fit to censored data."""
+        return None if self.sample is None else self.sample.observed.censoring
 
     @property
     def pseudo_r_squared(self) -> float | None:
@@ -117,7 +126,8 @@ class Fit:
 
         Args:
             level: the probability that an interval covers the truth, in (0, 1).
-            method: "wald" (estimate -+ z * standard error); "profile" (where the largest log-likelihood over the other
+            method: "wald" (estimate -+ z * standard error; of a parameter with bounds on the log or logit scale, and
+                mapped back, so that it stays within them); "profile" (where the largest log-likelihood over the other
                 parameters stays within z^2 / 2 of the maximum) or "bootstrap" (that of `bootstrap(replicates,
                 seed=seed)`), where the likelihood can be searched again; or "exact", for families that have one
                 (Uniform). None: `interval_method`, else the exact one where it exists, else Wald's.
@@ -141,7 +151,11 @@ class Fit:
         if method == "profile" and self.search is not None:
             return profile.intervals(self.search(), intervals.quantile(level))
         errors = self.standard_errors
-        return {name: intervals.wald(value, errors[name], level) for name, value in self.params.items()}
+        supports = self.supports
+        return {
+            name: intervals.wald_within(value, errors[name], level, supports.get(name))
+            for name, value in self.params.items()
+        }
 
     def test(self, hypothesis: dict[str, Any], method: str = "wald") -> Test:
         """Test that parameters have given values.
@@ -192,16 +206,17 @@ class Fit:
         """The same in the symmetric form: a coefficient for every class, which add up to 0 for each column."""
         return baselines.sum_to_zero(self)
 
-    def derived(self, what: Any) -> Derived:
+    def derived(self, what: Any, *, scale: str = "identity") -> Derived:
         """A function of the parameters, with its error by the delta method.
 
         Args:
             what: a function from `params` to a tensor, of operators that PyTorch differentiates; or a contrast, the
                 weights of single numbers: {"coef[b, age]": 1, "coef[c, age]": -1}.
+            scale: of the intervals: "identity", "log" for positive values, "logit" for those between 0 and 1.
 
         Raises: ValueError for a number that is not there; TypeError for what is neither.
         """
-        return derived(what, self.names, self.params, self.covariance)
+        return derived(what, self.names, self.params, self.covariance, scale)
 
     def bootstrap(self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0) -> Bootstrap:
         """Fit again to data drawn from the rows with replacement, or from the fitted model, all at once.
@@ -283,6 +298,8 @@ class Fit:
             "response": self.response,
             "baseline": self.baseline,
             "n": self.n,
+            "events": None if self.censoring is None else self.censoring.events,
+            "censored": None if self.censoring is None else self.censoring.censored,
             "dropped": self.dropped,
             "df": self.df,
             "log_likelihood": self.log_likelihood,

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
+from nll.likelihood import borders
+from nll.likelihood.borders import Limit, Surroundings
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.optimise import Optimum, Progress
+from nll.likelihood.optimise import Optimum, Progress, Sums
 from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import MOST_INFORMATION, Problem
 
-# An error of a free number, which is the logarithm or the like of a parameter, at which its value is unknown.
-_UNKNOWN = 30.0
 _SAMPLE = 4096  # rows that the units are found from
+_RESTARTS = 5  # from a higher place beyond
+_FIRST_STEPS = 60  # after which it is looked whether there is anything to be reached
+_INSIDE = 3.0  # a free number that is well inside
+_SINGULAR = 1e-14  # an eigenvalue of information of unit diagonal, for each parameter, that is rounding
 _PEAKS = 2000  # rows that tell which of several peaks is the highest
 
 
@@ -79,6 +82,8 @@ class Found:
     density: float  # the total weight of rows whose probability is a density: it has the unit 1 / scale
     each: Problem  # the same with a row for each observation
     weighted: bool = False  # whether the weights are no frequencies
+    around: Surroundings | None = None  # what lies beyond, where the search did not end at a maximum
+    starts: tuple[float, ...] = ()  # the log-likelihood that the search reached from each of several starts
 
     @property
     def theta(self) -> Tensor:
@@ -105,20 +110,76 @@ class Found:
 
 
 def search(
-    problem: Problem, starts: Tensor, units: Units, density: float, each: Problem, progress: Progress | None = None
+    problem: Problem,
+    starts: Tensor,
+    units: Units,
+    density: float,
+    each: Problem,
+    progress: Progress | None = None,
+    others: Tensor | None = None,
 ) -> Found:
-    """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell which start is best."""
+    """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell which start is best.
+
+    `others`: (S', P), where to search too if the best of these is no maximum inside.
+    """
+    if not problem.layout.size:
+        return Found(problem, _settled(problem, starts), units, density, each)
     if len(starts) > 1 and problem.width > 2 * _PEAKS:
         some = problem.thinned(_PEAKS)
-        tried = [some.maximise(start[None]).one(0) for start in starts]
-        starts = max(tried, key=lambda found: (found.reached, _value(found))).theta[None]
-    best = None
-    for start in starts:
-        found = problem.maximise(start[None], progress).one(0)
-        if best is None or (found.reached, _value(found)) > (best.reached, _value(best)):
-            best = found
-    assert best is not None
-    return Found(problem, best, units, density, each)
+        tried = [some.maximise(start[None], None, _FIRST_STEPS).one(0) for start in starts]
+        starts = max(tried, key=_rank).theta[None]
+    tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
+    top, around = _followed(problem, max(tops, key=_rank))
+    lost = top.decrement != top.decrement
+    if others is not None and (around is not None or lost):
+        again = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in others]
+        tops += again
+        best = max(again, key=_rank)
+        if lost or _better(problem, best, top, around or Surroundings()):
+            top, around = _followed(problem, best)
+    reached = tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
+    reached = tuple(value - density * math.log(units.scale) for value in reached)
+    return Found(problem, top, units, density, each, around=around, starts=reached)
+
+
+def _rank(found: Optimum) -> tuple[bool, float]:
+    return found.reached, _value(found)
+
+
+def _better(problem: Problem, other: Optimum, top: Optimum, around: Surroundings) -> bool:
+    """Whether another search ended higher, or at a maximum where this one has none."""
+    if other.reached and (not top.reached or around.endless or any(limit.endless for limit in around.limits)):
+        return borders.is_maximum(problem, other)
+    return other.reached and _value(other) > _value(top) + borders.noise(problem, _value(top))
+
+
+def _settled(problem: Problem, theta: Tensor) -> Optimum:
+    """The only place, where no number is free."""
+    value = problem.value(problem.layout.natural(theta))
+    sums = Sums(value[0], theta.new_zeros(0), theta.new_zeros(0, 0))
+    return Optimum(theta[0], sums, 0.0, 0, True, "converged", True)
+
+
+def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | None]:
+    """The search carried on from whatever is higher around its end; what is around, unless it is a maximum."""
+    around, rising = Surroundings(), False
+    for _ in range(_RESTARTS):
+        if top.decrement != top.decrement or borders.is_maximum(problem, top):
+            return top, None
+        around = borders.look_around(problem, top)
+        if any(limit.endless for limit in around.limits):
+            break
+        if around.higher is None and (top.reached or top.steps != _FIRST_STEPS):
+            break
+        again = problem.maximise((top.theta if around.higher is None else around.higher)[None]).one(0)
+        gain = _value(again) - _value(top)
+        rising = not again.reached and (gain > borders.RISE or again.decrement != again.decrement)
+        if again.decrement != again.decrement or not gain > 0:
+            break
+        top = again._replace(steps=top.steps + again.steps)
+        if rising:
+            break
+    return top, around._replace(rising=rising)
 
 
 def _value(found: Optimum) -> float:
@@ -128,17 +189,15 @@ def _value(found: Optimum) -> float:
 
 def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
     """A sentence on where the search ended, and whether it is a maximum to be trusted; `numbers`: of the rows."""
-    optimum = found.optimum
+    optimum, size, around = found.optimum, found.problem.layout.size, found.around
     if optimum.decrement != optimum.decrement:
         return _not_finite(found, numbers), False
-    gone = [f"{away.label} = {away.value:g}" for away in runaways(found)]
+    if not size:
+        return "converged: all parameters are fixed", True
+    if around is not None and (around.limits or around.endless or around.flat or around.rising):
+        return _beyond(found, around)
     if not optimum.reached:
-        if gone:
-            return f"no maximum: the likelihood still rises towards {', '.join(gone)}", False
         return optimum.status, False
-    if gone:
-        return f"at the border of the parameter space: {', '.join(gone)}; no standard error there", True
-    size = found.problem.layout.size
     if size > MOST_INFORMATION:
         return f"converged: the Newton steps reached a maximum; no standard errors for {size} parameters", True
     flat = flat_direction(found)
@@ -146,6 +205,33 @@ def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
         return f"flat direction: the data do not tell {flat}; no standard errors", False
     how = f", by conjugate gradients for {size} parameters" if found.problem.by_products else ""
     return f"converged: the Newton steps reached a maximum{how}", True
+
+
+def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
+    """What is said where the likelihood does not fall on every side."""
+    names = found.problem.layout.describe()
+    endless = [away.label for away in runaways(found) if away.limit.endless]
+    if endless:
+        return f"no maximum: the likelihood grows without bound towards {', '.join(endless)}", False
+    if around.endless:
+        return "no maximum: the likelihood still rises far out along the last step", False
+    gone = ", ".join(away.label for away in runaways(found))
+    if around.rising:
+        towards = f" towards {gone}" if gone else ""
+        return f"no maximum within {found.optimum.steps} Newton steps: the likelihood still rises{towards}", False
+    flat = [names[p] for p in around.flat]
+    if flat and not around.limits:
+        told = flat_direction(found) or " and ".join(flat)
+        return f"flat direction: the data do not tell {told}; no standard errors", False
+    if not around.limits:
+        return found.optimum.status, False
+    if not all(limit.alone for limit in around.limits):
+        return f"no maximum: the likelihood still rises towards {gone}", False
+    if around.untold:
+        rest = [names[p] for p in around.untold]
+        where = f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
+        return f"no maximum: {where}", False
+    return f"at the border of the parameter space: {gone}; no standard error there", True
 
 
 def _not_finite(found: Found, numbers: Tensor | None) -> str:
@@ -173,7 +259,7 @@ def flat_direction(found: Found) -> str | None:
         return " and ".join(unknown)
     unit = diagonal.rsqrt()
     values, vectors = torch.linalg.eigh(unit[:, None] * information * unit)
-    if float(values[0]) > 4 * len(unit) * torch.finfo(torch.float64).eps:
+    if float(values[0]) > _SINGULAR * len(unit):
         return None
     jacobian = found.jacobian
     moved = jacobian @ (vectors[:, 0] * unit)
@@ -193,60 +279,50 @@ def _term(i: int, weight: float, name: str) -> str:
 class Runaway(NamedTuple):
     """A free number that ran off towards a border."""
 
-    number: int  # among the free numbers
+    limit: Limit
     name: str  # of its parameter
     place: int  # in it
     value: float  # of the parameter at the border
     label: str
 
+    @property
+    def number(self) -> int:
+        """Which of the free numbers it is."""
+        return self.limit.number
+
 
 def runaways(found: Found) -> list[Runaway]:
     """The free numbers that ran off towards a border."""
-    layout, at = found.problem.layout, 0
-    if layout.size > MOST_INFORMATION:
-        return []
-    natural = layout.natural(found.theta)
-    inverse = cov.inverse(found.optimum.sums.information)
-    away = ran_off(found.problem, found.theta, inverse.diagonal().sqrt()[None])[0]
-    gone = []
-    for name, parameter in layout.free.items():
-        size = parameter.free_shape.numel()
-        for place in range(size):
-            if parameter.shape == parameter.free_shape and bool(away[at + place]):
-                theta = float(found.theta[0, at + place])
-                value = _border(parameter.constraint, theta, float(natural[name].reshape(-1)[place]))
-                gone.append(Runaway(at + place, name, place, value, name + (f"[{place}]" if parameter.shape else "")))
-        at += size
+    limits = {} if found.around is None else {limit.number: limit for limit in found.around.limits}
+    natural = found.problem.layout.natural(found.theta) if limits else {}
+    gone, at = [], 0
+    for name, parameter in found.problem.layout.free.items():
+        for place in range(parameter.free_shape.numel()):
+            if at + place in limits:
+                limit = limits[at + place]
+                of = float(natural[name].reshape(-1)[place]) if parameter.shape == parameter.free_shape else math.nan
+                value = border(parameter.constraint, limit.side) if of == of else math.nan
+                label = name + (f"[{place}]" if parameter.free_shape else "")
+                gone.append(Runaway(limit, name, place, value, f"{label} = {value:g}" if of == of else label))
+        at += parameter.free_shape.numel()
     return gone
 
 
-def ran_off(problem: Problem, theta: Tensor, errors: Tensor) -> Tensor:
-    """Which free numbers (B, P) are far out, where their value makes no difference.
-
-    Of the logarithm of a parameter, or the like, its error tells. A parameter that is any real number has units of its
-    own: it is gone where the likelihood stays as it is when it is a thousand times as large.
-    """
-    gone = (theta.abs() > 8.0) & ~(errors < _UNKNOWN)
-    doubtful = gone & problem.layout.unbounded
-    for p in doubtful.any(0).nonzero()[:, 0].tolist():
-        far = theta.clone()
-        far[:, p] *= 1e3
-        fall = problem.value(problem.layout.natural(theta)) - problem.value(problem.layout.natural(far))
-        gone[:, p] &= ~doubtful[:, p] | (fall.abs() < 1e-3)
-    return gone
+def inward(found: Found) -> Tensor:
+    """(1, P): where the search ended, the numbers that ran off to a border moved back inside."""
+    theta = found.theta.clone()
+    for away in runaways(found):
+        theta[0, away.number] = away.limit.side * float(theta[0, away.number].abs().clamp(max=_INSIDE))
+    return theta
 
 
-def _border(constraint: Any, theta: float, value: float) -> float:
-    """The end of a constraint that a number far out stands for."""
-    low = getattr(constraint, "lower_bound", -math.inf)
-    high = getattr(constraint, "upper_bound", math.inf)
-    if high < math.inf and low > -math.inf:
-        return float(high if theta > 0 else low)
-    if low > -math.inf:
-        return math.inf if theta > 0 else float(low)
-    if high < math.inf:
-        return float(high) if value > high - 1 else -math.inf
-    return math.inf if theta > 0 else -math.inf
+def border(constraint: Any, side: float) -> float:
+    """The end of a constraint that its free number stands for at -inf (side -1) or inf (side 1)."""
+    low = float(getattr(constraint, "lower_bound", -math.inf))
+    high = float(getattr(constraint, "upper_bound", math.inf))
+    if low == -math.inf and high < math.inf:  # high - exp(number)
+        return high if side < 0 else -math.inf
+    return low if side < 0 else high
 
 
 class AtParameters(LogLikelihood):

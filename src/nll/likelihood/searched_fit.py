@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,18 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
+from nll.likelihood.borders import Limit, Surroundings
 from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.observations import Observations, cluster_codes
-from nll.likelihood.optimise import Progress
+from nll.likelihood.optimise import Optimum, Progress, Sums
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
 from nll.likelihood.searched_forms import EXPECTED_INFORMATION
+
+_EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
     params = found.params
     for away in runaways(found) if converged else ():
         params[away.name] = params[away.name].clone()
-        params[away.name].view(-1)[away.place] = away.value
+        if away.value == away.value:
+            params[away.name].view(-1)[away.place] = away.value
     if converged and family is not None:
         status, converged = _of_family(family, found, status)
     if not converged:
         covariance = torch.full_like(covariance, torch.nan)
-    elif found.units.scale != 1.0 and not runaways(found) and bool(covariance.isnan().any()):
+    elif abs(math.log2(found.units.scale)) > _EXTREME and not runaways(found) and bool(covariance.isnan().any()):
         status += "; the covariance is beyond float64: rescale the data for standard errors"
     return Fit(
         model=name,
@@ -83,6 +88,8 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         dropped=observed.dropped,
         log_likelihood_at=AtParameters(found),
         search=_Itself(found),
+        supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
+        starts=found.starts,
     )
 
 
@@ -110,7 +117,7 @@ def _covariance(found: Found, observed: Observations, wish: Wish, family: Family
         size = sum(value.numel() for value in found.params.values())
         return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size), "none"
     jacobian = found.jacobian
-    gone = {away.number for away in runaways(found)}
+    gone = {away.number for away in runaways(found)} | set(() if found.around is None else found.around.sharp)
     kept = torch.tensor([index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64)
     kind = "sandwich" if observed.kind != "frequency" else wish.covariance
     if wish.clusters is None and kind == "expected":
@@ -148,7 +155,10 @@ def _expected(found: Found, observed: Observations, family: Family | None) -> Te
     return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
 
 
-def without_maximum(family: Family, observed: Observations) -> Fit:
+_ALL_EQUAL = "no maximum: the data are all equal, and the likelihood grows without bound as the density narrows"
+
+
+def without_maximum(family: Family, observed: Observations, status: str = _ALL_EQUAL) -> Fit:
     """The result for data that let the likelihood grow without bound."""
     params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in family.parameters}
     size = len(params)
@@ -159,7 +169,7 @@ def without_maximum(family: Family, observed: Observations) -> Fit:
         log_likelihood=torch.inf,
         n=observed.n,
         df=size,
-        status="no maximum: the data are all equal, and the likelihood grows without bound as the density narrows",
+        status=status,
         converged=False,
         dropped=observed.dropped,
     )
@@ -180,6 +190,7 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
     covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
     covariance[kept[:, None], kept] = there.covariance[: len(shared), : len(shared)]
     where = ", ".join(f"{n} = {float(v):g}" for n, v in there.params.items() if n not in shared)
+    near = _near_limit(family, found, there)
     return Fit(
         model=family.name,
         params=params,
@@ -191,5 +202,24 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
         + (f" with {where}" if where else "")
         + "; no standard error there",
         converged=True,
+        decrement=near.optimum.decrement,
+        steps=found.optimum.steps,
         dropped=observed.dropped,
+        search=_Itself(near),
+        supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
+        starts=found.starts,
     )
+
+
+def _near_limit(family: Family, found: Found, there: Fit) -> Found:
+    """The search as if it had ended far out, at the family's limit, so that profiles and tests start there."""
+    assert family.limit is not None
+    assert family.near_limit is not None
+    own = found.problem.layout
+    at = found.units.own({n: v.reshape(1) for n, v in family.near_limit(there.params).items()})
+    theta = own.numbers(at)
+    sums = Sums(*(part[0] for part in found.problem.sums(theta)))
+    gone = [p for p, n in enumerate(own.free) if n not in family.limit[3]]
+    limits = tuple(Limit(p, math.copysign(1.0, float(theta[0, p])), endless=False, alone=False) for p in gone)
+    optimum = Optimum(theta[0], sums, 0.0, found.optimum.steps, True, "converged")
+    return replace(found, optimum=optimum, around=Surroundings(limits))

@@ -7,6 +7,7 @@ the data` is fitted to data of unit size and brought back. Where a few means of 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,26 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from nll.likelihood.closed_forms import log_rising, quantile
+from nll.likelihood.closed_forms import (
+    distance,
+    expm1_less,
+    less_log1p,
+    log1mexp,
+    log_mean_exp,
+    log_peak,
+    log_ratio,
+    log_rising,
+    log_scaled_peak,
+    quantile,
+)
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
 from nll.likelihood.family import Family
 from nll.likelihood.observations import total, totals
 from nll.likelihood.parameters import Params
 
 _EULER = 0.5772156649015329
+_HUGE = 1e15  # a parameter at which its limit at infinity is reached
+_SMALL_GAP = 1e-3  # between log mean and mean log, where their difference loses digits
 
 
 class Moments(NamedTuple):
@@ -33,14 +47,16 @@ class Moments(NamedTuple):
 
 def moments(values: Tensor, weights: Tensor) -> Moments:
     """Of the last dimension; a spread of 0 counts as 1e-3 of the mean, or 1."""
-    share = weights / weights.sum(-1, keepdim=True)
+    unit = values.abs().amax(-1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)  # squares and cubes overflow
+    share, values, unit = weights / weights.sum(-1, keepdim=True), values / unit, unit[..., 0]
     mean = (share * values).sum(-1)
     away = values - mean[..., None]
     spread = (share * away.square()).sum(-1).sqrt()
     third = (share * away.pow(3)).sum(-1)
-    least = torch.where(mean != 0, 1e-3 * mean.abs(), 1.0)
+    least = torch.where(mean != 0, 1e-3 * mean.abs(), 1 / unit)
     spread = torch.where(spread > 0, spread, least)
-    return Moments(mean, spread, third / spread.pow(3))
+    return Moments(unit * mean, unit * spread, third / spread.pow(3))
 
 
 def _log(values: Tensor) -> Tensor:
@@ -67,44 +83,97 @@ def _whole(values: Tensor) -> Tensor:
 
 
 def _gamma_start(values: Tensor, weights: Tensor) -> Params:
-    return gamma_shape((weights * values).sum(-1), (weights * values.log()).sum(-1), weights.sum(-1))
-
-
-def gamma_shape(total: Tensor, logs: Tensor, n: Tensor) -> Params:
     """Minka's (2002) approximation of the shape from the gap between log mean and mean log."""
-    mean = total / n
-    gap = (mean.log() - logs / n).clamp(min=1e-12)
-    shape = (3 - gap + ((gap - 3).square() + 24 * gap).sqrt()) / (12 * gap)
+    share = weights / weights.sum(-1, keepdim=True)
+    mean = (share * values).sum(-1)
+    gap = (mean.log() - (share * values.log()).sum(-1)).clamp(min=1e-12)
+    shape = _minka(gap)
     return {"concentration": shape, "rate": shape / mean}
+
+
+def _minka(gap: Tensor) -> Tensor:
+    return (3 - gap + ((gap - 3).square() + 24 * gap).sqrt()) / (12 * gap)
 
 
 def _gamma_estimate(values: Tensor, weights: Tensor) -> Params:
     """The root of log shape - digamma(shape) = log mean - mean log, by Newton's method; rate = shape / mean."""
-    sums, logs = totals(weights, values, lambda x: (x, _log(x)))
     n = total(weights)
-    start = gamma_shape(sums, logs, n)
-    shape, gap = start["concentration"], (sums / n).log() - logs / n
+    sums, logs = totals(weights, values, lambda x: (x, _log(x)))
+    mean = sums / n
+    shape = _shape(mean.log() - logs / n, lambda: _gap(weights, (values - mean[..., None]) / mean[..., None]))
+    return {"concentration": shape, "rate": shape / mean}
+
+
+def _inverse_gamma_estimate(values: Tensor, weights: Tensor) -> Params:
+    """That of the gamma distribution for the inverse values."""
+    n = total(weights)
+    sums, logs = totals(weights, values, lambda x: (1 / x, _log(x)))
+    mean = n / sums
+    shape = _shape(logs / n - mean.log(), lambda: _gap(weights, (mean[..., None] - values) / values))
+    return {"concentration": shape, "rate": shape * mean}
+
+
+def _gap(weights: Tensor, away: Tensor) -> Tensor:
+    """log mean - mean log, from the distances x / mean - 1, without the cancellation."""
+    return totals(weights, away, lambda r: (less_log1p(r),))[0] / total(weights)
+
+
+def _shape(gap: Tensor, exact: Callable[[], Tensor]) -> Tensor:
+    """The shape whose logarithm exceeds its digamma function by a gap; `exact`: the gap where it is small."""
+    if bool((gap < _SMALL_GAP).any()):
+        gap = torch.where(gap < _SMALL_GAP, exact(), gap)
+    shape = _minka(gap)
     for _ in range(8):
-        miss = shape.log() - torch.digamma(shape) - gap
-        shape = shape / (1 + miss / (1 - shape * torch.special.polygamma(1, shape)))
-    return {"concentration": shape, "rate": shape * n / sums}
+        shape = shape / (1 - (_log_less_digamma(shape) - gap) / _trigamma_excess(shape))
+    return shape
+
+
+def _log_less_digamma(a: Tensor) -> Tensor:
+    """log a - digamma(a), by its asymptotic series for large a."""
+    far = a > 20
+    q = 1 / torch.where(far, a, 20.0).square()
+    series = q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q / 132))))
+    near = torch.where(far, 1.0, a)
+    return torch.where(far, 0.5 / a + series, near.log() - torch.digamma(near))
+
+
+def _trigamma_excess(a: Tensor) -> Tensor:
+    """a trigamma(a) - 1, by its asymptotic series for large a."""
+    far = a > 20
+    r = 1 / torch.where(far, a, 20.0)
+    q = r.square()
+    series = r * (1 / 2 + r * (1 / 6 - q * (1 / 30 - q * (1 / 42 - q * (1 / 30 - q * 5 / 66)))))
+    near = torch.where(far, 1.0, a)
+    return torch.where(far, series, near * torch.special.polygamma(1, near) - 1)
 
 
 def _gamma_covariance(params: Params, n: float) -> Tensor:
     a, b = params["concentration"], params["rate"]
-    trigamma = torch.special.polygamma(1, a)
-    return _matrix([[a, b], [b, trigamma * b.square()]]) / (n * (a * trigamma - 1))
+    excess = _trigamma_excess(a)
+    return _matrix([[a, b], [b, (1 + excess) / a * b.square()]]) / (n * excess)
 
 
 def _gamma_maximum(params: Params, n: float) -> Tensor:
     """By the likelihood equations, mean x = a / b and mean log x = digamma(a) - log b."""
     a, b = params["concentration"], params["rate"]
-    return n * (b.log() - torch.lgamma(a) + (a - 1) * torch.digamma(a) - a)
+    return n * (log_scaled_peak(a) + (1 - a) * _log_less_digamma(a) - log_ratio(a, b))
+
+
+def _inverse_gamma_maximum(params: Params, n: float) -> Tensor:
+    """That of the inverse values, y, and of the change of variable: 2 mean log y."""
+    a, b = params["concentration"], params["rate"]
+    return n * (log_scaled_peak(a) - (1 + a) * _log_less_digamma(a) + log_ratio(a, b))
 
 
 def _gamma_log_prob(values: Tensor, concentration: Tensor, rate: Tensor) -> Tensor:
-    constant = concentration * rate.log() - torch.lgamma(concentration)
-    return (concentration - 1) * values.log() - rate * values + constant
+    """With r = x rate / a: a^a e^-a / Gamma(a) exp(-a (r - 1 - log r)) / x."""
+    away = expm1_less(log_ratio(values * rate, concentration))
+    return log_scaled_peak(concentration) - values.log() - concentration * away
+
+
+def _inverse_gamma_log_prob(values: Tensor, concentration: Tensor, rate: Tensor) -> Tensor:
+    away = expm1_less(log_ratio(rate, values * concentration))
+    return log_scaled_peak(concentration) - values.log() - concentration * away
 
 
 def _gamma_of_means(means: tuple[Tensor, ...], concentration: Tensor, rate: Tensor) -> Tensor:
@@ -123,9 +192,9 @@ def _chi2_of_means(means: tuple[Tensor, ...], df: Tensor) -> Tensor:
 
 
 def _beta_start(values: Tensor, weights: Tensor) -> Params:
-    found = moments(values, weights)
-    count = (found.mean * (1 - found.mean) / found.spread.square() - 1).clamp(1e-2, 1e6)
-    return {"concentration1": found.mean * count, "concentration0": (1 - found.mean) * count}
+    found, rest = moments(values, weights), moments(1 - values, weights).mean
+    count = (found.mean * rest / found.spread.square() - 1).clamp(1e-2, 1e30)
+    return {"concentration1": found.mean * count, "concentration0": rest * count}
 
 
 def _beta_of_means(means: tuple[Tensor, ...], concentration1: Tensor, concentration0: Tensor) -> Tensor:
@@ -133,6 +202,14 @@ def _beta_of_means(means: tuple[Tensor, ...], concentration1: Tensor, concentrat
     both = torch.lgamma(concentration1 + concentration0)
     normed = both - torch.lgamma(concentration1) - torch.lgamma(concentration0)
     return (concentration1 - 1) * up + (concentration0 - 1) * down + normed
+
+
+def _beta_log_prob(values: Tensor, concentration1: Tensor, concentration0: Tensor) -> Tensor:
+    """By the logit: the peak less what x is away from it."""
+    a, b, rest = concentration1, concentration0, 1 - values
+    n = a + b
+    peak = log_scaled_peak(a) + log_scaled_peak(b) - log_scaled_peak(n)
+    return peak - distance(a, n * values) - distance(b, n * rest) - values.log() - torch.log1p(-values)
 
 
 def _dirichlet_start(values: Tensor, weights: Tensor) -> Params:
@@ -145,17 +222,17 @@ def _dirichlet_start(values: Tensor, weights: Tensor) -> Params:
 
 def _kumaraswamy_log_prob(values: Tensor, concentration1: Tensor, concentration0: Tensor) -> Tensor:
     a, b, log = concentration1, concentration0, values.log()
-    return a.log() + b.log() + (a - 1) * log + (b - 1) * torch.log(-torch.expm1(a * log))
+    return a.log() + b.log() + (a - 1) * log + (b - 1) * log1mexp(-a * log)
 
 
 # Location and scale.
 
 
-def _student_start(values: Tensor, weights: Tensor, at: float = 0.5) -> Params:
+def _student_start(values: Tensor, weights: Tensor, at: float = 0.5, df: float = 5.0) -> Params:
     low, middle, high = (quantile(values, weights, q) for q in (0.25, at, 0.75))
     scale = (high - low) / 1.45  # the quartiles of Student's t with 5 degrees of freedom
     scale = torch.where(scale > 0, scale, moments(values, weights).spread)
-    return {"df": torch.full_like(middle, 5.0), "loc": middle, "scale": scale}
+    return {"df": torch.full_like(middle, df), "loc": middle, "scale": scale}
 
 
 def _student_log_prob(values: Tensor, df: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -214,35 +291,55 @@ def _skew_normal_starts(values: Tensor, weights: Tensor) -> list[Params]:
 
 
 def _von_mises_start(values: Tensor, weights: Tensor) -> Params:
+    """The mean direction, and the concentration from 1 - R^2, of angles about their mean, which keeps its digits."""
     share = weights / weights.sum(-1, keepdim=True)
-    c, s = (share * values.cos()).sum(-1), (share * values.sin()).sum(-1)
-    r = (c.square() + s.square()).sqrt().clamp(max=1 - 1e-9)
-    return {"loc": torch.atan2(s, c), "concentration": (r * (2 - r * r) / (1 - r * r)).clamp(min=1e-3)}
+    rough = torch.atan2((share * values.sin()).sum(-1), (share * values.cos()).sum(-1))
+    away = values - rough[..., None]
+    c, s = 2 * (share * (away / 2).sin().square()).sum(-1), (share * away.sin()).sum(-1)
+    rest = (2 * c - c.square() - s.square()).clamp(1e-30, 1.0)
+    r = (1 - rest).sqrt()
+    return {"loc": rough + torch.atan2(s, 1 - c), "concentration": (r * (1 + rest) / rest).clamp(min=1e-3)}
+
+
+def _von_mises_log_prob(values: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:
+    away = 2 * ((values - loc) / 2).sin().square()
+    return -concentration * away - math.log(2 * math.pi) - _log_i0e(concentration)
 
 
 def _von_mises_of_means(means: tuple[Tensor, ...], loc: Tensor, concentration: Tensor) -> Tensor:
     c, s = means
-    bessel = torch.special.i0e(concentration).log() + concentration
-    return concentration * (loc.cos() * c + loc.sin() * s) - math.log(2 * math.pi) - bessel
+    return concentration * (loc.cos() * c + loc.sin() * s - 1) - math.log(2 * math.pi) - _log_i0e(concentration)
+
+
+def _log_i0e(k: Tensor) -> Tensor:
+    """log(exp(-k) I0(k)), by its asymptotic series for large k, whose derivatives do not cancel."""
+    far = k > 300
+    r = 1 / (8 * torch.where(far, k, 300.0))
+    series = torch.log1p(r * (1 + r * (9 / 2 + r * (75 / 2 + r * (3675 / 8 + r * 59535 / 8)))))
+    near = torch.special.i0e(torch.where(far, 1.0, k)).log()
+    return torch.where(far, series - 0.5 * (2 * math.pi * k).log(), near)
 
 
 # Scale and shape.
 
 
 def _weibull_start(values: Tensor, weights: Tensor) -> Params:
-    """By the moments of the logarithm, which has a Gumbel distribution."""
-    mean, spread, _ = moments(values.log(), weights)
+    """By the moments of the logarithm, which has a Gumbel distribution, as a distance from the first."""
+    first = values[..., :1]
+    mean, spread, _ = moments(log_ratio(values, first), weights)
+    mean = mean + first[..., 0].log()
     shape = math.pi / math.sqrt(6) / spread
     return {"scale": (mean + _EULER / shape).exp(), "concentration": shape}
 
 
 def _weibull_log_prob(values: Tensor, scale: Tensor, concentration: Tensor) -> Tensor:
-    z = concentration * (values.log() - scale.log())
+    z = concentration * log_ratio(values, scale)
     return concentration.log() - values.log() + z - z.exp()
 
 
 def _half_scale_start(values: Tensor, weights: Tensor) -> Params:
-    return {"scale": quantile(values, weights, 0.5).clamp(min=1e-3)}
+    middle, mean = quantile(values, weights, 0.5), moments(values, weights).mean
+    return {"scale": torch.where(middle > 0, middle, torch.where(mean > 0, mean, 1.0))}
 
 
 def _half_cauchy_log_prob(values: Tensor, scale: Tensor) -> Tensor:
@@ -268,7 +365,7 @@ def _pareto_tail_log_prob(values: Tensor, scale: Tensor, concentration: Tensor, 
 def _pareto_estimate(values: Tensor, weights: Tensor) -> Params:
     """The smallest value, and the inverse mean of the logarithms above it."""
     low = torch.where(weights > 0, values, math.inf).amin(-1)
-    return {"scale": low, "alpha": total(weights) / total(weights, (values / low[..., None]).log())}
+    return {"scale": low, "alpha": total(weights) / total(weights, log_ratio(values, low[..., None]))}
 
 
 def _pareto_covariance(params: Params, n: float) -> Tensor:
@@ -280,7 +377,7 @@ def _inverse_gaussian_estimate(values: Tensor, weights: Tensor) -> Params:
     n = total(weights)
     mean = total(weights, values) / n
     # mean(1 / x) - 1 / mean, as a sum of terms that are not negative
-    away = (values / mean[..., None] - 1).square() / values
+    away = ((values - mean[..., None]) / mean[..., None]).square() / values
     return {"loc": mean, "concentration": n / total(weights, away)}
 
 
@@ -290,17 +387,26 @@ def _inverse_gaussian_covariance(params: Params, n: float) -> Tensor:
 
 
 def _f_start(values: Tensor, weights: Tensor) -> Params:
-    mean = moments(values, weights).mean
+    """By the mean; of data that are nearly equal by the variance of the logarithm, 2 / df1 + 2 / df2."""
+    mean, variance = moments(values, weights).mean, moments(log_ratio(values, values[..., :1]), weights).spread.square()
     df2 = torch.where(mean > 1.05, 2 * mean / (mean - 1), 42.0).clamp(max=42.0)
-    return {"df1": torch.full_like(mean, 5.0), "df2": df2}
+    near, both = variance < 1e-3, 4 / variance.clamp(min=1e-30)
+    return {"df1": torch.where(near, both, 5.0), "df2": torch.where(near, both, df2)}
 
 
 def _f_log_prob(values: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
-    """With a, b the halves of the degrees of freedom and y = df1 x / df2: y^a (1 + y)^-(a + b) / B(a, b) x."""
-    y = df1 * values / df2
-    small, large = torch.minimum(df1, df2) / 2, torch.maximum(df1, df2) / 2
-    beta = torch.lgamma(small) - log_rising(large, small)
-    return df1 / 2 * y.log() - (df1 + df2) / 2 * torch.log1p(y) - values.log() - beta
+    """By log X + log(a / b), the logit of a beta variable, with a, b the halves of the degrees of freedom."""
+    a, b = df1 / 2, df2 / 2
+    n, below = a + b, a * values + b
+    peak = log_scaled_peak(a) + log_scaled_peak(b) - log_scaled_peak(n)
+    away = a * expm1_less(log_ratio(n * values, below)) + b * expm1_less(log_ratio(n, below))
+    return peak - away - values.log()
+
+
+def _continuous_bernoulli_log_prob(values: Tensor, probs: Tensor) -> Tensor:
+    """exp(c x) c / (exp(c) - 1), c the logit of probs."""
+    c = probs.log() - torch.log1p(-probs)
+    return c * values - log_mean_exp(c)
 
 
 # Counts.
@@ -314,8 +420,11 @@ def _negative_binomial_start(values: Tensor, weights: Tensor) -> Params:
 
 
 def _negative_binomial_log_prob(values: Tensor, total_count: Tensor, probs: Tensor) -> Tensor:
-    choose = log_rising(total_count, values) - torch.lgamma(values + 1)
-    return choose + total_count * torch.log1p(-probs) + torch.xlogy(values, probs)
+    """r / (r + x) times the chance of r successes in r + x trials, as Loader (2000) has it, for any r."""
+    n = total_count + values
+    peaks = log_peak(values) + log_peak(total_count) - log_peak(n)
+    away = distance(values, n * probs) + distance(total_count, n * (1 - probs))
+    return total_count.log() - n.log() + peaks - away
 
 
 # Expected information of one observation, by the parameters in their order.
@@ -379,11 +488,16 @@ FAMILIES = (
         units={"rate": "rate"},
         statistics=lambda x: (x, _log(x)),
         of_statistics=_gamma_of_means,
+        solution="the likelihood equation of the concentration, by Newton's method",
     ),
     Family(
         td.InverseGamma,
         _POSITIVE,
         _positive,
+        _inverse_gamma_estimate,
+        _gamma_covariance,
+        _inverse_gamma_log_prob,
+        maximum=_inverse_gamma_maximum,
         start=lambda x, w: _gamma_start(1 / x, w),
         units={"rate": "scale"},
         statistics=lambda x: (1 / x, _log(x)),
@@ -394,6 +508,7 @@ FAMILIES = (
         _POSITIVE,
         _positive,
         start=lambda x, w: {"df": moments(x, w).mean},
+        log_prob=lambda x, df: _gamma_log_prob(x, df / 2, torch.full_like(df, 0.5)),
         statistics=lambda x: (x, _log(x)),
         of_statistics=_chi2_of_means,
     ),
@@ -402,9 +517,7 @@ FAMILIES = (
         "a number between 0 and 1",
         _share,
         start=_beta_start,
-        log_prob=lambda x, concentration1, concentration0: _beta_of_means(
-            (x.log(), torch.log1p(-x)), concentration1, concentration0
-        ),
+        log_prob=_beta_log_prob,
         statistics=lambda x: (_log(x), torch.log1p(-x)),
         of_statistics=_beta_of_means,
     ),
@@ -420,8 +533,9 @@ FAMILIES = (
         td.StudentT,
         _student_start,
         _student_log_prob,
-        more_starts=lambda x, w: [_student_start(x, w, q) for q in (0.25, 0.75)],
+        more_starts=lambda x, w: [_student_start(x, w, q, df) for q in (0.25, 0.5, 0.75) for df in (0.7, 5.0)],
         limit=("df", math.inf, td.Normal, ("loc", "scale")),
+        near_limit=lambda normal: {"df": torch.full_like(normal["loc"], _HUGE), **normal},
     ),
     _finite_form(
         td.Cauchy,
@@ -437,6 +551,7 @@ FAMILIES = (
         _FINITE,
         torch.isfinite,
         start=_von_mises_start,
+        log_prob=_von_mises_log_prob,
         statistics=lambda x: (x.cos(), x.sin()),
         of_statistics=_von_mises_of_means,
     ),
@@ -476,6 +591,7 @@ FAMILIES = (
         log_prob=lambda x, scale, alpha: torch.where(
             x >= scale, alpha.log() + alpha * scale.log() - (alpha + 1) * x.log(), -math.inf
         ),
+        corner="scale",
         not_regular="scale is the smallest value, which has no normal error; the error of alpha holds",
     ),
     Family(
@@ -491,6 +607,7 @@ FAMILIES = (
         "a number from 0 to 1",
         lambda x: (x >= 0) & (x <= 1),
         start=lambda x, w: {"probs": moments(x, w).mean.clamp(1e-3, 1 - 1e-3)},
+        log_prob=_continuous_bernoulli_log_prob,
     ),
     Family(
         td.NegativeBinomial,
@@ -499,5 +616,9 @@ FAMILIES = (
         start=_negative_binomial_start,
         log_prob=_negative_binomial_log_prob,
         limit=("total_count", math.inf, td.Poisson, ()),
+        near_limit=lambda poisson: {
+            "total_count": torch.full_like(poisson["rate"], _HUGE),
+            "probs": poisson["rate"] / (poisson["rate"] + _HUGE),
+        },
     ),
 )

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import classes
+from nll.likelihood.arrays import categories_of
 from nll.likelihood.blocks import ahead, in_order
 from nll.likelihood.classes import Coded, coded, require_one_type
+from nll.likelihood.csv_files import Dialect
 from nll.likelihood.ledger import sums_of
 
 _BLOCK_BYTES = 1 << 24  # of the numbers of a block
@@ -88,7 +90,7 @@ class Stream:
         self.columns = None if columns is None else [str(name) for name in columns]
         named = [str(name) for name in data[0].columns] if _is_arrays(data) and hasattr(data[0], "columns") else None
         self.names = self.columns or named  # None: as the first block has them
-        self.levels = classes.levels_of(data[1]) if _is_arrays(data) else None  # of the response, where it has an order
+        self.levels = categories_of(data[1]) if _is_arrays(data) else None  # of the response, where it has an order
         self.missing, self.block_rows, self.progress = missing, block_rows, progress
 
     def __iter__(self) -> Iterator[Block]:
@@ -124,7 +126,7 @@ class Stream:
         for whole in pieces(self.data, self.block_rows, self._wanted):
             inside = first < cut < first + _length(whole)
             if first == 0 and not isinstance(whole, tuple) and self.response in whole.schema.names:
-                self.levels = classes.levels_of(whole.column(self.response))
+                self.levels = categories_of(whole.column(self.response))
             for piece in (_rows(whole, 0, cut - first), _rows(whole, cut - first, None)) if inside else (whole,):
                 if self.names is None:
                     self._of(first, piece)
@@ -447,14 +449,14 @@ def stamps(data: Any) -> list[tuple[str, int, int]]:
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
 
 
-def _of_file(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
+def _of_file(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None = None) -> Iterator[Any]:
     import pyarrow as pa
 
     kind = _FILES.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"expected a file named {', '.join(_FILES)}, got {path.name}")
     try:
-        yield from (_of_parquet if kind == "parquet" else _of_csv)(path, rows, wanted)
+        yield from _of_parquet(path, rows, wanted) if kind == "parquet" else _of_csv(path, rows, wanted, dialect)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"expected a readable table in {path}, got: {error}") from None
 
@@ -479,22 +481,26 @@ def _of_parquet(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
             yield pa.RecordBatch.from_pydict({name: columns[name] for name in names})
 
 
-def _of_csv(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
+def _of_csv(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None) -> Iterator[Any]:
     """The types are those that the whole file needs: a column that starts with whole numbers may go on with others."""
     from pyarrow import csv
 
-    parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.name.lower() else ",")
-    open_ = partial(csv.open_csv, path, parse_options=parse)
-    with open_(convert_options=csv.ConvertOptions(strings_can_be_null=True)) as reader:
+    written = (dialect or Dialect()).of(path, path.name)
+    with csv.open_csv(path, **written.options()) as reader:
         require_different(reader.schema.names)
         start = next(iter(reader), None)
         types = {field.name: _wide(field.type, start and start.column(field.name)) for field in reader.schema}
     require(wanted or [], list(types))
     used = [name for name in types if wanted is None or name in wanted]
-    convert = csv.ConvertOptions(column_types=types, include_columns=used, strings_can_be_null=True)
-    with open_(convert_options=convert) as reader:
+    with csv.open_csv(path, **written.options(column_types=types, include_columns=used)) as reader:
         for batch in ahead(iter(reader)):
             yield from _cut(batch, _height(rows, len(used)))
+
+
+def blocks_in(path: Path, dialect: Dialect) -> Iterator[Any]:
+    """The rows of a file, or of a folder's, in Arrow batches; CSV files are written in the dialect."""
+    for file in files_of(path):
+        yield from _of_file(file, None, None, dialect)
 
 
 def _wide(kind: Any, start: Any) -> Any:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.observations import cluster_codes, frequencies, label
+from nll.likelihood.arrays import absent, array_of
+from nll.likelihood.observations import Weights, cluster_codes, frequencies, kind_of, label, scaled
+from nll.likelihood.stream import require_one_type
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,15 @@ class Choices:
 
     def of_cases(self, values: Any, what: str) -> np.ndarray:
         """What the rows as given say of their case. ValueError where they differ within one."""
-        values = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        values = array_of(values, what)
         if values.shape == (self.cases,) and self.labels is None:  # wide
             return values
         if values.shape != (len(self.given),):
             raise ValueError(f"expected {len(self.given)} {what}, one for each row, got shape {values.shape}")
         values = values[self.given]
+        missing = absent(values)
+        if missing.any():
+            raise ValueError(f"expected {what} in every row, got none at row {self.given[int(missing.argmax())]}")
         own = values[self.first]
         wrong = np.flatnonzero(values != own[self.case])
         if len(wrong):
@@ -53,9 +58,11 @@ class Choices:
         return own
 
     def weights(self, given: Any) -> Tensor:
-        """(cases) frequencies."""
-        own = None if given is None else self.of_cases(given, "weights")
-        return frequencies(own, self.cases)
+        """(cases), in the unit of the likelihood."""
+        if given is None:
+            return frequencies(None, self.cases)
+        values = given.values if isinstance(given, Weights) else given
+        return scaled(frequencies(self.of_cases(values, "weights"), self.cases), kind_of(given))
 
     def clusters(self, given: Any) -> Tensor | None:
         """(cases): the number of each one's cluster."""
@@ -65,11 +72,11 @@ class Choices:
 
     def chosen(self, y: Any) -> Tensor:
         """(cases): the row of the alternative that was chosen, from marks of the rows as given."""
-        marks = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        marks = array_of(y, "y")
         if marks.shape != (len(self.given),):
             raise ValueError(f"expected y of {len(self.given)} marks, one for each row, got shape {marks.shape}")
         marks = marks[self.given]
-        wrong = np.flatnonzero(~np.isin(marks, (0, 1)))
+        wrong = np.flatnonzero(absent(marks) if absent(marks).any() else ~np.isin(marks, (0, 1)))
         if len(wrong):
             raise ValueError(
                 f"expected 0 or 1 in y (1 for the chosen alternative), got {marks[wrong[0]]!r} "
@@ -107,7 +114,7 @@ def from_long(x: np.ndarray, names: list[str], case: Any, alternative: Any) -> C
 def from_wide(x: np.ndarray, names: list[str], available: Any, alternatives: list[Any]) -> Choices:
     """Of (n, J, q) attributes with a mask of the alternatives that a case has, (n, J)."""
     n, count, _ = x.shape
-    mask = np.ones((n, count), dtype=bool) if available is None else np.asarray(available)
+    mask = np.ones((n, count), dtype=bool) if available is None else array_of(available, "available")
     if mask.shape != (n, count) or not np.isin(mask, (0, 1)).all():
         raise ValueError(f"expected available as a mask of shape {(n, count)}, got shape {mask.shape}")
     mask = mask.astype(bool)
@@ -204,14 +211,14 @@ def choices_long(
 
 
 def _labels(values: Any, what: str, rows: int) -> np.ndarray:
-    values = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    values = array_of(values, what)
     if values.shape != (rows,):
         raise ValueError(f"expected {rows} labels of {what}s, one for each row, got shape {values.shape}")
-    absent = np.array([value is None or value != value for value in values.tolist()], dtype=bool)
-    if absent.any():
-        raise ValueError(
-            f"expected a label of the {what} in every row, got none at row {int(np.flatnonzero(absent)[0])}"
-        )
+    missing = absent(values)
+    if missing.any():
+        raise ValueError(f"expected a label of the {what} in every row, got none at row {int(missing.argmax())}")
+    if values.dtype.kind == "O":
+        require_one_type(values.tolist())
     return values
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nll.kernels.softmax_sums import Rows, Standard, row_sums
 from nll.likelihood.blocks import blocks
+from nll.regression.collinear import dependencies, sentence
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,25 +89,11 @@ class Frame:
         return {"to_given": self.to_given @ back, "gram": eye}
 
     def _require_rank(self, r: Tensor) -> None:
-        direction = null_direction(r)
-        if direction is None:
+        if null_direction(r) is None:
             return
-        weights = self.to_given @ direction
-        slopes = weights[1:] if self.intercept else weights
-        # The largest; of equal ones the last, whatever the rounding.
-        last = int((slopes.abs() > (1 - 1e-6) * slopes.abs().max()).nonzero()[-1]) + self.intercept
-        # A coefficient may be small in its units; the constant is what the others do not cancel, up to rounding.
-        if self.intercept:
-            cancelled = (self.to_given[0, 1:] * direction[1:]).abs().max()
-            direction[0] = weights[0] * (weights[0].abs() > 1e-9 * cancelled)
-        others = [
-            f"{float(-weight / weights[last]):+.6g}" + ("" if name == INTERCEPT else f" {name}")
-            for j, (name, weight, used) in enumerate(zip(self.names, weights, direction, strict=True))
-            if j != last and used
-        ]
-        raise ValueError(
-            f"expected linearly independent columns, got {self.names[last]!r} = {' '.join(others) or '0'} in every row"
-        )
+        found = dependencies(r, self.to_given, self.intercept)
+        if found:
+            raise ValueError(sentence(found, self.names, self.intercept))
 
 
 class Survey(NamedTuple):
@@ -134,12 +121,16 @@ class Survey(NamedTuple):
         centre = self.about.centre + mean[1:] / self.about.scale
         return self._replace(about=self.about._replace(centre=centre), gram=gram)
 
-    def frame(self, names: list[str] | None) -> dict[str, Any]:
-        """The fields of a `Frame`."""
+    def frame(self, names: list[str] | None, constant: bool = False) -> dict[str, Any]:
+        """The fields of a `Frame`; ValueError for columns that do not vary, unless `constant` ones are usable."""
         (centre, unit, intercept), q = self.about, len(self.low)
         names = names or [f"x{j}" for j in range(q)]
-        _require_varying(names, self.high > self.low if intercept else (self.high != 0) | (self.low != 0))
-        scale = unit / self.spread[int(intercept) :]
+        varies = self.high > self.low if intercept else (self.high != 0) | (self.low != 0)
+        if not constant:
+            _require_varying(names, varies)
+        spread = self.spread.clone()
+        spread[int(intercept) :][~varies] = 1.0
+        scale = unit / spread[int(intercept) :]
         reach = float((torch.maximum(self.high - centre, centre - self.low) * scale).square().sum() + intercept) ** 0.5
         to_given = torch.diag(scale)
         if intercept:
@@ -150,7 +141,7 @@ class Survey(NamedTuple):
             "names": names,
             "standard": Standard(centre, scale, intercept),
             "to_given": to_given,
-            "gram": self.gram / self.spread[:, None] / self.spread,
+            "gram": self.gram / spread[:, None] / spread,
             "reach": reach,
             "length": self.rows,
         }
@@ -204,8 +195,8 @@ class Columns(Held):
         return torch.cat([ones[:, None], self.source], 1) if self.intercept else self.source.double()
 
     @classmethod
-    def of(cls, given: Tensor, names: list[str] | None, intercept: bool) -> Columns:
-        """Standardise the columns `given` (n, q), to which the intercept is added."""
+    def of(cls, given: Tensor, names: list[str] | None, intercept: bool, constant: bool = False) -> Columns:
+        """Standardise the columns `given` (n, q), to which the intercept is added; see `Survey.frame`."""
         low, high, centre = _extent(given)
         centre = centre if intercept else torch.zeros_like(centre)
         unit = torch.maximum(high - centre, centre - low)  # squares overflow above 1e154
@@ -214,7 +205,7 @@ class Columns(Held):
         if intercept and bool((found.gram[0, 1:].abs() > _ROUNDED).any()):  # the mean was
             about = found.about_mean().about
             found = found._replace(about=about, gram=gram_of(given, about))
-        return cls(**found.frame(names), source=given)
+        return cls(**found.frame(names, constant), source=given)
 
     def turned_by(self, factor: Tensor) -> Columns:
         """The columns x factor^-1, of the same span, with an upper triangular factor."""

@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maximise
+from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, Sums, decrement_of, maximise
 from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import Problem, Segment
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units
+from nll.regression import existence, ridge
 from nll.regression.columns import Columns
 from nll.regression.separation import Limit, limit_of, within_limit
 
@@ -159,13 +160,15 @@ class _Cases:
         return torch.stack(rows)
 
 
-def _search_again(likelihood: ConditionalLikelihood, coef: Tensor, steps: int) -> Found:
+def _search_again(likelihood: ConditionalLikelihood, coef: Tensor, steps: int, weighted: bool) -> Found:
     cases = torch.arange(len(likelihood.weights))
     segment = Segment(_Cases(likelihood), (cases[None],), likelihood.weights[None], cases)
     problem = Problem((segment,), Layout({"coef": Parameter(constraints.real, tuple(coef.shape))}))
     at = problem.sums(coef[None])
     sums = Sums(*(part[0] for part in at))
-    return Found(problem, Optimum(coef, sums, decrement_of(sums), steps, True, "converged"), Units(), 0.0, problem)
+    return Found(
+        problem, Optimum(coef, sums, decrement_of(sums), steps, True, "converged"), Units(), 0.0, problem, weighted
+    )
 
 
 class Judged(NamedTuple):
@@ -252,6 +255,7 @@ def fit_choices(
     likelihood: ConditionalLikelihood,
     *,
     covariance: str = "observed",
+    weights: str = "frequency",
     clusters: Tensor | None = None,
     response: str | None = None,
     baseline: str | None = None,
@@ -262,24 +266,28 @@ def fit_choices(
     Args:
         likelihood: of the choices.
         covariance: "observed", "sandwich" or "hc1".
+        weights: their kind, which are in the unit of the likelihood; those that are no frequencies take the sandwich.
         clusters: (cases), the number of each one's cluster.
         response: its name.
         baseline: the alternative without a constant.
         progress: called before each step with (step, log-likelihood, Newton decrement).
     """
-    columns = likelihood.columns
+    columns, penalty = likelihood.columns, likelihood.penalty
     found = maximise(likelihood.sums, torch.zeros(likelihood.size, dtype=torch.float64), progress, likelihood.unit)
     inverse = cov.inverse(found.sums.information)
+    plain = likelihood if penalty is None else _without_penalty(likelihood)
     judged = Judged(overlap=True)
-    if likelihood.penalty is None and not certified(likelihood, found.decrement, inverse):
+    if penalty is not None:
+        judged = Judged(overlap=bool(inverse.isnan().any()) or certified(likelihood, found.decrement, inverse))
+        found, inverse = _settled(likelihood, found, plain.sums(found.theta).information)
+    elif not certified(likelihood, found.decrement, inverse):
         judged = judge(likelihood)
     converged = found.reached and judged.overlap and not bool(inverse.isnan().any())
-    plain = likelihood if likelihood.penalty is None else _without_penalty(likelihood)
-    information = "observed" if likelihood.penalty is None else "penalised"
-    if converged and (covariance != "observed" or clusters is not None):
-        inverse, information = _robust(likelihood, found.theta, inverse, covariance, clusters)
-    elif converged and likelihood.penalty is not None:
-        inverse = cov.transformed(plain.sums(found.theta).information, inverse)
+    information = "observed" if penalty is None else "penalised"
+    if converged and (covariance != "observed" or clusters is not None or weights != "frequency"):
+        inverse, information = _robust(plain, found.theta, inverse, covariance, weights, clusters)
+    elif converged and penalty is not None:
+        inverse = cov.sandwich(inverse, plain.sums(found.theta).information)
     coef = columns.to_given @ found.theta
     spread = cov.transformed(inverse, columns.to_given) if converged else torch.full_like(inverse, torch.nan)
     if judged.limit is not None:
@@ -294,9 +302,11 @@ def fit_choices(
         params={"coef": coef},
         covariance=spread,
         log_likelihood=float(plain.sums(found.theta).log_likelihood),
-        n=float(likelihood.weights.sum()),
+        n=_count(likelihood, weights),
         df=likelihood.size,
-        status=_status(found, judged, columns),
+        status=_status(found, judged, columns)
+        if penalty is None
+        else existence.verdict(found, judged.overlap, "that the penalty leaves free", likelihood.unit),
         converged=converged,
         decrement=found.decrement,
         steps=found.steps,
@@ -306,8 +316,18 @@ def fit_choices(
         response=response,
         baseline=baseline,
     )
-    again = partial(_search_again, likelihood, coef, found.steps)
+    again = partial(_search_again, likelihood, coef, found.steps, weights != "frequency")
     return replace(fitted, search=again if converged and likelihood.penalty is None else None)
+
+
+def _settled(likelihood: ConditionalLikelihood, found: Optimum, information: Tensor) -> tuple[Optimum, Tensor]:
+    """The very maximum where columns are constant or collinear, and the inverse across what they leave flat."""
+    assert likelihood.penalty is not None
+    theta, inverse = ridge.settled(found.theta, information, likelihood.penalty, 1.0)
+    before, after = (float(likelihood.sums(at).log_likelihood) for at in (found.theta, theta))
+    if after < before - TOLERANCE * likelihood.unit:  # nearly flat only
+        return found, cov.inverse(found.sums.information)
+    return found._replace(theta=theta), inverse
 
 
 def _without_penalty(likelihood: ConditionalLikelihood) -> ConditionalLikelihood:
@@ -315,13 +335,24 @@ def _without_penalty(likelihood: ConditionalLikelihood) -> ConditionalLikelihood
     return ConditionalLikelihood(*parts)
 
 
+def _count(likelihood: ConditionalLikelihood, weights: str) -> float:
+    """The number of observations."""
+    own = likelihood.weights
+    return float(torch.count_nonzero(own) if weights == "sampling" else own.sum())
+
+
 def _robust(
-    likelihood: ConditionalLikelihood, theta: Tensor, inverse: Tensor, kind: str, clusters: Tensor | None
+    likelihood: ConditionalLikelihood,
+    theta: Tensor,
+    inverse: Tensor,
+    kind: str,
+    weights: str,
+    clusters: Tensor | None,
 ) -> tuple[Tensor, str]:
-    found = cov.sandwich(inverse, cov.meat(likelihood.scores(theta), likelihood.weights, "frequency", clusters))
+    found = cov.sandwich(inverse, cov.meat(likelihood.scores(theta), likelihood.weights, weights, clusters))
     if clusters is not None:
         return found, f"sandwich, {int(clusters.max()) + 1} clusters"
-    n = float(likelihood.weights.sum())
+    n = _count(likelihood, weights)
     if kind != "hc1":
         return found, "sandwich (HC0)"
     return found * (n / (n - likelihood.size) if n > likelihood.size else torch.nan), "sandwich (HC1)"

@@ -15,11 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from nll._torch import on_processor
-from nll.likelihood.observations import label
+from nll.likelihood.arrays import absent, array_of, categories_of, first_level, floats
+from nll.likelihood.observations import kind_of, label
 from nll.likelihood.optimise import Progress
 from nll.regression.choices import Choices, columns_of, from_long, from_wide
 from nll.regression.columns import Columns
 from nll.regression.conditional_likelihood import ConditionalLikelihood, fit_choices
+from nll.regression.inputs import plain, require_finite
 from nll.regression.robust import KINDS
 from nll.regression.softmax_fit import code_of
 
@@ -37,7 +39,8 @@ class ConditionalLogit(BaseEstimator):
         specific: names or numbers of attributes with a coefficient for each alternative; the others have one for all.
         individual: those of covariates that are the same in all rows of a case; they have a coefficient for each
             alternative but the baseline.
-        baseline: the alternative without these; None: the first in sorted order.
+        baseline: the alternative without these; None: the first category of a Categorical, else the first in sorted
+            order.
         alpha: ridge penalty alpha / 2 * (sum of squares of all coefficients but the constants), on the summed negative
             log-likelihood.
         covariance: "observed" (inverse information), "sandwich" (HC0) or "hc1"; `fit(clusters=...)` clusters it.
@@ -86,7 +89,9 @@ class ConditionalLogit(BaseEstimator):
             case: long: (rows) labels of the cases, or the name of a column of X.
             alternative: long: (rows) labels of the alternatives, or the name of a column of X.
             available: wide: (n, J), whether a case has an alternative; None: all have all.
-            sample_weight: (rows), the same within a case, or wide (n): how often a case was seen.
+            sample_weight: (rows), the same within a case, or wide (n): how often a case was seen; or
+                `nll.sampling(w)` or `nll.importance(w)`, of which only the ratios count, and the covariance is the
+                sandwich.
             offset: (rows), or wide (n, J): added to the scores.
             clusters: (rows), or wide (n): labels of groups of cases that are not independent of each other.
             progress: called before each step with (step, log-likelihood, Newton decrement).
@@ -101,13 +106,16 @@ class ConditionalLogit(BaseEstimator):
         self.n_features_in_ = len(choices.names)
         if len(self.classes_) < 2:
             raise ValueError(f"expected at least two alternatives, got one: {label(choices.alternatives[0])}")
-        base = code_of(self.baseline, choices.alternatives)
+        levels = None if alternative is None else categories_of(_values(X, alternative))
+        first = first_level(levels, choices.alternatives)
+        base = code_of(first if self.baseline is None else self.baseline, choices.alternatives)
+        self.baseline_ = choices.alternatives[base]
         x, names, constant = columns_of(choices, self.constants, self.specific, self.individual, base)
         if not names:
             raise ValueError("expected attributes or constants, got no columns")
         weights, groups = choices.weights(sample_weight), choices.clusters(clusters)
         added = None if offset is None else _offset(choices, offset)
-        likelihood = _likelihood(choices, x, names, chosen, weights, added)
+        likelihood = _likelihood(choices, x, names, chosen, weights, added, self.alpha > 0.0)
         if self.alpha > 0.0:
             slopes = torch.diag(1.0 - torch.tensor(constant, dtype=torch.float64))
             to_given = likelihood.columns.to_given
@@ -115,6 +123,7 @@ class ConditionalLogit(BaseEstimator):
         self.result_ = fit_choices(
             likelihood,
             covariance=self.covariance,
+            weights=kind_of(sample_weight),
             clusters=groups,
             response=str(y) if isinstance(y, str) else None,
             baseline=label(choices.alternatives[base]) if self.constants or len(self.individual) else None,
@@ -146,7 +155,7 @@ class ConditionalLogit(BaseEstimator):
             choices.x, choices.names, choices.case, place[choices.alternative], self.classes_.tolist(), choices.given,
             choices.labels,
         )  # fmt: skip
-        base = code_of(self.baseline, known.alternatives)
+        base = code_of(self.baseline_, known.alternatives)
         x, _, _ = columns_of(known, self.constants, self.specific, self.individual, base)
         v = torch.from_numpy(x @ self.coef_)
         v = v if offset is None else v + _offset(known, offset)
@@ -176,11 +185,11 @@ class ConditionalLogit(BaseEstimator):
         choices = self._read(X, case, alternative, available, y if isinstance(y, str) else None, fitted=False)
         if choices.labels is not None:
             return choices, choices.chosen(_column(X, y))
-        y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        y = array_of(y, "y")
         n, count = choices.cases, len(choices.alternatives)
         if y.shape != (n,):
             raise ValueError(f"expected y of {n} choices, got shape {y.shape}")
-        wrong = np.flatnonzero(~np.isin(y, np.arange(count)))
+        wrong = np.flatnonzero(absent(y) if absent(y).any() else ~np.isin(y, np.arange(count)))
         if len(wrong):
             raise ValueError(f"expected choices from 0 to {count - 1}, got {y[wrong[0]]} in case {wrong[0]}")
         chosen = np.searchsorted(choices.given, np.arange(n) * count + y.astype(np.int64))
@@ -193,11 +202,15 @@ class ConditionalLogit(BaseEstimator):
     def _read(
         self, X: Any, case: Any, alternative: Any, available: Any, y: str | None = None, fitted: bool = True
     ) -> Choices:
-        X = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
-        if np.ndim(X) == 3:
+        X = plain(X, "X")
+        if len(X.shape) == 3:
             if case is not None or alternative is not None:
                 raise ValueError("expected no case and no alternative with X of three dimensions")
-            array = _numbers(np.asarray(X), None)
+            array = floats(X, "X", exact=True)
+            if not np.isfinite(array).all():
+                at = np.argwhere(~np.isfinite(array))[0]
+                got = f"{array[tuple(at)]:g} in case {at[0]}, alternative {at[1]}, column {at[2]}"
+                raise ValueError(f"expected finite values in X, got {got}")
             names = [f"x{j}" for j in range(array.shape[2])]
             return from_wide(array, names, available, list(range(array.shape[1])))
         if case is None or alternative is None:
@@ -206,7 +219,7 @@ class ConditionalLogit(BaseEstimator):
             raise ValueError("expected no available with rows of X: an alternative that is not available has no row")
         used = {part for part in (case, alternative, y) if isinstance(part, str)}
         names = self.feature_names_in_.tolist() if fitted and hasattr(X, "columns") else _names(X, used)
-        array = _numbers(_array(X, names), names)
+        array = _array(X, names)
         return from_long(
             array, names or [f"x{j}" for j in range(array.shape[1])], _column(X, case), _column(X, alternative)
         )
@@ -224,7 +237,13 @@ class ConditionalLogit(BaseEstimator):
 
 
 def _likelihood(
-    choices: Choices, x: np.ndarray, names: list[str], chosen: Tensor, weights: Tensor, offset: Tensor | None
+    choices: Choices,
+    x: np.ndarray,
+    names: list[str],
+    chosen: Tensor,
+    weights: Tensor,
+    offset: Tensor | None,
+    penalised: bool = False,
 ) -> ConditionalLikelihood:
     """That of columns less their means within each case, which leaves the differences of the scores."""
     given, case = torch.from_numpy(x), torch.from_numpy(choices.case)
@@ -232,6 +251,9 @@ def _likelihood(
     means = torch.zeros(choices.cases, x.shape[1], dtype=torch.float64).index_add_(0, case, given) / count[:, None]
     away = given - means[case]
     still = away.abs().amax(0) <= 1e-12 * given.abs().amax(0)
+    if penalised:
+        columns = Columns.of(away.masked_fill(still, 0.0), names, intercept=False, constant=True)
+        return ConditionalLikelihood(columns, case, chosen, weights, offset)
     if bool(still.any()):
         name = names[int(still.nonzero()[0])]
         raise ValueError(f"expected columns that vary within a case, got {name!r}; `individual` names covariates")
@@ -262,7 +284,7 @@ def _log_sums(v: Tensor, case: Tensor, cases: int) -> Tensor:
 
 
 def _offset(choices: Choices, offset: Any) -> Tensor:
-    values = np.asarray(offset, dtype=np.float64)
+    values = floats(array_of(plain(offset, "offset")), "offset")
     if choices.labels is None:
         values = values.reshape(-1)
     elif values.shape != (len(choices.given),):
@@ -278,29 +300,23 @@ def _names(X: Any, used: set[str]) -> list[str] | None:
 
 
 def _array(X: Any, names: list[str] | None) -> np.ndarray:
-    array = np.asarray(X if names is None else X[names])
-    if array.ndim != 2:
-        raise ValueError(f"expected X of two dimensions (rows, columns) or three, got {array.ndim}")
-    return array
+    """Attributes (rows, q): numbers, all of them finite."""
+    if len(X.shape) != 2:
+        got = f"shape {X.shape}" if X.shape else type(X).__name__
+        raise ValueError(f"expected X of two dimensions (rows, columns) or three, got {got}")
+    table = X if names is None else X[names]
+    require_finite(table, names)
+    return np.ascontiguousarray(np.asarray(table, dtype=np.float64))
 
 
-def _numbers(array: np.ndarray, names: list[str] | None) -> np.ndarray:
-    try:
-        array = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected numbers in X, got {error}") from None
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        *at, column = wrong[0]
-        name = repr(names[column]) if names else column
-        raise ValueError(f"expected finite values in X, got {array[tuple(wrong[0])]:g} at row {at[0]} of column {name}")
-    return array
-
-
-def _column(X: Any, which: Any) -> Any:
-    """Values, or the column of that name."""
+def _values(X: Any, which: Any) -> Any:
+    """Those given, or the column of that name."""
     if not isinstance(which, str):
         return which
-    if not hasattr(X, "columns") or which not in X.columns:
+    if not hasattr(X, "columns") or which not in (X.column_names if hasattr(X, "column_names") else X.columns):
         raise ValueError(f"expected a column of X, got {which!r}")
-    return np.asarray(X[which])
+    return X[which]
+
+
+def _column(X: Any, which: Any) -> np.ndarray:
+    return array_of(_values(X, which), "labels")

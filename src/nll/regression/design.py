@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from formulaic import Formula, SimpleFormula, StructuredFormula
-from formulaic.parser.types import Factor
-from formulaic.transforms import TRANSFORMS
-from formulaic.utils.variables import Variable, get_required_variables
+from formulaic import StructuredFormula
 from torch import Tensor
 
 from nll.likelihood.observations import frequencies
 from nll.regression.columns import INTERCEPT, Columns
+from nll.regression.formula import as_categories, matrices, parse, response_of, variables
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["Design", "complete_rows", "design", "numbers", "parse", "require_columns", "variables", "with_columns"]
 
 # So many texts without one that comes twice are names or dates, not categories.
 _ALL_DIFFERENT = 20
@@ -39,47 +37,12 @@ class Design:
     rows: Tensor  # (n), the number of each row in the table as given
     dropped: int  # rows with missing values that were left out
     spec: Any  # formulaic's, of the columns, for other tables
+    table: pd.DataFrame  # the columns of the table that are read
 
     def columns(self) -> Columns:
         """Return the columns standardised for a search."""
         given = torch.from_numpy(np.array(self.x, dtype=np.float64))
         return Columns.of(given, [str(name) for name in self.x.columns], self.intercept)
-
-
-def parse(formula: str) -> StructuredFormula:
-    """Read a formula such as "y ~ a + b:c"; ValueError says what is wrong with it."""
-    try:
-        parsed = Formula.from_spec(formula)
-    except Exception as error:  # the parts of a formula are Python, which can fail in any way
-        raise ValueError(f"expected a formula like 'y ~ a + b', got {formula!r}: {_first_line(error)}") from None
-    if not isinstance(parsed, StructuredFormula) or len(parsed.lhs) != 1:
-        raise ValueError(f"expected a formula with one response, like 'y ~ a + b', got {formula!r}")
-    if not isinstance(parsed.rhs, SimpleFormula):
-        raise ValueError(f"expected a formula with one set of columns, like 'y ~ a + b', got {formula!r}")
-    if len(parsed.rhs) == 0:
-        raise ValueError(f"expected at least one column or an intercept, got {formula!r}")
-    return parsed
-
-
-def variables(formula: StructuredFormula) -> list[str]:
-    """The names of the columns that a formula reads."""
-    return sorted({name for part in (formula.lhs, formula.rhs) for term in part for name in variables_of(term.factors)})
-
-
-def variables_of(factors: Iterable[Any]) -> list[str]:
-    """The names of the columns that parts of a formula read; formulaic's own list lacks those of center() and such."""
-    found: set[str] = set()
-    for factor in factors:
-        if factor.eval_method is Factor.EvalMethod.LOOKUP:
-            found.add(str(factor.expr))
-        elif factor.eval_method is Factor.EvalMethod.PYTHON:
-            try:
-                used = get_required_variables(factor.expr, {})
-            except SyntaxError:  # which has its own message when the columns are built
-                continue
-            values = (name for name in used if Variable.Role.CALLABLE not in name.roles)
-            found |= {str(name.root) for name in values if name.root not in TRANSFORMS}
-    return sorted(found)
 
 
 def require_columns(wanted: list[str], present: list[str]) -> None:
@@ -116,39 +79,41 @@ def design(
     given = None if weights is None else numbers(table[weights], weights)
     counted = frequencies(given, len(table), table.index.tolist())
     table, counted = table.loc[(counted > 0).numpy()], counted[counted > 0]
-    response = str(next(iter(formula.lhs)))
-    table = table.assign(**{name: _plain(table[name]) for name in used})
+    response = response_of(formula)
+    table = with_columns(table[used], {name: _plain(table[name]) for name in used})
+    categories = as_categories([*formula.lhs, *formula.rhs])
     for name in used:
-        _require_usable(table, name, name == response, f"C({name}" in str(formula).replace(" ", "").replace("`", ""))
-    matrices = _built(table, formula)
-    x = matrices.rhs
-    for part in (matrices.lhs, x):
+        _require_usable(table, name, name == response, name in categories)
+    built = matrices(table, formula)
+    x = built.rhs
+    for part in (built.lhs, x):
         for name in part.columns:
             _require_finite(part[name])
     intercept = INTERCEPT in x.columns
     return Design(
         response=response,
-        y=_response(table, response, matrices.lhs),
+        y=_response(table, response, built.lhs),
         x=x.drop(columns=INTERCEPT) if intercept else x,
         intercept=intercept,
         weights=counted,
         rows=torch.from_numpy(np.array(table.index)),
         dropped=dropped,
         spec=x.model_spec,
+        table=table,
     )
 
 
 def spec_of(table: pd.DataFrame, formula: StructuredFormula) -> Any:
     """formulaic's specification of a formula's columns; ValueError where the table cannot fill it."""
-    return _built(table, formula).rhs.model_spec
+    return matrices(table, formula).rhs.model_spec
 
 
-def _built(table: pd.DataFrame, formula: StructuredFormula) -> Any:
-    try:
-        with np.errstate(all="ignore"):  # what is not finite is named later
-            return formula.get_model_matrix(table, context={}, na_action="ignore")
-    except Exception as error:  # see parse
-        raise ValueError(f"expected a formula that the table can fill, got {_first_line(error)}") from None
+def with_columns(table: Any, columns: dict[str, Any]) -> pd.DataFrame:
+    """The table with some columns replaced, whatever their names; `assign` takes no column named self."""
+    table = table.copy(deep=False)
+    for name, values in columns.items():
+        table[name] = values
+    return table
 
 
 def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[pd.DataFrame, int]:
@@ -169,6 +134,9 @@ def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[p
 
 def numbers(column: pd.Series, name: str) -> np.ndarray:
     """Return a column as float64; ValueError names the first row and value that is no number."""
+    if column.dtype.kind in "mM":  # which NumPy would count from 1970
+        got = f"{column.iloc[0]} at row {column.index[0]}" if len(column) else "none"
+        raise ValueError(f"expected numbers in column {name!r}, got the times of a {column.dtype} column: {got}")
     try:
         return column.to_numpy(dtype=np.float64)
     except (TypeError, ValueError):
@@ -232,7 +200,3 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -19,6 +19,8 @@ from nll.likelihood.blocks import blocks
 from nll.regression.recalibration import Recalibration, recalibrate
 from nll.report import assess
 
+IN_SAMPLE = "not tested: these are the rows of the fit; hold out others"
+
 
 class Mean(NamedTuple):
     """A mean over rows with its standard error."""
@@ -81,6 +83,7 @@ class Evaluation:
     classes: tuple[str, ...]
     row_scores: Tensor = field(repr=False)  # (n), the negative log-probability of each row's class
     held: Held = field(repr=False)
+    in_sample: bool = False  # whether these are the very rows of the fit, which say little of others
 
     @property
     def perplexity(self) -> Mean:
@@ -112,7 +115,9 @@ class Evaluation:
         """A table of the scores, then one of the classes."""
         again = self.recalibration
         slope = again.status
-        if again.status.startswith("converged"):
+        if self.in_sample:
+            slope = IN_SAMPLE
+        elif again.status.startswith("converged"):
             slope = f"{Mean(again.slope, again.slope_error)}; calibrated: {again.test}"
         lines = [
             f"Rows         {float(self.held.weights.sum()):.12g}",
@@ -137,6 +142,7 @@ def evaluate(
     *,
     sampling: bool = False,
     classes: tuple[str, ...] = (),
+    fitted: float | None = None,
 ) -> Evaluation:
     """Hold predicted probabilities against what was seen.
 
@@ -146,6 +152,8 @@ def evaluate(
         weights: (n) frequencies of at least 0; with `sampling`, how many others a row stands for.
         sampling: which of the two.
         classes: (K) names; none: their numbers.
+        fitted: the log-score of the rows that the probabilities were fitted to: where it is that of these rows, they
+            are the same, and calibration is not tested.
 
     Raises: ValueError for shapes that do not go together, rows that are no probabilities, a code out of range, weights
         that are negative, not finite or all 0.
@@ -160,11 +168,15 @@ def evaluate(
         brier[rows] = (p[rows] - seen).square().sum(1)
     seen = torch.bincount(held.codes, held.weights, k)
     numbers = held.codes.numpy(), held.weights.numpy()
+    log_score, again = held.mean(own), recalibrate(log_p, *held)
+    in_sample = is_score_of_fit(log_score.value, fitted)
+    if in_sample:
+        again = again._replace(test=again.test._replace(statistic=math.nan, p_value=math.nan), status=IN_SAMPLE)
     return Evaluation(
-        log_score=held.mean(own),
+        log_score=log_score,
         accuracy=held.mean((log_p.argmax(1) == held.codes).double()),
         brier=held.mean(brier),
-        recalibration=recalibrate(log_p, *held),
+        recalibration=again,
         calibration=tuple(
             assess.calibration(name, p[:, j].numpy(), numbers[0] == j, numbers[1]) for j, name in enumerate(classes)
         ),
@@ -172,7 +184,13 @@ def evaluate(
         classes=classes,
         row_scores=own,
         held=held,
+        in_sample=in_sample,
     )
+
+
+def is_score_of_fit(score: float, fitted: float | None) -> bool:
+    """Whether rows with this log-score are those of a fit (or each of them as often): others do not come so near."""
+    return fitted is not None and math.isclose(score, fitted, rel_tol=1e-10, abs_tol=1e-14)
 
 
 def _checked(log_p: Tensor, codes: Tensor, weights: Tensor | None, sampling: bool) -> tuple[Tensor, Held]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -48,14 +48,22 @@ class Response(NamedTuple):
 
 # A scale below this share of the largest response is rounding: the columns fit the response exactly.
 _EXACT = 16 * torch.finfo(torch.float64).eps
+_HELD, _SOME = 12, 1 << 14  # values of total_count that are tried, and rows that tell where its peaks are
+_ROUGH = 1e-4  # the decrement at which a search for a start ends
+_TIE = 1e-11  # a gain, in units of a log-likelihood, that is rounding
 
 
 def _counts(y: Tensor) -> Tensor:
     return torch.isfinite(y) & (y >= 0) & (y == y.round())
 
 
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), with the digits that PyTorch's leaves out above 20 and derivatives that logaddexp lacks."""
+    return torch.where(x > 20.0, x + torch.exp(-x.clamp(min=20.0)), F.softplus(x))
+
+
 def _bernoulli(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
-    return y * score - F.softplus(score)
+    return -_softplus((1 - 2 * y) * score)
 
 
 def _normal(y: Tensor, score: Tensor, log_scale: Tensor) -> Tensor:
@@ -72,7 +80,11 @@ def _negative_binomial(y: Tensor, score: Tensor, log_count: Tensor) -> Tensor:
     """With r = total_count: log C(y + r - 1, y) + r log(r / (r + mean)) + y log(mean / (r + mean))."""
     r = log_count.exp()
     choose = log_rising(r, y) - torch.lgamma(y + 1)
-    return choose - r * F.softplus(score - log_count) - y * F.softplus(log_count - score)
+    return choose - r * _softplus(score - log_count) - y * _softplus(log_count - score)
+
+
+def _with_count(log_count: Tensor, y: Tensor, score: Tensor, _: Tensor) -> Tensor:
+    return _negative_binomial(y, score, log_count)
 
 
 RESPONSES = {
@@ -113,6 +125,11 @@ class LinearLikelihood:
     centre: float = 0.0
     unit: float = 1.0
 
+    @property
+    def size(self) -> float:
+        """The unit of the log-likelihood: weights may be shares."""
+        return min(1.0, float(self.weights.mean()))
+
     def sums(self, theta: Tensor) -> Sums:
         """Add up log-likelihood, score and information over the rows."""
         p, total = self.columns.count, len(theta)
@@ -142,6 +159,15 @@ class LinearLikelihood:
             scores = self.columns.x[rows] @ theta[:p]
             value += self.weights[rows] @ self.response.log_prob(self.y[rows], scores, log_second)
         return value
+
+    def scores(self, theta: Tensor) -> Tensor:
+        """(n, P): the score of each row, unweighted."""
+        p, found = self.columns.count, []
+        for rows in blocks(len(self.y), 2 * len(theta)):
+            x = self.columns.x[rows]
+            _, g, _ = self._row_derivatives(self.y[rows], x @ theta[:p], theta[p:])
+            found.append(torch.cat([x * g[0][:, None], *(part[:, None] for part in g[1:])], 1))
+        return torch.cat(found)
 
     def start(self) -> Tensor:
         """Least squares on the scores of the responses, drawn a little towards their mean to keep them finite."""
@@ -204,12 +230,52 @@ def fit_linear(
         return _result(problem, _closed_form(problem), family, response, observed)
     problem = LinearLikelihood(kind, columns, observed.values, observed.weights)
     if family == "negative_binomial":
-        poisson = LinearLikelihood(RESPONSES["poisson"], columns, observed.values, observed.weights)
-        found = maximise(poisson.sums, poisson.start(), progress)
-        if found.reached and not _overdispersed(poisson, found.theta):
-            return _result(poisson, found, family, response, observed, border=True)
-    found = maximise(problem.sums, problem.start(), progress)
-    return _result(problem, found, family, response, observed)
+        return _of_dispersed(problem, response, observed, progress)
+    return _result(problem, maximise(problem.sums, problem.start(), progress, problem.size), family, response, observed)
+
+
+def _of_dispersed(
+    problem: LinearLikelihood, response: str | None, observed: Observations, progress: Progress | None
+) -> Fit:
+    """The highest of the peaks inside, or the Poisson limit where none is higher than that."""
+    family, size = "negative_binomial", problem.size
+    poisson = replace(problem, response=RESPONSES["poisson"])
+    limit = maximise(poisson.sums, poisson.start(), progress, size)
+    overdispersed = _overdispersed(poisson, limit.theta) or not limit.reached
+    starts = _starts(problem, limit.theta, overdispersed)
+    peaks = [maximise(problem.sums, start, progress, size) for start in starts]
+    border = float(limit.sums.log_likelihood)
+    tie = _TIE * (size * len(problem.y) + abs(border))
+    peaks.sort(key=lambda end: float(end.sums.log_likelihood.nan_to_num(-torch.inf)) + tie * end.reached, reverse=True)
+    reached = [float(found.sums.log_likelihood) for found in peaks]
+    # Whether the coefficients have an estimate does not depend on total_count; from a start far out no search can tell.
+    exists = _exists(poisson, limit) if limit.reached else None
+    if overdispersed or (peaks and reached[0] > border + tie):
+        fitted = _result(problem, peaks[0], family, response, observed, exists=exists)
+    else:
+        fitted = _result(poisson, limit, family, response, observed, border=True)
+    return replace(fitted, starts=tuple(sorted([border, *reached], reverse=True)) if peaks else ())
+
+
+def _starts(problem: LinearLikelihood, coef: Tensor, overdispersed: bool) -> list[Tensor]:
+    """Where the likelihood's profile along total_count has a peak among values from 0.01 to far above the means.
+
+    With total_count held the likelihood is concave in the coefficients; of many rows some tell. Without more variation
+    than Poisson's the largest value is no peak: the likelihood rises on to the limit.
+    """
+    step = max(1, len(problem.y) // _SOME)
+    rows = slice(None, None, step)
+    some = replace(problem, columns=problem.columns.taken(rows), y=problem.y[rows], weights=problem.weights[rows])
+    most = 100 * (1 + float((some.columns.x @ coef).max().clamp(max=50.0).exp()))
+    profile = []
+    for log_count in torch.linspace(math.log(most), math.log(0.01), _HELD, dtype=torch.float64):
+        own = problem.response._replace(second=None, log_prob=partial(_with_count, log_count))
+        found = maximise(replace(some, response=own).sums, coef, None, problem.size, _ROUGH)
+        coef = found.theta
+        profile.append((float(found.sums.log_likelihood), torch.cat([coef, log_count[None]])))
+    value = [-math.inf if overdispersed else math.inf, *(height for height, _ in profile), -math.inf]
+    peaks = [start for k, (_, start) in enumerate(profile) if value[k] <= value[k + 1] >= value[k + 2]]
+    return [problem.start(), *peaks] if overdispersed else peaks
 
 
 def _standardised(kind: Response, columns: Columns, observed: Observations) -> LinearLikelihood:
@@ -246,6 +312,7 @@ def _result(
     response: str | None,
     observed: Observations,
     border: bool = False,
+    exists: bool | None = None,
 ) -> Fit:
     kind = RESPONSES[family]
     p = problem.columns.count
@@ -253,27 +320,32 @@ def _result(
     coef = to_given @ found.theta[:p]
     if problem.columns.intercept:
         coef[0] += problem.centre
-    inverse = cov.inverse(found.sums.information)
-    exists = existence.certified(found.decrement, inverse[:p, :p], problem.columns, 1)
+    inverse, information = cov.inverse(found.sums.information), "observed"
+    exists = _exists(problem, found) if exists is None else exists
     scale = problem.unit * float(found.theta[-1].exp())
     exact = kind.second == "scale" and scale < _EXACT * float(observed.values.abs().max())
     converged = found.reached and exists and not exact
     if not converged:
         inverse = torch.full_like(inverse, torch.nan)
+    elif observed.kind != "frequency":
+        meat = cov.meat(problem.scores(found.theta), observed.weights, observed.kind)
+        inverse, information = cov.sandwich(inverse, meat), "sandwich"
     params, jacobian = {"coef": coef}, to_given
     if problem.response.second:
         params[problem.response.second] = problem.unit * found.theta[p].exp()
         jacobian = torch.block_diag(to_given, params[problem.response.second])
     covariance = cov.transformed(inverse, jacobian)
-    status = existence.verdict(found, exists, "of the coefficients")
+    status = existence.verdict(found, exists, "of the coefficients", problem.size)
     if exact:
         status = "no maximum: the response is fitted exactly, and the likelihood grows without bound towards scale = 0"
     if border:
         params["total_count"] = torch.tensor(torch.inf, dtype=torch.float64)
         covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
-        status = "at the border of the parameter space: total_count = inf, the counts vary no more than Poisson's do"
+        limit = "total_count = inf, the counts vary no more than Poisson's do"
+        status = f"at the border of the parameter space: {limit}" if converged else f"{status}; {limit}"
     rows = ResponseRows(kind.log_prob, kind.second)
     again = partial(search_again, rows, problem.columns, observed.values, observed.weights, params, found.steps)
+    again = partial(again, weighted=observed.kind != "frequency")
     return Fit(
         model=kind.title,
         discrete=family != "normal",
@@ -287,6 +359,7 @@ def _result(
         decrement=found.decrement,
         steps=found.steps,
         labels={"coef": (tuple(problem.columns.names),)},
+        information=information,
         null_log_likelihood=_null_log_likelihood(problem, found, family, observed)
         if problem.columns.intercept
         else None,
@@ -295,6 +368,12 @@ def _result(
         log_likelihood_at=None if border else _AtParameters(problem),
         search=again if converged and not border else None,
     )
+
+
+def _exists(problem: LinearLikelihood, found: Optimum) -> bool:
+    """Whether the end of a search proves that the coefficients have a finite estimate."""
+    p = problem.columns.count
+    return existence.certified(found.decrement, cov.inverse(found.sums.information)[:p, :p], problem.columns, 1)
 
 
 def _null_log_likelihood(problem: LinearLikelihood, found: Optimum, family: str, observed: Observations) -> float:

@@ -1,20 +1,20 @@
-"""Average marginal effects: how the probability of each class moves with a column, averaged over the rows.
+"""Average marginal effects: how a mean response, such as the probability of each class, moves with a variable.
 
-With scores z_k = b_k' x and means over the rows written as E,
+A variable moves all columns that hold it. With the columns x of a row, their derivative d by the variable, the scores
+z_k = b_k' x and the means m(z), J_km = dm_k / dz_m, averaged over the rows with E,
 
-    effect_kj = E[p_k (b_kj - sum_r p_r b_rj)] = E[p_k] b_kj - sum_r E[p_k p_r] b_rj
+    effect_k = E[sum_m J_km b_m' d]          d effect_k / d b_m = E[(sum_r dJ_kr / dz_m b_r' d) x + J_km d]
 
-    d effect_kj / d b_ml = [j = l] ([k = m] E p_k - E p_k p_m) + [k = m] (b_kj A_kl - sum_r b_rj B_krl)
-                           - (b_kj + b_mj) B_kml + 2 D_kmlj
+and of a category, or a column of 0 and 1, with the columns x1 and x0 of a row in it and in the reference,
 
-with A_kl = E[p_k x_l], B_kml = E[p_k p_m x_l] and D_kmlj = E[p_k p_m x_l (sum_r p_r b_rj)]: sums over blocks of rows,
-the largest no larger than the derivative itself. The covariance is that of the coefficients carried over to first order
-(the delta method); the rows are taken as given.
+    effect_k = E[m_k(x1) - m_k(x0)]          d effect_k / d b_m = E[J_km(x1) x1 - J_km(x0) x0]
+
+The covariance is that of the coefficients carried over to first order (the delta method); the rows are taken as given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,14 +29,14 @@ from nll.report import table
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Effects of columns on the probabilities of classes; for each column they add up to 0 over the classes."""
+    """Effects of variables on the probabilities of classes, which add up to 0 over the classes, or on a mean."""
 
-    classes: tuple[str, ...]  # (K)
-    columns: tuple[str, ...]  # (q), without the constant
-    effects: Tensor  # (K, q): change of the probability for each unit of the column, or from 0 to 1
+    classes: tuple[str, ...]  # (K), or "mean" alone
+    columns: tuple[str, ...]  # (q): the variables; of a category one for each level but the reference
+    effects: Tensor  # (K, q): change for each unit of the variable, or from the reference to the level
     covariance: Tensor = field(repr=False)  # (K q, K q), of the flattened effects; of rank (K - 1) q
     at: str = "overall"
-    discrete: tuple[str, ...] = ()  # columns whose effect is the difference between 1 and 0
+    discrete: tuple[str, ...] = ()  # those whose effect is the difference from 0, or from the reference
 
     @property
     def standard_errors(self) -> Tensor:
@@ -98,8 +98,69 @@ def _laid_out(row: list[str], widths: list[int]) -> str:
     return "  ".join([name, *numbers])
 
 
+Response = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (z, b'd), each (n, K) -> m, J and sum dJ b'd
+
+
+def softmax(z: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (n, K), J_km = p_k ([k = m] - p_m), and sum_r dJ_kr / dz_m moved_r: both (n, K, K)."""
+    p = z.softmax(1)
+    eye = torch.eye(z.shape[1], dtype=z.dtype)
+    c = moved - (p * moved).sum(1, keepdim=True)
+    jacobian = p[:, :, None] * (eye - p[:, None, :])
+    return p, jacobian, p[:, :, None] * (eye * c[:, :, None] - p[:, None, :] * (c[:, :, None] + c[:, None, :]))
+
+
+def elementwise(mean: Callable[[Tensor], Tensor]) -> Response:
+    """The mean of a response with one linear score, (n, 1)."""
+
+    def response(z: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            z = z.clone().requires_grad_()
+            value = mean(z)
+            (first,) = torch.autograd.grad(value.sum() + 0 * z.square().sum(), z, create_graph=True)
+            (second,) = torch.autograd.grad(first.sum(), z)
+        return value.detach(), first.detach()[:, :, None], (second * moved)[:, :, None]
+
+    return response
+
+
+class Effects:
+    """Sums of effects over rows, for the scores of K linear functions with the coefficients (K, p)."""
+
+    def __init__(self, response: Response, coef: Tensor, count: int) -> None:
+        self.response, self.coef, self.weight = response, coef, 0.0
+        self.effects = torch.zeros(len(coef), count, dtype=torch.float64)
+        self.slope = torch.zeros(len(coef), count, *coef.shape, dtype=torch.float64)
+
+    def moves(self, at: int, x: Tensor, d: Tensor, weights: Tensor) -> None:
+        """Add rows (n, p) whose columns have the derivative d by a variable."""
+        moved = d @ self.coef.T
+        _, jacobian, bend = self.response(x @ self.coef.T, moved)
+        self.effects[:, at] += torch.einsum("n,nkm,nm->k", weights, jacobian, moved)
+        self._add(at, weights, bend, x)
+        self._add(at, weights, jacobian, d)
+
+    def differs(self, at: int, high: Tensor, low: Tensor, weights: Tensor) -> None:
+        """Add rows with the columns that they have in a category, and in the reference."""
+        for x, sign in ((high, 1.0), (low, -1.0)):
+            z = x @ self.coef.T
+            mean, jacobian, _ = self.response(z, torch.zeros_like(z))
+            self.effects[:, at] += sign * (weights @ mean)
+            self._add(at, sign * weights, jacobian, x)
+
+    def _add(self, at: int, weights: Tensor, factors: Tensor, x: Tensor) -> None:
+        flat = (weights[:, None] * factors.flatten(1)).T @ x
+        self.slope[:, at] += flat.reshape(*factors.shape[1:], -1)
+
+    def result(self, covariance: Tensor, baseline: int | None) -> tuple[Tensor, Tensor]:
+        """The effects (K, q) and their covariance (K q, K q), by that of the coefficients but the baseline's."""
+        free = torch.tensor([k for k in range(len(self.coef)) if k != baseline])
+        slope = self.slope[:, :, free].flatten(2).flatten(0, 1) / self.weight
+        return self.effects / self.weight, cov.transformed(covariance, slope)
+
+
 def margins(
-    x: Tensor,  # (n, p) float64, the constant's ones first, if there is a constant
+    x: Tensor,  # (n, p), the constant's ones included
     weights: Tensor,  # (n), of the average
     coef: Tensor,  # (K, p), zeros for the baseline
     covariance: Tensor,  # ((K - 1) p, (K - 1) p), of the other classes' coefficients in order
@@ -107,24 +168,36 @@ def margins(
     intercept: bool,
     *,
     at: str = "overall",
-    discrete: Sequence[int] = (),  # columns of x
-    siblings: Mapping[int, Sequence[int]] | None = None,  # of these: others that are 0 then, of the same categories
+    discrete: Iterable[Sequence[int]] = (),  # columns of x, those of one variable together
 ) -> tuple[Tensor, Tensor]:
-    """Effects (K, q) of all columns but the constant, and their covariance (K q, K q)."""
+    """Effects (K, q) of all columns but the constant, each by itself, and their covariance (K q, K q)."""
     if at == "mean":
         x, weights = (weights @ x / weights.sum())[None], torch.ones(1, dtype=torch.float64)
-    weights = weights / weights.sum()
-    effects, slope = _continuous(x, weights, coef)
-    for j in discrete:
-        effects[:, j], slope[:, j] = _difference(x, weights, coef, j, (siblings or {}).get(j, ()))
+    effects, slope = _continuous(x, weights / weights.sum(), coef)
+    groups = [list(columns) for columns in discrete]
+    chosen = [j for columns in groups for j in columns]
+    found = Effects(softmax, coef, len(chosen))
+    found.weight = float(weights.sum())
+    for rows in blocks(len(x), 2 * len(coef) ** 2 + 3 * x.shape[1]):
+        own, at_column = x[rows], 0
+        for columns in groups:
+            low = own.index_fill(1, torch.tensor(columns), 0.0)
+            for j in columns:
+                found.differs(at_column, low.index_fill(1, torch.tensor(j), 1.0), low, weights[rows])
+                at_column += 1
+    effects[:, chosen], slope[:, chosen] = found.effects / found.weight, found.slope / found.weight
     others = torch.tensor([k for k in range(len(coef)) if k != baseline])
-    q = effects[:, intercept:].numel()
-    slope = slope[:, intercept:, others].reshape(q, -1)
-    return effects[:, intercept:], cov.transformed(covariance, slope)
+    effects, slope = effects[:, intercept:], slope[:, intercept:, others]
+    return effects, cov.transformed(covariance, slope.flatten(2).flatten(0, 1))
 
 
 def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
-    """Effects (K, p), and their derivatives (K, p, K, p) by the coefficients of all classes."""
+    """Effects (K, p) of columns by themselves, and their derivatives (K, p, K, p) by the coefficients of all classes.
+
+    The sums of `Effects` for all columns at once: with A_kl = E[p_k x_l], B_kml = E[p_k p_m x_l] and
+    D_kmlj = E[p_k p_m x_l (sum_r p_r b_rj)], d effect_kj / d b_ml = [j = l] ([k = m] E p_k - E p_k p_m)
+    + [k = m] (b_kj A_kl - sum_r b_rj B_krl) - (b_kj + b_mj) B_kml + 2 D_kmlj.
+    """
     k, p = coef.shape
     first, second = torch.triu_indices(k, k)  # the moments are symmetric in two classes
     pairs = len(first)
@@ -150,23 +223,3 @@ def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tenso
     slope.diagonal(dim1=0, dim2=2).add_(alone.permute(1, 2, 0))
     slope.diagonal(dim1=1, dim2=3).add_((torch.diag(share) - products)[..., None])
     return effects, slope
-
-
-def _difference(
-    x: Tensor, weights: Tensor, coef: Tensor, column: int, siblings: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """The mean of P(x_j = 1) - P(x_j = 0), (K), and its derivative (K, K, p): d p_k / d b_m = p_k ([k = m] - p_m) x."""
-    k, p = coef.shape
-    effect = torch.zeros(k, dtype=torch.float64)
-    slope = torch.zeros(k, k, p, dtype=torch.float64)
-    for rows in blocks(len(x), k * max(k, p)):
-        own = x[rows].clone()
-        own[:, list(siblings)] = 0.0
-        for value, sign in ((1.0, 1.0), (0.0, -1.0)):
-            own[:, column] = value
-            prob = (own @ coef.T).softmax(1)
-            weighted = sign * weights[rows, None] * prob
-            effect += weighted.sum(0)
-            slope.diagonal(dim1=0, dim2=1).add_((weighted.T @ own).T)
-            slope -= (weighted.T @ (prob[:, :, None] * own[:, None]).reshape(len(own), -1)).reshape(slope.shape)
-    return effect, slope

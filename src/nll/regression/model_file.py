@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nll._files import write_text
 from nll.likelihood import intervals
 from nll.likelihood.observations import label
 from nll.likelihood.result import Fit
-from nll.regression.linear import RESPONSES
+from nll.regression.linear import RESPONSES, Response
 from nll.regression.predictions import Predictions, Predictor
 from nll.regression.terms import Terms
 
@@ -37,6 +39,7 @@ class Model:
     second: float = 1.0  # the second parameter of the other families
     status: str = ""
     converged: bool = True
+    log_score: float | None = None  # of the rows of the fit
 
     @classmethod
     def of(cls, fitted: Fit, family: str, terms: Terms, classes: list[Any] | None = None, baseline: int = 0) -> Model:
@@ -45,7 +48,7 @@ class Model:
         size = coef.numel()
         kept = (coef, fitted.covariance[:size, :size].contiguous())
         second = float(more[0]) if more else 1.0
-        own = (tuple(classes or ()), baseline, second, fitted.status, fitted.converged)
+        own = (tuple(classes or ()), baseline, second, fitted.status, fitted.converged, fitted.nll / fitted.n)
         return cls(family, fitted.response or "y", terms, *kept, *own)
 
     @property
@@ -58,6 +61,12 @@ class Model:
         """Of each class in each row of a table."""
         return self.predictor.at(self.terms.design(table), level)
 
+    @property
+    def _of_numbers(self) -> tuple[Response, Tensor]:
+        """The distribution of a response that is a number, and the logarithm of its second parameter."""
+        poisson = self.family == "negative_binomial" and math.isinf(self.second)  # what it becomes there
+        return RESPONSES["poisson" if poisson else self.family], torch.tensor(self.second, dtype=torch.float64).log()
+
     def mean(self, table: pd.DataFrame, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Of a response that is a number: (n), and (n, 2) its interval, by that of the linear score."""
         x, mean = self.terms.design(table), RESPONSES[self.family].mean
@@ -66,9 +75,14 @@ class Model:
         return mean(score), mean(intervals.wald(score, errors, level))
 
     def log_probabilities(self, table: pd.DataFrame, y: Tensor) -> Tensor:
-        """(n): of the numbers y, or their densities."""
-        score = self.terms.design(table) @ self.coef
-        return RESPONSES[self.family].log_prob(y, score, torch.tensor(self.second, dtype=torch.float64).log())
+        """(n): of the numbers y, or their densities. ValueError for the first that the response cannot be."""
+        response, log_second = self._of_numbers
+        outside = ~response.inside(y)
+        if bool(outside.any()):
+            row = int(outside.nonzero()[0])
+            got = f"{float(y[row]):.17g} at row {table.index[row]}"
+            raise ValueError(f"expected {response.support} in column {self.response!r}, got {got}")
+        return response.log_prob(y, self.terms.design(table) @ self.coef, log_second)
 
     def save(self, path: Path) -> None:
         """Write it. ValueError for what a file of JSON cannot keep."""
@@ -79,9 +93,12 @@ class Model:
             name: getattr(self, name) for name in ("family", "response", "baseline", "second", "status", "converged")
         }
         kept |= {"classes": list(self.classes), "terms": self.terms.to_dict()}
-        kept |= {"coef": _plain(self.coef), "covariance": _plain(self.covariance)}
+        kept |= {name: _plain(getattr(self, name)) for name in ("coef", "covariance")}
+        for name in ("second", "log_score"):
+            value = getattr(self, name)
+            kept[name] = None if value is None else _plain(torch.tensor(value, dtype=torch.float64))
         text = json.dumps({"nll": "model", "version": _VERSION, **kept}, indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
 
 def load(path: Path) -> Model:
@@ -92,34 +109,63 @@ def load(path: Path) -> Model:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         version = kept["version"] if kept["nll"] == "model" else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if version is None:
         raise ValueError(f"expected a model that `nll fit --save` has written, got another file: {path}")
     if version != _VERSION:
         raise ValueError(f"expected a model of version {_VERSION}, got version {version}: {path}")
     try:
-        return Model(
+        model = Model(
             terms=Terms.from_dict(kept["terms"]),
             coef=_tensor(kept["coef"]),
             covariance=_tensor(kept["covariance"]),
             classes=tuple(kept["classes"]),
-            **{name: kept[name] for name in ("family", "response", "baseline", "second", "status", "converged")},
+            second=float(_tensor(kept["second"])),
+            log_score=None if kept.get("log_score") is None else float(kept["log_score"]),
+            **{name: kept[name] for name in ("family", "response", "baseline", "status", "converged")},
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _require_whole(model)
+    except KeyError as error:
         raise ValueError(f"expected a whole model in {path}, got one without its {error}") from None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected a whole model in {path}, got one that cannot be read: {error}") from None
+    return model
+
+
+def _require_whole(model: Model) -> None:
+    """ValueError for parts of a model that do not fit each other."""
+    softmax, columns = model.family == "softmax", len(model.terms.columns)
+    if not isinstance(model.second, (int, float, type(None))) or 1e308 < abs(model.second or 0) != float("inf"):
+        raise ValueError(f"expected a second parameter that is a number, got {model.second!r}")
+    if not softmax and model.family not in RESPONSES:
+        raise ValueError(f"expected a family among softmax, {', '.join(RESPONSES)}, got {model.family!r}")
+    for name, kind in (("response", str), ("status", str), ("converged", bool), ("baseline", int)):
+        if not isinstance(getattr(model, name), kind):
+            raise ValueError(f"expected {name} of type {kind.__name__}, got {getattr(model, name)!r}")
+    if not all(isinstance(value, (str, int, float, bool)) for value in model.classes):
+        raise ValueError(f"expected classes of texts or numbers, got {model.classes}")
+    if softmax and not (len(model.classes) >= 2 and 0 <= model.baseline < len(model.classes)):
+        raise ValueError(f"expected a baseline among at least 2 classes, got {model.baseline} of {len(model.classes)}")
+    shape = (len(model.classes) - 1, columns) if softmax else (columns,)
+    size = model.coef.numel()
+    if model.coef.shape != shape or model.covariance.shape != (size, size):
+        got = f"{tuple(model.coef.shape)} and {tuple(model.covariance.shape)}"
+        raise ValueError(f"expected coefficients of shape {shape} and their covariance, got {got}")
 
 
 def _plain(values: Tensor) -> Any:
-    """Nested lists; what is not finite as null."""
-    if values.ndim == 0:
-        number = float(values)
-        return number if abs(number) < float("inf") else None
-    return [_plain(part) for part in values]
+    """Nested lists; NaN as null, infinities as the texts that `float` reads."""
+    if values.ndim:
+        return [_plain(part) for part in values]
+    number = float(values)
+    return number if math.isfinite(number) else None if math.isnan(number) else str(number)
 
 
 def _tensor(values: Any) -> Tensor:
     def number(value: Any) -> Any:
-        return [number(part) for part in value] if isinstance(value, list) else float("nan") if value is None else value
+        return (
+            [number(part) for part in value] if isinstance(value, list) else math.nan if value is None else float(value)
+        )
 
     return torch.tensor(number(values), dtype=torch.float64)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nll.likelihood import intervals
 from nll.likelihood.blocks import blocks
+from nll.regression.inputs import plain, require_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,20 +126,16 @@ class Predictor:
     def __call__(self, X: Any, level: float) -> Predictions:
         """Predict for a table that has the columns, by name, or for an array of them."""
         names = self.columns[self.intercept :]
+        X = plain(X, "X")
         if hasattr(X, "columns"):
             missing = [name for name in names if name not in X.columns]
             if missing:
                 raise ValueError(f"expected the columns {', '.join(names)}, got none named {missing[0]!r}")
             X = X[list(names)]
-        given = np.asarray(X, dtype=np.float64)
-        if given.ndim != 2 or given.shape[1] != len(names):
-            raise ValueError(f"expected X of shape (n, {len(names)}), got {given.shape}")
-        wrong = np.argwhere(~np.isfinite(given))
-        if len(wrong):
-            row, column = wrong[0]
-            shown = given[row, column]
-            raise ValueError(f"expected finite values in X, got {shown} at row {row} of column {names[column]!r}")
-        return self.at(self.design(given), level)
+        elif X.ndim != 2 or X.shape[1] != len(names):
+            raise ValueError(f"expected X of shape (n, {len(names)}), got {X.shape}")
+        require_finite(X, list(names))
+        return self.at(self.design(np.ascontiguousarray(np.asarray(X, dtype=np.float64))), level)
 
     def design(self, given: np.ndarray) -> Tensor:
         """(n, p) columns of the linear scores: those given, behind the constant."""

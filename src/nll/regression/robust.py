@@ -21,7 +21,7 @@ class Wish(NamedTuple):
     """Which covariance was asked for."""
 
     kind: str = "observed"  # one of KINDS
-    weights: str = "frequency"  # or "sampling": the scores have the weights as factors
+    weights: str = "frequency"  # or another kind: the scores have the weights as factors
     clusters: Tensor | str | None = None  # (n), the number of each row's cluster, from 0; or a stream's column
 
     @property
@@ -38,10 +38,10 @@ def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: W
         if count < 2:
             raise ValueError("expected at least two clusters, got one")
         return cov.sandwich(inverse, total.T @ total * (count / (count - 1))), f"sandwich, {count} clusters"
-    meat = problem.outer_product(theta, weighted=wish.weights == "sampling")
+    meat = problem.outer_product(theta, weighted=wish.weights != "frequency")
     found = cov.sandwich(inverse, meat)
     if wish.kind != "hc1":
         return found, "sandwich (HC0)"
-    n = problem.length if wish.weights == "sampling" else float(problem.counts.sum())
+    n = float(problem.counts.sum())
     factor = n / (n - problem.size) if n > problem.size else torch.nan
     return found * factor, "sandwich (HC1)"

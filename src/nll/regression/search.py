@@ -65,8 +65,12 @@ def search_again(
     params: Params,
     steps: int,
     kind: type[Problem] = Problem,
+    weighted: bool = False,
 ) -> Found:
-    """The search at its end, by coefficients of the columns as given. The second parameter, if any, is positive."""
+    """The search at its end, by coefficients of the columns as given. The second parameter, if any, is positive.
+
+    weighted: whether the weights are no frequencies.
+    """
     own = {
         name: Parameter(constraints.real if name == "coef" else constraints.positive, tuple(value.shape))
         for name, value in params.items()
@@ -80,4 +84,4 @@ def search_again(
     at = problem.sums(theta)
     sums = type(at)(*(part[0] for part in at))
     found = Optimum(theta[0], sums, decrement_of(sums), steps, True, "converged")
-    return Found(problem, found, Units(), 0.0, problem)
+    return Found(problem, found, Units(), 0.0, problem, weighted)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nll.kernels.softmax_sums import RowSums, Square, row_sums
+from nll.likelihood.arrays import absent, array_of, require_dense
 from nll.likelihood.optimise import Optimum, maximise
 from nll.likelihood.stream import require_one_type
 from nll.regression import existence
@@ -38,13 +39,20 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
     Raises: ValueError for an empty set, naming its row.
     """
+    require_dense(y, "y")
     if _are_sets(y):
         found = {value.item() if isinstance(value, np.generic) else value for own in y for value in own}
         require_one_type(found)
-        classes = np.array(sorted(found))
+        classes = np.array(
+            sorted(found), dtype=None if all(isinstance(v, (int, float, str)) for v in found) else object
+        )
         allowed = np.array([[value in own for value in classes.tolist()] for own in y])
     elif _are_true(y):
-        allowed = np.asarray(y, dtype=bool)
+        array = array_of(y, "y")
+        if absent(array).any():
+            row = int(absent(array).any(1).argmax())
+            raise ValueError(f"expected True or False for each class, got a missing value at row {row}")
+        allowed = array.astype(bool)
         classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(allowed.shape[1]))
     else:
         return None
@@ -59,8 +67,11 @@ def _are_sets(y: Any) -> bool:
 
 
 def _are_true(y: Any) -> bool:
-    types = set(y.dtypes) if hasattr(y, "columns") else {np.asarray(y).dtype if hasattr(y, "dtype") else None}
-    return types == {np.dtype(bool)} and np.ndim(y) == 2 and np.shape(y)[1] > 1
+    shape = getattr(y, "shape", ())
+    if len(shape) != 2 or shape[1] < 2:
+        return False
+    types = set(y.dtypes) if hasattr(y, "columns") else {getattr(y, "dtype", None)}
+    return {str(kind).removeprefix("torch.") for kind in types} <= {"bool", "boolean", "bool[pyarrow]", "Boolean"}
 
 
 class SetValued(InMemory):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,13 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll import functional
 from nll._torch import on_processor
+from nll.likelihood.arrays import array_of, categories_of, first_level
 from nll.likelihood.classes import as_array
-from nll.likelihood.observations import cluster_codes, frequencies, label
+from nll.likelihood.observations import cluster_codes, frequencies, kind_of, label, scaled
 from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
 from nll.regression.columns import Columns
@@ -29,18 +28,16 @@ from nll.regression.influence import Influence, influence
 from nll.regression.inputs import (
     by_count,
     class_factors,
+    classes_given,
     column_names,
-    detached,
+    columns_given,
+    discrete_columns,
     is_wide,
     known_finite,
     length,
-    number_of,
-    of_rows,
     offset_of,
-    require_binary,
-    require_finite,
-    require_sortable,
-    tensor_of,
+    plain,
+    shared,
 )
 from nll.regression.margins import Margins, margins
 from nll.regression.predictions import Predictions, Predictor
@@ -52,7 +49,6 @@ from nll.regression.sparse import SparseColumns
 from nll.regression.streamed import fit_streamed
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
-_MANY = 1 << 16  # rows that tell whether whole numbers are classes
 
 
 @on_processor
@@ -68,12 +64,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         penalty: "firth", the likelihood times the root of the information's determinant: finite where classes are
             separated too, and with less bias; intervals "profile" and tests "lr" are of the penalised likelihood.
         class_weight: class -> a factor of its rows' weights, or "balanced": n / (K * rows of the class), by weight.
-        baseline: the class that the others are compared with; None: the first in sorted order.
+        baseline: the class that the others are compared with; None: the first category of a Categorical, else the
+            first in sorted order.
         fit_intercept: whether every score has a constant.
         covariance: "observed" (inverse information), "sandwich" (HC0: holds where the model is wrong) or "hc1" (the
             same with the factor n / (n - number of coefficients)); `fit(clusters=...)` clusters it.
-        weights: what `sample_weight` is: "frequency", how often a row was seen, or "sampling", how many others it
-            stands for; the covariance is the sandwich then.
+        weights: what `sample_weight` is: "frequency", how often a row was seen; "sampling", how many others it stands
+            for; or "importance", as `nll.importance` has it. Of the last two only the ratios count, and the covariance
+            is the sandwich. `nll.sampling(w)` and `nll.importance(w)` say it too.
         standard_errors: False leaves out the information of more than 256 coefficients, which costs far more than
             their estimate then.
 
@@ -138,45 +136,46 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             return self._fit_stream(X, (y, sample_weight, clusters, offset, self.class_weight), checkpoint, progress)
         if checkpoint is not None:
             raise ValueError("expected checkpoint with a Stream only")
-        X, y = detached(X), detached(y)
-        X = X.tocsr() if issparse(X) else X
+        kind = kind_of(sample_weight, self.weights)
+        names, response = column_names(X := columns_given(X)), getattr(y, "name", None)
+        y = plain(y, "y") if hasattr(y, "columns") else y
         sets = sets_of(y)
         if sets is not None:
             if self.penalty is not None or self.class_weight is not None:
                 raise ValueError("expected single classes with penalty or class_weight, got sets of classes")
             y = sets[1][sets[0].argmax(1)]
         elif is_wide(y):
-            X, y, sample_weight, clusters, offset = by_count(X, y, sample_weight, clusters, offset)
-        names, response = column_names(X), getattr(y, "name", None)
-        require_finite(X, names)
-        require_sortable(y)
+            rows = sample_weight, clusters, offset
+            X, y, sample_weight, clusters, offset = by_count(X, y, *rows, repeated=kind != "frequency")
+        given, y = y, classes_given(y)
         types = [np.float64, np.float32]
         options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(X)}
-        X, y = validate_data(self, X, y, dtype=types, ensure_min_samples=2, **options)
+        classes, codes = coded(y)
+        first = first_level(categories_of(given), classes)
+        X, _ = validate_data(self, X, codes, dtype=types, ensure_min_samples=2, **options)  # type: ignore[arg-type]
         if issparse(X) and (self.penalty is not None or sets is not None):
             raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
-        check_classification_targets(y[:_MANY] if y.dtype.kind in "iu" else y)
-        weights = frequencies(of_rows(sample_weight), X.shape[0]).numpy()
+        weights = scaled(frequencies(sample_weight, X.shape[0]), kind).numpy()
         if self.class_weight is not None:
             weights = weights * class_factors(self.class_weight, y, weights)
         seen = weights > 0
         groups = None if clusters is None else cluster_codes(clusters, len(seen), seen)
+        added = None if offset is None else array_of(plain(offset, "offset"))
         if not seen.all():
             X, y, weights = X[seen], y[seen], weights[seen]
-            offset = None if offset is None else np.asarray(offset)[seen]
+            added = None if added is None else added[seen]
+        weights = scaled(torch.from_numpy(weights), kind)
         classes, codes = coded(y)
         allowed = None
         if sets is not None:
             classes, allowed = sets[1].tolist(), torch.from_numpy(sets[0][seen])
             codes = allowed.int().argmax(1).numpy()
         self.classes_ = np.array(classes, dtype=y.dtype)
-        base = code_of(self.baseline, self.classes_.tolist())
-        data = (X if issparse(X) else tensor_of(X)), torch.from_numpy(codes), torch.from_numpy(weights)
-        if not issparse(X) and groups is None and offset is None and allowed is None and self.weights == "frequency":
+        base = code_of(first if self.baseline is None else self.baseline, self.classes_.tolist())
+        data = (X if issparse(X) else shared(X)), torch.from_numpy(codes), weights
+        if not issparse(X) and groups is None and added is None and allowed is None and kind == "frequency":
             data = counted(*data) or data
-        kind = SparseColumns if issparse(X) else Columns
-        columns = kind.of(data[0], names, self.fit_intercept)
-        added = None if offset is None else offset_of(offset, X.shape[0], len(self.classes_))
+        columns = (SparseColumns if issparse(X) else Columns).of(data[0], names, self.fit_intercept, self.alpha > 0)
         self.result_ = fit_softmax(
             columns,
             *data[1:],
@@ -185,8 +184,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             alpha=float(self.alpha),
             firth=self.penalty == "firth",
             standard_errors=bool(self.standard_errors),
-            wish=Wish(self.covariance, self.weights, groups),
-            offset=added,
+            wish=Wish(self.covariance, kind, groups),
+            offset=None if added is None else offset_of(added, X.shape[0], len(self.classes_)),
             allowed=allowed,
             response=response,
             progress=progress,
@@ -258,12 +257,20 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, length(X)))
-        given = None if sample_weight is None else torch.as_tensor(of_rows(sample_weight))
+        kind = kind_of(sample_weight, self.weights)
+        given = scaled(frequencies(sample_weight, len(codes)), kind)
         names = tuple(label(value) for value in self.classes_.tolist())
-        return evaluate(log_p, codes, given, sampling=self.weights == "sampling", classes=names)
+        fitted = None if self.result_.n == 0 else self.result_.nll / self.result_.n
+        sampling = kind != "frequency"
+        return evaluate(log_p, codes, given, sampling=sampling, classes=names, fitted=fitted)
 
     def margins(
-        self, X: Any, sample_weight: Any = None, *, at: str = "overall", discrete: Sequence[Any] = ()
+        self,
+        X: Any,
+        sample_weight: Any = None,
+        *,
+        at: str = "overall",
+        discrete: Sequence[Any] | Mapping[Any, Any] = (),
     ) -> Margins:
         """Return the marginal effect of each column on the probability of each class, with errors by the delta method.
 
@@ -271,18 +278,19 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             X: (n, p) columns, as `fit` was given them.
             sample_weight: (n) weights of the average.
             at: "overall", the mean of the rows' effects, or "mean", the effect at the mean of the columns.
-            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes against 0.
+            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes against 0. Columns
+                of one variable, its dummies, go in a list of their own, such as [["north", "south"], "female"], or in a
+                mapping of lists by the variables' names: then the others of them are 0 when one is 1.
 
-        Raises: ValueError for a discrete column that is not there or has other values, or another `at`.
+        Raises: ValueError for a discrete column that is not there or has other values, for a row with two dummies of
+        one variable, or another `at`.
         """
         if at not in ("overall", "mean"):
             raise ValueError(f"expected at to be overall or mean, got {at!r}")
         predictor, x = self._predictor, self._design(X)
-        weights = frequencies(of_rows(sample_weight), len(x))
+        weights = frequencies(sample_weight, len(x))
         names = predictor.columns[predictor.intercept :]
-        chosen = [number_of(column, names) for column in discrete]
-        for j in chosen:
-            require_binary(x[:, j + predictor.intercept], names[j])
+        chosen = discrete_columns(discrete, names, x[:, predictor.intercept :])
         effects, covariance = margins(
             x,
             weights,
@@ -291,9 +299,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             predictor.baseline,
             predictor.intercept,
             at=at,
-            discrete=[j + predictor.intercept for j in chosen],
+            discrete=[[j + predictor.intercept for j in columns] for columns in chosen],
         )
-        return Margins(predictor.classes, names, effects, covariance, at, tuple(names[j] for j in chosen))
+        discrete = tuple(names[j] for columns in chosen for j in columns)
+        return Margins(predictor.classes, names, effects, covariance, at, discrete)
 
     def influence(self, X: Any, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Influence:
         """Return how much each row moves the fit: leverage, Cook's distance, and the coefficients without it.
@@ -310,15 +319,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if not self.result_.converged or self.penalty is not None:
             raise ValueError(f"expected a fit by maximum likelihood that converged, got {self.result_.status}")
-        columns = Columns.of(
-            tensor_of(self._dense(X)), list(self._predictor.columns[self.fit_intercept :]), self.fit_intercept
-        )
-        weights = frequencies(of_rows(sample_weight), columns.length)
+        names = list(self._predictor.columns[self.fit_intercept :])
+        columns = Columns.of(shared(self._dense(X)), names, self.fit_intercept, self.alpha > 0)
+        kind = kind_of(sample_weight, self.weights)
+        weights = scaled(frequencies(sample_weight, columns.length), kind)
         codes, added = self._codes(y, columns.length), None
         if self.class_weight is not None:
-            weights = weights * torch.from_numpy(
-                class_factors(self.class_weight, self.classes_[codes], weights.numpy())
-            )
+            factors = class_factors(self.class_weight, self.classes_[codes], weights.numpy())
+            weights = scaled(weights * torch.from_numpy(factors), kind)
         base, k = self._predictor.baseline, len(self.classes_)
         order = torch.tensor([base, *(c for c in range(k) if c != base)])
         if offset is not None:
@@ -329,7 +337,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     def _codes(self, y: Any, rows: int) -> np.ndarray:
         """The place of each row's class in `classes_`."""
-        y = column_or_1d(detached(y))
+        y = classes_given(y)
         if len(y) != rows:
             raise ValueError(f"expected {rows} classes, one for each row, got {len(y)}")
         known = {value: code for code, value in enumerate(self.classes_.tolist())}
@@ -364,7 +372,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     def _given(self, X: Any) -> Any:
         """The columns of new rows, (n, p), dense or sparse."""
-        return validate_data(self, detached(X), dtype=np.float64, accept_sparse="csr", reset=False)
+        return validate_data(self, columns_given(X), dtype=np.float64, accept_sparse="csr", reset=False)
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -381,7 +389,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
-        options = {"covariance": KINDS, "weights": ("frequency", "sampling"), "penalty": (None, "firth")}
+        options = {"covariance": KINDS, "weights": ("frequency", "sampling", "importance"), "penalty": (None, "firth")}
         for name, known in options.items():
             if getattr(self, name) not in known:
                 raise ValueError(

@@ -14,10 +14,10 @@ from nll.likelihood import covariance as cov
 from nll.likelihood.blocks import blocks
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.observations import label
-from nll.likelihood.optimise import Optimum, Progress, maximise
+from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, maximise
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION, Problem
 from nll.likelihood.result import Fit
-from nll.regression import existence, robust, separation
+from nll.regression import existence, ridge, robust, separation
 from nll.regression.columns import Columns, Frame, Held
 from nll.regression.firth import FirthLikelihood, FirthProblem
 from nll.regression.predictions import Predictor
@@ -28,6 +28,7 @@ from nll.regression.softmax_search import Searched, search
 from nll.regression.sparse import SparseColumns, SparseLikelihood
 
 _MOST_DENSE = 1 << 24  # numbers of a sparse design that are written out to search again
+_MOST_SETTLED = 1024  # parameters whose information's eigenvectors are formed
 
 
 def fit_softmax(
@@ -83,13 +84,14 @@ def fit_softmax(
         if allowed is not None and bool((allowed.sum(1) > 1).any()):
             problem = SetValued(*data, alpha, offset, allowed=allowed[:, order])
         found = search(problem, progress, standard_errors)
-    fitted = result(problem, found, [classes[k] for k in order], response, wish or robust.Wish())
-    kind = FirthProblem if firth else Problem
+    wish = wish or robust.Wish()
+    fitted = result(problem, found, [classes[k] for k in order], response, wish)
+    kind = FirthProblem if firth else Problem, wish.weights != "frequency"
     whole = isinstance(columns, Columns) or columns.length * columns.count <= _MOST_DENSE
     fitted = predicting(fitted, columns, classes, baseline)
     if isinstance(problem, SetValued):
         return replace(fitted, null_log_likelihood=None)
-    again = partial(search_again, SoftmaxRows(), columns, problem.labels, weights, fitted.params, fitted.steps, kind)
+    again = partial(search_again, SoftmaxRows(), columns, problem.labels, weights, fitted.params, fitted.steps, *kind)
     return replace(
         fitted,
         log_likelihood_at=_AtCoefficients(problem),
@@ -120,6 +122,7 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
 
 def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any, wish: robust.Wish) -> Fit:
     """The fit of classes, the baseline's first, whose search has ended."""
+    searched = _settled(problem, searched)
     found, inverse, _, solver = searched
     columns, k = problem.columns, problem.classes - 1
     exists, judged = _exists(problem, searched, classes)
@@ -132,7 +135,7 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         if not wish.plain:
             inverse, information = robust.sandwich(problem, found.theta, inverse, wish)
         elif problem.alpha > 0.0:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
-            inverse = cov.transformed(problem.information(found.theta), inverse)
+            inverse = cov.sandwich(inverse, problem.information(found.theta))
         covariance = cov.transformed_by_block(inverse, columns.to_given)
     coef = found.theta.reshape(k, -1) @ columns.to_given.T
     if judged.limit is not None:
@@ -146,7 +149,7 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         log_likelihood=float(
             found.sums.log_likelihood if not (problem.alpha or firth) else problem.log_likelihood(found.theta)
         ),
-        n=float(problem.counts.sum()),
+        n=float(problem.length if wish.weights == "sampling" else problem.counts.sum()),
         df=k * columns.count,
         status=_status(problem, found, exists, judged, inverse is not None, classes),
         converged=converged,
@@ -160,6 +163,19 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         baseline=classes[0],
         separation=judged.separation,
     )
+
+
+def _settled(problem: SoftmaxLikelihood, searched: Searched) -> Searched:
+    """The same, at the very maximum of a ridge penalty's where columns are constant or collinear."""
+    found, inverse = searched.optimum, searched.inverse
+    if problem.alpha == 0.0 or inverse is None or not found.reached or problem.size > _MOST_SETTLED:
+        return searched
+    information = problem.information(found.theta)
+    theta, inverse = ridge.settled(found.theta, information, problem.quadratic, problem.alpha)
+    before, after = (float(problem.value(at)[0]) for at in (found.theta, theta))
+    if after < before - TOLERANCE * problem.unit:  # nearly flat, as where classes are separated
+        return searched
+    return searched._replace(optimum=found._replace(theta=theta), inverse=inverse)
 
 
 def _exists(problem: SoftmaxLikelihood, searched: Searched, classes: list[str]) -> tuple[bool, separation.Judged]:

@@ -135,7 +135,12 @@ class SoftmaxLikelihood:
     @property
     def penalty(self) -> Tensor:
         """The quadratic form of alpha * sum_k |b_k - mean b|^2 over the K classes, for the columns as given."""
-        return self.alpha * torch.kron(*self._shrunk)
+        return self.alpha * self.quadratic
+
+    @property
+    def quadratic(self) -> Tensor:
+        """The penalty's, of alpha = 1."""
+        return torch.kron(*self._shrunk)
 
     def shrink(self, theta: Tensor) -> Tensor:
         """The penalty's product with a vector."""

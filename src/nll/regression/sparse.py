@@ -41,18 +41,19 @@ class SparseColumns(Held):
     factor: Tensor | None = None  # (p, p): the search's columns are the standardised ones times its inverse
 
     @classmethod
-    def of(cls, given: Any, names: list[str] | None, intercept: bool) -> SparseColumns:
-        """Standardise the columns `given` (n, q); ValueError for too many of them, or constant ones."""
+    def of(cls, given: Any, names: list[str] | None, intercept: bool, constant: bool = False) -> SparseColumns:
+        """Standardise the columns `given` (n, q); ValueError for too many of them, or constant ones (see `Columns`)."""
         given = csr_array(given)  # not a matrix, whose * is another
         n, q = given.shape
         if q > _MOST_COLUMNS:
             raise ValueError(f"expected at most {_MOST_COLUMNS} columns of a sparse X, got {q}")
         low, high = (torch.from_numpy(end.toarray().reshape(-1)).double() for end in (given.min(0), given.max(0)))
         mean = torch.from_numpy(np.asarray(given.mean(0), dtype=np.float64).reshape(-1))
+        mean = torch.where(high > low, mean, low)
         centre = mean if intercept else torch.zeros(q, dtype=torch.float64)
         unit = torch.maximum(high - centre, centre - low)
         about = Standard(centre, torch.where(unit > 0, 1 / unit, 1.0), intercept)
-        return cls(**Survey(n, low, high, about, _gram(given, about)).frame(names), source=given)
+        return cls(**Survey(n, low, high, about, _gram(given, about)).frame(names, constant), source=given)
 
     @cached_property
     def dense_products(self) -> bool:

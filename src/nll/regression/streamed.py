@@ -18,9 +18,10 @@ from torch import Tensor
 
 from nll import __version__
 from nll.kernels.softmax_sums import Rows, RowSums, Standard, row_sums
+from nll.likelihood.arrays import first_level
 from nll.likelihood.blocks import blocks
 from nll.likelihood.checkpoint import Checkpoint, can_keep
-from nll.likelihood.classes import first_level, key, require_one_type
+from nll.likelihood.classes import key, require_one_type
 from nll.likelihood.ledger import Ledger
 from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
@@ -86,6 +87,17 @@ class Table(NamedTuple):
     weights: Tensor  # (K), of each class's rows
     sample: Sample
     dropped: int
+    unit: float = 1.0  # what each row's weight is multiplied with
+
+    def in_ratio(self) -> Table:
+        """The same with weights of which only the ratios count: they add up to the number of rows."""
+        unit = self.survey.rows / float(self.weights.sum())
+        sample = self.sample._replace(weights=self.sample.weights * unit)
+        return self._replace(weights=self.weights * unit, sample=sample, unit=unit)
+
+    def weights_of(self, block: Block) -> Tensor | None:
+        """Those of a block's rows; None: each counts once."""
+        return None if block.weights is None else block.weights * self.unit
 
     def labels(self, block: Block, order: Tensor) -> Tensor:
         """Those of a block, numbered in an order of the classes."""
@@ -191,10 +203,10 @@ class StreamedColumns(Frame):
     factor: Tensor | None = None  # (p, p): the search's columns are the standardised ones times its inverse
 
     @classmethod
-    def of(cls, table: Table, intercept: bool) -> StreamedColumns:
+    def of(cls, table: Table, intercept: bool, constant: bool = False) -> StreamedColumns:
         """Standardise the columns of a table."""
         assert table.survey.about.intercept == intercept
-        return cls(**table.survey.frame(table.rows.stream.names), table=table)
+        return cls(**table.survey.frame(table.rows.stream.names, constant), table=table)
 
     def parts(self) -> Iterator[Tensor]:
         """The search's columns, a block at a time."""
@@ -250,7 +262,7 @@ class Streamed(SoftmaxLikelihood):
         def add(sums: list[Tensor] | None, part: list[Tensor]) -> list[Tensor]:
             return part if sums is None else [a + b for a, b in zip(sums, part, strict=True)]
 
-        wanted = torch.tensor([_SQUARES.index(more.get("square")), self.allowed is not None])
+        wanted = torch.tensor([_SQUARES.index(more.get("square")), self.allowed is not None, self.table.unit]).double()
         at = [theta, self.order, wanted, *([] if direction is None else [direction])]
         value, score, *square = self.checkpoint.passed(at, partial(self.table.rows.each, of), add)
         return RowSums(value, score, square[0] if square else None)
@@ -263,7 +275,7 @@ class Streamed(SoftmaxLikelihood):
             x, standard = self.columns.applied(x), plain(self.columns.count)
         if self.allowed is not None:
             offset = lost_offset(self.allowed(x, labels))
-        return Rows(x, labels, block.weights, offset=offset), standard
+        return Rows(x, labels, self.table.weights_of(block), offset=offset), standard
 
     def by_cluster(self, theta: Tensor, clusters: str) -> Tensor:
         """The sum of the scores in each cluster, (G, (K - 1) p), in the order of their first rows."""
@@ -274,10 +286,11 @@ class Streamed(SoftmaxLikelihood):
             assert block.clusters is not None
             labels, codes = self.table.labels(block, self.order), torch.from_numpy(block.clusters.codes)
             total = torch.zeros(len(block.clusters.values), self.size, dtype=torch.float64)
+            weights = self.table.weights_of(block)
             for rows in blocks(len(labels), self.size):
                 x = self.columns.applied(block.x[rows])
                 residual = torch.nn.functional.one_hot(labels[rows], self.classes) - (x @ coef.T).softmax(1)
-                residual = residual if block.weights is None else block.weights[rows, None] * residual
+                residual = residual if weights is None else weights[rows, None] * residual
                 add_by_cluster(total, codes[rows], residual[:, 1:], x)
             present = codes.bincount(minlength=len(total)) > 0
             names = [block.clusters.values[k] for k in present.nonzero()[:, 0]]
@@ -347,7 +360,10 @@ def fit_streamed(
 
     Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty, collinear columns.
     """
-    wish, rows = wish or Wish(), Ledger(stream)
+    wish = wish or Wish()
+    if wish.weights == "importance":
+        raise ValueError("expected frequencies or sampling weights with a Stream, got importance weights")
+    rows = Ledger(stream)
     options = {
         "intercept": intercept,
         "baseline": baseline,
@@ -362,11 +378,12 @@ def fit_streamed(
     what = {} if checkpoint is None else {**rows.what, **{name: str(value) for name, value in options.items()}}
     with Checkpoint(checkpoint, what | {"nll": __version__}, rows) as passes:
         table = survey(rows, intercept, passes)
+        table = table if wish.weights == "frequency" else table.in_ratio()
         if len(table.classes) < 2:
             raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
         base = code_of(first_level(stream.levels, table.classes) if baseline is None else baseline, table.classes)
         order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
-        columns = StreamedColumns.of(table, intercept)
+        columns = StreamedColumns.of(table, intercept, alpha > 0.0)
         problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
         found = search(problem, progress, standard_errors)
         names = [label(table.classes[k]) for k in order]

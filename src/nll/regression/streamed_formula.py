@@ -6,7 +6,6 @@ which every category occurs, and what it has kept (`Terms`) gives the columns of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,10 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from formulaic import StructuredFormula
+from torch import Tensor
 
 from nll.likelihood.stream import Stream, files_of, numbers_of, pieces, require
-from nll.regression.design import parse, spec_of, variables, variables_of
+from nll.regression.design import numbers, spec_of, with_columns
+from nll.regression.formula import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
 from nll.regression.terms import Terms
 
 _MOST_CATEGORIES = 10_000
@@ -32,15 +34,17 @@ def formula_stream(
 
     Args:
         data: a file, a folder or a table, as `Stream` takes it.
-        formula: such as "y ~ a + C(b)"; its response is a column.
+        formula: such as "y ~ a + C(b)"; its response is a column, and `.` stands for the other columns.
         weights: the column of frequencies.
         clusters: the column of groups of rows that go together.
         missing: "raise" or "drop".
 
     Raises: ValueError for a column that is not there, or one of texts that are hardly ever the same.
     """
+    if has_dot(formula):
+        formula = spelled_out(formula, column_names(data), (weights, clusters))
     parsed = parse(formula)
-    response = str(next(iter(parsed.lhs))).strip("`")
+    response = response_of(parsed)
     kept = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *kept]))
     head, categories = _look(data, parsed, wanted)
@@ -50,6 +54,27 @@ def formula_stream(
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
     return Stream(given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing), terms
+
+
+def complete_parts(
+    data: Any, terms: Terms, weights: str | None, others: list[str | None]
+) -> Iterator[tuple[pd.DataFrame, Tensor]]:
+    """The complete rows of weights above 0, a part of them after the other, with their weights (n)."""
+    wanted = [name for name in dict.fromkeys([*terms.variables, weights, *others]) if name is not None]
+    for piece in pieces(data, None, wanted):
+        table = piece.to_pandas()
+        table = table[table[wanted].notna().all(axis=1)]
+        counted = torch.ones(len(table), dtype=torch.float64)
+        if weights is not None:
+            counted = torch.tensor(numbers(table[weights], weights))
+        if bool((counted > 0).any()):
+            yield table[(counted > 0).numpy()], counted[counted > 0]
+
+
+def column_names(data: Any) -> list[str]:
+    """The columns of a file, a folder or a table."""
+    first = next(pieces(data, None, None), None)
+    return [] if first is None else list(first.schema.names)
 
 
 def has_categories(data: Any, formula: StructuredFormula) -> bool:
@@ -71,13 +96,13 @@ def _is_category(kind: Any) -> bool:
 
 def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """Some complete rows, and the categories of each column that has some, in their order."""
-    head, first, text = None, 0, str(formula).replace(" ", "").replace("`", "")
+    head, first, marked = None, 0, {one.category for one in computed(formula.rhs)}
     categories: dict[str, tuple[list[Any], bool]] = {}
     kinds: dict[str, tuple[str, str]] = {}  # of the values of each column, and the file that has them
     for name, piece in _with_names(data, wanted):
         require(wanted, piece.schema.names)
         for column in _of_columns(formula):
-            chosen = re.search(rf"C\({re.escape(column)}[,)]", text) is not None
+            chosen = column in marked
             if not chosen and kinds.get(column, ("",))[0] == "numbers":
                 numbers_of(piece.column(column), column, first)
             _require_one_kind(kinds, piece.column(column), column, name, first)
@@ -94,8 +119,10 @@ def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.
 
 def _with_names(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
     """The pieces of the data, and the names of their files."""
-    for part in files_of(Path(data)) if isinstance(data, (str, Path)) else [data]:
-        for piece in pieces(part, None, wanted):
+    path = data.args[0] if isinstance(data, partial) else data
+    for part in files_of(Path(path)) if isinstance(path, (str, Path)) else [data]:
+        own = partial(data.func, part, *data.args[1:]) if isinstance(data, partial) else part
+        for piece in pieces(own, None, wanted):
             yield getattr(part, "name", "the table"), piece
 
 
@@ -143,9 +170,10 @@ def _with_all(head: pd.DataFrame, categories: dict[str, list[Any]]) -> pd.DataFr
     """The rows, and copies of the first with each category."""
     parts = [head.astype(dict.fromkeys(categories, object))]
     for name, values in categories.items():
-        parts.append(pd.concat([parts[0].head(1)] * len(values)).assign(**{name: np.array(values, dtype=object)}))
+        parts.append(pd.concat([parts[0].head(1)] * len(values)))
+        parts[-1] = with_columns(parts[-1], {name: np.array(values, dtype=object)})
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(**{name: pd.Categorical(table[name], values) for name, values in categories.items()})
+    return with_columns(table, {name: pd.Categorical(table[name], values) for name, values in categories.items()})
 
 
 def _blocks(data: Any, wanted: list[str], terms: Terms, kept: list[str]) -> Iterator[Any]:

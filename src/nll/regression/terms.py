@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from formulaic import Formula, ModelSpec
-from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic import ModelSpec, SimpleFormula
+from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Factor
 from torch import Tensor
 
 from nll.regression.columns import INTERCEPT
-from nll.regression.design import numbers, variables_of
+from nll.regression.design import numbers, require_columns, with_columns
+from nll.regression.expression import expression
+from nll.regression.formula import as_categories, columns_of, computed, matrices, read, right_side, variables_of
+from nll.regression.slopes import zeros_like
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,42 +43,41 @@ class Terms:
         Raises: ValueError for a state that is not of numbers and texts.
         """
         states = {name: state for name, (kind, state) in spec.encoder_state.items() if kind is Factor.Kind.CATEGORICAL}
-        categories = {name: _plain(state["categories"]) for name, state in states.items()}
+        categories = {name: _plain(state["categories"]) for name, state in states.items() if "categories" in state}
         columns: tuple[str, ...] = tuple(map(str, spec.column_names))
-        return cls(formula.partition("~")[2].strip(), columns, categories, _plain(spec.transform_state))
+        return cls(right_side(formula), columns, categories, _plain(spec.transform_state))
 
     @property
     def variables(self) -> list[str]:
         """The columns of a table that are read."""
-        return _variables_of(self.formula)
+        return variables_of(factor for term in self.parsed for factor in term.factors)
+
+    @cached_property
+    def parsed(self) -> SimpleFormula:
+        """formulaic's formula; ValueError for one that is more than a sum of terms, or computes what is not allowed."""
+        parsed = read(self.formula)
+        if not isinstance(parsed, SimpleFormula):
+            raise ValueError(f"expected the right side of a formula, like 'a + b', got {self.formula!r}")
+        return parsed
 
     @property
     def intercept(self) -> bool:
         """Whether the first column is the constant."""
         return INTERCEPT in self.columns
 
-    def design(self, table: pd.DataFrame) -> Tensor:
+    def design(self, table: pd.DataFrame, replaced: Mapping[str, Any] | None = None) -> Tensor:
         """The columns (n, p) float64 of rows without missing values, in the order of the coefficients.
+
+        Args:
+            table: the rows.
+            replaced: values of parts of the formula, to be taken instead of those that the table gives.
 
         Raises: ValueError for a category that the fit has not seen, a text among numbers, or what is not finite.
         """
-        table = table.assign(**{name: numbers(table[name], name) for name in self.variables if self._counts(name)})
+        table = self._counted(table)
         for factor, known in self.categories.items():
             self._require_known(table, factor, known)
-        states = {factor: (Factor.Kind.CATEGORICAL, {"categories": known}) for factor, known in self.categories.items()}
-        formula: Any = _parsed(self.formula)
-        spec: Any = ModelSpec(formula=formula, transform_state=self.state, encoder_state=states)
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):  # what is not finite is named below
-                warnings.simplefilter("error", DataMismatchWarning)
-                built: pd.DataFrame = spec.get_model_matrix(table, context={}, na_action="ignore")
-        except Exception as error:  # the parts of a formula are Python, which can fail in any way
-            raise ValueError(f"expected a table that the formula {self.formula!r} can take, got: {error}") from None
-        if set(map(str, built.columns)) != set(self.columns):
-            raise ValueError(
-                f"expected a table that gives the columns {', '.join(self.columns)}, got {', '.join(built.columns)}"
-            )
-        values = np.array(built[list(self.columns)], dtype=np.float64)
+        values = self._built(table, replaced)
         wrong = np.argwhere(~np.isfinite(values))
         if len(wrong):
             row, column = wrong[0]
@@ -83,14 +87,64 @@ class Terms:
             )
         return torch.from_numpy(values)
 
-    def _counts(self, variable: str) -> bool:
-        """Whether a column of the table is of numbers alone."""
-        return not any(variable in _variables_of(factor) for factor in self.categories)
+    def slope(self, table: pd.DataFrame, column: str) -> Tensor | None:
+        """The derivative (n, p) of the columns by a column of the table; None where they do not vary, or jump only.
+
+        The product rule: the columns are linear in each part of the formula that holds the column.
+        """
+        table, total = self._counted(table), None
+        for name, factor in self.factors.items():
+            if factor.eval_method is Factor.EvalMethod.PYTHON:
+                holds = column in expression(name).columns
+                rate = expression(name).slope(table, self.state, column) if holds else None
+            else:
+                rate = np.ones(len(table)) if columns_of(factor) == [column] and name not in self.categories else None
+            if rate is None:
+                continue
+            moved = self._built(table, {name: rate}) - self._built(table, {name: zeros_like(rate)})
+            total = moved if total is None else total + moved
+        return None if total is None else torch.from_numpy(total)
+
+    def _counted(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with its columns of numbers as such."""
+        require_columns(self.variables, [str(name) for name in table.columns])
+        counted = [name for name in self.variables if name not in self.categorical]
+        return with_columns(table, {name: numbers(table[name], name) for name in counted})
+
+    def _built(self, table: pd.DataFrame, replaced: Mapping[str, Any] | None) -> np.ndarray:
+        states = {factor: (Factor.Kind.CATEGORICAL, {"categories": known}) for factor, known in self.categories.items()}
+        spec: Any = ModelSpec(formula=self.parsed, transform_state=self.state, encoder_state=states)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)
+            built: pd.DataFrame = matrices(table, spec, replaced)
+        if set(map(str, built.columns)) != set(self.columns):
+            raise ValueError(
+                f"expected a table that gives the columns {', '.join(self.columns)}, got {', '.join(built.columns)}"
+            )
+        return np.array(built[list(self.columns)], dtype=np.float64)
+
+    @property
+    def factors(self) -> dict[str, Factor]:
+        """The parts of its terms, by their names."""
+        return {factor.expr: factor for term in self.parsed for factor in term.factors}
+
+    @property
+    def categorical(self) -> set[str]:
+        """The columns of the table that are not of numbers alone."""
+        factors = self.factors
+        texts = {name for one in computed(self.parsed) for name in one.texts}
+        return set(variables_of(factors[name] for name in self.categories)) | as_categories(self.parsed) | texts
+
+    def variable_of(self, factor: str) -> str | None:
+        """The column whose categories a part of the formula has; None where these are computed."""
+        part = self.factors[factor]
+        computed = part.eval_method is Factor.EvalMethod.PYTHON
+        return expression(factor).category if computed else columns_of(part)[0]
 
     def _require_known(self, table: pd.DataFrame, factor: str, known: list[Any]) -> None:
         """Name a category that the fit has not seen; those that are computed are left to formulaic."""
-        (variable, *others) = _variables_of(factor)
-        if others or factor.replace("`", "").removeprefix("C(").partition(",")[0].rstrip(")").strip() != variable:
+        variable = self.variable_of(factor)
+        if variable not in self.variables:
             return
         values = table[variable].astype(object)
         wrong = ~values.isin(known)
@@ -108,20 +162,26 @@ class Terms:
 
     @classmethod
     def from_dict(cls, kept: Kept) -> Terms:
-        """The inverse of `to_dict`."""
-        return cls(kept["formula"], tuple(kept["columns"]), kept["categories"], _unmarked(kept["state"]))
+        """The inverse of `to_dict`; ValueError for what it has not written, KeyError for what lacks."""
+        formula, columns, categories = kept["formula"], kept["columns"], kept["categories"]
+        plain = (str, int, float, bool, type(None))
+        if not isinstance(formula, str) or not _all(columns, str) or not isinstance(categories, dict):
+            raise ValueError("expected terms of a formula, columns and categories")
+        if not all(_all(levels, plain) for levels in categories.values()):
+            raise ValueError("expected categories that are texts and numbers")
+        terms = cls(formula, tuple(columns), categories, _unmarked(kept["state"]))
+        wanted = {name for one in computed(terms.parsed) for name in one.states}
+        if (
+            not isinstance(terms.state, dict)
+            or not wanted <= terms.state.keys()
+            or not terms.factors.keys() >= categories.keys()
+        ):
+            raise ValueError("expected the categories and the state of its formula's terms")
+        return terms
 
 
-def _variables_of(formula: str) -> list[str]:
-    try:
-        factors = [factor for term in _parsed(formula) for factor in term.factors]
-    except FormulaicError:  # a name that needs backticks, which formulaic has taken away
-        return [formula]
-    return variables_of(factors)
-
-
-def _parsed(formula: str) -> Any:
-    return Formula.from_spec(formula)
+def _all(values: Any, kind: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _plain(value: Any) -> Any:

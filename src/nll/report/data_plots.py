@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from nll.likelihood.family import Sample
     from nll.likelihood.pictures import Scores, Survival
     from nll.likelihood.result import Fit
@@ -31,7 +31,7 @@ def distribution(axis: Axes, fit: Fit, sample: Sample) -> None:
         axis.bar(at, np.bincount(data.astype(int), share), color=_BLUE, alpha=0.35, label="data")
         axis.plot(at, sample.family.log_probs(at, fit.params, sample.given).exp(), "o", color=_RED, ms=4, label="fit")
         axis.set_ylabel("probability")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.locator_params(axis="x", integer=True)
         if fit.labels:
             axis.set_xticks(at.numpy(), fit.labels["probs"][0], rotation=30, ha="right")
     else:
@@ -106,7 +106,7 @@ def rootogram(axis: Axes, fit: Fit, sample: Sample) -> None:
         axis.axhline(y, color=_GREY, lw=0.8, ls=style)
     axis.set_xlabel(fit.response or "x")
     axis.set_ylabel("square root of the count")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.locator_params(axis="x", integer=True)
     axis.legend(frameon=False)
 
 

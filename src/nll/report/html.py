@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib.figure import Figure
 
 from nll.report import plots, table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from nll.likelihood.pictures import ProfileCurve
     from nll.likelihood.result import Fit
     from nll.report.assess import Calibration

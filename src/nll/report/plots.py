@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from nll.likelihood.pictures import ProfileCurve
     from nll.likelihood.result import Fit
     from nll.report.assess import Calibration
@@ -94,7 +98,7 @@ def sheet(
     columns = min(_PANELS, len(drawn))
     rows = math.ceil(len(drawn) / columns) if drawn else 0
     top, below = (3.6 if data else 0.0), 2.1 * rows
-    figure = Figure(figsize=(max(5.4 * len(data), 2.6 * columns), top + below), layout="constrained")
+    figure = _figure(figsize=(max(5.4 * len(data), 2.6 * columns), top + below), layout="constrained")
     if data and drawn:
         upper, lower = list(figure.subfigures(2, 1, height_ratios=[top, below]))  # type: ignore[arg-type]
     else:
@@ -107,10 +111,25 @@ def sheet(
     return figure
 
 
+def _figure(**options: Any) -> Figure:
+    """A figure that is written, not shown: it needs no backend, so that MPLBACKEND may name one that does not exist."""
+    asked = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    if asked is not None:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = asked  # as the import would have
+    return Figure(**options)
+
+
 def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with so many axes of one size, five in a row."""
     columns = min(_PANELS, panels)
-    figure = Figure(figsize=(width * columns, height * math.ceil(panels / columns)), layout="constrained")
+    figure = _figure(figsize=(width * columns, height * math.ceil(panels / columns)), layout="constrained")
     return figure, _panels(figure, panels)
 
 

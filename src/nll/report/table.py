@@ -29,6 +29,8 @@ def header(fit: Fit) -> list[tuple[str, str]]:
         ("Response", fit.response),
         ("Baseline", fit.baseline),
         ("Observations", f"{fit.n:.12g}"),
+        ("Events", None if fit.censoring is None else f"{fit.censoring.events:.12g}"),
+        ("Censored", None if fit.censoring is None else str(fit.censoring) or "0"),
         ("Left out", f"{fit.dropped} with missing values" if fit.dropped else None),
         ("Parameters (df)", str(fit.df)),
         ("Log-likelihood", number(fit.log_likelihood, 12)),
@@ -71,12 +73,14 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
 
 
 def margins(found: Margins, level: float = 0.95) -> list[Group]:
-    """Marginal effects: a group for each class."""
-    columns = ["", "dP/dx", "std err", "z", "P>|z|", f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"]
+    """Marginal effects: a group for each class, or one for a mean."""
+    mean = len(found.classes) == 1
+    ends = [f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"]
+    columns = ["", "dy/dx" if mean else "dP/dx", "std err", "z", "P>|z|", *ends]
     names = [f"{name} (0 to 1)" if name in found.discrete else name for name in found.columns]
     parts = (found.effects, found.standard_errors, found.z, found.p_values, found.interval(level))
     return [
-        Group(f"P({name})", columns, _formatted(names, [part[k] for part in parts]))
+        Group(name if mean else f"P({name})", columns, _formatted(names, [part[k] for part in parts]))
         for k, name in enumerate(found.classes)
     ]
 

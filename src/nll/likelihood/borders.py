@@ -1,0 +1,263 @@
+"""What lies beyond the place where a search ended: a maximum falls off on all sides, a limit at a border does not.
+
+A decrement below the tolerance is no proof of a maximum: towards a limit at infinity it falls for ever. Where the last
+steps do not tell the two apart, each free number is moved away on both sides, the others following (its profile). The
+profile of a maximum falls on both sides; towards a border it stays as high, or rises; where it comes upon something
+higher inside, the search ended too soon.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nll.likelihood import covariance as cov
+from nll.likelihood.optimise import Optima, Optimum
+from nll.likelihood.problem import Problem
+
+_FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
+_UNKNOWN = 30.0  # an error of such a number at which its value is unknown
+_TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
+_LIKE = 2.0  # times as much, or as little, as a parabola falls
+_LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
+_FALLEN = 4.0  # what a profile falls by where it need not be followed further
+_ROUNDS, _INNER_STEPS, _LONGEST = 28, 12, 5.0
+_EARLY = 3
+_MOST_LANES, _MOST_PROFILED = 32, 64
+RISE = 1e-2  # of the log-likelihood in a round: more at the end of the way is no approach to a limit
+
+
+class Limit(NamedTuple):
+    """A free number along which the profile does not fall on the way to its border."""
+
+    number: int
+    side: float  # -1 or 1
+    endless: bool  # whether the likelihood grows without bound
+    alone: bool  # whether it need not fall either where the other numbers stay
+
+
+class Surroundings(NamedTuple):
+    """What was seen around the end of a search."""
+
+    limits: tuple[Limit, ...] = ()
+    flat: tuple[int, ...] = ()  # numbers whose profile is level on both sides
+    higher: Tensor | None = None  # (P), the highest place, if it is higher
+    untold: tuple[int, ...] = ()  # numbers that the data tell less and less about on the way to the limit
+    sharp: tuple[int, ...] = ()  # numbers that they tell more and more about: these have no normal error
+    endless: bool = False  # whether the likelihood rises for ever along the last step
+    rising: bool = False  # whether it still rose when the search was given up
+
+
+def noise(problem: Problem, value: float) -> float:
+    """A difference between two log-likelihoods that tells nothing."""
+    return 1e-9 * (float(problem.unit[0]) + abs(value))
+
+
+def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
+    """Whether the likelihoods of (B) data sets fall like parabolas along each column of the covariance.
+
+    One standard error away a parabola has fallen by 1/2, half of it away by 1/8.
+
+    Args:
+        problem: of one data set or of B.
+        theta: (B, P), where the score is nearly 0.
+        inverse: (B, P, P), the inverse information there.
+    """
+    errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
+    fine = (errors.isfinite() & ((errors < _UNKNOWN) | problem.layout.unbounded)).all(1)
+    here = problem.value(problem.layout.natural(theta))
+    for p in range(theta.shape[1]):
+        step = torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0)
+        for size in (-1.0, 1.0, -0.5, 0.5):
+            fall = (here - problem.value(problem.layout.natural(theta + size * step))) / (size * size / 2)
+            fine &= (fall > 1 / _LIKE) & (fall < _LIKE)
+    return fine
+
+
+def is_maximum(problem: Problem, top: Optimum) -> bool:
+    """Whether it is proved that a search ended at a maximum, by its last steps or by what lies one error away."""
+    if not top.reached or top.proved:
+        return top.reached
+    if len(top.theta) > _MOST_PROFILED:
+        return False
+    inverse = cov.inverse(top.sums.information)
+    return bool(curved(problem, top.theta[None], inverse[None])[0])
+
+
+def look_around(problem: Problem, top: Optimum) -> Surroundings:
+    """Follow the profile of each free number away from the end of a search."""
+    if len(top.theta) > _MOST_PROFILED:
+        return _along_the_last_step(problem, top)
+    lanes = _follow(problem, top)
+    best, least = float(top.sums.log_likelihood), _LEVEL * noise(problem, float(top.sums.log_likelihood))
+    level = (lanes.lowest >= best - least) & (lanes.value >= best - least)
+    endless = level & (lanes.value > best + least) & (lanes.gain > RISE)
+    numbers, limits, flat = lanes.number.tolist(), [], []
+    for i in level.nonzero()[:, 0].tolist():
+        both = [j for j, number in enumerate(numbers) if number == numbers[i] and bool(level[j])]
+        same = bool((lanes.value[both] - best).abs().max() <= least)
+        if len(both) == 2 and same:
+            flat.append(numbers[i])
+        else:
+            limits.append(Limit(numbers[i], float(lanes.side[i]), bool(endless[i]), _alone(problem, top, lanes, i)))
+    kept = [p for p in range(len(top.theta)) if p not in {limit.number for limit in limits}]
+    inside = torch.where(endless, -torch.inf, lanes.highest)
+    least = noise(problem, best)
+    inside = inside if float(inside.max()) > best + least else lanes.highest
+    higher = lanes.place[inside.argmax()] if float(inside.max()) > best + least else None
+    first = next((i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0)
+    untold, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
+    untold = tuple(p for p in kept if p in untold or p in flat)
+    return Surroundings(tuple(limits), tuple(dict.fromkeys(flat)), higher, untold, sharp)
+
+
+class _Lanes(NamedTuple):
+    """One for each free number and side; what its profile was like."""
+
+    number: Tensor
+    side: Tensor
+    value: Tensor  # at the end of the way
+    lowest: Tensor
+    highest: Tensor
+    place: Tensor  # (lanes, P), where it was highest
+    gain: Tensor  # in the last round
+    last: Tensor  # (lanes, P), the end of the way
+    early: Tensor  # (lanes, P), after a few rounds
+
+    @property
+    def end(self) -> Tensor:
+        """Of the number itself, (lanes)."""
+        return self.last[torch.arange(len(self.number)), self.number]
+
+
+def _follow(problem: Problem, top: Optimum) -> _Lanes:
+    numbers = _suspects(problem, top)
+    count, size = 2 * len(numbers), len(top.theta)
+    number, side = numbers.repeat(2), torch.ones(count, dtype=torch.float64)
+    side[: len(numbers)] = -1.0
+    held = torch.arange(size) == number[:, None]
+    best = float(top.sums.log_likelihood)
+    at = top.theta.expand(count, size).clone()
+    real = problem.layout.unbounded[number]
+    way = at[torch.arange(count), number]
+    at[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
+    value = torch.full((count,), best, dtype=torch.float64)
+    lanes = _Lanes(
+        number, side, value, value.clone(), value.clone(), at.clone(), torch.zeros_like(value), at, at.clone()
+    )
+    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()  # what one unit of information tells
+    remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
+    first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
+    step = first.clone()
+    move = torch.zeros_like(at)  # of all numbers in the last round, for a step of 1
+    open_ = torch.arange(count)
+    for round_ in range(_ROUNDS):
+        aim = at[open_, number[open_]] + (side * step)[open_]
+        start = _higher(
+            problem,
+            torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
+            torch.where(held[open_], aim[:, None], at[open_]),
+        )
+        found = problem.maximise_held(start, held[open_], _INNER_STEPS)
+        there = found.sums.log_likelihood
+        fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
+        moved = open_[fine]
+        move[moved] = (found.theta[fine] - at[moved]) / step[moved, None]
+        at[moved] = found.theta[fine]
+        lanes.gain[moved] = there[fine] - lanes.value[moved]
+        lanes.value[moved] = there[fine]
+        if round_ < _EARLY:
+            lanes.early[moved] = at[moved]
+        lanes.lowest[moved] = torch.minimum(lanes.lowest[moved], there[fine])
+        up = moved[there[fine] > lanes.highest[moved]]
+        lanes.highest[up], lanes.place[up] = lanes.value[up], at[up]
+        # A place where the likelihood cannot be computed, or is 0: nearer, and then the way ends in a fall.
+        step[open_] = torch.where(fine, step[open_] * torch.where(real[open_], 4.0, 1.5), step[open_] / 8)
+        step[open_] = torch.where(real[open_], step[open_], step[open_].clamp(max=_LONGEST))
+        move[open_[~fine]] = 0.0
+        wall = ~fine & (step[open_] < 1e-3 * first[open_])
+        lanes.value[open_[wall]] = -torch.inf
+        way = at[open_, number[open_]]
+        beyond = (way - top.theta[number[open_]]).abs() > remote[open_]
+        beyond &= ~(lanes.gain[open_] > RISE)
+        far = torch.where(real[open_], beyond, side[open_] * way > _FAR)
+        open_ = open_[~wall & ~far & ~(lanes.value[open_] < best - _FALLEN)]
+        if not len(open_):
+            break
+    return lanes
+
+
+def _higher(problem: Problem, first: Tensor, second: Tensor) -> Tensor:
+    """Of two places for each lane the one where the likelihood is higher."""
+    values = [problem.value(problem.layout.natural(theta)).nan_to_num(-torch.inf) for theta in (first, second)]
+    return torch.where((values[0] >= values[1])[:, None], first, second)
+
+
+def _first_step(theta: Tensor, tells: Tensor) -> Tensor:
+    """Of a number that is a parameter itself: a part of its size, or of what its information tells."""
+    return torch.maximum(torch.minimum(theta.abs(), tells) / 4, 1e-8 * tells)
+
+
+def _suspects(problem: Problem, top: Optimum) -> Tensor:
+    """The free numbers, of many those that the last step would move most."""
+    size = len(top.theta)
+    if 2 * size <= _MOST_LANES:
+        return torch.arange(size)
+    step = _last_step(top).abs() / (1 + top.theta.abs())
+    return step.argsort(descending=True)[: _MOST_LANES // 2].sort().values
+
+
+def _last_step(top: Optimum) -> Tensor:
+    """Newton's, in units in which the information has a unit diagonal."""
+    unit = top.sums.information.diagonal().abs().clamp(min=1e-300).rsqrt()
+    scaled = unit[:, None] * top.sums.information * unit
+    return (unit * torch.linalg.lstsq(scaled, (unit * top.sums.score)[:, None]).solution[:, 0]).nan_to_num(0.0)
+
+
+def _along_the_last_step(problem: Problem, top: Optimum) -> Surroundings:
+    """Of many numbers: whether the likelihood falls at all on the way that the search was going."""
+    if not bool(top.sums.information.isfinite().all()):
+        return Surroundings()
+    step, best = _last_step(top), float(top.sums.log_likelihood)
+    values = [
+        float(problem.value(problem.layout.natural((top.theta + 2.0**k * step)[None]))[0]) for k in range(0, 24, 2)
+    ]
+    return Surroundings(endless=bool(step.any()) and all(v >= best - noise(problem, best) for v in values))
+
+
+def _alone(problem: Problem, top: Optimum, lanes: _Lanes, lane: int) -> bool:
+    """Whether the likelihood does not fall either where this number goes to the end of its way and the others stay."""
+    far = top.theta.clone()
+    far[lanes.number[lane]] = lanes.end[lane]
+    best = float(top.sums.log_likelihood)
+    return float(problem.value(problem.layout.natural(far[None]))[0]) >= best - noise(problem, best)
+
+
+def _trend(problem: Problem, top: Optimum, far: Tensor, kept: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which of the numbers without a limit lose, and which gain, their information on the way to a limit."""
+    if not kept:
+        return (), ()
+    index = torch.tensor(kept)
+    there = problem.sums(far[None]).information[0]
+    errors = [
+        cov.inverse(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
+        for information in (top.sums.information, there)
+    ]
+    ratio = errors[1] / errors[0]
+    lost = (ratio > _TREND) | errors[0].isinf()
+    return tuple(index[lost].tolist()), tuple(index[ratio < 1 / _TREND].tolist())
+
+
+def ended(optima: Optima, problem: Problem) -> Tensor:
+    """Which of several searches ended at a maximum inside: (B)."""
+    proved = optima.reached & optima.proved
+    doubtful = optima.reached & ~optima.proved
+    if not bool(doubtful.any()):
+        return proved
+    factor, failed = torch.linalg.cholesky_ex(optima.sums.information)
+    doubtful &= failed == 0
+    unknown = torch.eye(factor.shape[-1], dtype=factor.dtype).mul(torch.inf)
+    inverse = torch.where(doubtful[:, None, None], torch.cholesky_inverse(factor), unknown)
+    return proved | (doubtful & curved(problem, optima.theta, inverse))
