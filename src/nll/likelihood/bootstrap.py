@@ -128,7 +128,8 @@ def bootstrap(
         estimates, reached = _by_search(found(), sample, replicates, parametric, rng)
     kept = {name: value[reached] for name, value in estimates.items()}
     if int(reached.sum()) < 2:
-        raise ValueError(f"expected replicates with a maximum, got {int(reached.sum())} of {replicates}")
+        got = f"{int(reached.sum())} of {replicates}"
+        raise ValueError(f"expected at least 2 replicates with a maximum inside of the parameter space, got {got}")
     acceleration = None if parametric or found is None else _acceleration(found())
     return Bootstrap(model, params, kept, replicates - int(reached.sum()), acceleration)
 
@@ -242,7 +243,7 @@ def _drawn_segment(found: Found, sample: Sample, count: int, rng: np.random.Gene
     n = round(observed.n)
     values = _drawn(family, found.params, sample.given, observed.weights, (count, n), rng)
     own = found.units.data(values)
-    if family.statistics is not None and not sample.given:
+    if family.statistics is not None and not sample.given and family.means_tell_all(own):
         return _means(family, own, torch.ones(count, n, dtype=torch.float64))
     given = _repeated(sample.given, observed.weights, True)
     units = found.units

@@ -174,7 +174,7 @@ def _fit_each(family: Family, data: Any, weights: Any, wish: Wish, missing: str,
         require_support(observed, family.inside, family.support, family.name, not family.discrete)
     else:
         _require_possible(family, observed, {})
-    _require_window(observed)
+    _require_window(observed, family.discrete)
     alone = partial(_fit_observed, family, given={}, wish=wish) if observed.incomplete else None
     return fit_groups(family, observed, groups, alone)
 
@@ -293,6 +293,12 @@ def _require_window(observed: Observations, discrete: bool) -> None:
     """Every row may be seen: it lies inside of its window, or has a part of it."""
     if observed.window is None:
         return
+    ends = torch.broadcast_tensors(*observed.window)
+    empty = ends[0] > ends[1] if discrete else ends[0] >= ends[1]
+    if bool(empty.any()):
+        row = int(empty.nonzero()[0])
+        got = f"[{float(ends[0][row]):g}, {float(ends[1][row]):g}]" + (f" at row {row}" if len(empty) > 1 else "")
+        raise ValueError(f"expected a window with room between its ends, got {got}")
     low, high = observed.window
     first, last = observed.ends or (observed.values, observed.values)
     outside = (first < low) & (first > -torch.inf) | (last > high) & (last < torch.inf) | (first > high) | (last < low)

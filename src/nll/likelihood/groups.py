@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from nll.likelihood.borders import ended
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
-from nll.likelihood.intervals import wald
+from nll.likelihood.intervals import wald_within
 from nll.likelihood.observations import Observations, label_codes, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
@@ -37,6 +38,7 @@ class GroupedFit:
     converged: Tensor  # (G)
     dropped: int = 0
     events: Tensor | None = None  # (G), how many of censored observations were seen exactly
+    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)  # of parameters that have bounds
 
     @property
     def standard_errors(self) -> dict[str, Tensor]:
@@ -46,11 +48,14 @@ class GroupedFit:
         return {name: part.reshape(v.shape) for (name, v), part in zip(self.params.items(), parts, strict=True)}
 
     def interval(self, level: float = 0.95) -> dict[str, Tensor]:
-        """Wald's intervals, (G, *shape, 2)."""
+        """Wald's intervals, (G, *shape, 2), on the scale on which the parameter has no bounds."""
         if not 0.0 < level < 1.0:
             raise ValueError(f"expected level in (0, 1), got {level}")
         errors = self.standard_errors
-        return {name: wald(value, errors[name], level) for name, value in self.params.items()}
+        return {
+            name: wald_within(value, errors[name], level, self.supports.get(name))
+            for name, value in self.params.items()
+        }
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Columns with a row for each group, as a table takes them."""
@@ -104,7 +109,10 @@ def fit_groups(
             params[name][which] = found.params[name]
         covariance[which], value[which], reached[which] = found.covariance, found.log_likelihood, found.reached
         total[which] = w.sum(1)
-    return GroupedFit(family.name, names.tolist(), params, covariance, value, total, reached, observed.dropped)
+    supports = {name: parameter.constraint for name, parameter in family.constraints(1).items()}
+    return GroupedFit(
+        family.name, names.tolist(), params, covariance, value, total, reached, observed.dropped, supports=supports
+    )
 
 
 def _in_turn(
@@ -127,7 +135,8 @@ def _in_turn(
     events = torch.tensor([math.nan if count is None else count.events for count in counts], dtype=torch.float64)
     covariance = torch.stack([fit.covariance for fit in fits])
     kept = {"dropped": observed.dropped, "events": None if observed.ends is None else events}
-    return GroupedFit(family.name, names, params, covariance, **numbers, **kept)
+    supports = {name: parameter.constraint for name, parameter in family.constraints(1).items()}
+    return GroupedFit(family.name, names, params, covariance, **numbers, **kept, supports=supports)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,10 @@ def _parameter(name: str, given: Any) -> Parameter:
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if inspect.isclass(constraint) or not isinstance(constraint, Constraint):
         raise TypeError(f"expected a constraint for {name}, such as constraints.positive, got {_what(constraint)}")
+    try:
+        _ = Parameter(constraint, tuple(shape)).free_shape
+    except (NotImplementedError, TypeError, ValueError, IndexError):
+        raise TypeError(f"expected a constraint for {name} that real numbers map onto, got {constraint}") from None
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"expected a shape of positive integers for {name}, got {shape}")
     return Parameter(constraint, shape)

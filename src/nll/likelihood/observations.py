@@ -63,11 +63,11 @@ def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = N
 
     Raises: ValueError for both `upper` and masks, shapes that differ, or an upper end below the lower one.
     """
-    low = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    low = floats(array_of(values, "values"), "values")
     if upper is not None and (left is not None or right is not None):
         raise ValueError("expected either upper, or left and right, got both")
     if upper is not None:
-        high = np.asarray(upper.detach().cpu() if isinstance(upper, Tensor) else upper, dtype=np.float64)
+        high = floats(array_of(upper, "upper ends"), "upper ends")
         if high.shape != low.shape:
             raise ValueError(f"expected upper ends of shape {low.shape}, got {high.shape}")
         wrong = np.flatnonzero(high < low)
@@ -85,7 +85,7 @@ def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = N
 def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     if mask is None:
         return np.zeros(shape, dtype=bool)
-    found = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    found = array_of(mask, name)
     if found.shape != shape or not np.isin(found, (0, 1)).all():
         raise ValueError(f"expected {name} as a mask of shape {shape}, got {found.dtype} of shape {found.shape}")
     return found.astype(bool)
@@ -334,7 +334,8 @@ def require_support(
 
 def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, tuple[str, ...] | None]:
     if isinstance(data, Tensor) and data.is_floating_point():
-        return data.detach().to_dense().cpu().to(torch.float64), None
+        values = data.detach().to_dense().cpu().to(torch.float64)
+        return values.clone() if values.is_inference() else values, None  # which autograd cannot keep
     array = array_of(data, what)
     levels = categories_of(data) if categorical else None
     if categorical and (array.dtype.kind in "OUSTmM" or levels is not None):

@@ -249,10 +249,10 @@ class Problem:
             yield from (segment if which is None or self.count == 1 else segment.take(which)).blocks(count)
 
     def _rows(self, block: Segment, theta: Tensor) -> Tensor:
-        """The log-probabilities of a block; NaN, from which a search steps back, for a matrix that rounding made singular."""
+        """The log-probabilities of a block; NaN, from which a search steps back, for a matrix that is singular."""
         try:
             return block.log_prob(block.parts, self._params(theta))
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return theta.sum(1, keepdim=True) * torch.nan
 
     def _params(self, theta: Tensor) -> Params:

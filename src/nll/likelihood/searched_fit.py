@@ -17,6 +17,7 @@ from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
 from nll.likelihood.observations import Observations, cluster_codes
 from nll.likelihood.optimise import Optimum, Progress, Sums
+from nll.likelihood.parameters import said
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
@@ -57,10 +58,11 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
     """The estimate, its covariance and its status."""
     found = replace(found, weighted=observed.kind != "frequency")
     status, converged = judge(found, observed.numbers)
+    _require_tied_within(found)
     limit = None if family is None else _limit(family, found, observed, wish)
     if limit is not None:
         return limit
-    covariance, said = _covariance(found, observed, wish, family)
+    covariance, kind = _covariance(found, observed, wish, family)
     params = found.params
     for away in runaways(found) if converged else ():
         params[away.name] = params[away.name].clone()
@@ -84,13 +86,21 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         decrement=found.optimum.decrement,
         steps=found.optimum.steps,
         labels=labels_of(found.params, observed),
-        information=said,
+        information=kind,
         dropped=observed.dropped,
         log_likelihood_at=AtParameters(found),
         search=_Itself(found),
         supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
         starts=found.starts,
     )
+
+
+def _require_tied_within(found: Found) -> None:
+    """What a function of the other parameters gave has to be a value that the parameter may have."""
+    for name in found.problem.layout.tied:
+        parameter, value = found.problem.layout.parameters[name], found.params[name]
+        if bool(value.isfinite().all()) and not bool(parameter.constraint.check(value).all()):
+            raise ValueError(f"expected fixed[{name!r}] to be {said(parameter.constraint)}, got {value.tolist()}")
 
 
 def _of_family(family: Family, found: Found, status: str) -> tuple[str, bool]:

@@ -497,6 +497,7 @@ FAMILIES = (
         _inverse_gamma_estimate,
         _gamma_covariance,
         _inverse_gamma_log_prob,
+        solution="the likelihood equation of the concentration, by Newton's method",
         maximum=_inverse_gamma_maximum,
         start=lambda x, w: _gamma_start(1 / x, w),
         units={"rate": "scale"},
