@@ -69,7 +69,7 @@ def design(
     Raises: ValueError for an unknown column, missing values (counted by column), a text in a column of numbers,
     an infinite value, or a column of one category.
     """
-    used = variables(formula) + ([weights] if weights else [])
+    used: list[str] = list(dict.fromkeys(variables(formula) + ([weights] if weights else [])))
     if INTERCEPT in used:
         raise ValueError(
             f"expected columns with names other than {INTERCEPT!r}, which is the constant's, got {INTERCEPT!r}"

@@ -108,7 +108,8 @@ class Terms:
     def _counted(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table with its columns of numbers as such."""
         require_columns(self.variables, [str(name) for name in table.columns])
-        counted = [name for name in self.variables if name not in self.categorical]
+        categorical = self.categorical
+        counted = [name for name in self.variables if name not in categorical]
         return with_columns(table, {name: numbers(table[name], name) for name in counted})
 
     def _built(self, table: pd.DataFrame, replaced: Mapping[str, Any] | None) -> np.ndarray:
