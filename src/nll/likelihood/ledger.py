@@ -152,10 +152,10 @@ class Ledger:
         self, end: int, total: np.ndarray, first: np.ndarray, start: int, before: np.ndarray, first_before: np.ndarray
     ) -> None:
         """ValueError where the rows since the last comparison have other sums, beyond rounding."""
-        some, theirs = total - before, first - first_before
-        n, _, _, tt, _, _, ss, _ = np.maximum(some, theirs)
-        scale = np.array([0.0, 0.0, some[2], tt, (n * ss) ** 0.5, (tt * ss) ** 0.5, ss, some[7]])
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):  # sums that overflow do so in every pass
+            some, theirs = total - before, first - first_before
+            n, _, _, tt, _, _, ss, _ = np.maximum(some, theirs)
+            scale = np.array([0.0, 0.0, some[2], tt, (n * ss) ** 0.5, (tt * ss) ** 0.5, ss, some[7]])
             allowed = self.rounding * scale + 1e-14 * np.abs(total)
             wrong = np.abs(some - theirs) > allowed
         wrong[:7] |= np.isfinite(some[:7]) != np.isfinite(theirs[:7])  # the clusters' is NaN where they do not matter

@@ -89,7 +89,7 @@ class Stream:
         self.data, self.response, self.weights, self.clusters = data, response, weights, clusters
         self.columns = None if columns is None else [str(name) for name in columns]
         named = [str(name) for name in data[0].columns] if _is_arrays(data) and hasattr(data[0], "columns") else None
-        self.names = self.columns or named  # None: as the first block has them
+        self.names = named if columns is None else self.columns  # None: as the first block has them
         self.levels = categories_of(data[1]) if _is_arrays(data) else None  # of the response, where it has an order
         self.missing, self.block_rows, self.progress = missing, block_rows, progress
 

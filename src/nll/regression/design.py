@@ -84,7 +84,8 @@ def design(
     categories = as_categories([*formula.lhs, *formula.rhs])
     for name in used:
         _require_usable(table, name, name == response, name in categories)
-    built = matrices(table, formula)
+    times = response in used and table[response].dtype.kind in "mM"  # classes, which no formula computes
+    built = matrices(with_columns(table, {response: 0.0}) if times else table, formula)
     x = built.rhs
     for part in (built.lhs, x):
         for name in part.columns:
