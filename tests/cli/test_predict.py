@@ -261,6 +261,21 @@ def test_times_are_classes_and_no_numbers(folder):
             assert "expected numbers in column 'day', got" in says
 
 
+@pytest.mark.parametrize(
+    ("response", "options"), [("np.log(age)", ("--family", "normal")), ("I(age > 50)", ()), ("`np.log(age)`", ())]
+)
+def test_a_computed_response_is_scored(response, options, folder):
+    table = TABLE.assign(**{"np.log(age)": TABLE.PID > 2})
+    table = table if "`" in response else table.drop(columns="np.log(age)")
+    table.to_csv(folder / "computed.csv", index=False)
+    files = ["--json", folder / "computed.json"]
+    run("fit", folder / "computed.csv", f"{response} ~ TVnews", *options, "--save", folder / "computed.model", *files)
+    expected = json.loads((folder / "computed.json").read_text())
+    run("score", folder / "computed.model", folder / "computed.csv", *files)
+    found = json.loads((folder / "computed.json").read_text())["log_score"][0]
+    assert found == pytest.approx(-expected["log_likelihood"] / len(TABLE), rel=1e-9)
+
+
 def test_a_class_or_category_that_the_fit_has_not_seen(folder):
     TABLE[:3].assign(PID=[1, 9, 2]).to_csv(folder / "nine.csv", index=False)
     assert "got 9 at row 1" in run("score", folder / "m.json", folder / "nine.csv", code=2)

@@ -152,3 +152,43 @@ def test_a_column_of_lists_is_said(formula, tmp_path):
         found = run("fit", path, formula)
         assert found.exit_code == 2
         assert "column 'l'" in found.stderr
+
+
+def test_times_are_classes_and_groups_by_their_days(tmp_path):
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(TABLE.y, unit="D")
+    table, names = TABLE.assign(t=days, d=days.dt.date), ["2024-01-01", "2024-01-02"]
+    for name in ("t.csv", "t.parquet"):
+        (tmp_path / name[2:]).mkdir()
+        for path in (tmp_path / name, tmp_path / name[2:] / name):
+            WRITTEN[name](table, path)
+        for column in ("t", "d"):
+            for path in (tmp_path / name, tmp_path / name[2:]):
+                found = result(path, f"{column} ~ x")
+                assert (found["baseline"], found["names"][1]) == (names[0], f"coef[{names[1]}, x]")
+            by = result(tmp_path / name, "--column", "w", "--family", "normal", "--by", column)
+            assert by["group"] == names
+
+
+def test_a_warning_is_one_line(tmp_path):
+    for ordered, stderr in (
+        (True, "nll: expected rows of every category of y, got none of z: left out\n"),
+        (False, ""),
+    ):
+        table = TABLE.assign(g=pd.Categorical(TABLE.g, ["b", "z", "a", "c"], ordered=ordered))
+        table.to_parquet(tmp_path / "t.parquet")
+        found = run("fit", tmp_path / "t.parquet", "g ~ x")
+        assert (found.exit_code, found.stderr) == (0, stderr)
+
+
+def test_margins_of_blocks_read_the_dialect(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for number, part in enumerate((TABLE[:50].assign(w=0.0), TABLE[50:])):  # the first weighs nothing
+        part.to_csv(tmp_path / "folder" / f"{number}.csv", index=False, sep="|", decimal=",")
+    TABLE[50:].to_csv(tmp_path / "t.csv", index=False)
+    options = ["y ~ x + g", "--weights", "w", "--margins"]
+    whole, blocks = (
+        result(tmp_path / "t.csv", *options),
+        result(tmp_path / "folder", *options, "--sep", "|", "--decimal", ","),
+    )
+    assert blocks["margins"]["columns"] == whole["margins"]["columns"]
+    np.testing.assert_allclose(blocks["margins"]["effects"], whole["margins"]["effects"], rtol=1e-7)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,12 +25,17 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run one."""
-        with _reported():
+        with _reported(), warnings.catch_warnings():
+            warnings.showwarning = _warned
             try:
                 return super().invoke(ctx)
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()
+
+
+def _warned(message: Warning | str, *_: Any) -> None:
+    _say(str(message))
 
 
 @contextmanager
@@ -52,8 +58,12 @@ def _reported() -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """Say what was expected and what was found, and stop with 2."""
-    typer.echo(f"nll: {' '.join(message.splitlines())}", err=True)
+    _say(message)
     raise typer.Exit(2)
+
+
+def _say(message: str) -> None:
+    typer.echo(f"nll: {' '.join(message.splitlines())}", err=True)
 
 
 def require_places(inputs: list[Path | None], outputs: list[Path | None], printed: Path | None = None) -> None:

@@ -145,6 +145,11 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
         raise ValueError(f"expected numbers in column {name!r}, got {column[row]!r} at row {row}") from None
 
 
+def computed_response(table: pd.DataFrame, formula: StructuredFormula) -> pd.Series:
+    """The values of a formula's left side."""
+    return _response(table, response_of(formula), matrices(table, formula).lhs)
+
+
 def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:
     """A column as it stands, classes of any type included; or the values of an expression."""
     if response in table.columns:
