@@ -19,11 +19,14 @@ from nll.likelihood.problem import Problem
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
+_DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter in units of its size
 _TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
 _LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS, _LONGEST = 28, 12, 5.0
+_ENOUGH = 1e-8  # a decrement at which a profile is told
+_DISTANT = 15.0  # how far such a number is followed outwards where nothing changes
 _EARLY = 3
 _MOST_LANES, _MOST_PROFILED = 32, 64
 RISE = 1e-2  # of the log-likelihood in a round: more at the end of the way is no approach to a limit
@@ -78,12 +81,24 @@ def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
 
 def is_maximum(problem: Problem, top: Optimum) -> bool:
     """Whether it is proved that a search ended at a maximum, by its last steps or by what lies one error away."""
-    if not top.reached or top.proved:
-        return top.reached
-    if len(top.theta) > _MOST_PROFILED:
+    if not top.reached:
         return False
-    inverse = cov.inverse(top.sums.information)
-    return bool(curved(problem, top.theta[None], inverse[None])[0])
+    if len(top.theta) > _MOST_PROFILED:
+        return top.proved
+    inverse = cov.inverse(top.sums.information)[None]
+    if top.proved and bool(_told(problem, top.theta[None], inverse)[0]):
+        return True
+    return bool(curved(problem, top.theta[None], inverse)[0])
+
+
+def _told(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
+    """Whether no number of (B) searches has an error that its size, or that of a factor, makes doubtful.
+
+    The steps tell of the directions that were left to go. One that had run off before has hardly any curvature.
+    """
+    errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
+    most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
+    return (errors < most).all(1)
 
 
 def look_around(problem: Problem, top: Optimum) -> Surroundings:
@@ -160,7 +175,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
             torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
             torch.where(held[open_], aim[:, None], at[open_]),
         )
-        found = problem.maximise_held(start, held[open_], _INNER_STEPS)
+        found = problem.maximise_held(start, held[open_], _ENOUGH, _INNER_STEPS)
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]
@@ -182,7 +197,10 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         way = at[open_, number[open_]]
         beyond = (way - top.theta[number[open_]]).abs() > remote[open_]
         beyond &= ~(lanes.gain[open_] > RISE)
-        far = torch.where(real[open_], beyond, side[open_] * way > _FAR)
+        still = lanes.gain[open_].abs() <= noise(problem, best)
+        outwards = side[open_] * top.theta[number[open_]] > 0
+        still &= outwards & ((way - top.theta[number[open_]]).abs() > _DISTANT)
+        far = torch.where(real[open_], beyond, still | (side[open_] * way > _FAR))
         open_ = open_[~wall & ~far & ~(lanes.value[open_] < best - _FALLEN)]
         if not len(open_):
             break
@@ -240,24 +258,25 @@ def _trend(problem: Problem, top: Optimum, far: Tensor, kept: list[int]) -> tupl
     if not kept:
         return (), ()
     index = torch.tensor(kept)
-    there = problem.sums(far[None]).information[0]
+    held = torch.ones(1, len(far), dtype=torch.bool).index_fill(1, index, False)
+    there = problem.maximise_held(far[None], held).sums.information[0]
     errors = [
         cov.inverse(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
         for information in (top.sums.information, there)
     ]
     ratio = errors[1] / errors[0]
-    lost = (ratio > _TREND) | errors[0].isinf()
+    doubtful = ~problem.layout.unbounded[index] & (errors[0] > _DOUBTFUL)
+    lost = (ratio > _TREND) | errors[0].isinf() | doubtful
     return tuple(index[lost].tolist()), tuple(index[ratio < 1 / _TREND].tolist())
 
 
 def ended(optima: Optima, problem: Problem) -> Tensor:
     """Which of several searches ended at a maximum inside: (B)."""
-    proved = optima.reached & optima.proved
-    doubtful = optima.reached & ~optima.proved
-    if not bool(doubtful.any()):
-        return proved
     factor, failed = torch.linalg.cholesky_ex(optima.sums.information)
-    doubtful &= failed == 0
+    reached = optima.reached & (failed == 0)
     unknown = torch.eye(factor.shape[-1], dtype=factor.dtype).mul(torch.inf)
-    inverse = torch.where(doubtful[:, None, None], torch.cholesky_inverse(factor), unknown)
-    return proved | (doubtful & curved(problem, optima.theta, inverse))
+    inverse = torch.where(reached[:, None, None], torch.cholesky_inverse(factor), unknown)
+    proved = reached & optima.proved & _told(problem, optima.theta, inverse)
+    if bool((reached == proved).all()):
+        return proved
+    return proved | (reached & curved(problem, optima.theta, inverse))

@@ -217,7 +217,9 @@ class Problem:
             return self._maximise_by_products(start, progress)
         return maximise_each(self.sums, start, self.unit, progress, most_steps=most_steps)
 
-    def maximise_held(self, start: Tensor, held: Tensor, most_steps: int = MAX_STEPS) -> Optima:
+    def maximise_held(
+        self, start: Tensor, held: Tensor, enough: float | None = None, most_steps: int = MAX_STEPS
+    ) -> Optima:
         """Maximise the one data set's from each of (B, P) starts over the numbers not `held` (B, P), which stay."""
 
         def sums(theta: Tensor, which: Tensor) -> Sums:
@@ -226,7 +228,7 @@ class Problem:
             information = found.information.masked_fill(either, 0.0) + torch.diag_embed(still.double())
             return Sums(found.log_likelihood, found.score.masked_fill(still, 0.0), information)
 
-        return maximise_each(sums, start, self.unit.expand(len(start)), most_steps=most_steps)
+        return maximise_each(sums, start, self.unit.expand(len(start)), None, enough, most_steps)
 
     @property
     def by_products(self) -> bool:
