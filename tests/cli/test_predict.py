@@ -261,6 +261,21 @@ def test_times_are_classes_and_no_numbers(folder):
             assert "expected numbers in column 'day', got" in says
 
 
+@pytest.mark.parametrize(
+    ("response", "options"), [("np.log(age)", ("--family", "normal")), ("I(age > 50)", ()), ("`np.log(age)`", ())]
+)
+def test_a_computed_response_is_scored(response, options, folder):
+    table = TABLE.assign(**{"np.log(age)": TABLE.PID > 2})
+    table = table if "`" in response else table.drop(columns="np.log(age)")
+    table.to_csv(folder / "computed.csv", index=False)
+    files = ["--json", folder / "computed.json"]
+    run("fit", folder / "computed.csv", f"{response} ~ TVnews", *options, "--save", folder / "computed.model", *files)
+    expected = json.loads((folder / "computed.json").read_text())
+    run("score", folder / "computed.model", folder / "computed.csv", *files)
+    found = json.loads((folder / "computed.json").read_text())["log_score"][0]
+    assert found == pytest.approx(-expected["log_likelihood"] / len(TABLE), rel=1e-9)
+
+
 def test_a_class_or_category_that_the_fit_has_not_seen(folder):
     TABLE[:3].assign(PID=[1, 9, 2]).to_csv(folder / "nine.csv", index=False)
     assert "got 9 at row 1" in run("score", folder / "m.json", folder / "nine.csv", code=2)
@@ -268,15 +283,16 @@ def test_a_class_or_category_that_the_fit_has_not_seen(folder):
     assert "got 'middle' at row 0" in run("predict", folder / "m.json", folder / "middle.csv", code=2)
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_says_how_to_go_on(error, code, tmp_path, monkeypatch):
     from nll.cli import fit
 
     def stop(*_, **__):
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"y": [0, 1, 0, 1], "x": [1.0, 2.0, 3.0, 0.5]}).to_csv("t.csv", index=False)
     monkeypatch.setattr(fit, "fit_streamed", stop)
     found = CliRunner().invoke(app, ["fit", "t.csv", "y ~ x", "--checkpoint", "passes"])
-    assert found.exit_code == 130
+    assert found.exit_code == code
     assert found.stderr == "nll: interrupted; the same command goes on from passes\n"

@@ -230,7 +230,7 @@ def test_a_stream_has_the_weights_of_memory():
 
 def test_what_is_computed_of_weighted_rows_has_no_unit_either():
     model = SoftmaxRegression(weights="sampling")
-    first, second = (model.fit(X, Y, W * unit).evaluate(X, Y, W * unit) for unit in (1.0, 1e200))
+    first, second = (model.fit(X, Y, W * unit).evaluate(X[::2], Y[::2], W[::2] * unit) for unit in (1.0, 1e200))
     assert second.log_score == pytest.approx(first.log_score)
     assert second.recalibration.test.p_value == pytest.approx(first.recalibration.test.p_value)
     pulls = [model.fit(X, Y, W * unit).influence(X, Y, W * unit).cooks_distance for unit in (1.0, 1e200)]

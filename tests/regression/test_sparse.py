@@ -99,7 +99,7 @@ def test_verdicts():
     dummies = block_array([[eye_array(4)]] * 700).tocsr()
     y = np.random.default_rng(5).integers(0, 3, 2800)
     for x in (dummies, dummies.toarray()):
-        with pytest.raises(ValueError, match="expected linearly independent columns, got 'x3' = "):
+        with pytest.raises(ValueError, match=r"expected linearly independent columns, got x0 \+ x1 \+ x2 \+ x3 = 1"):
             nll.SoftmaxRegression().fit(x, y)
     assert nll.SoftmaxRegression(fit_intercept=False).fit(dummies, y).result_.converged
     with pytest.raises(ValueError, match="constant column 'x1'"):

@@ -19,7 +19,9 @@ from nll._files import write_text
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.output import require_places, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, as_labels, dialect_of, is_piped, name_of, read_table
+from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, is_piped, name_of, read_table
+from nll.likelihood.arrays import categories_of, first_level
+from nll.likelihood.classes import in_order, of_array
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.likelihood.csv_files import Dialect
 from nll.likelihood.families import FAMILIES, family_of
@@ -182,10 +184,10 @@ def fit(
             fitted = _fit_formula(job, str(formula), stages) if column is None else _fit_column(job, column, stages)
             if profile:
                 fitted = _profiled(fitted, stages)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # by Ctrl-C, or a signal during a fit with a checkpoint
         kept = "" if checkpoint is None else f"; the same command goes on from {checkpoint}"
         typer.echo(f"nll: interrupted{kept}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stop.code if isinstance(stop, SystemExit) else 130) from None  # type: ignore[arg-type]
     _write(fitted, level, console, json_file, report, save)  # before the table: who reads that may stop listening
     _show(fitted, level, console)
     for name, file in (("Model", save), ("Report", report)):
@@ -253,20 +255,18 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
     if rows is not None:
         return _fit_stream(job, *rows, title, stages)
-    wanted = designs.variables(parsed) + [name for name in (job.weights, job.cluster) if name]
+    wanted = [*designs.variables(parsed), *(name for name in (job.weights, job.cluster) if name)]
+    wanted = list(dict.fromkeys(wanted))
     stages.say(f"Reading {job.name}")
-    table = read_table(job.path, list(dict.fromkeys(wanted)), job.dialect) if once is None else once
-    response = str(next(iter(parsed.lhs))).strip("`")
-    if response in table.columns:
-        table[response] = as_labels(table[response])
+    table = read_table(job.path, wanted, job.dialect) if once is None else once
     stages.say("Building the columns")
-    if job.cluster is not None:
-        designs.require_columns([job.cluster], [str(name) for name in table.columns])
-    data = designs.design(table, parsed, weights=job.weights, missing=job.missing)
+    designs.require_columns(wanted, [str(name) for name in table.columns])
+    complete, dropped = designs.complete_rows(table, wanted, job.missing)
+    data = designs.design(complete, parsed, weights=job.weights)
     run = _softmax if job.family == "softmax" else _linear
     groups = None if job.cluster is None else table[job.cluster].to_numpy()
     fitted = run(job, data, groups, stages)
-    return fitted._replace(fit=replace(fitted.fit, dropped=data.dropped), title=title)
+    return fitted._replace(fit=replace(fitted.fit, dropped=dropped), title=title)
 
 
 def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: terminal.Stages) -> Fitted:
@@ -282,13 +282,18 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
         checkpoint=job.checkpoint,
         progress=stages.step,
     )
-    base = code_of(job.baseline, classes)
+    base = code_of(fitted.baseline, classes)
     effects = None
     if job.margins:
         stages.say("Averaging the marginal effects")
-        others = [rows.response, job.cluster]
-        effects = _margins(fitted, lambda: complete_parts(job.path, terms, job.weights, others), terms, "softmax")
-    return Fitted(fitted, title, {}, effects, lambda: Model.of(fitted, "softmax", terms, classes, base))
+        data, others = large.source(job.path, job.dialect), [rows.response, job.cluster]
+        effects = _margins(fitted, lambda: complete_parts(data, terms, job.weights, others), terms, "softmax")
+    return Fitted(fitted, title, {}, effects, lambda: Model.of(fitted, "softmax", terms, _written(classes), base))
+
+
+def _written(classes: list[Any]) -> list[Any]:
+    """As a file of JSON has them."""
+    return [value if isinstance(value, (bool, int, float, str)) else label(value) for value in classes]
 
 
 def _profiled(fitted: Fitted, stages: terminal.Stages) -> Fitted:
@@ -305,10 +310,10 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
 
     if data.y.dtype.kind == "f" and (data.y % 1 != 0).any():
         raise ValueError(f"expected classes, got the measurements of {data.response!r}; --family normal fits them")
-    plain = data.y.to_numpy() if data.y.dtype.kind in "iufb" else data.y.astype(str).to_numpy(dtype=object)
-    values, codes = np.unique(plain, return_inverse=True)
-    classes = [label(value) for value in values.tolist()]
-    base = code_of(job.baseline, values.tolist())
+    values, codes = in_order(of_array(data.y.to_numpy(), data.response)[0])
+    classes = [label(value) for value in values]
+    levels = categories_of(data.y) if getattr(data.y.dtype, "ordered", False) else None  # as of a table in blocks
+    base = code_of(first_level(levels, values) if job.baseline is None else job.baseline, values)
     columns = data.columns()
     fitted = fit_softmax(
         columns,
@@ -339,7 +344,7 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
         "",
         shown,
         _margins_of(fitted, job, data),
-        lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), values.tolist(), base),
+        lambda: Model.of(fitted, "softmax", Terms.of(data.spec, job.formula), _written(values), base),
     )
 
 
@@ -398,7 +403,7 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
     family = DISTRIBUTIONS[job.family]
     if job.censored_right is not None or job.event is not None:
         data = right_censored(frame, data, job.censored_right, job.event)
-    groups = None if job.by is None else as_labels(table[job.by]).to_numpy()
+    groups = None if job.by is None else table[job.by].to_numpy()
     fitted = fit_family(family.distribution, data, weights=weights, groups=groups, missing="drop", progress=stages.step)
     if isinstance(fitted, Fit):
         fitted = replace(fitted, response=column)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from nll._files import write_text
 from nll._torch import out_of_memory
+from nll.likelihood.observations import label
 
 
 class Commands(TyperGroup):
@@ -23,12 +25,17 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run one."""
-        with _reported():
+        with _reported(), warnings.catch_warnings():
+            warnings.showwarning = _warned
             try:
                 return super().invoke(ctx)
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()
+
+
+def _warned(message: Warning | str, *_: Any) -> None:
+    _say(str(message))
 
 
 @contextmanager
@@ -51,8 +58,12 @@ def _reported() -> Iterator[None]:
 
 def fail(message: str) -> NoReturn:
     """Say what was expected and what was found, and stop with 2."""
-    typer.echo(f"nll: {' '.join(message.splitlines())}", err=True)
+    _say(message)
     raise typer.Exit(2)
+
+
+def _say(message: str) -> None:
+    typer.echo(f"nll: {' '.join(message.splitlines())}", err=True)
 
 
 def require_places(inputs: list[Path | None], outputs: list[Path | None], printed: Path | None = None) -> None:
@@ -114,9 +125,11 @@ def show(text: str) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
+    """What JSON has: NaN and infinity become null, and times texts."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else label(value)

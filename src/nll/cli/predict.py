@@ -9,16 +9,18 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from formulaic import StructuredFormula
 
 from nll._files import replacing
 from nll.cli import terminal
 from nll.cli.fit import Missing
 from nll.cli.output import require_places, show, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, as_labels, dialect_of, read_table
-from nll.likelihood.csv_files import Dialect
+from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, read_table
+from nll.likelihood.classes import of_array
 from nll.likelihood.observations import frequencies, label
 from nll.regression import design as designs
 from nll.regression.evaluation import Evaluation, Held, evaluate, is_score_of_fit
+from nll.regression.formula import parse, variables
 from nll.regression.model_file import Model, load
 
 Read = Annotated[Path, typer.Argument(help="A model that `nll fit --save` has written.", show_default=False)]
@@ -45,7 +47,8 @@ def predict(
     if output is not None and output.suffix.lower() not in (".csv", ".parquet"):
         raise ValueError(f"expected an output named .csv or .parquet, got {output.name}")
     own = load(model)
-    given = _table(table, own, own.terms.variables, dialect_of(sep, decimal, encoding))
+    given = read_table(table, own.terms.variables or None, dialect_of(sep, decimal, encoding))
+    designs.require_columns(own.terms.variables, [str(name) for name in given.columns])
     complete, _ = designs.complete_rows(given, own.terms.variables, _policy(missing))
     found = _predicted(own, complete, level, intervals).reindex(given.index)
     if output is None:
@@ -74,10 +77,14 @@ def score(
     console = terminal.console(stderr=str(json_file) == "-")
     require_places([table, model], [], json_file)
     own = load(model)
-    wanted = [*own.terms.variables, own.response] + ([weights] if weights else [])
-    used = list(dict.fromkeys(wanted))
-    given = _table(table, own, used, dialect_of(sep, decimal, encoding))
+    more = [*own.terms.variables, *([weights] if weights else [])]
+    given = read_table(table, list(dict.fromkeys([*more, own.response])), dialect_of(sep, decimal, encoding))
+    formula = None if own.response in given.columns else _computed(own.response)
+    used = list(dict.fromkeys([*more, *([own.response] if formula is None else variables(formula))]))
+    designs.require_columns(used, [str(name) for name in given.columns])
     complete, dropped = designs.complete_rows(given, used, _policy(missing))
+    if formula is not None:
+        complete = designs.with_columns(complete, {own.response: designs.computed_response(complete, formula)})
     column = None if weights is None else designs.numbers(complete[weights], weights)
     counted = frequencies(column, len(complete), complete.index.tolist())
     found = _held(own, complete, counted)
@@ -99,10 +106,13 @@ def _policy(missing: Missing) -> str:
     return "drop" if missing is Missing.drop else "raise"
 
 
-def _table(path: Path, model: Model, used: list[str], dialect: Dialect) -> pd.DataFrame:
-    table = read_table(path, used or None, dialect)
-    designs.require_columns(used, [str(name) for name in table.columns])
-    return table
+def _computed(response: str) -> StructuredFormula | None:
+    """The formula of a response that is computed, such as np.log(y); None: it is the name of a column."""
+    try:
+        formula = parse(f"{response} ~ 1")
+    except ValueError:
+        return None
+    return None if variables(formula) == [response] else formula
 
 
 def _predicted(model: Model, table: pd.DataFrame, level: float, intervals: bool) -> pd.DataFrame:
@@ -129,18 +139,18 @@ def _held(model: Model, table: pd.DataFrame, weights: torch.Tensor) -> Evaluatio
         seen = weights > 0
         rows = -model.log_probabilities(table.loc[seen.numpy()], y[seen])
         return Held(torch.zeros(len(rows), dtype=torch.int64), weights[seen], False).mean(rows)
-    response = as_labels(response)
     place = {label(value): k for k, value in enumerate(model.classes)}
-    codes = np.array([place.get(label(value), -1) for value in response], dtype=np.int64)
-    wrong = np.flatnonzero(codes < 0)
+    values, codes = of_array(response.to_numpy(), model.response)[0]
+    number = np.array([place.get(label(value), -1) for value in values], dtype=np.int64)[codes]
+    wrong = np.flatnonzero(number < 0)
     if len(wrong):
-        got = f"{label(response.iloc[wrong[0]])} at row {response.index[wrong[0]]}"
+        got = f"{label(values[codes[wrong[0]]])} at row {response.index[wrong[0]]}"
         raise ValueError(
             f"expected the classes of the fit ({', '.join(place)}) in column {model.response!r}, got {got}"
         )
     odds = model.probabilities(table).log_odds
     log_p = torch.nn.functional.logsigmoid(odds)
-    return evaluate(log_p, torch.from_numpy(codes), weights, classes=tuple(place), fitted=model.log_score)
+    return evaluate(log_p, torch.from_numpy(number), weights, classes=tuple(place), fitted=model.log_score)
 
 
 def _as_dict(found: Any) -> dict[str, Any]:

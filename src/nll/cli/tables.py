@@ -15,6 +15,7 @@ import pyarrow.parquet
 import typer
 
 from nll.likelihood.csv_files import Dialect
+from nll.likelihood.stream import rounds
 
 Table = Annotated[Path, typer.Argument(help="A CSV or Parquet file; - is the standard input.", show_default=False)]
 Sep = Annotated[str | None, typer.Option(help="What separates the columns of a CSV file; , or ; is recognised.")]
@@ -90,7 +91,11 @@ def _open(source: Any) -> Any:
 
 
 def _parquet(source: Any, wanted: list[str] | None) -> pa.Table:
-    present = pyarrow.parquet.read_schema(_open(source)).names
+    schema = pyarrow.parquet.read_schema(_open(source))
+    present = schema.names
+    for name in wanted or []:
+        if name in present and pa.types.is_nested(schema.field(name).type):
+            raise ValueError(f"expected numbers, texts or times in column {name!r}, got {schema.field(name).type}")
     # All columns when one is not there, so that the error can name those that are.
     columns = wanted if wanted is not None and set(wanted) <= set(present) else None
     return pyarrow.parquet.read_table(_open(source), columns=columns)
@@ -107,18 +112,14 @@ def _csv(source: Any, dialect: Dialect) -> pa.Table:
         return pyarrow.csv.read_csv(_open(source), **options)
 
 
-def as_labels(column: pd.Series) -> pd.Series:
-    """A column of classes or groups; times as texts, a day without its midnight."""
-    if column.dtype.kind not in "mM":
-        return column
-    texts = [str(time).removesuffix(" 00:00:00") if column.dtype.kind == "M" else str(time) for time in column]
-    return pd.Series(texts, column.index, dtype=object).where(column.notna(), None)
-
-
 def _frame(table: pa.Table) -> pd.DataFrame:
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         raise ValueError(f"expected columns with different names, got {', '.join(map(repr, twice))} twice")
     if table.num_rows == 0:
         raise ValueError("expected at least one row, got none")
-    return table.to_pandas()
+    frame = table.to_pandas(ignore_metadata=True)  # rows are numbered from 0, types are those of the file
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and pa.types.is_integer(column.type) and rounds(column):
+            frame[name] = pd.array(column.to_pylist(), dtype="Int64")
+    return frame

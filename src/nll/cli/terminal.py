@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nll.likelihood.groups import GroupedFit
+from nll.likelihood.observations import label
 from nll.likelihood.result import Fit
 from nll.report import table
 
@@ -78,7 +79,7 @@ def show_groups(console: Console, fit: GroupedFit) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return table.number(value, 7) if isinstance(value, float) else str(value)
+    return table.number(value, 7) if isinstance(value, float) else label(value)
 
 
 def _estimates(group: table.Group, widths: list[int]) -> Table:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+FINE = ("ns", "ps", "fs", "as")  # units of times of which Python has no values
 _EXACT = 1 << 53  # integers up to here have their own float64
 
 
@@ -63,7 +65,7 @@ def absent(array: np.ndarray) -> np.ndarray:
 def _is_absent(value: Any) -> bool:
     if value is None or type(value).__name__ == "NAType":
         return True
-    return (isinstance(value, (float, np.generic)) and value != value) or type(value).__name__ == "NaTType"
+    return (isinstance(value, (float, Decimal, np.generic)) and value != value) or type(value).__name__ == "NaTType"
 
 
 def first_wrong(array: np.ndarray) -> tuple[tuple[int, ...], Any] | None:
@@ -131,6 +133,17 @@ def floats(array: np.ndarray, what: str = "data", exact: bool = False) -> np.nda
         raise ValueError(f"expected numbers within float64, got an integer beyond 1e308 at row {row}") from None
 
 
+def in_microseconds(times: np.ndarray) -> np.ndarray:
+    """Times of which Python has values, where these are as exact."""
+    coarse = times.astype(f"{times.dtype.kind}8[us]")
+    return coarse if np.datetime_data(times.dtype)[0] in FINE and (coarse == times).all() else times
+
+
+def is_pandas(kind: Any) -> bool:
+    """Whether an Arrow type stands for one of pandas, such as a period."""
+    return getattr(kind, "extension_name", "").startswith("pandas.")
+
+
 def categories_of(data: Any) -> list[Any] | None:
     """The categories of a pandas Categorical, or of another column whose type orders them; None: it has none."""
     kind: Any = getattr(data, "dtype", None)
@@ -141,7 +154,8 @@ def categories_of(data: Any) -> list[Any] | None:
         chunks = getattr(data, "array", data)  # pandas has the Arrow column inside
         chunks = chunks.__arrow_array__() if hasattr(chunks, "__arrow_array__") else chunks
         chunk = chunks.chunk(0) if hasattr(chunks, "chunk") else chunks
-        return chunk.dictionary.to_pylist()
+        levels = chunk.dictionary
+        return levels.to_pandas().tolist() if is_pandas(levels.type) else levels.to_pylist()
     return None
 
 
@@ -152,3 +166,8 @@ def present_levels(levels: list[Any], seen: Collection[Any], what: str) -> list[
         names = ", ".join(map(str, empty))
         warnings.warn(f"expected rows of every category of {what}, got none of {names}: left out", stacklevel=2)
     return [level for level in levels if level in seen]
+
+
+def first_level(levels: list[Any] | None, seen: Collection[Any]) -> Any:
+    """The first category of the classes that has rows; None: they have no order."""
+    return None if levels is None else next(iter(present_levels(levels, seen, "y")), None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.arrays import absent, array_of, categories_of, floats, present_levels
+from nll.likelihood.arrays import absent, array_of, categories_of, floats, in_microseconds, present_levels
 
 _BLOCK = 1 << 16  # values at once: what is computed of them stays in the cache
 
@@ -372,8 +373,9 @@ def _encode(array: np.ndarray, levels: list[Any] | None) -> tuple[Tensor, tuple[
 
 
 def label(value: Any) -> str:
-    """A class as a reader writes it: 1, not 1.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    """A class as a reader writes it: 1, not 1.0, and a day without its midnight."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.removesuffix(" 00:00:00") if isinstance(value, datetime) else text
 
 
 def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tensor:
@@ -427,8 +429,9 @@ def label_codes(labels: Any, given: int, rows: Any, what: str) -> tuple[np.ndarr
     if missing.any():
         row = int(np.arange(given)[rows][missing][0])
         raise ValueError(f"expected a {what} for every row, got none at row {row}")
+    kept = in_microseconds(array[rows]) if array.dtype.kind in "mM" else array[rows]
     try:
-        values, codes = np.unique(array[rows], return_inverse=True)
+        values, codes = np.unique(kept, return_inverse=True)
     except TypeError:
         types = " and ".join(sorted({type(value).__name__ for value in array[rows].tolist()}))
         raise TypeError(f"expected {what} labels of one type, got {types}") from None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice, starmap
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,8 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll.likelihood import classes
+from nll.likelihood.arrays import categories_of
 from nll.likelihood.blocks import ahead, in_order
+from nll.likelihood.classes import Coded, coded, require_one_type
 from nll.likelihood.csv_files import Dialect
+from nll.likelihood.ledger import sums_of
 
 _BLOCK_BYTES = 1 << 24  # of the numbers of a block
 _READ_BYTES = 1 << 20  # of a Parquet file at once: whole column chunks would take memory
@@ -26,11 +29,7 @@ _FILES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv",
 T = TypeVar("T")
 
 
-class Coded(NamedTuple):
-    """Classes as numbers."""
-
-    values: list[Any]  # the different ones
-    codes: np.ndarray  # (n) int64, which of them
+__all__ = ["Block", "Coded", "Stream", "coded", "pieces", "require", "require_one_type"]
 
 
 class Block(NamedTuple):
@@ -40,7 +39,7 @@ class Block(NamedTuple):
     response: Coded
     weights: Tensor | None  # (n) float64
     dropped: int  # rows with missing values that were left out
-    ends: tuple[np.ndarray, np.ndarray] | None = None  # (q): the least and largest values, where they are known
+    along: Tensor  # (n), a product of the columns with one vector
     clusters: Coded | None = None
 
 
@@ -89,53 +88,64 @@ class Stream:
             )
         self.data, self.response, self.weights, self.clusters = data, response, weights, clusters
         self.columns = None if columns is None else [str(name) for name in columns]
-        self.names = self.columns  # as the first block has them
+        named = [str(name) for name in data[0].columns] if _is_arrays(data) and hasattr(data[0], "columns") else None
+        self.names = named if columns is None else self.columns  # None: as the first block has them
+        self.levels = categories_of(data[1]) if _is_arrays(data) else None  # of the response, where it has an order
         self.missing, self.block_rows, self.progress = missing, block_rows, progress
-        self._complete = False  # whether all rows have been seen, and nothing was missing
 
     def __iter__(self) -> Iterator[Block]:
         """The blocks in the order of the rows; empty ones are left out."""
-        return (block for block in self.each(lambda block: block) if len(block.x) or block.dropped)
+        blocks = (block for _, _, block in self.read(lambda block: block))
+        return (block for block in blocks if block is not None and (len(block.x) or block.dropped))
 
-    def each(self, function: Callable[[Block], T], skip: int = 0) -> Iterator[T]:
-        """What a function makes of each block but the first few, in their order; several are worked on side by side."""
-        dropped, lanes = 0, min(torch.get_num_threads(), _LANES)
+    def read(
+        self, function: Callable[[Block], T], along: Tensor | None = None, skip: int = 0, clusters: bool = False
+    ) -> Iterator[tuple[int, np.ndarray, T | None]]:
+        """Go through the blocks in their order; several are worked on side by side.
 
-        def made(piece: tuple[int, Any]) -> tuple[int, T]:
-            block = self._of(*piece)
-            return block.dropped, function(block)
+        Args:
+            function: what is made of each block.
+            along: (q), of the sums of the rows; None: ones.
+            skip: so many rows at the start, for which there is None in place of the function's result.
+            clusters: whether they count in the sums.
 
-        for lost, found in in_order(made, islice(self._numbered(), skip, None), lanes):
-            dropped += lost
-            yield found
-        self._complete = skip == dropped == 0
+        Yields: the number of rows up to the block's end, its sums (see `sums_of`), and the function's result.
+        """
 
-    def _numbered(self) -> Iterator[tuple[int, Any]]:
+        def made(piece: tuple[int, Any]) -> tuple[int, np.ndarray, T | None]:
+            end, block = piece[0] + _length(piece[1]), self._of(*piece, along)
+            groups = block.clusters if clusters else None
+            sums = sums_of(block.along, block.response, block.weights, groups, block.dropped)
+            return end, sums, function(block) if end > skip else None
+
+        return in_order(made, self._numbered(skip), min(torch.get_num_threads(), _LANES))
+
+    def _numbered(self, cut: int = 0) -> Iterator[tuple[int, Any]]:
         """The number of its first row and each piece of the data; the first tells the names of the columns."""
         first = 0
-        for piece in pieces(self.data, self.block_rows, self._wanted):
-            if self.names is None:
-                self._of(first, piece)
-            yield first, piece
-            first += len(piece[0]) if isinstance(piece, tuple) else piece.num_rows
-            if self.progress is not None:
-                self.progress(first)
+        for whole in pieces(self.data, self.block_rows, self._wanted):
+            inside = first < cut < first + _length(whole)
+            if first == 0 and not isinstance(whole, tuple) and self.response in whole.schema.names:
+                self.levels = categories_of(whole.column(self.response))
+            for piece in (_rows(whole, 0, cut - first), _rows(whole, cut - first, None)) if inside else (whole,):
+                if self.names is None:
+                    self._of(first, piece)
+                yield first, piece
+                first += _length(piece)
+                if self.progress is not None:
+                    self.progress(first)
 
-    def _of(self, first: int, piece: Any) -> Block:
-        return self._of_arrays(piece, first) if isinstance(piece, tuple) else self._of_table(piece, first)
+    def _of(self, first: int, piece: Any, along: Tensor | None = None) -> Block:
+        make = self._of_arrays if isinstance(piece, tuple) else self._of_table
+        return make(piece, first, along)
 
     def first(self) -> Block | None:
         """The first block that has rows; None: there are no rows."""
-        return next((block for block in starmap(self._of, self._numbered()) if len(block.x)), None)
+        return next((block for block in (self._of(*piece) for piece in self._numbered()) if len(block.x)), None)
 
-    def fingerprint(self) -> str:
-        """What tells this table from another: its columns and its first rows."""
-        first = self.first()
-        numbers = (
-            b"" if first is None else np.ascontiguousarray(first.x.numpy()).tobytes() + first.response.codes.tobytes()
-        )
-        names = ", ".join([*(self.names or []), str(self.response), str(self.weights), str(self.clusters)])
-        return f"a table of {names} that begins with {zlib.crc32(numbers):08x}"
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """The name, the size and the time of each file of the data."""
+        return stamps(self.data)
 
     @property
     def _wanted(self) -> list[str] | None:
@@ -144,7 +154,7 @@ class Stream:
         more = [name for name in (self.response, self.weights, self.clusters) if name is not None]
         return list(dict.fromkeys([*self.names, *more]))
 
-    def _of_table(self, table: Any, first: int) -> Block:
+    def _of_table(self, table: Any, first: int, along: Tensor | None) -> Block:
         if self.response is None:
             raise ValueError(f"expected the name of the response, one of {', '.join(table.schema.names)}, got none")
         if self.names is None:
@@ -152,41 +162,35 @@ class Stream:
                 name for name in table.schema.names if name not in (self.response, self.weights, self.clusters)
             ]
         require(self._wanted or [], table.schema.names)
-        numbers = [_numbers(table.column(name), name, first) for name in self.names]
+        numbers = [numbers_of(table.column(name), name, first) for name in self.names]
         dtype = np.float32 if all(part.dtype == np.float32 for part in numbers) and numbers else np.float64
         x = np.empty((len(numbers), table.num_rows), dtype=dtype)
         for to, part in zip(x, numbers, strict=True):
             to[:] = part
-        weights = None if self.weights is None else _numbers(table.column(self.weights), self.weights, first)
-        y, known = _classes(table.column(self.response), self.response)
-        if self.clusters is None:
-            return self._block(first, torch.from_numpy(x).T, y, {self.response: known}, weights)
-        groups, of_some = _classes(table.column(self.clusters), self.clusters)
-        both = {self.response: known, self.clusters: of_some}
-        return self._block(first, torch.from_numpy(x).T, y, both, weights, groups)
+        weights = None if self.weights is None else numbers_of(table.column(self.weights), self.weights, first)
+        y, present = classes.of_arrow(table.column(self.response), self.response)
+        known, groups = {self.response: present}, None
+        if self.clusters is not None:
+            groups, known[self.clusters] = classes.of_arrow(table.column(self.clusters), self.clusters)
+        return self._block(first, torch.from_numpy(x).T, y, known, weights, along, groups)
 
-    def _of_arrays(self, parts: tuple[Any, ...], first: int) -> Block:
+    def _of_arrays(self, parts: tuple[Any, ...], first: int, along: Tensor | None) -> Block:
         x, y, *more = parts
-        weights = np.asarray(more[0], dtype=np.float64) if more else None
-        if x.ndim != 2 or len(y) != len(x) or (weights is not None and weights.shape != (len(x),)):
+        y = y.reshape(-1) if y.shape == (len(x), 1) else y
+        weights = _floats(more[0], "weights", first) if more else None
+        if x.ndim != 2 or y.shape != (len(x),) or (weights is not None and weights.shape != (len(x),)):
             shapes = ", ".join(str(tuple(part.shape)) for part in (x, y, *more))
             raise ValueError(f"expected blocks (n, columns), (n) and weights (n), got shapes {shapes}")
         if self.names is None:
             self.names = [f"x{j}" for j in range(x.shape[1])]
         if x.shape[1] != len(self.names):
             raise ValueError(f"expected blocks of {len(self.names)} columns, got {x.shape[1]} at row {first}")
-        try:
-            numbers = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"expected numbers in X, got {x.dtype} at row {first}") from None
-        known = np.array([value == value and value is not None for value in y]) if y.dtype.kind in "Of" else None
-        kept = y if known is None else y[known]
-        codes = np.zeros(len(y), dtype=np.int64)
-        found = coded(kept)
-        codes[slice(None) if known is None else known] = found.codes
-        usable = numbers.flags.writeable and min(numbers.strides, default=0) >= 0  # for PyTorch
-        given = torch.from_numpy(numbers if usable else np.array(numbers, order="C"))
-        return self._block(first, given, Coded(found.values, codes), {self.response or "y": known}, weights)
+        numbers = _floats(x, "X", first)
+        if not numbers.flags.writeable or any(stride < 0 for stride in numbers.strides):  # which PyTorch has not
+            numbers = np.array(numbers)
+        name = self.response or "y"
+        response, present = classes.of_array(y, name)
+        return self._block(first, torch.from_numpy(numbers), response, {name: present}, weights, along)
 
     def _block(
         self,
@@ -195,15 +199,13 @@ class Stream:
         response: Coded,
         known: dict[str, np.ndarray | None],  # where the classes and clusters are known; None: everywhere
         weights: np.ndarray | None,
+        along: Tensor | None,
         clusters: Coded | None = None,
     ) -> Block:
         """The rows that are complete and weigh something."""
         unknown = {name: ~mask for name, mask in known.items() if mask is not None}
-        ends: tuple[np.ndarray, np.ndarray] | None = None
-        if len(x) and not self._complete:
-            ends = x.numpy().min(0), x.numpy().max(0)
-        finite = ends is None or all(bool(np.isfinite(end).all()) for end in ends)
-        finite &= weights is None or bool(np.isfinite(weights).all())
+        product = x @ (torch.ones(x.shape[1], dtype=x.dtype) if along is None else along.to(x.dtype))
+        finite = bool(product.sum().isfinite()) and (weights is None or bool(np.isfinite(weights.sum())))
         absent = np.zeros(0, dtype=bool)
         if unknown or not finite:
             masks = [*unknown.values(), *([] if weights is None else [np.isnan(weights)])]
@@ -218,11 +220,11 @@ class Stream:
         dropped = int(absent.sum())
         own = None if weights is None else torch.from_numpy(np.array(weights, dtype=np.float64))
         if kept.all():
-            return Block(x, response, own, dropped, ends, clusters)
+            return Block(x, response, own, dropped, product, clusters)
         at = torch.from_numpy(kept)
         codes = Coded(response.values, response.codes[kept])
         groups = None if clusters is None else Coded(clusters.values, clusters.codes[kept])
-        return Block(x[at], codes, None if own is None else own[at], dropped, None, groups)
+        return Block(x[at], codes, None if own is None else own[at], dropped, product[at], groups)
 
     def _look(
         self, first: int, x: np.ndarray, unknown: dict[str, np.ndarray], weights: np.ndarray | None, absent: np.ndarray
@@ -254,56 +256,46 @@ def require(wanted: Iterable[str], present: Sequence[str]) -> None:
             raise ValueError(f"expected a column of the table ({', '.join(present)}), got {name!r}")
 
 
-def coded(y: np.ndarray) -> Coded:
-    """The different classes, sorted, and each row's; whole numbers near each other are counted, not sorted."""
-    if y.dtype.kind in "iu" and len(y):
-        low, high = int(y.min()), int(y.max())
-        if high - low < max(len(y), 256) and abs(low) < 1 << 62:
-            place = y.astype(np.int64) - low  # in a type of its own an int8 may overflow
-            seen = np.bincount(place) > 0
-            return Coded((np.flatnonzero(seen) + low).astype(y.dtype).tolist(), (np.cumsum(seen) - 1)[place])
-    values, codes = np.unique(y, return_inverse=True)
-    return Coded(values.tolist(), codes.reshape(-1))
+def require_different(names: Sequence[str]) -> None:
+    """ValueError for a name that several columns have."""
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"expected columns with different names, got {', '.join(map(repr, twice))} twice")
 
 
-def require_one_type(classes: Iterable[Any]) -> None:
-    """Classes are sorted: those of several types have no order."""
-    types = sorted({type(value).__name__ for value in classes})
-    if len(types) > 1:
-        raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
+def _length(piece: Any) -> int:
+    return len(piece[0]) if isinstance(piece, tuple) else piece.num_rows
 
 
-def _classes(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
-    """Of an Arrow column; and where it is known, None: everywhere."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_floating(kind):
-        numbers = column.to_numpy(zero_copy_only=False)
-        known = ~np.isnan(numbers)
-        if (numbers[known] % 1 != 0).any():
-            value = numbers[known][numbers[known] % 1 != 0][0]
-            raise ValueError(f"expected classes in column {name!r}, got the measurement {value:g}")
-        return _coded_where(numbers, known)
-    if column.null_count == 0 and pa.types.is_integer(kind):
-        return coded(column.to_numpy()), None
-    if not pa.types.is_dictionary(kind):
-        column = column.dictionary_encode()
-    known = np.ones(len(column), dtype=bool) if column.null_count == 0 else column.is_valid().to_numpy(False)
-    codes = column.indices.fill_null(0).to_numpy().astype(np.int64)
-    return Coded(column.dictionary.to_pylist(), codes), None if known.all() else known
+def _rows(piece: Any, start: int, end: int | None) -> Any:
+    if isinstance(piece, tuple):
+        return tuple(part[start:end] for part in piece)
+    return piece.slice(start, None if end is None else end - start)
 
 
-def _coded_where(y: np.ndarray, known: np.ndarray) -> tuple[Coded, np.ndarray | None]:
-    found, codes = coded(y[known].astype(np.int64)), np.zeros(len(y), dtype=np.int64)
-    codes[known] = found.codes
-    return Coded(found.values, codes), None if known.all() else known
+def _floats(array: np.ndarray, what: str, first: int) -> np.ndarray:
+    """An array's numbers; NaN where they are missing."""
+    if array.dtype in (np.float32, np.float64) and not np.ma.isMaskedArray(array):
+        return array
+    try:
+        if array.dtype.kind in "cmMV":
+            raise TypeError
+        numbers = array.astype(np.float64)
+        if array.dtype.kind in "iu" and array.size and float(np.abs(numbers).max()) > 1 << 53:
+            for column in array.reshape(len(array), -1).T:
+                _require_exact(column.tolist(), what, first)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("expected"):
+            raise
+        raise ValueError(f"expected numbers in {what}, got {array.dtype} at row {first}") from None
+    return np.ma.filled(numbers, np.nan) if np.ma.isMaskedArray(numbers) else numbers
 
 
-def _numbers(column: Any, name: str, first: int) -> np.ndarray:
+def numbers_of(column: Any, name: str, first: int) -> np.ndarray:
     """Of an Arrow column; NaN where it is missing."""
     import pyarrow as pa
 
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     kind = column.type
     if pa.types.is_floating(kind) and kind != pa.float16():
         return column.to_numpy(zero_copy_only=column.null_count == 0)
@@ -312,7 +304,18 @@ def _numbers(column: Any, name: str, first: int) -> np.ndarray:
         row = column.is_valid().index(True).as_py()
         got = f"{column[row].as_py()!r} at row {first + row}" if row >= 0 else f"a column of {kind}"
         raise ValueError(f"expected numbers in column {name!r}, got {got}")
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(kind) and rounds(column):
+        _require_exact(column.to_pylist(), f"column {name!r}", first)
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _require_exact(integers: list[int | None], what: str, first: int) -> None:
+    for row, value in enumerate(integers):
+        if value is not None and int(float(value)) != value:
+            raise ValueError(
+                f"expected numbers that float64 holds exactly in {what}, got the integer {value} at row {first + row}; "
+                "subtract a constant, or pass floats"
+            )
 
 
 Wanted = list[str] | None
@@ -326,10 +329,10 @@ def _height(rows: Height, width: int) -> int:
 def pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
     """Arrow batches or tuples of arrays, each of at most so many rows; None: by how wide they are."""
     if isinstance(data, (str, Path)):
-        for file in _files(Path(data)):
+        for file in files_of(Path(data)):
             yield from _of_file(file, rows, wanted)
-    elif isinstance(data, tuple) and data and getattr(data[0], "ndim", 0) == 2 and len(data) in (2, 3):
-        parts = [part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asanyarray(part) for part in data]
+    elif _is_arrays(data):
+        parts = [_array(part) for part in data]
         rows = _height(rows, parts[0].shape[1])
         for start in range(0, len(parts[0]), rows):
             yield tuple(part[start : start + rows] for part in parts)
@@ -346,6 +349,19 @@ def pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
         )
 
 
+def _array(part: Any) -> np.ndarray:
+    if hasattr(part, "tocsr"):
+        raise TypeError("expected dense columns in a stream, got a sparse matrix")
+    if isinstance(part, Tensor):
+        part = part.detach().cpu()
+        return (part.float() if part.dtype == torch.bfloat16 else part).numpy()
+    return np.asanyarray(part)
+
+
+def _is_arrays(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) in (2, 3) and getattr(data[0], "ndim", 0) == 2
+
+
 def _is_table(data: Any) -> bool:
     return hasattr(data, "__dataframe__") or hasattr(data, "__arrow_c_stream__") or hasattr(data, "to_batches")
 
@@ -357,7 +373,8 @@ def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
         data = pa.Table.from_batches([data])
     names = data.schema.names if hasattr(data, "to_batches") else [str(name) for name in data.columns]
     require(wanted or [], names)
-    used = list(names) if wanted is None else [name for name in names if name in wanted]
+    used = [name for name in names if wanted is None or name in wanted]
+    require_different(used)
     rows = _height(rows, len(used))
     if hasattr(data, "scanner"):  # a dataset
         for batch in data.to_batches(columns=used, batch_size=rows, batch_readahead=1, fragment_readahead=1):
@@ -366,13 +383,30 @@ def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
         for batch in data.select(used).to_batches(max_chunksize=rows):
             yield batch
     elif hasattr(data, "iloc"):
+        at = [j for j, name in enumerate(names) if name in used]
         for start in range(0, len(data), rows):
-            yield pa.RecordBatch.from_pandas(data[used].iloc[start : start + rows], preserve_index=False)
+            yield from _cut(_of_pandas(data.iloc[start : start + rows, at], start), rows)
     elif hasattr(data, "iter_slices"):
         for part in data.select(used).iter_slices(rows):
             yield from _cut(part.to_arrow().combine_chunks(), rows)
     else:
         yield from _of_table(pa.table(data), rows, wanted)
+
+
+def _of_pandas(table: Any, first: int) -> Any:
+    import pyarrow as pa
+
+    try:
+        found = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
+    except (pa.ArrowException, TypeError) as error:
+        said = "; ".join(map(str, error.args))
+        raise ValueError(f"expected columns of values of one type, got: {said} (from row {first} on)") from None
+    for at, column in enumerate(found.columns):
+        if pa.types.is_dictionary(column.type):  # the order of a Categorical counts
+            part = column.chunk(0)
+            named = pa.DictionaryArray.from_arrays(part.indices, part.dictionary, ordered=True)
+            found = found.set_column(at, found.schema.names[at], named)
+    return found
 
 
 def _cut(table: Any, rows: int) -> Iterator[Any]:
@@ -382,7 +416,7 @@ def _cut(table: Any, rows: int) -> Iterator[Any]:
     yield from table.to_batches(max_chunksize=rows)
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The file, or the folder's files in the order of their names."""
     if not path.exists():
         raise ValueError(f"expected a table, got no such file: {path}")
@@ -394,6 +428,25 @@ def _files(path: Path) -> list[Path]:
     if not known:
         raise ValueError(f"expected a folder with files named {', '.join(_FILES)}, got {path}")
     return known
+
+
+def stamps(data: Any) -> list[tuple[str, int, int]]:
+    """The name, the size and the time of each file of some data; what is made by a function is asked for its first
+    argument.
+    """
+    if isinstance(data, partial):
+        return stamps(data.args[0])
+    if isinstance(data, (str, Path)):
+        files = files_of(Path(data))
+    elif isinstance(data, np.memmap):
+        files = [] if data.filename is None else [Path(data.filename)]
+    elif isinstance(data, (list, tuple)):
+        parts = [part for part in data if isinstance(part, np.memmap)] if _is_arrays(data) else data
+        return [stamp for part in parts for stamp in stamps(part)]
+    else:
+        files = [Path(name) for name in data.files] if hasattr(data, "scanner") and hasattr(data, "files") else []
+    found = [(file, file.stat()) for file in files if file.exists()]  # a dataset's may lie elsewhere
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
 
 
 def _of_file(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None = None) -> Iterator[Any]:
@@ -416,6 +469,7 @@ def _of_parquet(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
         schema = file.schema_arrow
     require(wanted or [], schema.names)
     names = [name for name in schema.names if wanted is None or name in wanted]
+    require_different(names)
     shares = [names[k::_READERS] for k in range(min(_READERS, len(names)))]  # decoded side by side
     with ExitStack() as stack:
         readers = []
@@ -433,7 +487,9 @@ def _of_csv(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None) -
 
     written = (dialect or Dialect()).of(path, path.name)
     with csv.open_csv(path, **written.options()) as reader:
-        types = {field.name: _wide(field.type) for field in reader.schema}
+        require_different(reader.schema.names)
+        start = next(iter(reader), None)
+        types = {field.name: _wide(field.type, start and start.column(field.name)) for field in reader.schema}
     require(wanted or [], list(types))
     used = [name for name in types if wanted is None or name in wanted]
     with csv.open_csv(path, **written.options(column_types=types, include_columns=used)) as reader:
@@ -443,11 +499,22 @@ def _of_csv(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None) -
 
 def blocks_in(path: Path, dialect: Dialect) -> Iterator[Any]:
     """The rows of a file, or of a folder's, in Arrow batches; CSV files are written in the dialect."""
-    for file in _files(path):
+    for file in files_of(path):
         yield from _of_file(file, None, None, dialect)
 
 
-def _wide(kind: Any) -> Any:
+def _wide(kind: Any, start: Any) -> Any:
+    """The type of a column that starts so."""
     import pyarrow as pa
 
-    return pa.float64() if pa.types.is_integer(kind) or pa.types.is_null(kind) else kind
+    if pa.types.is_null(kind):
+        return pa.float64()
+    return pa.float64() if pa.types.is_integer(kind) and not (start and rounds(start)) else kind
+
+
+def rounds(column: Any) -> bool:
+    """Whether float64 would merge whole numbers of an Arrow column: some are above 2^53."""
+    import pyarrow.compute as pc
+
+    ends = [end.as_py() or 0 for end in pc.call_function("min_max", [column]).values()]
+    return max(map(abs, ends)) > 1 << 53

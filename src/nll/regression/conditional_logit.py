@@ -15,13 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from nll._torch import on_processor
-from nll.likelihood.arrays import absent, array_of, floats
+from nll.likelihood.arrays import absent, array_of, categories_of, first_level, floats
 from nll.likelihood.observations import kind_of, label
 from nll.likelihood.optimise import Progress
 from nll.regression.choices import Choices, columns_of, from_long, from_wide
 from nll.regression.columns import Columns
 from nll.regression.conditional_likelihood import ConditionalLikelihood, fit_choices
-from nll.regression.inputs import first_class, plain, require_finite
+from nll.regression.inputs import plain, require_finite
 from nll.regression.robust import KINDS
 from nll.regression.softmax_fit import code_of
 
@@ -106,7 +106,8 @@ class ConditionalLogit(BaseEstimator):
         self.n_features_in_ = len(choices.names)
         if len(self.classes_) < 2:
             raise ValueError(f"expected at least two alternatives, got one: {label(choices.alternatives[0])}")
-        first = first_class(_values(X, alternative), choices.alternatives) if alternative is not None else None
+        levels = None if alternative is None else categories_of(_values(X, alternative))
+        first = first_level(levels, choices.alternatives)
         base = code_of(first if self.baseline is None else self.baseline, choices.alternatives)
         self.baseline_ = choices.alternatives[base]
         x, names, constant = columns_of(choices, self.constants, self.specific, self.individual, base)

@@ -84,7 +84,8 @@ def design(
     categories = as_categories([*formula.lhs, *formula.rhs])
     for name in used:
         _require_usable(table, name, name == response, name in categories)
-    built = matrices(table, formula)
+    times = response in used and table[response].dtype.kind in "mM"  # classes, which no formula computes
+    built = matrices(with_columns(table, {response: 0.0}) if times else table, formula)
     x = built.rhs
     for part in (built.lhs, x):
         for name in part.columns:
@@ -142,6 +143,11 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
     except (TypeError, ValueError):
         row = next(row for row, value in column.items() if not _is_number(value))
         raise ValueError(f"expected numbers in column {name!r}, got {column[row]!r} at row {row}") from None
+
+
+def computed_response(table: pd.DataFrame, formula: StructuredFormula) -> pd.Series:
+    """The values of a formula's left side."""
+    return _response(table, response_of(formula), matrices(table, formula).lhs)
 
 
 def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:

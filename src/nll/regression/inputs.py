@@ -14,7 +14,7 @@ from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from nll.likelihood.arrays import absent, array_of, categories_of, first_rounded, first_wrong, floats, present_levels
+from nll.likelihood.arrays import absent, array_of, first_rounded, first_wrong, floats, in_microseconds
 from nll.likelihood.observations import frequencies, tensor_of
 from nll.likelihood.stream import coded, require_one_type
 
@@ -77,19 +77,7 @@ def classes_given(y: Any) -> np.ndarray:
     if y.dtype.kind == "f":
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
-    return _in_microseconds(y) if y.dtype.kind in "mM" else y
-
-
-def first_class(y: Any, classes: list[Any]) -> Any:
-    """The first category with rows of a y whose type orders them; None: it does not. A warning names empty ones."""
-    levels = categories_of(y)
-    return None if levels is None else next(iter(present_levels(levels, set(classes), "y")), None)
-
-
-def _in_microseconds(y: np.ndarray) -> np.ndarray:
-    """Times of which Python has values: of nanoseconds it has integers only."""
-    coarse = y.astype(f"{y.dtype.kind}8[us]")
-    return coarse if np.datetime_data(y.dtype)[0] == "ns" and (coarse == y).all() else y
+    return in_microseconds(y) if y.dtype.kind in "mM" else y
 
 
 def by_count(X: Any, y: Any, *more: Any, repeated: bool = False) -> list[Any]:

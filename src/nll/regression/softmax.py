@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll import functional
 from nll._torch import on_processor
-from nll.likelihood.arrays import array_of
+from nll.likelihood.arrays import array_of, categories_of, first_level
+from nll.likelihood.classes import as_array
 from nll.likelihood.observations import cluster_codes, frequencies, kind_of, label, scaled
 from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
@@ -31,7 +32,6 @@ from nll.regression.inputs import (
     column_names,
     columns_given,
     discrete_columns,
-    first_class,
     is_wide,
     known_finite,
     length,
@@ -151,7 +151,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         types = [np.float64, np.float32]
         options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(X)}
         classes, codes = coded(y)
-        first = first_class(given, classes)
+        first = first_level(categories_of(given), classes)
         X, _ = validate_data(self, X, codes, dtype=types, ensure_min_samples=2, **options)  # type: ignore[arg-type]
         if issparse(X) and (self.penalty is not None or sets is not None):
             raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
@@ -208,11 +208,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             checkpoint=checkpoint,
             progress=progress,
         )
-        self.classes_, names = np.array(classes), stream.names or []
+        self.classes_, names = as_array(classes), stream.names or []
         self.n_features_in_ = len(names)
         if stream.response is not None:
             self.feature_names_in_ = np.array(names, dtype=object)
-        self._set_coefficients(code_of(self.baseline, classes))
+        self._set_coefficients(code_of(self.result_.baseline, classes))
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:

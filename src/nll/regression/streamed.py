@@ -1,7 +1,7 @@
 """Softmax regression of rows that are read again for each pass: the same sums, the same search.
 
 A first pass tells the columns' extents and products, the classes, and keeps rows at even distances, among which the
-search starts. The passes may be kept in a file (`Checkpoint`).
+search starts. Each pass is compared with the first (`Ledger`). The passes may be kept in a file (`Checkpoint`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll import __version__
 from nll.kernels.softmax_sums import Rows, RowSums, Standard, row_sums
+from nll.likelihood.arrays import first_level
 from nll.likelihood.blocks import blocks
-from nll.likelihood.checkpoint import Checkpoint
+from nll.likelihood.checkpoint import Checkpoint, can_keep
+from nll.likelihood.classes import key, require_one_type
+from nll.likelihood.ledger import Ledger
 from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
 from nll.likelihood.result import Fit
-from nll.likelihood.stream import Block, Stream, require_one_type
+from nll.likelihood.stream import Block, Stream
 from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, predicting, result
@@ -77,7 +81,7 @@ class _Seen:
 class Table(NamedTuple):
     """A stream after the first pass."""
 
-    stream: Stream
+    rows: Ledger
     survey: Survey
     classes: list[Any]  # sorted
     weights: Tensor  # (K), of each class's rows
@@ -97,51 +101,47 @@ class Table(NamedTuple):
 
     def labels(self, block: Block, order: Tensor) -> Tensor:
         """Those of a block, numbered in an order of the classes."""
-        number = dict(zip(map(_key, self.classes), order.argsort().tolist(), strict=True))
-        own = torch.tensor([number.get(_key(value), 0) for value in block.response.values], dtype=torch.int64)
-        return torch.from_numpy(own.numpy()[block.response.codes])
+        number = dict(zip(map(key, self.classes), order.argsort().tolist(), strict=True))
+        own = np.array([number.get(key(value), -1) for value in block.response.values], dtype=np.int64)
+        labels = own[block.response.codes]
+        if len(labels) and labels.min() < 0:
+            value = block.response.values[block.response.codes[labels.argmin()]]
+            known = ", ".join(map(label, self.classes[:10])) + (", ..." if len(self.classes) > 10 else "")
+            raise ValueError(f"expected the classes of {self.rows.before} again ({known}), got {label(value)}")
+        return torch.from_numpy(labels)
 
 
-def survey(stream: Stream, intercept: bool, checkpoint: Checkpoint) -> Table:
+def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
     """Go through all rows once.
 
-    Raises: ValueError for rows that cannot be used (see `Stream`), or none at all.
+    Raises: ValueError for rows that cannot be used (see `Stream`).
     """
-
-    first = stream.first()
-    if first is None:
-        raise ValueError("expected at least one row, got none")
-    about = _about(first.x, intercept)
+    low, high, mean = rows.range
+    about = _about(low, high, mean, intercept)
 
     def add(seen: dict[str, Any] | None, part: _Looked) -> dict[str, Any]:
         return _add(_Seen() if seen is None else _Seen(**seen), part).__dict__
 
-    looked = partial(stream.each, partial(_look, about=about))
-    seen = _Seen(**checkpoint.passed([torch.tensor([float(intercept)])], looked, add))
+    looked = partial(rows.each, partial(_look, about=about), clusters=True)
+    found = checkpoint.passed([torch.tensor([float(intercept)])], looked, add)
+    if not (found and found["rows"]):
+        raise ValueError("expected the first rows again, got none: data are gone through several times")
+    seen = _Seen(**found)
     whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
     require_one_type(seen.classes)
     classes = sorted(seen.classes)
-    place = {_key(value): k for k, value in enumerate(classes)}
-    order = torch.tensor([place[_key(value)] for value in seen.classes])
+    place = {key(value): k for k, value in enumerate(classes)}
+    order = torch.tensor([place[key(value)] for value in seen.classes])
     weights = torch.zeros(len(classes), dtype=torch.float64)
     weights[order] = torch.tensor(seen.weight, dtype=torch.float64)
     x, labels, own = (torch.cat(parts, -1) for parts in zip(*seen.kept, strict=True))
-    return Table(stream, whole, classes, weights, Sample(x.T, order[labels], own, seen.step), seen.dropped)
+    return Table(rows, whole, classes, weights, Sample(x.T, order[labels], own, seen.step), seen.dropped)
 
 
-def _key(value: Any) -> tuple[str, Any]:
-    return type(value).__name__, value  # True is not 1
-
-
-def _plain_class(value: Any) -> Any:
-    """A class that a file can keep."""
-    return value if isinstance(value, (bool, int, float, str)) else label(value)
-
-
-def _about(x: Tensor, intercept: bool) -> Standard:
-    """Centre and scale of rows like these."""
-    centre = x.double().mean(0) if intercept else torch.zeros(x.shape[1], dtype=torch.float64)
-    reach = (x.double() - centre).abs().amax(0)
+def _about(low: Tensor, high: Tensor, mean: Tensor, intercept: bool) -> Standard:
+    """Centre and scale of rows between such ends."""
+    centre = mean if intercept else torch.zeros_like(mean)
+    reach = torch.maximum(high - centre, centre - low)
     return Standard(centre, torch.where(reach > 0, 1 / reach, 1.0), intercept)
 
 
@@ -152,8 +152,10 @@ def _look(block: Block, about: Standard) -> _Looked:
     weight = np.bincount(codes, None if block.weights is None else block.weights.numpy(), count)
     if not len(x):
         return _Looked(block, None, None, torch.from_numpy(weight))
-    low, high = (torch.from_numpy(end).double() for end in block.ends or (x.numpy().min(0), x.numpy().max(0)))
-    return _Looked(block, (low, high), len(x) * gram_of(x, about, threads=1), torch.from_numpy(weight))
+    low, high = torch.aminmax(x, dim=0)
+    return _Looked(
+        block, (low.double(), high.double()), len(x) * gram_of(x, about, threads=1), torch.from_numpy(weight)
+    )
 
 
 def _add(seen: _Seen, looked: _Looked) -> _Seen:
@@ -180,15 +182,15 @@ def _add(seen: _Seen, looked: _Looked) -> _Seen:
 
 def _numbered(seen: _Seen, values: list[Any], total: Tensor) -> Tensor:
     """The numbers of a block's classes, in the order in which they were first seen; their rows' weights are added."""
-    number = {_key(value): k for k, value in enumerate(seen.classes)}
+    number = {key(value): k for k, value in enumerate(seen.classes)}
     own = torch.zeros(len(total), dtype=torch.int64)
-    for k, (value, weight) in enumerate(zip(map(_plain_class, values), total.tolist(), strict=True)):
+    for k, (value, weight) in enumerate(zip(values, total.tolist(), strict=True)):
         if not weight:
-            continue  # a category that no row has
-        if _key(value) not in number:
-            number[_key(value)] = len(number)
+            continue  # one of rows that are left out
+        if key(value) not in number:
+            number[key(value)] = len(number)
             seen.classes, seen.weight = [*seen.classes, value], [*seen.weight, 0.0]
-        own[k] = number[_key(value)]
+        own[k] = number[key(value)]
         seen.weight[int(own[k])] += weight
     return own
 
@@ -204,11 +206,11 @@ class StreamedColumns(Frame):
     def of(cls, table: Table, intercept: bool, constant: bool = False) -> StreamedColumns:
         """Standardise the columns of a table."""
         assert table.survey.about.intercept == intercept
-        return cls(**table.survey.frame(table.stream.names, constant), table=table)
+        return cls(**table.survey.frame(table.rows.stream.names, constant), table=table)
 
     def parts(self) -> Iterator[Tensor]:
         """The search's columns, a block at a time."""
-        return (self.applied(block.x) for block in self.table.stream if len(block.x))
+        return (self.applied(block.x) for block in self.table.rows)
 
     def applied(self, x: Tensor) -> Tensor:
         """The search's columns of some rows."""
@@ -261,8 +263,8 @@ class Streamed(SoftmaxLikelihood):
             return part if sums is None else [a + b for a, b in zip(sums, part, strict=True)]
 
         wanted = torch.tensor([_SQUARES.index(more.get("square")), self.allowed is not None, self.table.unit]).double()
-        key = [theta, self.order, wanted, *([] if direction is None else [direction])]
-        value, score, *square = self.checkpoint.passed(key, partial(self.table.stream.each, of), add)
+        at = [theta, self.order, wanted, *([] if direction is None else [direction])]
+        value, score, *square = self.checkpoint.passed(at, partial(self.table.rows.each, of), add)
         return RowSums(value, score, square[0] if square else None)
 
     def _rows(self, block: Block) -> tuple[Rows, Standard]:
@@ -290,26 +292,26 @@ class Streamed(SoftmaxLikelihood):
                 residual = torch.nn.functional.one_hot(labels[rows], self.classes) - (x @ coef.T).softmax(1)
                 residual = residual if weights is None else weights[rows, None] * residual
                 add_by_cluster(total, codes[rows], residual[:, 1:], x)
-            present = codes.bincount(minlength=len(total)) > 0  # a category that no row has is no cluster
-            names = [_plain_class(block.clusters.values[k]) for k in present.nonzero()[:, 0]]
+            present = codes.bincount(minlength=len(total)) > 0
+            names = [block.clusters.values[k] for k in present.nonzero()[:, 0]]
             return names, total[present]
 
         def add(sums: list[Any] | None, part: tuple[list[Any], Tensor]) -> list[Any]:
             names, total = sums or [[], part[1][:0]]
-            place = {_key(value): k for k, value in enumerate(names)}
-            new = [value for value in part[0] if _key(value) not in place]
-            place |= {_key(value): len(names) + k for k, value in enumerate(new)}
+            place = {key(value): k for k, value in enumerate(names)}
+            new = [value for value in part[0] if key(value) not in place]
+            place |= {key(value): len(names) + k for k, value in enumerate(new)}
             total = torch.cat([total, torch.zeros(len(new), self.size, dtype=torch.float64)])
-            at = torch.tensor([place[_key(value)] for value in part[0]], dtype=torch.int64)
+            at = torch.tensor([place[key(value)] for value in part[0]], dtype=torch.int64)
             return [names + new, total.index_add_(0, at, part[1])]
 
-        return self.checkpoint.passed([theta, self.order], partial(self.table.stream.each, of), add)[1]
+        each = partial(self.table.rows.each, of, clusters=True)
+        return self.checkpoint.passed([theta, self.order], each, add)[1]
 
     def parts(self) -> Iterator[Part]:
         """The rows, a block at a time."""
-        for block in self.table.stream:
-            if len(block.x):
-                yield Part(self.columns.applied(block.x), self.table.labels(block, self.order))
+        for block in self.table.rows:
+            yield Part(self.columns.applied(block.x), self.table.labels(block, self.order))
 
     def some(self, size: int) -> Part:
         """About so many rows of the sample, of each class some."""
@@ -349,7 +351,7 @@ def fit_streamed(
     Args:
         stream: read once for the columns, and once for each step.
         intercept: whether every score has a constant.
-        baseline: the class that the others are compared with; None: the first in sorted order.
+        baseline: the class that the others are compared with; None: the first, by the order of the type or sorted.
         alpha: the ridge penalty of `SoftmaxRegression`.
         standard_errors: whether the information is formed where the steps do not need it.
         wish: which covariance; None: the inverse information.
@@ -358,20 +360,35 @@ def fit_streamed(
 
     Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty, collinear columns.
     """
-    passes = Checkpoint(checkpoint, "" if checkpoint is None else f"{stream.fingerprint()}, alpha = {alpha:g}")
-    kind = "frequency" if wish is None else wish.weights
-    if kind == "importance":
+    wish = wish or Wish()
+    if wish.weights == "importance":
         raise ValueError("expected frequencies or sampling weights with a Stream, got importance weights")
-    table = survey(stream, intercept, passes)
-    table = table if kind == "frequency" else table.in_ratio()
-    if len(table.classes) < 2:
-        raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
-    base = code_of(baseline, table.classes)
-    order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
-    columns = StreamedColumns.of(table, intercept, alpha > 0.0)
-    problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
-    found = search(problem, progress, standard_errors)
-    names = [label(table.classes[k]) for k in order]
-    fitted = result(problem, found, names, stream.response, wish or Wish())
+    rows = Ledger(stream)
+    options = {
+        "intercept": intercept,
+        "baseline": baseline,
+        "alpha": alpha,
+        "standard errors": standard_errors,
+        "covariance": wish.kind,
+        "kind of weights": wish.weights,
+    }
+    if checkpoint is not None and not can_keep(rows.classes):
+        kinds = " and ".join(type(part[0]).__name__ for part in rows.classes if part)
+        raise ValueError(f"expected classes and clusters of numbers, texts, bytes or times to be kept, got {kinds}")
+    what = {} if checkpoint is None else {**rows.what, **{name: str(value) for name, value in options.items()}}
+    with Checkpoint(checkpoint, what | {"nll": __version__}, rows) as passes:
+        table = survey(rows, intercept, passes)
+        table = table if wish.weights == "frequency" else table.in_ratio()
+        if len(table.classes) < 2:
+            raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
+        base = code_of(first_level(stream.levels, table.classes) if baseline is None else baseline, table.classes)
+        order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
+        columns = StreamedColumns.of(table, intercept, alpha > 0.0)
+        problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
+        found = search(problem, progress, standard_errors)
+        names = [label(table.classes[k]) for k in order]
+        fitted = result(problem, found, names, stream.response, wish)
+        if not rows.checked:  # all passes were in the file
+            rows.check()
     fitted = predicting(fitted, columns, [label(value) for value in table.classes], base)
     return replace(fitted, dropped=table.dropped), table.classes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ import torch
 from formulaic import StructuredFormula
 from torch import Tensor
 
-from nll.likelihood.observations import frequencies
-from nll.likelihood.stream import Stream, pieces, require
+from nll.likelihood.stream import Stream, files_of, numbers_of, pieces, require
 from nll.regression.design import numbers, spec_of, with_columns
 from nll.regression.formula import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
 from nll.regression.terms import Terms
@@ -48,7 +48,8 @@ def formula_stream(
     kept = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *kept]))
     head, categories = _look(data, parsed, wanted)
-    terms = Terms.of(spec_of(_with_all(head, categories), parsed), formula)
+    own = {} if response in _of_columns(parsed) else {response: 0.0}  # of any type: it is not evaluated
+    terms = Terms.of(spec_of(_with_all(head, categories).assign(**own), parsed), formula)
     if terms.state:
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
@@ -65,7 +66,7 @@ def complete_parts(
         table = table[table[wanted].notna().all(axis=1)]
         counted = torch.ones(len(table), dtype=torch.float64)
         if weights is not None:
-            counted = frequencies(numbers(table[weights], weights), len(table))
+            counted = torch.tensor(numbers(table[weights], weights))
         if bool((counted > 0).any()):
             yield table[(counted > 0).numpy()], counted[counted > 0]
 
@@ -89,25 +90,58 @@ def _of_columns(formula: StructuredFormula) -> list[str]:
 
 
 def _is_category(kind: Any) -> bool:
-    known = (pa.types.is_dictionary, pa.types.is_string, pa.types.is_large_string)
+    known = (pa.types.is_dictionary, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(is_one(kind) for is_one in known)
 
 
 def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """Some complete rows, and the categories of each column that has some, in their order."""
-    head, found, marked = None, {}, {one.category for one in computed(formula.rhs)}
-    for piece in pieces(data, None, wanted):
+    head, first, marked = None, 0, {one.category for one in computed(formula.rhs)}
+    categories: dict[str, tuple[list[Any], bool]] = {}
+    kinds: dict[str, tuple[str, str]] = {}  # of the values of each column, and the file that has them
+    for name, piece in _with_names(data, wanted):
         require(wanted, piece.schema.names)
-        for name in _of_columns(formula):
-            column = piece.column(name)
-            if _is_category(column.type) or name in marked:
-                found[name] = _joined(found.get(name), column, name)
+        for column in _of_columns(formula):
+            chosen = column in marked
+            if not chosen and kinds.get(column, ("",))[0] == "numbers":
+                numbers_of(piece.column(column), column, first)
+            _require_one_kind(kinds, piece.column(column), column, name, first)
+            if chosen or kinds.get(column, ("",))[0] == "texts":
+                categories[column] = _joined(categories.get(column), piece.column(column), column)
         if head is None:
             rows = piece.to_pandas().dropna().head(_HEAD)
             head = rows if len(rows) else None
+        first += piece.num_rows
     if head is None:
         raise ValueError("expected at least one complete row, got none")
-    return head, {name: values if ordered else _sorted(values) for name, (values, ordered) in found.items()}
+    return head, {name: values if ordered else _sorted(values) for name, (values, ordered) in categories.items()}
+
+
+def _with_names(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
+    """The pieces of the data, and the names of their files."""
+    path = data.args[0] if isinstance(data, partial) else data
+    for part in files_of(Path(path)) if isinstance(path, (str, Path)) else [data]:
+        own = partial(data.func, part, *data.args[1:]) if isinstance(data, partial) else part
+        for piece in pieces(own, None, wanted):
+            yield getattr(part, "name", "the table"), piece
+
+
+def _require_one_kind(kinds: dict[str, tuple[str, str]], column: Any, name: str, file: str, first: int) -> None:
+    """ValueError for a column that has numbers in one file and texts in another."""
+    if pa.types.is_nested(column.type):
+        raise ValueError(f"expected numbers or categories in column {name!r}, got {column.type}")
+    if column.null_count == len(column):
+        return
+    kind = "texts" if _is_category(column.type) else "numbers" if _is_number(column.type) else f"{column.type} values"
+    before, there = kinds.setdefault(name, (kind, file))
+    if before != kind:
+        got = f"{before} in {there} and {kind} in {file}, from row {first} on"
+        raise ValueError(f"expected values of one kind in column {name!r}, got {got}")
+
+
+def _is_number(kind: Any) -> bool:
+    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    return any(is_one(kind) for is_one in known)
 
 
 def _sorted(values: list[Any]) -> list[Any]:
@@ -120,8 +154,11 @@ def _joined(before: tuple[list[Any], bool] | None, column: Any, name: str) -> tu
     """The different values so far, and whether their order is that of the file, as a column of categories has it."""
     values, ordered = before or ([], pa.types.is_dictionary(column.type))
     seen = set(values)
-    new = [value for value in column.unique().drop_null().to_pylist() if value not in seen]
-    if ordered:
+    try:
+        new = [value for value in column.unique().drop_null().to_pylist() if value not in seen]
+    except (pa.ArrowNotImplementedError, TypeError):
+        raise ValueError(f"expected categories in column {name!r}, got {column.type}") from None
+    if ordered and pa.types.is_dictionary(column.type):
         place = {value: at for at, value in enumerate(column.dictionary.to_pylist())}
         new.sort(key=lambda value: place[value])
     if len(values) + len(new) > _MOST_CATEGORIES:
@@ -143,7 +180,7 @@ def _blocks(data: Any, wanted: list[str], terms: Terms, kept: list[str]) -> Iter
     """Arrow batches of the formula's columns; where a value is missing, so are the row's."""
     first = 0
     for piece in pieces(data, None, wanted):
-        table = piece.to_pandas()
+        table = piece.to_pandas(integer_object_nulls=True)
         table.index = pd.RangeIndex(first, first + len(table))
         complete = ~table[terms.variables].isna().to_numpy().any(1)
         x = np.full((len(terms.columns), len(table)), np.nan)
