@@ -284,6 +284,7 @@ def ended(optima: Optima, problem: Problem) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(optima.sums.information)
     reached = optima.reached & (failed == 0)
     unknown = torch.eye(factor.shape[-1], dtype=factor.dtype).mul(torch.inf)
+    factor[~reached] = torch.eye(factor.shape[-1], dtype=factor.dtype)
     inverse = torch.where(reached[:, None, None], torch.cholesky_inverse(factor), unknown)
     proved = reached & optima.proved & _told(problem, optima.theta, inverse)
     if bool((reached == proved).all()):

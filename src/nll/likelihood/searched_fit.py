@@ -58,7 +58,9 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
     """The estimate, its covariance and its status."""
     found = replace(found, weighted=observed.kind != "frequency")
     status, converged = judge(found, observed.numbers)
-    _require_tied_within(found)
+    outside = _tied_outside(found)
+    if outside is not None:
+        status, converged = outside, False
     limit = None if family is None else _limit(family, found, observed, wish)
     if limit is not None:
         return limit
@@ -95,12 +97,14 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
     )
 
 
-def _require_tied_within(found: Found) -> None:
+def _tied_outside(found: Found) -> str | None:
     """What a function of the other parameters gave has to be a value that the parameter may have."""
     for name in found.problem.layout.tied:
         parameter, value = found.problem.layout.parameters[name], found.params[name]
         if bool(value.isfinite().all()) and not bool(parameter.constraint.check(value).all()):
-            raise ValueError(f"expected fixed[{name!r}] to be {said(parameter.constraint)}, got {value.tolist()}")
+            wanted = said(parameter.constraint)
+            return f"outside of the parameter space: fixed[{name!r}] is {value.tolist()}, expected {wanted}"
+    return None
 
 
 def _of_family(family: Family, found: Found, status: str) -> tuple[str, bool]:
