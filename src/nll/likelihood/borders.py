@@ -25,6 +25,7 @@ _DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter i
 _STEEP, _SHARE = 0.05, 1e-3
 _TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
+_NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
 _LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS, _LONGEST = 28, 12, 5.0
@@ -58,7 +59,7 @@ class Surroundings(NamedTuple):
 
 def noise(problem: Problem, value: float) -> float:
     """A difference between two log-likelihoods that tells nothing."""
-    return 1e-9 * (float(problem.unit[0]) + abs(value))
+    return _NOISE * (float(problem.unit[0]) + abs(value))
 
 
 def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
@@ -82,6 +83,28 @@ def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     return fine
 
 
+def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
+    """Whether the likelihoods of (B) data sets fall at all on both sides, along each column of the covariance.
+
+    It is asked of numbers whose error is doubtful, where the steps proved a maximum in the other directions: one that
+    had run off before has hardly any curvature, but nor does the likelihood fall on the way to its limit.
+    """
+    errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
+    most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
+    fine, doubtful = errors.isfinite().all(1), ~(errors < most)
+    if not bool(doubtful.any()):
+        return fine
+    here = problem.value(problem.layout.natural(theta))
+    least = 10 * _NOISE * (problem.unit + here.abs())
+    share = torch.where(problem.layout.unbounded, 1.0, (_DOUBTFUL / errors).clamp(max=1.0))
+    for p in doubtful.any(0).nonzero()[:, 0].tolist():
+        step = torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0) * share[:, p, None]
+        for side in (-1.0, 1.0):
+            fall = here - problem.value(problem.layout.natural(theta + side * step))
+            fine &= (fall > least) | ~doubtful[:, p]
+    return fine
+
+
 def is_maximum(problem: Problem, top: Optimum) -> bool:
     """Whether it is proved that a search ended at a maximum, by its last steps or by what lies one error away."""
     if not top.reached:
@@ -89,19 +112,7 @@ def is_maximum(problem: Problem, top: Optimum) -> bool:
     if len(top.theta) > _MOST_PROFILED:
         return top.proved
     inverse = cov.inverse(top.sums.information)[None]
-    if top.proved and bool(_told(problem, top.theta[None], inverse)[0]):
-        return True
-    return bool(curved(problem, top.theta[None], inverse)[0])
-
-
-def _told(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
-    """Whether no number of (B) searches has an error that its size, or that of a factor, makes doubtful.
-
-    The steps tell of the directions that were left to go. One that had run off before has hardly any curvature.
-    """
-    errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
-    most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
-    return (errors < most).all(1)
+    return bool((falls if top.proved else curved)(problem, top.theta[None], inverse)[0])
 
 
 def look_around(problem: Problem, top: Optimum) -> Surroundings:
@@ -286,7 +297,8 @@ def ended(optima: Optima, problem: Problem) -> Tensor:
     unknown = torch.eye(factor.shape[-1], dtype=factor.dtype).mul(torch.inf)
     factor[~reached] = torch.eye(factor.shape[-1], dtype=factor.dtype)
     inverse = torch.where(reached[:, None, None], torch.cholesky_inverse(factor), unknown)
-    proved = reached & optima.proved & _told(problem, optima.theta, inverse)
-    if bool((reached == proved).all()):
-        return proved
-    return proved | (reached & curved(problem, optima.theta, inverse))
+    proved = reached & optima.proved
+    if bool(proved.any()):
+        proved &= falls(problem, optima.theta, inverse)
+    doubtful = reached & ~optima.proved
+    return proved | (doubtful & curved(problem, optima.theta, inverse)) if bool(doubtful.any()) else proved

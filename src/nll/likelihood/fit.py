@@ -241,7 +241,8 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     density = 0.0 if family.discrete or not family.units else exact
     with Line(family.name) as line:
         others = torch.cat(ours) if asked else None
-        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line, others)
+        unbounded = family.unbounded is not None
+        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line, others, unbounded)
     return ordered(found, family) if free and isinstance(family, CompoundFamily) and family.components else found
 
 
@@ -500,4 +501,5 @@ def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:
     """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
     free = [name for name in family.parameters if name not in wish.fixed]
     searched = family.start is not None or not (wish.plain and observed.kind == "frequency")
-    return searched and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
+    known = set(wish.fixed) | set(wish.start) <= set(family.parameters)  # else it is said which is not
+    return searched and known and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds

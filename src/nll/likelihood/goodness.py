@@ -258,12 +258,12 @@ def _counted(family: Family, x: Tensor) -> tuple[Tensor, Tensor]:
 def _refitted(family: Family, x: Tensor, w: Tensor) -> Tensor:
     """(3, B): the distances after a fit, NaN where there is no maximum, not even at the border of the family."""
     each = fit_each(family, x, w)
-    found = distances(family, x, w, each.params).masked_fill(~each.reached, math.nan)
-    if family.limit is None or bool(each.reached.all()):
+    found = distances(family, x, w, each.params).masked_fill(~each.settled, math.nan)
+    if family.limit is None or bool(each.settled.all()):
         return found
-    lost = (~each.reached).nonzero()[:, 0]
+    lost = (~each.settled).nonzero()[:, 0]
     x, w, other = x.expand_as(w)[lost], w[lost], FAMILIES[family.limit[2]]
     there = fit_each(other, x, w)
-    as_likely = there.reached & (each.log_likelihood[lost] <= there.log_likelihood + _SAME * w.sum(1))
+    as_likely = there.settled & (each.log_likelihood[lost] <= there.log_likelihood + _SAME * w.sum(1))
     found[:, lost] = distances(other, x, w, there.params).masked_fill(~as_likely, math.nan)
     return found

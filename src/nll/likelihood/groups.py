@@ -146,7 +146,8 @@ class Each:
     params: dict[str, Tensor]  # (B)
     covariance: Tensor  # (B, P, P)
     log_likelihood: Tensor  # (B)
-    reached: Tensor  # (B)
+    reached: Tensor  # (B), whether it is a maximum inside
+    settled: Tensor  # (B), or a limit, at which the parameters are as good as there
 
 
 def fit_each(family: Family, values: Tensor, weights: Tensor) -> Each:
@@ -171,7 +172,8 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     problem = Problem((segment,), own, count)
     found = problem.maximise(own.numbers(start))
     factor, failed = torch.linalg.cholesky_ex(found.sums.information)
-    reached = found.reached & (failed == 0) & ~_equal(values, weights)
+    settled = found.reached & ~_equal(values, weights)
+    reached = settled & (failed == 0)
     inverse = torch.full_like(found.sums.information, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
     reached &= ended(found, problem)
@@ -182,7 +184,7 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
         jacobian, params = units.factors(params).mT[..., None] * jacobian, units.given(params)
         value = value if family.discrete else value - total(weights) * units.scale[:, 0].log()
     covariance[reached] = jacobian[reached] @ inverse[reached] @ jacobian[reached].mT
-    return Each({name: v.detach() for name, v in params.items()}, covariance, value, reached)
+    return Each({name: v.detach() for name, v in params.items()}, covariance, value, reached, settled)
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,9 @@ def _formula_each(family: Family, values: Tensor, weights: Tensor) -> Each:
         reached &= ~_equal(values, weights)
     variances = covariance.diagonal(dim1=1, dim2=2)
     lost = ~(variances >= torch.finfo(torch.float64).tiny) | ~reached[:, None]  # at a border, or without a maximum
-    return Each(params, covariance.masked_fill(lost[:, :, None] | lost[:, None], torch.nan), likelihood, reached)
+    return Each(
+        params, covariance.masked_fill(lost[:, :, None] | lost[:, None], torch.nan), likelihood, reached, reached
+    )
 
 
 def _equal(values: Tensor, weights: Tensor) -> Tensor:

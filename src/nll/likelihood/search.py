@@ -117,10 +117,13 @@ def search(
     each: Problem,
     progress: Progress | None = None,
     others: Tensor | None = None,
+    unbounded: bool = False,
 ) -> Found:
     """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell which start is best.
 
-    `others`: (S', P), where to search too if the best of these is no maximum inside.
+    `others`: (S', P), where to search too if the best of these is no maximum inside. `unbounded`: whether the
+    likelihood
+    is known to have no bound, and the highest maximum inside is wanted.
     """
     if not problem.layout.size:
         return Found(problem, _settled(problem, starts), units, density, each)
@@ -129,7 +132,11 @@ def search(
         tried = [some.maximise(start[None], None, _FIRST_STEPS).one(0) for start in starts]
         starts = max(tried, key=_rank).theta[None]
     tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
-    top, around = _followed(problem, max(tops, key=_rank))
+    best, rival = max(tops, key=_rank), max(tops, key=_value)
+    if not unbounded and best.reached and _value(rival) > _value(best) + borders.noise(problem, _value(best)):
+        rival = problem.maximise(rival.theta[None], progress).one(0)  # on its way to a limit that is higher
+        best = max(best, rival, key=_rank)
+    top, around = _followed(problem, best)
     lost = top.decrement != top.decrement
     if others is not None and (around is not None or lost):
         again = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in others]
