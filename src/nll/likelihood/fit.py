@@ -71,7 +71,8 @@ def fit(
             too, and integers from 0. For a `Likelihood` its parts as a tuple, with a row per observation each; for a
             sum a tuple of such.
         weights: (n) frequencies, how often each row was seen, n being their sum; or `sampling(w)`, `importance(w)`.
-        start: name -> value where the search starts; the others start by a rule.
+        start: name -> value where the search starts; the others start by a rule. Where the likelihood may have several
+            peaks, or the search ends at none, it starts elsewhere too.
         fixed: name -> value of a parameter that is known, the name of another that it equals, or a function of the
             other parameters (a dict). What the data do not tell must be here: total_count of Binomial, loc of
             GeneralizedPareto.
@@ -235,6 +236,8 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     numbers = [_numbers_of(own, {**values_, **asked}) for values_ in starts] if asked else ours
     if set(asked) == set(own.free):
         numbers = numbers[:1]
+    if asked and family.more_starts is not None:  # there may be a higher peak elsewhere
+        numbers += ours
     exact = observed.n
     if observed.ends is not None:
         exact = float(observed.weights[observed.ends[0] == observed.ends[1]].sum())

@@ -122,8 +122,7 @@ def search(
     """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell which start is best.
 
     `others`: (S', P), where to search too if the best of these is no maximum inside. `unbounded`: whether the
-    likelihood
-    is known to have no bound, and the highest maximum inside is wanted.
+    likelihood is known to have no bound, and the highest maximum inside is wanted.
     """
     if not problem.layout.size:
         return Found(problem, _settled(problem, starts), units, density, each)
