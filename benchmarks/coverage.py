@@ -17,7 +17,7 @@ from torch import distributions as td
 import nll
 from nll.likelihood.families import family_of
 from nll.likelihood.groups import fit_each
-from nll.likelihood.intervals import wald
+from nll.likelihood.intervals import wald_within
 
 TRUTHS: dict[type, dict[str, float]] = {
     td.Normal: {"loc": 1.0, "scale": 2.0},
@@ -56,8 +56,9 @@ def coverage(family: type, truth: dict[str, float], replicates: int, n: int) -> 
         each = fit_each(family_of(family), x, torch.ones_like(x))
         found += int(each.reached.sum())
         errors = each.covariance.diagonal(dim1=1, dim2=2).sqrt()
+        supports = family_of(family).constraints(1)
         for i, (name, value) in enumerate(truth.items()):
-            ends = wald(each.params[name], errors[:, i], 0.95)[each.reached]
+            ends = wald_within(each.params[name], errors[:, i], 0.95, supports[name].constraint)[each.reached]
             inside[i] += int(((ends[:, 0] <= value) & (value <= ends[:, 1])).sum())
     return [count / max(found, 1) for count in inside], 1 - found / replicates
 
