@@ -195,3 +195,14 @@ def test_columns_of_normal_numbers():
     torch.testing.assert_close(searched.covariance, found.covariance, rtol=1e-7, atol=1e-12)
     assert fit(td.MultivariateNormal, x[:3]).status.startswith("no maximum: a combination of the columns is constant")
     assert "column 1 is constant" in fit(td.MultivariateNormal, x * number(1.0, 0.0, 1.0)).status
+
+
+def test_a_border_of_a_mixture_is_that_of_its_component():
+    """Zeros and a Poisson law: one rate is 0, whichever component the search had it in."""
+    x = torch.tensor([0.0] * 60 + [5.0, 7.0, 6.0, 4.0, 9.0, 5.0, 6.0, 8.0] * 5)
+    found = fit(mixture(td.Poisson), x)
+    assert found.status.startswith("at the border of the parameter space: rate[0] = 0")
+    assert found.params["rate"].tolist() == pytest.approx([0.0, 6.24], abs=0.05)
+    assert found.params["probs"].tolist() == pytest.approx([0.6, 0.4], abs=0.01)
+    at = mixture(td.Poisson)(**found.params, validate_args=False)
+    assert float(at.log_prob(x.double()).sum()) == pytest.approx(found.log_likelihood, abs=1e-5)

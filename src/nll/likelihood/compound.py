@@ -14,6 +14,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from nll._torch import transforming
+from nll.likelihood.borders import look_around
 from nll.likelihood.closed_forms import log1mexp, quantile
 from nll.likelihood.distributions import InverseGaussian
 from nll.likelihood.families import FAMILIES, family_of
@@ -103,7 +104,9 @@ def ordered(found: Found, family: CompoundFamily) -> Found:
     order = params[family.parameters[1]][0].argsort()
     theta = own.numbers({name: value[:, order] for name, value in params.items()}).detach()
     sums = Sums(*(part[0] for part in problem.sums(theta)))
-    return replace(found, optimum=found.optimum._replace(theta=theta[0], sums=sums))
+    optimum = found.optimum._replace(theta=theta[0], sums=sums)
+    around = None if found.around is None else look_around(problem, optimum)  # the numbers have other places
+    return replace(found, optimum=optimum, around=around)
 
 
 def _arguments(family: Family) -> dict[str, Any]:
