@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_a_limit_at_a_border_is_one(family, data, border):
 )
 def test_separation_in_a_likelihood_has_one_verdict_in_every_unit(model, x, y, words, unit):
     found = fit(model, (unit * np.array(x), np.array(y)))
-    assert __import__("re").match(words, found.status), found.status
+    assert re.match(words, found.status), found.status
     finite = "a" if model is POISSON else None
     for name, error in found.standard_errors.items():
         assert bool(error.isfinite()) == (name == finite)

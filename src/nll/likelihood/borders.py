@@ -28,11 +28,12 @@ _LIKE = 2.0  # times as much, or as little, as a parabola falls
 _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
 _LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
-_ROUNDS, _INNER_STEPS, _LONGEST = 28, 12, 5.0
+_ROUNDS, _INNER_STEPS = 28, 12  # along a profile, and Newton steps of the other numbers in each
+_LONGEST = 5.0  # step of the logarithm of a parameter, or the like
 _ENOUGH = 1e-8  # a decrement at which a profile is told
 _DISTANT = 15.0  # how far such a number is followed outwards where nothing changes
-_EARLY = 3
-_MOST_LANES, _MOST_PROFILED = 32, 64
+_EARLY = 3  # rounds after which the information is compared with that at the start
+_MOST_LANES, _MOST_PROFILED = 32, 64  # profiles followed at once; free numbers beyond which none is
 RISE = 1e-2  # of the log-likelihood in a round: more at the end of the way is no approach to a limit
 
 
@@ -51,7 +52,7 @@ class Surroundings(NamedTuple):
     limits: tuple[Limit, ...] = ()
     flat: tuple[int, ...] = ()  # numbers whose profile is level on both sides
     higher: Tensor | None = None  # (P), the highest place, if it is higher
-    untold: tuple[int, ...] = ()  # numbers that the data tell less and less about on the way to the limit
+    unidentified: tuple[int, ...] = ()  # numbers that the data tell less and less about on the way to the limit
     sharp: tuple[int, ...] = ()  # numbers that they tell more and more about: these have no normal error
     endless: bool = False  # whether the likelihood rises for ever along the last step
     rising: bool = False  # whether it still rose when the search was given up
@@ -137,11 +138,11 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
     inside = inside if float(inside.max()) > best + least else lanes.highest
     higher = lanes.place[inside.argmax()] if float(inside.max()) > best + least else None
     first = next((i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0)
-    untold, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
-    steep = {p for p in untold if bool(lanes.gradual[lanes.number == p].any())}
+    unidentified, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
+    steep = {p for p in unidentified if bool(lanes.gradual[lanes.number == p].any())}
     sharp = (*sharp, *steep)
-    untold = tuple(p for p in kept if (p in untold and p not in steep) or p in flat)
-    return Surroundings(tuple(limits), tuple(dict.fromkeys(flat)), higher, untold, sharp)
+    unidentified = tuple(p for p in kept if (p in unidentified and p not in steep) or p in flat)
+    return Surroundings(tuple(limits), tuple(dict.fromkeys(flat)), higher, unidentified, sharp)
 
 
 class _Lanes(NamedTuple):
@@ -165,7 +166,7 @@ class _Lanes(NamedTuple):
 
 
 def _follow(problem: Problem, top: Optimum) -> _Lanes:
-    numbers = _suspects(problem, top)
+    numbers = _suspects(top)
     count, size = 2 * len(numbers), len(top.theta)
     number, side = numbers.repeat(2), torch.ones(count, dtype=torch.float64)
     side[: len(numbers)] = -1.0
@@ -238,7 +239,7 @@ def _first_step(theta: Tensor, tells: Tensor) -> Tensor:
     return torch.maximum(torch.minimum(theta.abs(), tells) / 4, 1e-8 * tells)
 
 
-def _suspects(problem: Problem, top: Optimum) -> Tensor:
+def _suspects(top: Optimum) -> Tensor:
     """The free numbers, of many those that the last step would move most."""
     size = len(top.theta)
     if 2 * size <= _MOST_LANES:

@@ -233,8 +233,8 @@ def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
         return found.optimum.status, False
     if not all(limit.alone for limit in around.limits):
         return f"no maximum: the likelihood still rises towards {gone}", False
-    if around.untold:
-        rest = [names[p] for p in around.untold]
+    if around.unidentified:
+        rest = [names[p] for p in around.unidentified]
         where = f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
         return f"no maximum: {where}", False
     return f"at the border of the parameter space: {gone}; no standard error there", True
