@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nll import _backends
+from nll.losses import dispatch
 
 # A backend that has to be there and is not is run all the same, and fails.
 REQUIRED = os.environ.get("NLL_REQUIRE_COMPILED") == "1"
-BACKENDS = ["reference", "cpu", "triton"] if REQUIRED else list(_backends.BACKENDS)
+BACKENDS = ["reference", "cpu", "triton"] if REQUIRED else list(dispatch.BACKENDS)
 
 # Where a backend's tensors lie: the compiled loops are for processors, the kernels for accelerators
 # or Triton's interpreter; the reference runs on what is tested, where it does what they cannot.
 DEVICES = {
     "reference": torch.device(os.environ.get("NLL_TEST_DEVICE", "cpu")),
     "cpu": torch.device("cpu"),
-    "triton": torch.device("cpu" if _backends.INTERPRETED else "cuda"),
+    "triton": torch.device("cpu" if dispatch.INTERPRETED else "cuda"),
 }
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALF = (torch.bfloat16, torch.float16)

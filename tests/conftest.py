@@ -39,10 +39,10 @@ def pytest_runtest_makereport():
     """Let no test be skipped for want of what has to be there."""
     report = yield
     if report.skipped and os.environ.get("NLL_REQUIRE_COMPILED") == "1":
-        from nll import _backends
         from nll.kernels import cpu
+        from nll.losses import dispatch
 
-        if reason_of(report) in (cpu.MISSING, _backends.TRITON_MISSING):
+        if reason_of(report) in (cpu.MISSING, dispatch.TRITON_MISSING):
             report.outcome = "failed"
             report.longrepr = f"NLL_REQUIRE_COMPILED=1, but {reason_of(report)}"
     return report

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import nll
-from nll._backends import BACKENDS
+from nll.losses.dispatch import BACKENDS
 
 PYTORCH = SimpleNamespace(
     log_softmax=F.log_softmax,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nll
-from nll import _products
+from nll.losses import matmul
 
 PAGE = Path(__file__).parent.parent / "docs" / "losses.md"
 ROWS, FEATURES, CLASSES = 6, 3, 5
@@ -300,8 +300,8 @@ def test_classes_over_processes():
 
 def test_processors_without_amx_multiply_half_types_in_float32(given):
     x, head = given.x.bfloat16(), given.head.bfloat16()
-    fast = _products._multiplies(x)
-    assert _products.plan(x, head, None).dtype is (torch.bfloat16 if fast else torch.float32)
+    fast = matmul._multiplies(x)
+    assert matmul.plan(x, head, None).dtype is (torch.bfloat16 if fast else torch.float32)
 
 
 def test_the_page_names_every_test():

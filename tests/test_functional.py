@@ -28,8 +28,8 @@ from cases import (
 from torch import Tensor
 
 import nll
-from nll import _backends
 from nll.kernels.reference import pick_or_nan
+from nll.losses import dispatch
 
 NLL_CASES = [case for case in CASES if case.in_nll_loss]
 LAYOUTS = [case for case in CASES if case.in_nll_loss and case.name.endswith(", mean")]
@@ -479,30 +479,30 @@ def test_pick_or_nan_sends_no_gradient_from_a_label_out_of_range():
 
 
 def test_use_backend_forces_a_backend_and_restores_the_choice(monkeypatch):
-    monkeypatch.setitem(_backends.BACKENDS, "other", Other)
-    before = _backends.choose(torch.zeros(1))
+    monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
+    before = dispatch.choose(torch.zeros(1))
     with nll.use_backend("other"):
         assert nll.log_softmax(torch.zeros(2), 0) == "other"
         with nll.use_backend("reference"):
             assert nll.log_softmax(torch.zeros(1), 0) == 0.0
-        assert _backends.choose(torch.zeros(1)) is Other
-    assert _backends.choose(torch.zeros(1)) is before
+        assert dispatch.choose(torch.zeros(1)) is Other
+    assert dispatch.choose(torch.zeros(1)) is before
 
 
 def test_use_backend_restores_the_choice_after_an_error(monkeypatch):
-    monkeypatch.setitem(_backends.BACKENDS, "other", Other)
-    before = _backends.choose(torch.zeros(1))
+    monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
+    before = dispatch.choose(torch.zeros(1))
     with pytest.raises(KeyError), nll.use_backend("other"):
         raise KeyError
-    assert _backends.choose(torch.zeros(1)) is before
+    assert dispatch.choose(torch.zeros(1)) is before
 
 
 def test_use_backend_is_of_its_own_thread_and_task(monkeypatch):
-    monkeypatch.setitem(_backends.BACKENDS, "other", Other)
-    default = _backends.choose(torch.zeros(1))
+    monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
+    default = dispatch.choose(torch.zeros(1))
     seen = []
     with nll.use_backend("other"):
-        thread = threading.Thread(target=lambda: seen.append(_backends.choose(torch.zeros(1))))
+        thread = threading.Thread(target=lambda: seen.append(dispatch.choose(torch.zeros(1))))
         thread.start()
         thread.join()
     assert seen == [default]
@@ -511,13 +511,13 @@ def test_use_backend_is_of_its_own_thread_and_task(monkeypatch):
         with nll.use_backend("other"):
             entered.set()
             await leave.wait()
-            assert _backends.choose(torch.zeros(1)) is Other
+            assert dispatch.choose(torch.zeros(1)) is Other
 
     async def both():
         entered, leave = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(inside(entered, leave))
         await entered.wait()
-        assert _backends.choose(torch.zeros(1)) is default
+        assert dispatch.choose(torch.zeros(1)) is default
         leave.set()
         await task
 

@@ -13,8 +13,8 @@ from cases import BACKENDS, CASES, DTYPES, HALF, Case, definition
 from torch import Tensor
 
 import nll
-from nll import _autograd, _products, functional
 from nll.kernels import reference
+from nll.losses import autograd, functional, matmul
 
 FEATURES = 7
 TAKEN = [case for case in CASES if len(case.shape) <= 2 and case.logits == "normal" and case.layout == "contiguous"]
@@ -142,8 +142,8 @@ def test_a_stored_gradient_is_handed_over_and_a_second_is_computed(backend):
 
 def test_what_nobody_asks_for_is_not_computed(monkeypatch):
     products = []
-    plain = _products.Products._add_to_head
-    monkeypatch.setattr(_products.Products, "_add_to_head", lambda *args: (products.append("head"), plain(*args)))
+    plain = matmul.Products._add_to_head
+    monkeypatch.setattr(matmul.Products, "_add_to_head", lambda *args: (products.append("head"), plain(*args)))
     x, head, y = layer_of(30, 11)
     nll.linear_cross_entropy(x, head.detach(), y).backward()
     assert not products
@@ -157,8 +157,8 @@ def test_what_nobody_asks_for_is_not_computed(monkeypatch):
 
 def test_ignored_rows_are_not_multiplied(monkeypatch):
     multiplied = []
-    plain = _products.Products.scores
-    monkeypatch.setattr(_products.Products, "scores", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1])
+    plain = matmul.Products.scores
+    monkeypatch.setattr(matmul.Products, "scores", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1])
     x, head, y = layer_of(100, 11)
     y[::4] = -100
     with torch.no_grad():
@@ -348,7 +348,7 @@ def test_peak_memory_is_the_predicted(budget, dtype):
     used -= 20000 * 256 * 4 if dtype == "bfloat16" else 0  # the float32 sum of the head's gradient
     x = torch.empty(4000, 256, dtype=getattr(torch, dtype))
     head = torch.empty(20000, 256, dtype=x.dtype)
-    predicted = _products.plan(x, head, budget).bytes
+    predicted = matmul.plan(x, head, budget).bytes
     assert predicted <= budget
     scores = 4000 * 20000 * x.element_size()
     assert used < predicted + 8_000_000 < scores / 3
@@ -365,7 +365,7 @@ def test_peak_memory_of_statistics_and_of_second_derivatives(what, features, tim
 def test_explain_tells_the_plan():
     x, head, y = layer_of(1000, 300, torch.float32)
     told = nll.explain(nll.linear_cross_entropy, x, head, y, max_memory=200_000)
-    how = _products.plan(x, head, 200_000)
+    how = matmul.plan(x, head, 200_000)
     assert (told.rows, told.blocks, told.bytes) == (how.rows, -(-1000 // how.rows), how.bytes)
     assert told.bytes <= 200_000
     assert str(told).startswith(told.backend)
@@ -426,7 +426,7 @@ def test_explain_names_what_is_called(shape, options, monkeypatch):
     monkeypatch.setattr(functional, "_cross_entropy_loss", spy("pytorch", functional._cross_entropy_loss))
     monkeypatch.setattr(reference, "cross_entropy", spy("reference", reference.cross_entropy))
     if "cpu" in BACKENDS:
-        kernels = _autograd.CPU.kernels
+        kernels = autograd.CPU.kernels
         monkeypatch.setattr(kernels, "cross_entropy", spy("cpu", kernels.cross_entropy))
     told = nll.explain(nll.cross_entropy, x, y, **options)
     nll.cross_entropy(x, y, **options)

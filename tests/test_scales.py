@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import nll
-from nll import _backends, _products
+from nll.losses import dispatch, matmul
 
 ROWS, CLASSES, FEATURES = 512, 300, 16
 
@@ -130,7 +130,7 @@ def test_a_sum_with_weights_of_one_over_n(dtype, run):
 @pytest.mark.parametrize("size", [1e-9, 1e6])
 def test_products_of_float16_on_an_accelerator(size, monkeypatch):
     """Where float16 is multiplied as it is, its gradient by the scores is stored as shares of each row's largest."""
-    monkeypatch.setattr(_products, "_multiplies", lambda input: True)
+    monkeypatch.setattr(matmul, "_multiplies", lambda input: True)
     layer = Layer(torch.float16)
     for weights in ({"weight": layer.weight * size}, {"row_weights": torch.logspace(-6, 0, ROWS) * size}):
         gradients = layer.gradients(lambda f: f, 65536.0, "mean", **weights)
@@ -164,7 +164,7 @@ def test_scores_under_any_scale_of_the_loss(dtype, reduction, options, scale, ba
             loss = nll.cross_entropy(z, y, reduction=reduction, **(exact if gradients is truth else options))
             gradients += torch.autograd.grad((loss * scale).sum(), z)
     # Triton's interpreter cuts a bfloat16 off instead of rounding it.
-    truncated = backend == "triton" and _backends.INTERPRETED and dtype is torch.bfloat16
+    truncated = backend == "triton" and dispatch.INTERPRETED and dtype is torch.bfloat16
     assert_right(found[0], truth[0], bias_in_eps=1.0 if truncated else 0.22)
 
 

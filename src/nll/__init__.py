@@ -2,20 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from nll._backends import check_labels, use_backend
-from nll._explain import Explanation, explain
-from nll._statistics import Estimate, TokenStatistics
-from nll.functional import (
-    accuracy,
-    cross_entropy,
-    linear_cross_entropy,
-    linear_kl_divergence,
-    log_softmax,
-    nll_loss,
-    perplexity,
-    sampled_cross_entropy,
-    token_statistics,
-)
 from nll.likelihood.compare import Comparison, compare
 from nll.likelihood.compound import mixture, shifted, zero_inflated
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
@@ -26,7 +12,21 @@ from nll.likelihood.model import Likelihood
 from nll.likelihood.observations import censored, importance, sampling, truncated
 from nll.likelihood.result import Fit
 from nll.likelihood.stream import Stream
-from nll.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
+from nll.losses.dispatch import check_labels, use_backend
+from nll.losses.explain import Explanation, explain
+from nll.losses.functional import (
+    accuracy,
+    cross_entropy,
+    linear_cross_entropy,
+    linear_kl_divergence,
+    log_softmax,
+    nll_loss,
+    perplexity,
+    sampled_cross_entropy,
+    token_statistics,
+)
+from nll.losses.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
+from nll.losses.token_statistics import Estimate, TokenStatistics
 
 if TYPE_CHECKING:
     from nll.derivation import Derivation, derive

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nll import _backends
+from nll.losses import dispatch
 
-MISSING = _backends.TRITON_MISSING
+MISSING = dispatch.TRITON_MISSING
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"{MISSING}")
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ROOT / "src" / "nll" / "kernels" / "triton"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from nll.kernels import cpu
-from nll.kernels.softmax_sums import Rows, Standard, by_operators, row_sums
+from nll.kernels.multinomial import Rows, Standard, by_operators, row_sums
 
 SETS = ["operators"] if cpu.MISSING else ["operators", *cpu._cpu.instruction_sets()]
 SQUARES = [None, "information", "scores", "weighted scores"]

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from cases import DEVICES
 
 import nll
-from nll import _backends, _linear
 from nll.kernels.reference import Options
+from nll.losses import dispatch, linear
 
-pytestmark = pytest.mark.skipif(_backends.TRITON_MISSING is not None, reason=f"{_backends.TRITON_MISSING}")
+pytestmark = pytest.mark.skipif(dispatch.TRITON_MISSING is not None, reason=f"{dispatch.TRITON_MISSING}")
 ROOT = Path(__file__).parent.parent.parent
 DEVICE = DEVICES["triton"].type
 
@@ -30,9 +30,9 @@ def triton():
 
 @pytest.fixture
 def kernels():
-    from nll import _autograd
+    from nll.losses import autograd
 
-    return _autograd.TRITON.kernels
+    return autograd.TRITON.kernels
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_statistics(kernels):
         z[1, y[1]] = z[1].max()  # equal scores: the first counts
         found = kernels.statistics_block(z, y, 0.7, 3.0 if classes == 600 else None, True)
         with nll.use_backend("reference"):
-            truth = _backends.choose(z).statistics_block(z.double(), y, 0.7, 3.0 if classes == 600 else None, True)
+            truth = dispatch.choose(z).statistics_block(z.double(), y, 0.7, 3.0 if classes == 600 else None, True)
         for ours, true in zip(found[:3], truth[:3], strict=True):
             torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-5)
         assert torch.equal(found.rank, truth.rank)
@@ -264,16 +264,16 @@ def test_rows_that_are_kept_come_first_without_asking_the_device():
     y = torch.randint(0, 9, (20,), generator=draw).to(DEVICE)
     y[::3] = -100
     kept = int((y != -100).sum())
-    given = _linear.Problem(x, head, None, y, None, torch.rand(20, generator=draw).to(DEVICE), None)
+    given = linear.Problem(x, head, None, y, None, torch.rand(20, generator=draw).to(DEVICE), None)
     for reduction in ("mean", "sum", "none"):
         options = Options(reduction=reduction, label_smoothing=0.1)
-        whole = _linear.cross_entropy(given, options, None)
+        whole = linear.cross_entropy(given, options, None)
         for count in (kept, kept + 3):
-            first = _linear.cross_entropy_of_first(given, options, None, count)
+            first = linear.cross_entropy_of_first(given, options, None, count)
             torch.testing.assert_close(first, whole)
             gradients = [torch.autograd.grad(t.sum(), (x, head), retain_graph=True) for t in (first, whole)]
             torch.testing.assert_close(*gradients)
-        assert _linear.cross_entropy_of_first(given, options, None, kept - 1).isnan().all()
+        assert linear.cross_entropy_of_first(given, options, None, kept - 1).isnan().all()
     with pytest.raises(ValueError, match=f"at most valid_rows=5 labels that are not ignored, got {kept}"):
         nll.linear_cross_entropy(x, head, y, valid_rows=5)
     torch.testing.assert_close(

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import nll
-from nll import _backends
 from nll.kernels import cpu, reference
+from nll.losses import dispatch
 
 # package -> what it brings, and the extra that installs it
 _OPTIONAL = {
@@ -63,9 +63,9 @@ def _devices() -> list[str]:
 
 
 def _triton() -> str:
-    if _backends.TRITON_MISSING is not None:
-        return f"{_backends.TRITON_MISSING}: a tensor on an accelerator goes to the reference"
-    return f"Triton {_version('triton')}" + (", interpreted on this processor" * _backends.INTERPRETED)
+    if dispatch.TRITON_MISSING is not None:
+        return f"{dispatch.TRITON_MISSING}: a tensor on an accelerator goes to the reference"
+    return f"Triton {_version('triton')}" + (", interpreted on this processor" * dispatch.INTERPRETED)
 
 
 def _version(package: str) -> str | None:

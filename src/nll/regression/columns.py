@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.kernels.softmax_sums import Rows, Standard, row_sums
+from nll.kernels.multinomial import Rows, Standard, row_sums
 from nll.likelihood.blocks import blocks
 from nll.regression.collinear import dependencies, sentence
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.kernels.softmax_sums import Rows, Standard, row_sums
+from nll.kernels.multinomial import Rows, Standard, row_sums
 from nll.likelihood.optimise import Optimum, Sums, decrement_of
 from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import PlainRows, Problem, Segment

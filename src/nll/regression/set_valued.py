@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.kernels.softmax_sums import RowSums, Square, row_sums
+from nll.kernels.multinomial import RowSums, Square, row_sums
 from nll.likelihood.arrays import absent, array_of, require_dense
 from nll.likelihood.optimise import Optimum, maximise
 from nll.likelihood.stream import require_one_type

@@ -14,13 +14,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from nll import functional
 from nll._torch import on_processor
 from nll.likelihood.arrays import array_of, categories_of, first_level
 from nll.likelihood.classes import as_array
 from nll.likelihood.observations import cluster_codes, frequencies, kind_of, label, scaled
 from nll.likelihood.optimise import Progress
 from nll.likelihood.stream import Stream, coded
+from nll.losses import functional
 from nll.regression.columns import Columns
 from nll.regression.duplicates import counted
 from nll.regression.evaluation import Evaluation, evaluate

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nll.kernels import cpu, memory
-from nll.kernels.softmax_sums import RowSums, row_sums
+from nll.kernels.multinomial import RowSums, row_sums
 from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import Sums
 from nll.regression.columns import Frame, Held

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nll import __version__
-from nll.kernels.softmax_sums import Rows, RowSums, Standard, row_sums
+from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
 from nll.likelihood.arrays import first_level
 from nll.likelihood.blocks import blocks
 from nll.likelihood.checkpoint import Checkpoint, can_keep

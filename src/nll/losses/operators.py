@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _checks
 from nll.kernels import reference
 from nll.kernels.reference import Options, RowSums
+from nll.losses import arguments, autograd, dispatch
 
 _ARGUMENTS = (
     "Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, SymInt ignore_index, str reduction, "
@@ -26,16 +26,16 @@ def cross_entropy(input, target, weight, row_weights, *options):
     """The loss, and what the backward pass needs of each row, (2, rows)."""
     options = Options(*options)
     with torch.no_grad():
-        backend = _backends.choose(input, target, weight, row_weights)
+        backend = dispatch.choose(input, target, weight, row_weights)
         try:
             if backend is not reference:
                 loss, sums, _ = backend.kernels.cross_entropy(input, target, weight, row_weights, options, False)
                 return loss, torch.stack(sums)
-            _backends.look_at_labels(target, input.shape[reference.class_dim(input)], options.ignore_index)
+            dispatch.look_at_labels(target, input.shape[reference.class_dim(input)], options.ignore_index)
             loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
         except IndexError as error:
             classes = input.shape[reference.class_dim(input)]
-            raise _checks.label_error(target, classes, options.ignore_index) or error from None
+            raise arguments.label_error(target, classes, options.ignore_index) or error from None
     return loss.clone(), _sums_like(input)
 
 
@@ -57,10 +57,10 @@ def cross_entropy_backward(slope, sums, input, target, weight, row_weights, *opt
     """`slope` times the gradient by the input."""
     saved, options = (input, target, weight, row_weights), Options(*options)
     with torch.no_grad():
-        backend = _backends.choose(*saved)
+        backend = dispatch.choose(*saved)
         if backend is reference:
             return reference.cross_entropy_gradient(slope, *saved, options)
-        return _autograd.gradient_anew(backend.kernels, slope, saved, options, RowSums(*sums), False)
+        return autograd.gradient_anew(backend.kernels, slope, saved, options, RowSums(*sums), False)
 
 
 @cross_entropy_backward.register_fake
@@ -79,7 +79,7 @@ def _backward(ctx: Any, slope: Tensor, *_: Tensor | None):
     if any(ctx.needs_input_grad[1:4]):
         raise RuntimeError("expected no gradient by the target or by weights in a program exported without one")
     if torch.is_grad_enabled():
-        gradient = _autograd.gradient_by_definition(slope, tuple(saved), Options(*ctx.options))
+        gradient = autograd.gradient_by_definition(slope, tuple(saved), Options(*ctx.options))
     else:
         gradient = cross_entropy_backward(slope, sums, *saved, *ctx.options)
     return gradient, *[None] * 9

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nll._products import linear
+from nll.losses.matmul import linear
 
 
 def draw(

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nll import _backends, _torch
-from nll._blocks import blocks
+from nll import _torch
+from nll.losses import dispatch
+from nll.losses.rowwise import blocks
 
 HALF = (torch.float16, torch.bfloat16)
 Wanted = tuple[bool, bool, bool]  # the gradients by input, head and bias
@@ -102,14 +103,14 @@ class Products:
         of_input, of_head, of_bias = wanted
         total, device = summed_in(head), head.device
         self.of_input = torch.zeros(input.shape, dtype=plan.scores, device=device) if of_input else None
-        self.of_head = _backends.empty(head.shape, total, device) if of_head else None
+        self.of_head = dispatch.empty(head.shape, total, device) if of_head else None
         self.of_bias = torch.zeros(len(head), dtype=total, device=device) if of_bias else None
-        self.block = _backends.empty((plan.rows, len(head)), plan.scores, device)
+        self.block = dispatch.empty((plan.rows, len(head)), plan.scores, device)
         self.converted, self.part = None, None
         if plan.dtype is not head.dtype:
-            self.converted = _backends.empty((plan.classes, head.shape[1]), plan.dtype, device)
+            self.converted = dispatch.empty((plan.classes, head.shape[1]), plan.dtype, device)
         if plan.dtype is not plan.scores:
-            self.part = _backends.empty((plan.rows * plan.classes,), plan.dtype, device)
+            self.part = dispatch.empty((plan.rows * plan.classes,), plan.dtype, device)
         self.begun = 0  # then 1: the first block overwrites the head's gradient
         self.scores_type = plan.scores
 

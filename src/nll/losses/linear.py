@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll import _autograd, _backends, _torch
-from nll._blocks import Rowwise, over_blocks
-from nll._products import (
+from nll import _torch
+from nll.kernels import reference
+from nll.kernels.reference import Options
+from nll.losses import autograd, dispatch
+from nll.losses.matmul import (
     HALF,
     NOTHING,
     Gradients,
@@ -29,8 +31,7 @@ from nll._products import (
     scores_in,
     summed_in,
 )
-from nll.kernels import reference
-from nll.kernels.reference import Options
+from nll.losses.rowwise import Rowwise, over_blocks
 
 
 class Problem(NamedTuple):
@@ -67,7 +68,7 @@ def _one_pass(
         allowed = _of_rows(problem.allowed, rows)
         if mask:
             scores.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]
-        backend = _backends.choose(scores, target, problem.weight, weights, None if mask else allowed)
+        backend = dispatch.choose(scores, target, problem.weight, weights, None if mask else allowed)
         losses[rows] = backend.cross_entropy_block(
             scores, target, problem.weight, weights, None if mask else allowed, options, with_gradient
         )
@@ -156,7 +157,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """The loss of a `Problem`; the first backward hands over the gradients that the forward pass has computed."""
 
     @staticmethod
-    @_backends.as_written
+    @dispatch.as_written
     def forward(ctx: Any, options: Options, max_memory: int | None, *tensors: Tensor | None):  # type: ignore[override]
         ctx.options, ctx.max_memory, ctx.dtype = options, max_memory, tensors[1].dtype  # type: ignore[union-attr]
         ctx.save_for_backward(*tensors)
@@ -166,7 +167,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @_backends.as_forward
+    @dispatch.as_forward
     def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
         wanted, many = ctx.needs_input_grad[2:5], _torch.batched(slope)
         if not torch.is_grad_enabled() and ctx.gradients is not None:
@@ -202,7 +203,7 @@ def _gradients(problem: Problem, options: Options, max_memory: int | None, wante
 def _scaled(gradients: Gradients, factor: Tensor | float, dtype: torch.dtype) -> Gradients:
     """The gradients times a factor, in float32 or better, in the type of the layer; an accelerator is not asked."""
     if isinstance(factor, Tensor) and (factor.device.type != "cpu" or _torch.batched(factor)):
-        scaled = (None if g is None else _autograd.times(g, factor).to(dtype) for g in gradients)
+        scaled = (None if g is None else autograd.times(g, factor).to(dtype) for g in gradients)
         return tuple(scaled)  # type: ignore[return-value]
     number = float(factor)
     if number != 1.0:
@@ -240,7 +241,7 @@ def cross_entropy(problem: Problem, options: Options, max_memory: int | None) ->
         known = not torch.compiler.is_exporting() and torch.is_grad_enabled()
         wanted = [known and tensor is not None and tensor.requires_grad for tensor in problem[:3]]
         return _operator(*problem, *options, max_memory, wanted)[0]
-    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
+    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     if not torch.is_grad_enabled():
         return _torch.without_autocast(_value)(problem, options, max_memory, NOTHING)[0]
     return _LinearCrossEntropy.apply(options, max_memory, *problem)  # type: ignore[return-value]
@@ -255,7 +256,7 @@ def cross_entropy_of_rows(problem: Problem, options: Options, max_memory: int | 
 
 def cross_entropy_of_first(problem: Problem, options: Options, max_memory: int | None, count: int) -> Tensor:
     """With the rows that are not ignored brought to the front, the loss of the first rows; NaN if they are not all."""
-    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)  # by their own row numbers
+    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)  # by their own row numbers
     ignored = problem.target == options.ignore_index
     index = torch.argsort(ignored.to(torch.uint8), stable=True)[:count]
     weights, allowed = problem.row_weights, problem.allowed
@@ -314,7 +315,7 @@ def _operator(*arguments: Any):
 
 @_torch.without_autocast
 def _labelled_value(problem: Problem, options: Options, max_memory: int | None, wanted: Any):
-    _backends.look_at_labels(problem.target, len(problem.head), options.ignore_index)
+    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     return _value(problem, options, max_memory, wanted)
 
 
@@ -382,7 +383,7 @@ def _operator_backward(ctx: Any, slope: Tensor, *_: Tensor | None):
         *options, max_memory = ctx.arguments
         gradients = _gradients_by_definition(problem, Options(*options), max_memory, wanted, slope)
     elif all(stored or not want for stored, want in zip(ctx.stored, wanted, strict=True)):
-        gradients = [_autograd.times(g, slope * scale).to(problem.head.dtype) for g in gradients]
+        gradients = [autograd.times(g, slope * scale).to(problem.head.dtype) for g in gradients]
     else:
         gradients = _backward_operator(slope, *problem, *ctx.arguments, wanted)
     found = (g if want else None for g, want in zip(gradients, wanted, strict=True))

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import _backends, _checks, _linear, _products, _statistics, _torch, functional
+from nll import _torch
 from nll.kernels.reference import Options
+from nll.losses import arguments as _checks
+from nll.losses import dispatch, functional, linear, matmul, token_statistics
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,17 @@ def _of_cross_entropy(input: Tensor, target: Tensor, weight: Any, **more: Any) -
 
 
 def _chosen(*tensors: Any) -> Explanation:
-    backend = _backends.choose(*tensors)
-    name = next(name for name, module in _backends.BACKENDS.items() if module is backend)
+    backend = dispatch.choose(*tensors)
+    name = next(name for name, module in dispatch.BACKENDS.items() if module is backend)
     whose = {"cpu": "the compiled loops", "triton": "Triton's kernels"}
-    return Explanation(name, whose.get(name, f"PyTorch's operators, because {_backends.obstacle(*tensors)}"))
+    return Explanation(name, whose.get(name, f"PyTorch's operators, because {dispatch.obstacle(*tensors)}"))
 
 
 def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Any, **more: Any) -> Explanation:
     budget = more["max_memory"]
-    input, linear_weight, bias = _products.autocast(input, linear_weight, linear_bias)
+    input, linear_weight, bias = matmul.autocast(input, linear_weight, linear_bias)
     rows, classes = _checks.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
-    problem = _linear.Problem(
+    problem = linear.Problem(
         _torch.matrix(input),
         linear_weight,
         bias,
@@ -98,11 +100,11 @@ def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias:
         None if more["row_weights"] is None else more["row_weights"].reshape(-1),
         _checks.allowed_rows(more["allowed_classes"], rows, classes),
     )
-    if _linear.needs_definition(problem):
+    if linear.needs_definition(problem):
         return _by_definition(problem.input, classes, budget)
     options = Options(label_smoothing=more["label_smoothing"], softcap=more["softcap"])
     with torch.no_grad():  # as in the blocks
-        found = _chosen(*_linear.tensors_of_block(problem, options))
+        found = _chosen(*linear.tensors_of_block(problem, options))
     return _in_blocks(found, problem.input, linear_weight, budget)
 
 
@@ -111,18 +113,18 @@ def _of_statistics(
 ) -> Explanation:
     head = linear_weight
     if head is not None:
-        input, head, linear_bias = _products.autocast(input, head, linear_bias)
+        input, head, linear_bias = matmul.autocast(input, head, linear_bias)
     classes = _checks.scores(input, linear_bias, max_memory) if head is None else head.shape[0]
     flat = _torch.matrix(input)
-    if _statistics.needs_definition((flat, head, linear_bias)):
+    if token_statistics.needs_definition((flat, head, linear_bias)):
         return _by_definition(flat, classes, max_memory)
-    scores = flat.new_zeros((), dtype=_products.scores_in(flat) if head is not None else None)
+    scores = flat.new_zeros((), dtype=matmul.scores_in(flat) if head is not None else None)
     found = _chosen(scores.expand(len(flat), classes), target.reshape(-1))
     return _in_blocks(found, flat, head, max_memory)
 
 
 def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanation:
-    step, size = _products.rows_by_definition(input, classes, budget)
+    step, size = matmul.rows_by_definition(input, classes, budget)
     why = (
         "PyTorch's operators, because forward mode, torch.func or a tracer is at work, "
         "or a gradient by the target or by weights is wanted"
@@ -131,5 +133,5 @@ def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanati
 
 
 def _in_blocks(found: Explanation, input: Tensor, head: Tensor | None, budget: int | None) -> Explanation:
-    how = _products.plan(input, head, budget)
+    how = matmul.plan(input, head, budget)
     return Explanation(found.backend, found.reason, how.rows, -(-max(1, len(input)) // how.rows), how.bytes)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nll import _checks, _torch, functional
+from nll import _torch
+from nll.losses import arguments, functional
 
 
 class _NotScripted:
@@ -167,9 +168,9 @@ def _of_scores(scores: Tensor, target: Tensor, options: dict[str, Any]) -> Tenso
     """The loss of scores (..., C) that are there."""
     options = {name: value for name, value in options.items() if name != "max_memory"}
     rows, classes = scores.shape[:-1], scores.shape[-1]
-    flat = _checks.linear_target(target, rows, classes)
-    row_weights = _checks.row_weights(options.pop("row_weights"), rows)
-    allowed = _checks.allowed_rows(options.pop("allowed_classes"), rows, classes)
+    flat = arguments.linear_target(target, rows, classes)
+    row_weights = arguments.row_weights(options.pop("row_weights"), rows)
+    allowed = arguments.allowed_rows(options.pop("allowed_classes"), rows, classes)
     loss = functional.cross_entropy(
         _torch.matrix(scores),
         flat,
@@ -206,5 +207,5 @@ def _implicit_dim(input: Tensor) -> int:
         "Implicit dimension choice for log_softmax has been deprecated. "
         "Change the call to include dim=X as an argument."
     )
-    _checks.warn_deprecated(message, 6)
+    arguments.warn_deprecated(message, 6)
     return 0 if input.dim() in (0, 1, 3) else 1

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import _autograd, _torch
+from nll import _torch
 from nll.kernels import cpu, reference
+from nll.losses import autograd
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on a processor then, slowly
 
@@ -33,9 +34,9 @@ TRITON_MISSING = _triton_missing()
 # Every backend by name: a module (or the like) with the functions of `kernels/reference.py`.
 BACKENDS: dict[str, Any] = {"reference": reference}
 if cpu.MISSING is None:
-    BACKENDS["cpu"] = _autograd.CPU
+    BACKENDS["cpu"] = autograd.CPU
 if TRITON_MISSING is None:
-    BACKENDS["triton"] = _autograd.TRITON
+    BACKENDS["triton"] = autograd.TRITON
 
 _OF_A_DEVICE = ("cpu", "triton")  # the others take every tensor
 
@@ -84,7 +85,7 @@ def choose(
         return BACKENDS[name]
     if obstacle(input, target, weight, row_weights, allowed) is not None:
         return reference
-    return _autograd.TRITON if _for_triton(input) else _autograd.CPU
+    return autograd.TRITON if _for_triton(input) else autograd.CPU
 
 
 def _for_triton(input: Tensor) -> bool:

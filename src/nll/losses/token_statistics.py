@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll import _backends, _torch
-from nll._blocks import Rowwise, over_blocks
-from nll._products import NOTHING, kept_blocks, linear, plan, products_of, rows_by_definition, summed_in
+from nll import _torch
 from nll.kernels import reference
+from nll.losses import dispatch
+from nll.losses.matmul import NOTHING, kept_blocks, linear, plan, products_of, rows_by_definition, summed_in
+from nll.losses.rowwise import Rowwise, over_blocks
 
 
 class TokenStatistics(NamedTuple):
@@ -53,7 +54,7 @@ def answer(
     elif torch.compiler.is_compiling():
         log_prob, lse, *more = _operated(question, max_memory, label, kept, layer)
     else:
-        _backends.look_at_labels(target, classes_of(layer), ignore_index)
+        dispatch.look_at_labels(target, classes_of(layer), ignore_index)
         log_prob, lse, *more = _Statistics.apply(question, max_memory, label, kept, *layer)  # type: ignore[misc]
     entropy = more.pop(0) if question.entropy else None
     rank, *top = more
@@ -114,7 +115,7 @@ class _Statistics(torch.autograd.Function):
     """The outputs, 0 where a row is ignored, and first derivatives by the kernels; others by the definition."""
 
     @staticmethod
-    @_backends.as_written
+    @dispatch.as_written
     def forward(  # type: ignore[override]
         ctx: Any, question: Question, max_memory: int | None, label: Tensor, kept: Tensor, *layer: Tensor | None
     ):
@@ -126,7 +127,7 @@ class _Statistics(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @_backends.as_forward
+    @dispatch.as_forward
     def backward(ctx: Any, *slopes: Tensor):  # type: ignore[override]
         input, head, bias, label, kept, *sums = ctx.saved_tensors
         layer, wanted, slopes = (input, head, bias), ctx.needs_input_grad[4:], slopes[: len(sums)]
@@ -151,7 +152,7 @@ def _measure(
     products = products_of(input, head, bias, how, NOTHING)
     for some in kept_blocks(kept, False, how.rows):
         scores, of = products.scores(input[some]), label[some]
-        found = _backends.choose(scores, of).statistics_block(scores, of, *question[:3])
+        found = dispatch.choose(scores, of).statistics_block(scores, of, *question[:3])
         parts = *_outputs(found, scores, question), found.shift, found.log_sum
         for output, part in zip((*outputs, shift, log_sum), parts, strict=True):
             output[some] = part
@@ -177,7 +178,7 @@ def _gradients(
         shift, log_sum, *entropy = (numbers[rows] for numbers in sums)
         nothing = shift  # is not read
         found = reference.RowStatistics(nothing, nothing, entropy[0] if entropy else None, of, shift, log_sum)
-        backend = _backends.choose(scores, of)
+        backend = dispatch.choose(scores, of)
         backend.statistics_block_backward(scores, of, *question[:2], found, tuple(t[rows] for t in slopes))
         products.add(rows, x, scores)
     return tuple(None if g is None else g.to(input.dtype) for g in products.gradients)

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll import _backends, _torch
-from nll._blocks import Rowwise, blocks, over_blocks
-from nll._products import linear, plan, products_of, rows_by_definition
+from nll import _torch
 from nll.kernels import reference
+from nll.losses import dispatch
+from nll.losses.matmul import linear, plan, products_of, rows_by_definition
+from nll.losses.rowwise import Rowwise, blocks, over_blocks
 
 _TENSORS = 6  # of a model and of its target: the input, the head, the bias
 
@@ -92,14 +93,14 @@ def _terms(log_p: Tensor, log_q: Tensor | None, q: Tensor, reverse: bool, dead: 
 
 class _Divergence(torch.autograd.Function):
     @staticmethod
-    @_backends.as_written
+    @dispatch.as_written
     def forward(ctx: Any, how: How, *tensors: Tensor | None):  # type: ignore[override]
         ctx.how = how
         ctx.save_for_backward(*tensors)
         return _value(how, tensors)
 
     @staticmethod
-    @_backends.as_forward
+    @dispatch.as_forward
     def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or _torch.batched(slope):

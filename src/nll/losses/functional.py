@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll import (
-    _autograd,
-    _backends,
-    _checks,
-    _divergence,
-    _linear,
-    _operators,
-    _products,
-    _sampled,
-    _statistics,
-    _torch,
-)
-from nll._statistics import TokenStatistics
+from nll import _torch
 from nll.kernels import reference
+from nll.losses import (
+    arguments,
+    autograd,
+    dispatch,
+    kl_divergence,
+    linear,
+    matmul,
+    operators,
+    sampled,
+    token_statistics,
+)
+from nll.losses.token_statistics import TokenStatistics
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -41,9 +41,9 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
 
     Raises: IndexError for a dimension that the input has not, TypeError for arguments of a wrong type.
     """
-    _checks.log_softmax(input, dim, dtype)
+    arguments.log_softmax(input, dim, dtype)
     device = input.device.type
-    if dtype is None and input.dtype in _products.HALF and device != "cpu":
+    if dtype is None and input.dtype in matmul.HALF and device != "cpu":
         dtype = None if _torch.autocast_dtype(device) is None else torch.float32
     input = input if dtype is None else input.to(dtype)
     return _chosen(input).log_softmax(input, dim)
@@ -75,11 +75,11 @@ def nll_loss(
     Raises: IndexError naming the row and the value of a label that is out of range; ValueError and
     RuntimeError, as torch.nn.functional.nll_loss does, for shapes and types that do not fit.
     """
-    reduction = _checks.reduction(reduction, size_average, reduce)
-    target = _checks.nll_loss(input, target, weight, ignore_index)
+    reduction = arguments.reduction(reduction, size_average, reduce)
+    target = arguments.nll_loss(input, target, weight, ignore_index)
     backend = _chosen(input)
     if backend is reference and input.device.type != "cpu":
-        _backends.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
+        dispatch.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
     try:
         rows = backend.nll_loss(input, target, ignore_index)
         mass = reference.label_mass(input, target, weight, ignore_index)
@@ -149,22 +149,22 @@ def cross_entropy(
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:  # what is wrong is named below
             if type(error) not in _NAMED:  # but not what others raise: checkpoints, to stop; hooks
                 raise
-    reduction = _checks.reduction(reduction, size_average, reduce)
-    target = _checks.cross_entropy(input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss)
-    row_weights = _checks.row_weights(row_weights, reference.rows_shape(input))
-    allowed = _checks.allowed_classes(allowed_classes, input)
-    if inplace_backward and _autograd.overwrites(input):
-        _checks.inplace_backward(input)
+    reduction = arguments.reduction(reduction, size_average, reduce)
+    target = arguments.cross_entropy(input, target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss)
+    row_weights = arguments.row_weights(row_weights, reference.rows_shape(input))
+    allowed = arguments.allowed_classes(allowed_classes, input)
+    if inplace_backward and autograd.overwrites(input):
+        arguments.inplace_backward(input)
     options = reference.Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
-    backend = _backends.choose(input, target, weight, row_weights, allowed)
+    backend = dispatch.choose(input, target, weight, row_weights, allowed)
     if backend is reference and input.device.type != "cpu" and target.shape != input.shape:
-        _backends.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
+        dispatch.look_at_labels(target, input.shape[reference.class_dim(input)], ignore_index)
     if backend is not reference and torch.compiler.is_compiling():
-        return _operators.cross_entropy(input, target, weight, row_weights, *options)[0]
+        return operators.cross_entropy(input, target, weight, row_weights, *options)[0]
     try:
         if not inplace_backward:
             return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
-        return _autograd.cross_entropy_in_place(backend, input, target, weight, row_weights, allowed, options)
+        return autograd.cross_entropy_in_place(backend, input, target, weight, row_weights, allowed, options)
     except IndexError as error:
         raise _named(error, input, target, ignore_index) from None
 
@@ -211,29 +211,29 @@ def linear_cross_entropy(
 
     Raises: as `cross_entropy`; ValueError for shapes of the linear layer that do not fit.
     """
-    reduction = _checks.reduction(reduction, None, None)
-    input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
-    rows = _checks.linear(input, linear_weight, linear_bias, max_memory)
+    reduction = arguments.reduction(reduction, None, None)
+    input, linear_weight, linear_bias = matmul.autocast(input, linear_weight, linear_bias)
+    rows = arguments.linear(input, linear_weight, linear_bias, max_memory)
     classes = linear_weight.shape[0]
-    row_weights = _checks.row_weights(row_weights, rows)
-    problem = _linear.Problem(
+    row_weights = arguments.row_weights(row_weights, rows)
+    problem = linear.Problem(
         _torch.matrix(input),
         linear_weight,
         linear_bias,
-        _checks.linear_target(target, rows, classes),
+        arguments.linear_target(target, rows, classes),
         weight,
         None if row_weights is None else row_weights.reshape(-1),
-        _checks.allowed_rows(allowed_classes, rows, classes),
+        arguments.allowed_rows(allowed_classes, rows, classes),
     )
-    labels = _checks.cross_entropy(
-        _linear.like(problem), problem.target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss
+    labels = arguments.cross_entropy(
+        linear.like(problem), problem.target, weight, ignore_index, label_smoothing, temperature, softcap, z_loss
     )
     options = reference.Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
-    _checks.valid_rows(valid_rows, labels, ignore_index)
+    arguments.valid_rows(valid_rows, labels, ignore_index)
     try:
-        loss = _linear.cross_entropy_of_rows(problem._replace(target=labels), options, max_memory, valid_rows)
+        loss = linear.cross_entropy_of_rows(problem._replace(target=labels), options, max_memory, valid_rows)
     except IndexError as error:
-        raise _checks.label_error(target, classes, ignore_index) or error from None
+        raise arguments.label_error(target, classes, ignore_index) or error from None
     return loss.reshape(rows) if reduction == "none" else loss
 
 
@@ -274,23 +274,23 @@ def linear_kl_divergence(
 
     Raises: ValueError, RuntimeError and TypeError for shapes, types and options that do not fit.
     """
-    reduction = _checks.reduction(reduction, None, None)
-    _checks.cross_entropy_options(temperature=temperature)
-    input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
-    rows, classes = _checks.linear(input, linear_weight, linear_bias, max_memory), linear_weight.shape[0]
+    reduction = arguments.reduction(reduction, None, None)
+    arguments.cross_entropy_options(temperature=temperature)
+    input, linear_weight, linear_bias = matmul.autocast(input, linear_weight, linear_bias)
+    rows, classes = arguments.linear(input, linear_weight, linear_bias, max_memory), linear_weight.shape[0]
     divisor = temperature if target_temperature is None else target_temperature
     if target_weight is None:
-        y, head, bias = _checks.probabilities(target, target_bias, rows, classes), None, None
+        y, head, bias = arguments.probabilities(target, target_bias, rows, classes), None, None
     else:
-        _checks.cross_entropy_options(temperature=divisor)
-        y, head, bias = _products.autocast(target, target_weight, target_bias)
-        _checks.same_rows(_checks.linear(y, head, bias, None), rows, head, classes)
+        arguments.cross_entropy_options(temperature=divisor)
+        y, head, bias = matmul.autocast(target, target_weight, target_bias)
+        arguments.same_rows(arguments.linear(y, head, bias, None), rows, head, classes)
         y = _torch.matrix(y)
-    weights = _checks.row_weights(row_weights, rows)
-    how = _divergence.How(float(temperature), float(divisor), reverse, max_memory)
+    weights = arguments.row_weights(row_weights, rows)
+    how = kl_divergence.How(float(temperature), float(divisor), reverse, max_memory)
     x = _torch.matrix(input)
     dead = None if weights is None else weights.reshape(-1) == 0.0
-    found = _divergence.kl_divergence(how, dead, x, linear_weight, linear_bias, y, head, bias).reshape(rows)
+    found = kl_divergence.kl_divergence(how, dead, x, linear_weight, linear_bias, y, head, bias).reshape(rows)
     weights = None if weights is None else weights.to(found.dtype)
     return reference.reduce(found, torch.ones_like(found), reduction, weights)
 
@@ -332,21 +332,21 @@ def sampled_cross_entropy(
 
     Raises: as `linear_cross_entropy`.
     """
-    reduction = _checks.reduction(reduction, None, None)
-    _checks.cross_entropy_options(temperature=temperature, softcap=softcap)
-    input, linear_weight, linear_bias = _products.autocast(input, linear_weight, linear_bias)
-    rows, classes = _checks.linear(input, linear_weight, linear_bias, None), linear_weight.shape[0]
-    _checks.sample(num_samples, sampling_probabilities, classes)
-    labels = _checks.row_labels(target, rows, ignore_index).reshape(-1)
-    error = _checks.label_error(target, classes, ignore_index) if _torch.readable(target) else None
+    reduction = arguments.reduction(reduction, None, None)
+    arguments.cross_entropy_options(temperature=temperature, softcap=softcap)
+    input, linear_weight, linear_bias = matmul.autocast(input, linear_weight, linear_bias)
+    rows, classes = arguments.linear(input, linear_weight, linear_bias, None), linear_weight.shape[0]
+    arguments.sample(num_samples, sampling_probabilities, classes)
+    labels = arguments.row_labels(target, rows, ignore_index).reshape(-1)
+    error = arguments.label_error(target, classes, ignore_index) if _torch.readable(target) else None
     if error is not None:
         raise error
-    weights = _checks.row_weights(row_weights, rows)
+    weights = arguments.row_weights(row_weights, rows)
     x, kept = _torch.matrix(input), labels != ignore_index
     label = labels.masked_fill(~kept | (labels < 0) | (labels >= classes), 0)
-    chosen, log_expected = _sampled.draw(classes, num_samples, sampling_probabilities, generator, input.device)
-    own = _sampled.label_scores(x, linear_weight, linear_bias, label, sparse)
-    others = _sampled.scores(x, linear_weight, linear_bias, chosen, sparse)
+    chosen, log_expected = sampled.draw(classes, num_samples, sampling_probabilities, generator, input.device)
+    own = sampled.label_scores(x, linear_weight, linear_bias, label, sparse)
+    others = sampled.scores(x, linear_weight, linear_bias, chosen, sparse)
     own, others = (reference.scores(z, temperature, softcap, None) for z in (own, others))
     others = others - log_expected.to(others.dtype)
     others = others.masked_fill(chosen == label.unsqueeze(1), -torch.inf)
@@ -386,27 +386,27 @@ def token_statistics(
 
     Raises: as `linear_cross_entropy`.
     """
-    _checks.cross_entropy_options(temperature=temperature, softcap=softcap)
+    arguments.cross_entropy_options(temperature=temperature, softcap=softcap)
     if linear_weight is None:
-        classes, rows = _checks.scores(input, linear_bias, max_memory), input.shape[:-1]
+        classes, rows = arguments.scores(input, linear_bias, max_memory), input.shape[:-1]
     else:
-        input, head, linear_bias = _products.autocast(input, linear_weight, linear_bias)
-        rows, classes, linear_weight = _checks.linear(input, head, linear_bias, max_memory), head.shape[0], head
-    labels = _checks.row_labels(target, rows, ignore_index)
-    _checks.topk(topk, classes)
-    question = _statistics.Question(float(temperature), softcap, entropy, topk)
+        input, head, linear_bias = matmul.autocast(input, linear_weight, linear_bias)
+        rows, classes, linear_weight = arguments.linear(input, head, linear_bias, max_memory), head.shape[0], head
+    labels = arguments.row_labels(target, rows, ignore_index)
+    arguments.topk(topk, classes)
+    question = token_statistics.Question(float(temperature), softcap, entropy, topk)
     layer = _torch.matrix(input), linear_weight, linear_bias
     try:
-        found = _statistics.answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
+        found = token_statistics.answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
     except IndexError as error:
-        raise _checks.label_error(target, classes, ignore_index) or error from None
+        raise arguments.label_error(target, classes, ignore_index) or error from None
     shaped: Any = [None if tensor is None else tensor.reshape((*rows, *tensor.shape[1:])) for tensor in found]
     return TokenStatistics(*shaped)
 
 
 def perplexity(
     statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token"
-) -> _statistics.Estimate:
+) -> token_statistics.Estimate:
     """exp of the mean negative log-probability of all labels, with its standard error.
 
     Args:
@@ -414,18 +414,18 @@ def perplexity(
         clusters: "token" takes labels for independent; "sequence" only the entries of the first dimension, which is
             right for text. The error of the mean is multiplied by the value (delta method).
     """
-    _checks.clusters(clusters)
-    mean = _statistics.mean_over(statistics, lambda batch: -batch.log_prob, clusters)
+    arguments.clusters(clusters)
+    mean = token_statistics.mean_over(statistics, lambda batch: -batch.log_prob, clusters)
     value = math.inf if mean.value > _LARGEST_LOG else math.exp(mean.value)
-    return _statistics.Estimate(value, math.inf if value == math.inf else value * mean.standard_error, mean.n)
+    return token_statistics.Estimate(value, math.inf if value == math.inf else value * mean.standard_error, mean.n)
 
 
 def accuracy(
     statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token"
-) -> _statistics.Estimate:
+) -> token_statistics.Estimate:
     """The share of labels that are the most likely class, with its standard error; arguments as for `perplexity`."""
-    _checks.clusters(clusters)
-    return _statistics.mean_over(statistics, lambda batch: batch.correct, clusters)
+    arguments.clusters(clusters)
+    return token_statistics.mean_over(statistics, lambda batch: batch.correct, clusters)
 
 
 # PyTorch's own operator, and what it calls the reductions.
@@ -442,12 +442,12 @@ def goes_to_pytorch(
     if inplace_backward or any(argument is not None for argument in absent):
         return False
     usual = all(type(number) is float for number in numbers) and numbers == (0.0, 1.0, 0.0)
-    return usual and _backends.is_small(input, target)
+    return usual and dispatch.is_small(input, target)
 
 
 def _chosen(input: Tensor) -> Any:
     """The backend of a function that is one operator of PyTorch's, of which the compiler makes the best itself."""
-    return reference if torch.compiler.is_compiling() else _backends.choose(input)
+    return reference if torch.compiler.is_compiling() else dispatch.choose(input)
 
 
 def _named(error: IndexError, input: Tensor, target: Tensor, ignore_index: int) -> IndexError:
@@ -456,4 +456,4 @@ def _named(error: IndexError, input: Tensor, target: Tensor, ignore_index: int) 
     Kernels check labels as they read them; looking again afterwards costs a correct call nothing. A compiled call
     has no Python left to do this; there the error is that of the compiled code.
     """
-    return _checks.label_error(target, input.shape[reference.class_dim(input)], ignore_index) or error
+    return arguments.label_error(target, input.shape[reference.class_dim(input)], ignore_index) or error
