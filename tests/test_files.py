@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nll._files import replacing, write_text
+from nll.data.files import replacing, write_text
 
 
 def test_a_file_is_replaced_with_its_permissions_through_its_links(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import distributions as td
 
 import nll
-from nll.likelihood.arrays import absent, array_of, categories_of
+from nll.data.arrays import absent, array_of, categories_of
 
 DATA = [1.0, 2.0, 4.0]
 BIG = 2**60

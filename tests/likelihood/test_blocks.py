@@ -2,8 +2,8 @@
 
 import pytest
 
-from nll.likelihood import blocks as module
-from nll.likelihood.blocks import blocks
+from nll.data import prefetch as module
+from nll.data.prefetch import blocks
 
 
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 5000])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nll
-from nll.likelihood import checkpoint as checkpoints
+from nll.data import checkpoint as checkpoints
 
 N = 2000
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from torch import distributions as td
 
 import nll
 from nll import compare, fit
-from nll.likelihood.observations import observe
+from nll.data.observations import observe
 from nll.regression.columns import Columns
 from nll.regression.linear import fit_linear
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nll.likelihood.observations import frequencies, label, observe
+from nll.data.observations import frequencies, label, observe
 
 
 def test_rows_keep_their_numbers():

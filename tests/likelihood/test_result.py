@@ -14,7 +14,7 @@ from scipy import stats
 from torch import distributions as td
 
 from nll import Fit, SoftmaxRegression, fit
-from nll.likelihood.observations import observe
+from nll.data.observations import observe
 from nll.regression.columns import Columns
 from nll.regression.linear import fit_linear
 

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 import nll
-from nll.likelihood.stream import Stream
+from nll.data.stream import Stream
 
 
 def objective(x, labels, weights, classes):

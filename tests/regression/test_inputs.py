@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 import nll
 from nll import ConditionalLogit, SoftmaxRegression
-from nll.likelihood.observations import observe
+from nll.data.observations import observe
 from nll.regression.columns import Columns
 from nll.regression.linear import fit_linear
 

@@ -15,7 +15,7 @@ from statsmodels.discrete.discrete_model import NegativeBinomial
 from torch import Tensor
 from torch import distributions as td
 
-from nll.likelihood.observations import observe
+from nll.data.observations import observe
 from nll.regression.columns import Columns
 from nll.regression.linear import RESPONSES, LinearLikelihood, fit_linear
 

@@ -124,7 +124,7 @@ def test_blocks_of_rows(monkeypatch):
     x, y = sample()
     model = SoftmaxRegression().fit(x, y)
     whole = model.margins(x, discrete=[2])
-    monkeypatch.setattr("nll.likelihood.blocks._BLOCK_BYTES", 1)
+    monkeypatch.setattr("nll.data.prefetch._BLOCK_BYTES", 1)
     torch.testing.assert_close(model.margins(x, discrete=[2]).covariance, whole.covariance, rtol=1e-10, atol=1e-18)
 
 

@@ -113,7 +113,7 @@ def test_a_probability_of_1e_minus_30_has_an_interval():
 def test_blocks_of_rows(monkeypatch):
     model, x = fitted()
     whole = model.predictions(x)
-    monkeypatch.setattr("nll.likelihood.blocks._BLOCK_BYTES", 1)
+    monkeypatch.setattr("nll.data.prefetch._BLOCK_BYTES", 1)
     parts = model.predictions(x)
     torch.testing.assert_close(parts.interval, whole.interval, rtol=1e-12, atol=0)
 

@@ -11,7 +11,7 @@ import torch
 from truth import anes96, spector
 
 from nll import SoftmaxRegression
-from nll.likelihood.observations import observe
+from nll.data.observations import observe
 from nll.regression.columns import Columns
 from nll.regression.linear import fit_linear
 

@@ -716,11 +716,11 @@ def test_an_estimate_alone_is_judged_as_well(monkeypatch):
 
 def test_many_rows_take_many_blocks(monkeypatch):
     """The sums over blocks are the sums over the rows."""
-    from nll.likelihood import blocks
+    from nll.data import prefetch
 
     x, y = sample(n=1000)
     whole = SoftmaxRegression().fit(x, y).result_
-    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(prefetch, "_BLOCK_BYTES", 1)
     parts = SoftmaxRegression().fit(x, y).result_
     same(parts.params["coef"], whole.params["coef"], 1e-12)
     assert parts.log_likelihood == pytest.approx(whole.log_likelihood, rel=1e-13)

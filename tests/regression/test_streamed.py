@@ -12,10 +12,10 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 import nll
-from nll.likelihood import checkpoint as checkpoints
-from nll.likelihood.checkpoint import Checkpoint
-from nll.likelihood.ledger import Ledger
-from nll.likelihood.stream import Stream
+from nll.data import checkpoint as checkpoints
+from nll.data.checkpoint import Checkpoint
+from nll.data.ledger import Ledger
+from nll.data.stream import Stream
 
 N, P, CLASSES = 12_000, 5, ["ash", "birch", "cedar", "elm"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nll.likelihood.observations import Censored, censored
+from nll.data.observations import Censored, censored
 from nll.regression import design as designs
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from nll._files import write_text
 from nll.cli.fit import snake
 from nll.cli.output import require_places, show
 from nll.cli.tables import Decimal, Encoding, Sep, dialect_of, read_table
+from nll.data.csv_files import Dialect
+from nll.data.files import write_text
 from nll.derivation import derive as derived
 from nll.derivation.families import TABLE
-from nll.likelihood.csv_files import Dialect
 from nll.regression import design
 
 

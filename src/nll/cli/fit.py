@@ -15,21 +15,21 @@ import typer
 from rich.console import Console
 from torch.distributions import Normal
 
-from nll._files import write_text
 from nll.cli import large, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.output import require_places, write_json
 from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, is_piped, name_of, read_table
-from nll.likelihood.arrays import categories_of, first_level
-from nll.likelihood.classes import in_order, of_array
+from nll.data.arrays import categories_of, first_level
+from nll.data.classes import in_order, of_array
+from nll.data.csv_files import Dialect
+from nll.data.files import write_text
+from nll.data.observations import cluster_codes, label, observe
+from nll.data.stream import Stream
 from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
-from nll.likelihood.csv_files import Dialect
 from nll.likelihood.families import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
 from nll.likelihood.groups import GroupedFit
-from nll.likelihood.observations import cluster_codes, label, observe
 from nll.likelihood.result import Fit
-from nll.likelihood.stream import Stream
 from nll.regression import design as designs
 from nll.regression.formula import has_dot, spelled_out
 from nll.regression.formula_margins import Rows, formula_margins

@@ -9,8 +9,8 @@ from typing import Any
 from formulaic import StructuredFormula
 
 from nll.cli.tables import known_file
-from nll.likelihood.csv_files import Dialect
-from nll.likelihood.stream import Stream, blocks_in
+from nll.data.csv_files import Dialect
+from nll.data.stream import Stream, blocks_in
 from nll.regression.columns import INTERCEPT
 from nll.regression.formula import parse, plain_columns, response_of, variables
 from nll.regression.names import quoted

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nll._files import write_text
 from nll._torch import out_of_memory
-from nll.likelihood.observations import label
+from nll.data.files import write_text
+from nll.data.observations import label
 
 
 class Commands(TyperGroup):

@@ -11,13 +11,13 @@ import torch
 import typer
 from formulaic import StructuredFormula
 
-from nll._files import replacing
 from nll.cli import terminal
 from nll.cli.fit import Missing
 from nll.cli.output import require_places, show, write_json
 from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, read_table
-from nll.likelihood.classes import of_array
-from nll.likelihood.observations import frequencies, label
+from nll.data.classes import of_array
+from nll.data.files import replacing
+from nll.data.observations import frequencies, label
 from nll.regression import design as designs
 from nll.regression.evaluation import Evaluation, Held, evaluate, is_score_of_fit
 from nll.regression.formula import parse, variables

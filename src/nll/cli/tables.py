@@ -14,8 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import typer
 
-from nll.likelihood.csv_files import Dialect
-from nll.likelihood.stream import rounds
+from nll.data.csv_files import Dialect
+from nll.data.stream import rounds
 
 Table = Annotated[Path, typer.Argument(help="A CSV or Parquet file; - is the standard input.", show_default=False)]
 Sep = Annotated[str | None, typer.Option(help="What separates the columns of a CSV file; , or ; is recognised.")]

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from nll.data.observations import label
 from nll.likelihood.groups import GroupedFit
-from nll.likelihood.observations import label
 from nll.likelihood.result import Fit
 from nll.report import table
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.distributions import Exponential, constraints
 from torch.distributions.constraints import Constraint
 
+from nll.data.observations import Observations, total
 from nll.likelihood.family import Family
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.observations import Observations, total
 from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.result import Fit, Labels
 

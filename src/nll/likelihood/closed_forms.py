@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from nll.data.observations import first_two_totals, total, totals
 from nll.likelihood.family import Family
-from nll.likelihood.observations import first_two_totals, total, totals
 from nll.likelihood.parameters import Params
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import Distribution, VonMises
 
 from nll._torch import on_processor
+from nll.data.observations import Observations, Weights, observe_bounded
 from nll.likelihood.families import family_of
 from nll.likelihood.family import Family
 from nll.likelihood.fit import fit
 from nll.likelihood.goodness import BUDGET, STATISTICS, GoodnessOfFit, goodness_of_fit
-from nll.likelihood.observations import Observations, Weights, observe_bounded
 from nll.likelihood.result import Fit
 
 CRITERIA = {"aic": "AIC", "aicc": "AICc", "bic": "BIC"}

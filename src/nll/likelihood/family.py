@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
 
-from nll.likelihood.observations import Observations
+from nll.data.observations import Observations
 from nll.likelihood.parameters import Parameter, Params
 
 _SAMPLE = 4096  # values that tell whether the data are nearly equal

@@ -13,14 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from nll._torch import on_processor
-from nll.likelihood.closed_fit import closed_fit
-from nll.likelihood.closed_forms import MOST_CATEGORIES
-from nll.likelihood.compound import CompoundFamily, ordered
-from nll.likelihood.families import family_of
-from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
-from nll.likelihood.groups import GroupedFit, fit_groups
-from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
-from nll.likelihood.observations import (
+from nll.data.observations import (
     Censored,
     Observations,
     Truncated,
@@ -32,6 +25,13 @@ from nll.likelihood.observations import (
     total,
     totals,
 )
+from nll.likelihood.closed_fit import closed_fit
+from nll.likelihood.closed_forms import MOST_CATEGORIES
+from nll.likelihood.compound import CompoundFamily, ordered
+from nll.likelihood.families import family_of
+from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
+from nll.likelihood.groups import GroupedFit, fit_groups
+from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
 from nll.likelihood.optimise import Progress
 from nll.likelihood.parameters import Layout, Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from nll.data.observations import Observations, label_codes, total, totals
 from nll.likelihood.borders import ended
 from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald_within
-from nll.likelihood.observations import Observations, label_codes, total, totals
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from nll._torch import on_processor
+from nll.data.observations import Censoring
 from nll.likelihood import baselines, hypothesis_tests, intervals, profile
 from nll.likelihood.bootstrap import Bootstrap, bootstrap
 from nll.likelihood.derived import Derived, derived
 from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.observations import Censoring
 from nll.likelihood.search import Found
 from nll.likelihood.separation import Separation
 

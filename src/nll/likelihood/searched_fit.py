@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nll.data.observations import Observations, cluster_codes
 from nll.likelihood import covariance as cov
 from nll.likelihood.borders import Limit, Surroundings
 from nll.likelihood.closed_fit import closed_fit, labels_of
 from nll.likelihood.families import FAMILIES
 from nll.likelihood.family import Family
-from nll.likelihood.observations import Observations, cluster_codes
 from nll.likelihood.optimise import Progress
 from nll.likelihood.parameters import said
 from nll.likelihood.problem import MOST_INFORMATION

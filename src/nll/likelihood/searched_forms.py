@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from nll.data.observations import total, totals
 from nll.likelihood.closed_forms import (
     distance,
     expm1_less,
@@ -29,7 +30,6 @@ from nll.likelihood.closed_forms import (
 )
 from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
 from nll.likelihood.family import Family
-from nll.likelihood.observations import total, totals
 from nll.likelihood.parameters import Params
 
 _EULER = 0.5772156649015329

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.arrays import absent, array_of
-from nll.likelihood.observations import Weights, cluster_codes, frequencies, kind_of, label, scaled
-from nll.likelihood.stream import require_one_type
+from nll.data.arrays import absent, array_of
+from nll.data.observations import Weights, cluster_codes, frequencies, kind_of, label, scaled
+from nll.data.stream import require_one_type
 
 
 @dataclass(frozen=True)

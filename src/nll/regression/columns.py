@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, Standard, row_sums
-from nll.likelihood.blocks import blocks
 from nll.regression.collinear import dependencies, sentence
 
 if TYPE_CHECKING:

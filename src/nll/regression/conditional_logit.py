@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from nll._torch import on_processor
-from nll.likelihood.arrays import absent, array_of, categories_of, first_level, floats
-from nll.likelihood.observations import kind_of, label
+from nll.data.arrays import absent, array_of, categories_of, first_level, floats
+from nll.data.observations import kind_of, label
 from nll.likelihood.optimise import Progress
 from nll.regression.choices import Choices, columns_of, from_long, from_wide
 from nll.regression.columns import Columns

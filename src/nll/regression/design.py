@@ -12,7 +12,7 @@ import torch
 from formulaic import StructuredFormula
 from torch import Tensor
 
-from nll.likelihood.observations import frequencies
+from nll.data.observations import frequencies
 from nll.regression.columns import INTERCEPT, Columns
 from nll.regression.formula import as_categories, matrices, parse, response_of, variables
 

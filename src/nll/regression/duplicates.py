@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nll.likelihood.blocks import blocks
+from nll.data.prefetch import blocks
 
 _LOOKED_AT = 1 << 13  # rows that tell whether a search for copies is worth its price
 _WORTH = 2  # so many times fewer rows

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.likelihood import intervals
-from nll.likelihood.blocks import blocks
 from nll.regression.recalibration import Recalibration, recalibrate
 from nll.report import assess
 

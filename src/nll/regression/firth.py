@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
-from nll.likelihood.blocks import blocks
 from nll.likelihood.climb import climb
 from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
 from nll.likelihood.problem import Problem

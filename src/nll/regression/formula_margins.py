@@ -12,7 +12,7 @@ from formulaic.materializers.types import FactorValues
 from formulaic.parser.types import Factor
 from torch import Tensor
 
-from nll.likelihood.blocks import blocks
+from nll.data.prefetch import blocks
 from nll.regression.design import numbers, with_columns
 from nll.regression.expression import expression
 from nll.regression.formula import columns_of

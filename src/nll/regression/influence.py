@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
-from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import decrement_of
 from nll.regression.columns import Held
 from nll.regression.predictions import score_covariance

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nll.data.observations import Observations, require_support
+from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
-from nll.likelihood.blocks import blocks
 from nll.likelihood.closed_forms import log_peak, log_rising
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.observations import Observations, require_support
 from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maximise
 from nll.likelihood.result import Fit
 from nll.regression import existence

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
 from nll.likelihood import intervals
-from nll.likelihood.blocks import blocks
 from nll.report import table
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nll._files import write_text
+from nll.data.files import write_text
+from nll.data.observations import label
 from nll.likelihood import intervals
-from nll.likelihood.observations import label
 from nll.likelihood.result import Fit
 from nll.regression.linear import RESPONSES, Response
 from nll.regression.predictions import Predictions, Predictor

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.likelihood import intervals
-from nll.likelihood.blocks import blocks
 from nll.regression.inputs import plain, require_finite
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
 from nll.likelihood import hypothesis_tests
-from nll.likelihood.blocks import blocks
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.optimise import Sums, maximise
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll.data.arrays import absent, array_of, require_dense
+from nll.data.stream import require_one_type
 from nll.kernels.multinomial import RowSums, Square, row_sums
-from nll.likelihood.arrays import absent, array_of, require_dense
 from nll.likelihood.optimise import Optimum, maximise
-from nll.likelihood.stream import require_one_type
 from nll.regression import existence
 from nll.regression.columns import Held
 from nll.regression.softmax_likelihood import InMemory, lost_offset

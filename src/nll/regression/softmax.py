@@ -15,11 +15,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll._torch import on_processor
-from nll.likelihood.arrays import array_of, categories_of, first_level
-from nll.likelihood.classes import as_array
-from nll.likelihood.observations import cluster_codes, frequencies, kind_of, label, scaled
+from nll.data.arrays import array_of, categories_of, first_level
+from nll.data.classes import as_array
+from nll.data.observations import cluster_codes, frequencies, kind_of, label, scaled
+from nll.data.stream import Stream, coded
 from nll.likelihood.optimise import Progress
-from nll.likelihood.stream import Stream, coded
 from nll.losses import functional
 from nll.regression.columns import Columns
 from nll.regression.duplicates import counted

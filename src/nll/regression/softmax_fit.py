@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nll.data.observations import label
+from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
-from nll.likelihood.blocks import blocks
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.observations import label
 from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, maximise
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION, Problem
 from nll.likelihood.result import Fit

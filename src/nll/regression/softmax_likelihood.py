@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.kernels import cpu, memory
 from nll.kernels.multinomial import RowSums, row_sums
-from nll.likelihood.blocks import blocks
 from nll.likelihood.optimise import Sums
 from nll.regression.columns import Frame, Held
 

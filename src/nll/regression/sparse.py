@@ -20,8 +20,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, RowSums, Square, Standard, row_sums
-from nll.likelihood.blocks import blocks
 from nll.regression.columns import Held, Survey, gram_of, plain
 from nll.regression.softmax_likelihood import InMemory
 

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from nll import __version__
+from nll.data.arrays import first_level
+from nll.data.checkpoint import Checkpoint, can_keep
+from nll.data.classes import key, require_one_type
+from nll.data.ledger import Ledger
+from nll.data.observations import label
+from nll.data.prefetch import blocks
+from nll.data.stream import Block, Stream
 from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
-from nll.likelihood.arrays import first_level
-from nll.likelihood.blocks import blocks
-from nll.likelihood.checkpoint import Checkpoint, can_keep
-from nll.likelihood.classes import key, require_one_type
-from nll.likelihood.ledger import Ledger
-from nll.likelihood.observations import label
 from nll.likelihood.optimise import Progress
 from nll.likelihood.result import Fit
-from nll.likelihood.stream import Block, Stream
 from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, predicting, result

@@ -18,7 +18,7 @@ import torch
 from formulaic import StructuredFormula
 from torch import Tensor
 
-from nll.likelihood.stream import Stream, files_of, numbers_of, pieces, require
+from nll.data.stream import Stream, files_of, numbers_of, pieces, require
 from nll.regression.design import numbers, spec_of, with_columns
 from nll.regression.formula import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
 from nll.regression.terms import Terms

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood import classes
-from nll.likelihood.arrays import categories_of
-from nll.likelihood.blocks import ahead, in_order
-from nll.likelihood.classes import Coded, coded, require_one_type
-from nll.likelihood.csv_files import Dialect
-from nll.likelihood.ledger import sums_of
+from nll.data import classes
+from nll.data.arrays import categories_of
+from nll.data.classes import Coded, coded, require_one_type
+from nll.data.csv_files import Dialect
+from nll.data.ledger import sums_of
+from nll.data.prefetch import ahead, in_order
 
 _BLOCK_BYTES = 1 << 24  # of the numbers of a block
 _READ_BYTES = 1 << 20  # of a Parquet file at once: whole column chunks would take memory

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.classes import Coded, key
+from nll.data.classes import Coded, key
 
 if TYPE_CHECKING:
-    from nll.likelihood.stream import Block, Stream
+    from nll.data.stream import Block, Stream
 
 _MOST = 4096  # ends of blocks that are kept
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-6}  # of sums over other blocks

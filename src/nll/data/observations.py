@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.likelihood.arrays import absent, array_of, categories_of, floats, in_microseconds, present_levels
+from nll.data.arrays import absent, array_of, categories_of, floats, in_microseconds, present_levels
 
 _BLOCK = 1 << 16  # values at once: what is computed of them stays in the cache
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nll.likelihood.arrays import FINE, absent, in_microseconds, is_pandas
+from nll.data.arrays import FINE, absent, in_microseconds, is_pandas
 
 _EXACT = 1 << 53  # whole numbers up to here have a float64 of their own
 

@@ -27,7 +27,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from nll.likelihood.ledger import Ledger
+    from nll.data.ledger import Ledger
 
 _MAGIC = b"nll checkpoint 2\n"
 _DIGEST = 64  # characters of SHA-256
