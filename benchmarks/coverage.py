@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributions as td
 
 import nll
-from nll.likelihood.families import family_of
+from nll.families.registry import family_of
 from nll.likelihood.groups import fit_each
 from nll.likelihood.intervals import wald_within
 

@@ -13,8 +13,8 @@ from random_fits.problem import LAWS, MODELS, REGRESSIONS, Params, Problem, natu
 from torch import distributions as td
 from torch.distributions import constraints
 
-from nll.likelihood.families import family_of
-from nll.likelihood.tails import TAILS
+from nll.families.log_cdf import TAILS
+from nll.families.registry import family_of
 
 POOLS = {
     "real": ("Normal", "Cauchy", "Gumbel", "StudentT", "SkewNormal", "Laplace", "LogNormal"),

@@ -15,7 +15,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 import nll
-from nll.likelihood.families import FAMILIES, family_of
+from nll.families.registry import FAMILIES, family_of
 from nll.likelihood.parameters import Parameter
 
 Params = dict[str, np.ndarray]

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from nll.data.observations import censored, importance, sampling, truncated
 from nll.data.stream import Stream
+from nll.families.compound import mixture, shifted, zero_inflated
+from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.likelihood.compare import Comparison, compare
-from nll.likelihood.compound import mixture, shifted, zero_inflated
-from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.likelihood.fit import fit
 from nll.likelihood.goodness import GoodnessOfFit, goodness_of_fit
 from nll.likelihood.hypotheses import Choice, most_likely

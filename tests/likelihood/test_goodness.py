@@ -13,7 +13,7 @@ from torch import distributions as td
 
 import nll
 from nll import GeneralizedExtremeValue, GoodnessOfFit, InverseGaussian, SkewNormal, goodness_of_fit
-from nll.likelihood.families import FAMILIES
+from nll.families.registry import FAMILIES
 from nll.likelihood.goodness import distances
 
 KS, CVM, AD = NAMES = ("kolmogorov_smirnov", "cramer_von_mises", "anderson_darling")

@@ -10,7 +10,7 @@ import torch
 from torch import distributions as td
 
 from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling, truncated
-from nll.likelihood.families import FAMILIES
+from nll.families.registry import FAMILIES
 from nll.likelihood.groups import search_each
 from nll.likelihood.intervals import wald
 

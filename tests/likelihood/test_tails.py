@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import distributions as td
 
-from nll.likelihood.compound import Compound
-from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
-from nll.likelihood.families import FAMILIES
-from nll.likelihood.tails import TAILS, Interval, log1mexp, log_probability
+from nll.families.compound import Compound
+from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
+from nll.families.log_cdf import TAILS, Interval, log1mexp, log_probability
+from nll.families.registry import FAMILIES
 
 mp.mp.dps = 30
 

@@ -25,8 +25,8 @@ from nll.data.csv_files import Dialect
 from nll.data.files import write_text
 from nll.data.observations import cluster_codes, label, observe
 from nll.data.stream import Stream
-from nll.likelihood.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
-from nll.likelihood.families import FAMILIES, family_of
+from nll.families.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
+from nll.families.registry import FAMILIES, family_of
 from nll.likelihood.fit import fit as fit_family
 from nll.likelihood.groups import GroupedFit
 from nll.likelihood.result import Fit

@@ -15,7 +15,7 @@ import sympy as sp
 from sympy import Expr, Symbol
 from torch import distributions as td
 
-from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
+from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 
 X = Symbol("x", real=True)
 N = Symbol("n", positive=True)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from nll.data.observations import total, totals
+from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
+from nll.families.replicates import seeded, simulate
 from nll.likelihood import covariance as cov
 from nll.likelihood.borders import ended
-from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import fit_each
 from nll.likelihood.model import LikelihoodRows
 from nll.likelihood.optimise import Optima
 from nll.likelihood.parameters import Params
 from nll.likelihood.problem import PlainRows, Problem, Segment
-from nll.likelihood.replicates import seeded, simulate
 from nll.likelihood.search import Found, inward
 
 _NUMBERS = 1 << 22  # drawn at once

@@ -12,7 +12,7 @@ from torch.distributions import Exponential, constraints
 from torch.distributions.constraints import Constraint
 
 from nll.data.observations import Observations, total
-from nll.likelihood.family import Family
+from nll.families.base import Family
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.result import Fit, Labels

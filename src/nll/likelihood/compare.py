@@ -13,8 +13,8 @@ from torch.distributions import Distribution, VonMises
 
 from nll._torch import on_processor
 from nll.data.observations import Observations, Weights, observe_bounded
-from nll.likelihood.families import family_of
-from nll.likelihood.family import Family
+from nll.families.base import Family
+from nll.families.registry import family_of
 from nll.likelihood.fit import fit
 from nll.likelihood.goodness import BUDGET, STATISTICS, GoodnessOfFit, goodness_of_fit
 from nll.likelihood.result import Fit

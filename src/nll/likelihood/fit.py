@@ -25,22 +25,22 @@ from nll.data.observations import (
     total,
     totals,
 )
+from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
+from nll.families.closed_forms import MOST_CATEGORIES
+from nll.families.compound import CompoundFamily, ordered
+from nll.families.log_cdf import Interval, Windowed, tails_of
+from nll.families.registry import family_of
+from nll.families.replicates import seeded
 from nll.likelihood.closed_fit import closed_fit
-from nll.likelihood.closed_forms import MOST_CATEGORIES
-from nll.likelihood.compound import CompoundFamily, ordered
-from nll.likelihood.families import family_of
-from nll.likelihood.family import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.likelihood.groups import GroupedFit, fit_groups
 from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
 from nll.likelihood.optimise import Progress
 from nll.likelihood.parameters import Layout, Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.progress import Line
-from nll.likelihood.replicates import seeded
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units, search, units_of
 from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
-from nll.likelihood.tails import Interval, Windowed, tails_of
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
 _TRIES = 6  # other starts of a likelihood

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll._torch import on_processor
-from nll.likelihood.families import FAMILIES
-from nll.likelihood.family import Family
+from nll.families.base import Family
+from nll.families.log_cdf import TAILS, Tails
+from nll.families.registry import FAMILIES
+from nll.families.replicates import simulate
 from nll.likelihood.fit import fit
 from nll.likelihood.groups import fit_each
 from nll.likelihood.parameters import Params
-from nll.likelihood.replicates import simulate
 from nll.likelihood.result import Fit
 from nll.likelihood.search import units_of
-from nll.likelihood.tails import TAILS, Tails
 
 BUDGET = 1 << 20  # numbers drawn in all: seconds
 _DRAWN = 1 << 19  # at once

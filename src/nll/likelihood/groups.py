@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from nll.data.observations import Observations, label_codes, total, totals
+from nll.families.base import Family, FamilyMeans, FamilyRows
 from nll.likelihood.borders import ended
-from nll.likelihood.family import Family, FamilyMeans, FamilyRows
 from nll.likelihood.intervals import wald_within
 from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment

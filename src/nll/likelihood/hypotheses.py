@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from nll._torch import on_processor
 from nll.data.observations import observe
-from nll.likelihood.families import FAMILIES
+from nll.families.registry import FAMILIES
 
 # Sums of n rounded logarithms: two hypotheses whose log-likelihoods differ by less are a tie.
 _TIE = 1e-12

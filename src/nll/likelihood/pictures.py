@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
+from nll.families.base import Sample
+from nll.families.log_cdf import TAILS, Tails, tails_of
 from nll.likelihood import covariance as cov
-from nll.likelihood.family import Sample
 from nll.likelihood.intervals import quantile
 from nll.likelihood.parameters import Params
 from nll.likelihood.profile import ends, tangents
-from nll.likelihood.tails import TAILS, Tails, tails_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

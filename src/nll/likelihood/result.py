@@ -15,10 +15,10 @@ from torch.distributions.constraints import Constraint
 
 from nll._torch import on_processor
 from nll.data.observations import Censoring
+from nll.families.base import Sample
 from nll.likelihood import baselines, hypothesis_tests, intervals, profile
 from nll.likelihood.bootstrap import Bootstrap, bootstrap
 from nll.likelihood.derived import Derived, derived
-from nll.likelihood.family import Sample
 from nll.likelihood.hypothesis_tests import Test
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.search import Found

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from nll.data.observations import Observations, require_support
 from nll.data.prefetch import blocks
+from nll.families.closed_forms import log_peak, log_rising
 from nll.likelihood import covariance as cov
-from nll.likelihood.closed_forms import log_peak, log_rising
 from nll.likelihood.model import LogLikelihood
 from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maximise
 from nll.likelihood.result import Fit

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nll.likelihood.family import Sample
+    from nll.families.base import Sample
     from nll.likelihood.pictures import Scores, Survival
     from nll.likelihood.result import Fit
 

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributions as td
 
-from nll.likelihood.closed_forms import (
+from nll.families.base import Family, FamilyRows
+from nll.families.closed_forms import (
     expm1_less,
     less_log1p,
     log1mexp,
@@ -28,8 +29,7 @@ from nll.likelihood.closed_forms import (
     log_rising,
     log_scaled_peak,
 )
-from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio, log_ndtr
-from nll.likelihood.family import Family, FamilyRows
+from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio, log_ndtr
 from nll.likelihood.parameters import Params
 
 # Panels of the rule end at these shares of the tail's length; of what is beyond exp(-40) nothing is seen.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nll.likelihood.family import Family
+from nll.families.base import Family
 from nll.likelihood.parameters import Params
 
 T = TypeVar("T")

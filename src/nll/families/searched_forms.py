@@ -16,7 +16,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll.data.observations import total, totals
-from nll.likelihood.closed_forms import (
+from nll.families.base import Family
+from nll.families.closed_forms import (
     distance,
     expm1_less,
     less_log1p,
@@ -28,8 +29,7 @@ from nll.likelihood.closed_forms import (
     log_scaled_peak,
     quantile,
 )
-from nll.likelihood.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
-from nll.likelihood.family import Family
+from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
 from nll.likelihood.parameters import Params
 
 _EULER = 0.5772156649015329

@@ -14,16 +14,16 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from nll._torch import transforming
+from nll.families.base import Family, parameter_of
+from nll.families.closed_forms import log1mexp, quantile
+from nll.families.distributions import InverseGaussian
+from nll.families.log_cdf import TAILS, Tails, log_sum, tails_of
+from nll.families.registry import FAMILIES, family_of
+from nll.families.searched_forms import moments
 from nll.likelihood.borders import look_around
-from nll.likelihood.closed_forms import log1mexp, quantile
-from nll.likelihood.distributions import InverseGaussian
-from nll.likelihood.families import FAMILIES, family_of
-from nll.likelihood.family import Family, parameter_of
 from nll.likelihood.optimise import Sums
 from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.search import Found
-from nll.likelihood.searched_forms import moments
-from nll.likelihood.tails import TAILS, Tails, log_sum, tails_of
 
 _TRIES = 8  # random starts of a mixture
 _LEAST_SHARE = 1e-6  # of a component that means something

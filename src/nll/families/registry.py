@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import distributions as td
 
-from nll.likelihood import closed_forms, searched_forms
-from nll.likelihood.family import Family, parameter_of
+from nll.families import closed_forms, searched_forms
+from nll.families.base import Family, parameter_of
 
 FAMILIES: dict[type[td.Distribution], Family] = {
     family.distribution: family for family in (*closed_forms.FAMILIES, *searched_forms.FAMILIES)

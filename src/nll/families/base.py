@@ -99,7 +99,7 @@ class Family:
 
     def __reduce__(self) -> tuple:
         """Pickle the name: the functions are found again in the table."""
-        from nll.likelihood.families import family_of
+        from nll.families.registry import family_of
 
         return family_of, (self.distribution,)
 

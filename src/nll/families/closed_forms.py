@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll.data.observations import first_two_totals, total, totals
-from nll.likelihood.family import Family
+from nll.families.base import Family
 from nll.likelihood.parameters import Params
 
 
