@@ -16,7 +16,7 @@ from torch.distributions import constraints
 
 import nll
 from nll.families.registry import FAMILIES, family_of
-from nll.likelihood.parameters import Parameter
+from nll.solvers.parameters import Parameter
 
 Params = dict[str, np.ndarray]
 

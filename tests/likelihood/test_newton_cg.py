@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from nll import Likelihood, SkewNormal, fit
 from nll.likelihood import problem
-from nll.likelihood.newton_cg import maximise_by_products
+from nll.solvers.newton_cg import maximise_by_products
 
 
 def number(*values: float) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nll.likelihood.optimise import Sums, _within, decrement_of, maximise, maximise_each
+from nll.solvers.trust_region import Sums, _within, decrement_of, maximise, maximise_each
 
 
 def tensor(*values: float) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from nll.likelihood.parameters import Parameter, layout
+from nll.solvers.parameters import Parameter, layout
 
 KINDS = {
     "mean": Parameter(),

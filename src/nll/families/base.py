@@ -14,7 +14,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from nll.data.observations import Observations
-from nll.likelihood.parameters import Parameter, Params
+from nll.solvers.parameters import Parameter, Params
 
 _SAMPLE = 4096  # values that tell whether the data are nearly equal
 _CONCENTRATED = 1e-2  # the spread of a statistic, in units of its mean

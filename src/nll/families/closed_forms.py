@@ -17,7 +17,7 @@ from torch import distributions as td
 
 from nll.data.observations import first_two_totals, total, totals
 from nll.families.base import Family
-from nll.likelihood.parameters import Params
+from nll.solvers.parameters import Params
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

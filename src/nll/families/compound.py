@@ -21,9 +21,9 @@ from nll.families.log_cdf import TAILS, Tails, log_sum, tails_of
 from nll.families.registry import FAMILIES, family_of
 from nll.families.searched_forms import moments
 from nll.likelihood.borders import look_around
-from nll.likelihood.optimise import Sums
-from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.search import Found
+from nll.solvers.parameters import Parameter, Params
+from nll.solvers.trust_region import Sums
 
 _TRIES = 8  # random starts of a mixture
 _LEAST_SHARE = 1e-6  # of a component that means something

@@ -30,7 +30,7 @@ from nll.families.closed_forms import (
     log_scaled_peak,
 )
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio, log_ndtr
-from nll.likelihood.parameters import Params
+from nll.solvers.parameters import Params
 
 # Panels of the rule end at these shares of the tail's length; of what is beyond exp(-40) nothing is seen.
 _PANELS = (0.0, 4.0**-6, 4.0**-5, 4.0**-4, 4.0**-3, 4.0**-2, 0.25, 0.5, 1.0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nll.families.base import Family
-from nll.likelihood.parameters import Params
+from nll.solvers.parameters import Params
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from nll.families.closed_forms import (
     quantile,
 )
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
-from nll.likelihood.parameters import Params
+from nll.solvers.parameters import Params
 
 _EULER = 0.5772156649015329
 _HUGE = 1e15  # a parameter at which its limit at infinity is reached

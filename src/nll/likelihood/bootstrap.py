@@ -21,10 +21,10 @@ from nll.likelihood import covariance as cov
 from nll.likelihood.borders import ended
 from nll.likelihood.groups import fit_each
 from nll.likelihood.model import LikelihoodRows
-from nll.likelihood.optimise import Optima
-from nll.likelihood.parameters import Params
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.search import Found, inward
+from nll.solvers.parameters import Params
+from nll.solvers.trust_region import Optima
 
 _NUMBERS = 1 << 22  # drawn at once
 METHODS = ("percentile", "basic", "bca")

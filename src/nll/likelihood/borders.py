@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.optimise import Optima, Optimum
 from nll.likelihood.problem import Problem
+from nll.solvers.trust_region import Optima, Optimum
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown

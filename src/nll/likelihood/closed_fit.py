@@ -14,8 +14,8 @@ from torch.distributions.constraints import Constraint
 from nll.data.observations import Observations, total
 from nll.families.base import Family
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.parameters import Parameter, Params
 from nll.likelihood.result import Fit, Labels
+from nll.solvers.parameters import Parameter, Params
 
 
 def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor]) -> Fit:

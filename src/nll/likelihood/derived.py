@@ -13,7 +13,7 @@ from torch import Tensor
 from nll.likelihood import covariance as cov
 from nll.likelihood import hypothesis_tests, intervals
 from nll.likelihood.hypothesis_tests import Test
-from nll.likelihood.parameters import Params
+from nll.solvers.parameters import Params
 
 SCALES = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}  # name -> the bounds
 

@@ -34,13 +34,13 @@ from nll.families.replicates import seeded
 from nll.likelihood.closed_fit import closed_fit
 from nll.likelihood.groups import GroupedFit, fit_groups
 from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
-from nll.likelihood.optimise import Progress
-from nll.likelihood.parameters import Layout, Params, layout, value_of
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.progress import Line
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units, search, units_of
 from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
+from nll.solvers.parameters import Layout, Params, layout, value_of
+from nll.solvers.trust_region import Progress
 
 _START_ROWS = 1 << 16  # rows that the start is computed from
 _TRIES = 6  # other starts of a likelihood

@@ -22,9 +22,9 @@ from nll.families.registry import FAMILIES
 from nll.families.replicates import simulate
 from nll.likelihood.fit import fit
 from nll.likelihood.groups import fit_each
-from nll.likelihood.parameters import Params
 from nll.likelihood.result import Fit
 from nll.likelihood.search import units_of
+from nll.solvers.parameters import Params
 
 BUDGET = 1 << 20  # numbers drawn in all: seconds
 _DRAWN = 1 << 19  # at once

@@ -16,8 +16,8 @@ from nll.data.observations import Observations, label_codes, total, totals
 from nll.families.base import Family, FamilyMeans, FamilyRows
 from nll.likelihood.borders import ended
 from nll.likelihood.intervals import wald_within
-from nll.likelihood.parameters import layout
 from nll.likelihood.problem import Problem, Segment
+from nll.solvers.parameters import layout
 
 if TYPE_CHECKING:
     from nll.likelihood.result import Fit

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from nll.likelihood.parameters import Parameter, Params, moved
+from nll.solvers.parameters import Parameter, Params, moved
 
 
 class LogLikelihood(ABC):

@@ -13,8 +13,8 @@ from nll.families.base import Sample
 from nll.families.log_cdf import TAILS, Tails, tails_of
 from nll.likelihood import covariance as cov
 from nll.likelihood.intervals import quantile
-from nll.likelihood.parameters import Params
 from nll.likelihood.profile import ends, tangents
+from nll.solvers.parameters import Params
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

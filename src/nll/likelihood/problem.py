@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood.newton_cg import maximise_by_products
-from nll.likelihood.optimise import MAX_STEPS, Optima, Progress, Sums, maximise_each
-from nll.likelihood.parameters import Layout, Params
+from nll.solvers.newton_cg import maximise_by_products
+from nll.solvers.parameters import Layout, Params
+from nll.solvers.trust_region import MAX_STEPS, Optima, Progress, Sums, maximise_each
 
 # Rows at once: their temporaries stay in the cache, and the way through Python is a small part.
 _ROWS = 1 << 16

@@ -12,9 +12,9 @@ from torch import Tensor
 from nll.likelihood import borders
 from nll.likelihood.borders import Limit, Surroundings
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.optimise import Optimum, Progress, Sums
-from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import MOST_INFORMATION, Problem
+from nll.solvers.parameters import Layout, Parameter, Params
+from nll.solvers.trust_region import Optimum, Progress, Sums
 
 _SAMPLE = 4096  # rows that the units are found from
 _RESTARTS = 5  # from a higher place beyond

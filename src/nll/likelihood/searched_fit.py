@@ -17,11 +17,11 @@ from nll.families.searched_forms import EXPECTED_INFORMATION
 from nll.likelihood import covariance as cov
 from nll.likelihood.borders import Limit, Surroundings
 from nll.likelihood.closed_fit import closed_fit, labels_of
-from nll.likelihood.optimise import Progress
-from nll.likelihood.parameters import said
 from nll.likelihood.problem import MOST_INFORMATION
 from nll.likelihood.result import Fit
 from nll.likelihood.search import AtParameters, Found, judge, runaways
+from nll.solvers.parameters import said
+from nll.solvers.trust_region import Progress
 
 _EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, Sums, decrement_of, maximise
-from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import Problem, Segment
 from nll.likelihood.result import Fit
 from nll.likelihood.search import Found, Units
 from nll.regression import existence, ridge
 from nll.regression.columns import Columns
 from nll.regression.separation import Limit, limit_of, within_limit
+from nll.solvers.parameters import Layout, Parameter, Params
+from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, decrement_of, maximise
 
 _ROWS = 1 << 14  # at once
 _ZERO = 1e-9  # a margin that is 0, for columns and directions of at most 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nll.likelihood.optimise import Optimum
+from nll.solvers.trust_region import Optimum
 
 if TYPE_CHECKING:
     from nll.regression.columns import Frame

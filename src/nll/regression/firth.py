@@ -18,11 +18,11 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
-from nll.likelihood.climb import climb
-from nll.likelihood.optimise import Optimum, Progress, Sums, maximise
 from nll.likelihood.problem import Problem
 from nll.regression.softmax_likelihood import InMemory
 from nll.regression.softmax_search import Informed
+from nll.solvers.lbfgs import climb
+from nll.solvers.trust_region import Optimum, Progress, Sums, maximise
 
 _LAST = 1e-18  # a gain that is rounding
 

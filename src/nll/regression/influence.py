@@ -19,10 +19,10 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
-from nll.likelihood.optimise import decrement_of
 from nll.regression.columns import Held
 from nll.regression.predictions import score_covariance
 from nll.regression.softmax_likelihood import InMemory
+from nll.solvers.trust_region import decrement_of
 
 _AT_MAXIMUM = 1e-4  # the decrement
 

@@ -27,11 +27,11 @@ from nll.data.prefetch import blocks
 from nll.families.closed_forms import log_peak, log_rising
 from nll.likelihood import covariance as cov
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.optimise import Optimum, Progress, Sums, decrement_of, maximise
 from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
 from nll.regression.search import ResponseRows, search_again
+from nll.solvers.trust_region import Optimum, Progress, Sums, decrement_of, maximise
 
 
 class Response(NamedTuple):

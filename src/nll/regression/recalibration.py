@@ -19,7 +19,7 @@ from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
 from nll.likelihood import hypothesis_tests
 from nll.likelihood.hypothesis_tests import Test
-from nll.likelihood.optimise import Sums, maximise
+from nll.solvers.trust_region import Sums, maximise
 
 _ROUNDING = 1e-12
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.kernels.multinomial import Rows, Standard, row_sums
-from nll.likelihood.optimise import Optimum, Sums, decrement_of
-from nll.likelihood.parameters import Layout, Parameter, Params
 from nll.likelihood.problem import PlainRows, Problem, Segment
 from nll.likelihood.search import Found, Units
 from nll.regression.columns import Held
+from nll.solvers.parameters import Layout, Parameter, Params
+from nll.solvers.trust_region import Optimum, Sums, decrement_of
 
 
 def softmax_log_prob(x: Tensor, labels: Tensor, coef: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
-from nll.likelihood.optimise import Optimum
 from nll.likelihood.separation import Contrast, Separation
+from nll.solvers.trust_region import Optimum
 
 if TYPE_CHECKING:
     from nll.regression.softmax_likelihood import SoftmaxLikelihood

@@ -19,7 +19,6 @@ from nll.data.arrays import array_of, categories_of, first_level
 from nll.data.classes import as_array
 from nll.data.observations import cluster_codes, frequencies, kind_of, label, scaled
 from nll.data.stream import Stream, coded
-from nll.likelihood.optimise import Progress
 from nll.losses import functional
 from nll.regression.columns import Columns
 from nll.regression.duplicates import counted
@@ -47,6 +46,7 @@ from nll.regression.softmax_fit import code_of, fit_softmax
 from nll.regression.softmax_likelihood import InMemory
 from nll.regression.sparse import SparseColumns
 from nll.regression.streamed import fit_streamed
+from nll.solvers.trust_region import Progress
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 

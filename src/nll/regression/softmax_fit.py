@@ -14,7 +14,6 @@ from nll.data.observations import label
 from nll.data.prefetch import blocks
 from nll.likelihood import covariance as cov
 from nll.likelihood.model import LogLikelihood
-from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, maximise
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION, Problem
 from nll.likelihood.result import Fit
 from nll.regression import existence, ridge, robust, separation
@@ -26,6 +25,7 @@ from nll.regression.set_valued import SetValued
 from nll.regression.softmax_likelihood import InMemory, SoftmaxLikelihood
 from nll.regression.softmax_search import Searched, search
 from nll.regression.sparse import SparseColumns, SparseLikelihood
+from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, maximise
 
 _MOST_DENSE = 1 << 24  # numbers of a sparse design that are written out to search again
 _MOST_SETTLED = 1024  # parameters whose information's eigenvectors are formed

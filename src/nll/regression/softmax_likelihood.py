@@ -13,8 +13,8 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.kernels import cpu, memory
 from nll.kernels.multinomial import RowSums, row_sums
-from nll.likelihood.optimise import Sums
 from nll.regression.columns import Frame, Held
+from nll.solvers.trust_region import Sums
 
 # So many of the rows are searched first; where all are fewer than so many times as many, that saves nothing.
 _SHARE, _WORTH = 16, 8

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from nll.likelihood import covariance as cov
-from nll.likelihood.climb import climb
-from nll.likelihood.newton_cg import maximise_by_products
-from nll.likelihood.optimise import TOLERANCE, Optimum, Progress, Sums, maximise, stopped
 from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION
 from nll.regression import existence
+from nll.solvers.lbfgs import climb
+from nll.solvers.newton_cg import maximise_by_products
+from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, maximise, stopped
 
 if TYPE_CHECKING:
     from nll.regression.softmax_likelihood import SoftmaxLikelihood

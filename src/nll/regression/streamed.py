@@ -25,7 +25,6 @@ from nll.data.observations import label
 from nll.data.prefetch import blocks
 from nll.data.stream import Block, Stream
 from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
-from nll.likelihood.optimise import Progress
 from nll.likelihood.result import Fit
 from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
 from nll.regression.robust import Wish
@@ -40,6 +39,7 @@ from nll.regression.softmax_likelihood import (
     some_of_each,
 )
 from nll.regression.softmax_search import search
+from nll.solvers.trust_region import Progress
 
 _SAMPLE_BYTES = 1 << 26  # of the rows that are kept
 _SQUARES = (None, "information", "scores", "weighted scores")  # numbered, for the key of a pass

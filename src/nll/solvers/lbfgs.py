@@ -10,8 +10,8 @@ from collections import deque
 
 from torch import Tensor
 
-from nll.likelihood.newton_cg import Value
-from nll.likelihood.optimise import Progress
+from nll.solvers.newton_cg import Value
+from nll.solvers.trust_region import Progress
 
 _REMEMBERED = 12  # steps
 _MOST_STEPS, _MOST_SHRINKS = 80, 10

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood.optimise import CONTRACTION, MAX_SHRINKS, MAX_STEPS, NEAR, TOLERANCE, Progress
+from nll.solvers.trust_region import CONTRACTION, MAX_SHRINKS, MAX_STEPS, NEAR, TOLERANCE, Progress
 
 _PROBES = 12  # random vectors for the diagonal
 _ROUGH, _FINE = 0.1, 1e-6  # of the score, what a step leaves of it far from the maximum and near it

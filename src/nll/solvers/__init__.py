@@ -1,0 +1,1 @@
+"""Maximise a function."""
