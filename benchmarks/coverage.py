@@ -15,9 +15,9 @@ from torch import Tensor
 from torch import distributions as td
 
 import nll
+from nll.estimation.grouped import fit_each
+from nll.estimation.inference.wald import wald_within
 from nll.families.registry import family_of
-from nll.likelihood.groups import fit_each
-from nll.likelihood.intervals import wald_within
 
 TRUTHS: dict[type, dict[str, float]] = {
     td.Normal: {"loc": 1.0, "scale": 2.0},

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from nll.data.observations import censored, importance, sampling, truncated
 from nll.data.stream import Stream
+from nll.estimation.fit import fit
+from nll.estimation.likelihood import Likelihood
+from nll.estimation.result import Fit
 from nll.families.compound import mixture, shifted, zero_inflated
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.likelihood.compare import Comparison, compare
-from nll.likelihood.fit import fit
 from nll.likelihood.goodness import GoodnessOfFit, goodness_of_fit
 from nll.likelihood.hypotheses import Choice, most_likely
-from nll.likelihood.model import Likelihood
-from nll.likelihood.result import Fit
 from nll.losses.dispatch import check_labels, use_backend
 from nll.losses.explain import Explanation, explain
 from nll.losses.functional import (

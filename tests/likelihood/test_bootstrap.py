@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 import nll
 from nll import Likelihood, censored, fit, sampling
-from nll.likelihood.bootstrap import resampled
+from nll.estimation.inference.bootstrap import resampled
 
 N = 400
 

@@ -13,9 +13,9 @@ from scipy import stats
 from torch import distributions as td
 
 from nll import InverseGaussian, censored, fit, mixture, shifted, truncated, zero_inflated
+from nll.estimation.inference.wald import wald
 from nll.families.log_cdf import tails_of
 from nll.families.registry import family_of
-from nll.likelihood.intervals import wald
 
 
 def number(*values):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nll.likelihood.covariance import inverse, transformed, transformed_by_block
+from nll.estimation.inference.covariance import inverse, transformed, transformed_by_block
 
 INFORMATION = torch.tensor([[4.0, 1.0, 0.5], [1.0, 3.0, -0.2], [0.5, -0.2, 2.0]], dtype=torch.float64)
 

@@ -10,9 +10,9 @@ import torch
 from torch import distributions as td
 
 from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling, truncated
+from nll.estimation.grouped import search_each
+from nll.estimation.inference.wald import wald
 from nll.families.registry import FAMILIES
-from nll.likelihood.groups import search_each
-from nll.likelihood.intervals import wald
 
 KINDS = [
     (td.Gamma, {"concentration": 2.0, "rate": 1.0}),

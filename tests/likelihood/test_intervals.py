@@ -10,7 +10,7 @@ from scipy import stats
 from torch import distributions as td
 
 import nll
-from nll.likelihood.intervals import p_value, wald
+from nll.estimation.inference.wald import p_value, wald
 
 
 @pytest.mark.parametrize("level", [0.01, 0.5, 0.9, 0.95, 0.9999, 1 - 1e-12])

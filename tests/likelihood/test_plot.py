@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from truth import ANES96, anes96
 
 from nll import Likelihood, SoftmaxRegression, censored, fit, mixture, shifted, truncated
-from nll.likelihood.pictures import kaplan_meier, normal_scores, profile_curves
+from nll.estimation.inference.curves import kaplan_meier, normal_scores, profile_curves
 
 torch.manual_seed(0)
 REAL = torch.randn(200, dtype=torch.float64)

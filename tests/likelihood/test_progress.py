@@ -10,7 +10,7 @@ import torch
 from torch import distributions as td
 
 from nll import fit
-from nll.likelihood import progress
+from nll.estimation import progress
 
 
 class Terminal(io.StringIO):

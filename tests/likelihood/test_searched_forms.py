@@ -11,9 +11,9 @@ from torch import distributions as td
 
 import nll
 from nll import censored, fit, truncated
+from nll.estimation.fit import _start
 from nll.families.distributions import InverseGaussian
 from nll.families.registry import FAMILIES, family_of
-from nll.likelihood.fit import _start
 
 Z = np.array([-1.5, -0.7, -0.2, 0.1, 0.4, 0.8, 1.6])
 

@@ -25,11 +25,11 @@ from nll.data.csv_files import Dialect
 from nll.data.files import write_text
 from nll.data.observations import cluster_codes, label, observe
 from nll.data.stream import Stream
+from nll.estimation.fit import fit as fit_family
+from nll.estimation.grouped import GroupedFit
+from nll.estimation.result import Fit
 from nll.families.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.families.registry import FAMILIES, family_of
-from nll.likelihood.fit import fit as fit_family
-from nll.likelihood.groups import GroupedFit
-from nll.likelihood.result import Fit
 from nll.regression import design as designs
 from nll.regression.formula import has_dot, spelled_out
 from nll.regression.formula_margins import Rows, formula_margins
@@ -411,13 +411,13 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
 
 
 def _page(fitted: Fitted, level: float) -> str:
-    from nll.likelihood import pictures
+    from nll.estimation.inference import curves
     from nll.report import html
 
     found = fitted.fit
     assert isinstance(found, Fit)
-    profiles = pictures.profiles_of(found, level)
-    drawn = pictures.of_data(found)
+    profiles = curves.profiles_of(found, level)
+    drawn = curves.of_data(found)
     effects = () if fitted.margins is None else tables.margins(fitted.margins, level)
     return html.page(
         found, title=fitted.title, level=level, distribution=drawn, profiles=profiles, margins=effects, **fitted.shown

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nll.data.observations import label
-from nll.likelihood.groups import GroupedFit
-from nll.likelihood.result import Fit
+from nll.estimation.grouped import GroupedFit
+from nll.estimation.result import Fit
 from nll.report import table
 
 _PATIENCE = 1.0  # seconds without a word

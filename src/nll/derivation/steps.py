@@ -16,8 +16,8 @@ from torch.distributions import Categorical
 
 from nll.derivation import checks
 from nll.derivation.families import CATEGORIES, ORDER, SUMS, TABLE, N, Symbolic, X, categorical
-from nll.likelihood.fit import fit
-from nll.likelihood.result import Fit
+from nll.estimation.fit import fit
+from nll.estimation.result import Fit
 
 INDEX = sp.Idx("i")
 OBSERVED = sp.IndexedBase("x", real=True)[INDEX]

@@ -14,14 +14,14 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from nll._torch import transforming
+from nll.estimation.diagnostics import look_around
+from nll.estimation.maximise import Found
 from nll.families.base import Family, parameter_of
 from nll.families.closed_forms import log1mexp, quantile
 from nll.families.distributions import InverseGaussian
 from nll.families.log_cdf import TAILS, Tails, log_sum, tails_of
 from nll.families.registry import FAMILIES, family_of
 from nll.families.searched_forms import moments
-from nll.likelihood.borders import look_around
-from nll.likelihood.search import Found
 from nll.solvers.parameters import Parameter, Params
 from nll.solvers.trust_region import Sums
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from nll.likelihood.result import Fit
+    from nll.estimation.result import Fit
 
 
 def against(fit: Fit, baseline: Any) -> Fit:

@@ -13,11 +13,11 @@ from torch.distributions import Distribution, VonMises
 
 from nll._torch import on_processor
 from nll.data.observations import Observations, Weights, observe_bounded
+from nll.estimation.fit import fit
+from nll.estimation.result import Fit
 from nll.families.base import Family
 from nll.families.registry import family_of
-from nll.likelihood.fit import fit
 from nll.likelihood.goodness import BUDGET, STATISTICS, GoodnessOfFit, goodness_of_fit
-from nll.likelihood.result import Fit
 
 CRITERIA = {"aic": "AIC", "aicc": "AICc", "bic": "BIC"}
 _LEVEL = 0.05

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll._torch import on_processor
+from nll.estimation.fit import fit
+from nll.estimation.grouped import fit_each
+from nll.estimation.maximise import units_of
+from nll.estimation.result import Fit
 from nll.families.base import Family
 from nll.families.log_cdf import TAILS, Tails
 from nll.families.registry import FAMILIES
 from nll.families.replicates import simulate
-from nll.likelihood.fit import fit
-from nll.likelihood.groups import fit_each
-from nll.likelihood.result import Fit
-from nll.likelihood.search import units_of
 from nll.solvers.parameters import Params
 
 BUDGET = 1 << 20  # numbers drawn in all: seconds

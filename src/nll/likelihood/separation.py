@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nll.likelihood import intervals
+from nll.estimation.inference import wald
 
 
 class Contrast(NamedTuple):
@@ -25,11 +25,11 @@ class Contrast(NamedTuple):
     @property
     def p_values(self) -> Tensor:
         """Of the Wald tests that a coefficient is 0."""
-        return intervals.p_value(self.z)
+        return wald.p_value(self.z)
 
     def interval(self, level: float = 0.95) -> Tensor:
         """(p, 2): Wald's."""
-        return intervals.wald(self.estimate, self.standard_errors, level)
+        return wald.wald(self.estimate, self.standard_errors, level)
 
 
 class Separation(NamedTuple):

@@ -19,10 +19,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.likelihood import covariance as cov
-from nll.likelihood.problem import Problem, Segment
-from nll.likelihood.result import Fit
-from nll.likelihood.search import Found, Units
+from nll.estimation.inference import covariance as cov
+from nll.estimation.maximise import Found, Units
+from nll.estimation.objective import Problem, Segment
+from nll.estimation.result import Fit
 from nll.regression import existence, ridge
 from nll.regression.columns import Columns
 from nll.regression.separation import Limit, limit_of, within_limit

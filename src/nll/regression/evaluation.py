@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.likelihood import intervals
+from nll.estimation.inference import wald
 from nll.regression.recalibration import Recalibration, recalibrate
 from nll.report import assess
 
@@ -31,12 +31,12 @@ class Mean(NamedTuple):
     @property
     def p_value(self) -> float:
         """Of the Wald test that it is 0."""
-        return float(intervals.p_value(torch.tensor(self.value / self.standard_error, dtype=torch.float64)))
+        return float(wald.p_value(torch.tensor(self.value / self.standard_error, dtype=torch.float64)))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Wald's: (low, high)."""
-        intervals.require_level(level)
-        reach = intervals.quantile(level) * self.standard_error
+        wald.require_level(level)
+        reach = wald.quantile(level) * self.standard_error
         return self.value - reach, self.value + reach
 
     def __str__(self) -> str:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.likelihood import covariance as cov
-from nll.likelihood.problem import Problem
+from nll.estimation.inference import covariance as cov
+from nll.estimation.objective import Problem
 from nll.regression.softmax_likelihood import InMemory
 from nll.regression.softmax_search import Informed
 from nll.solvers.lbfgs import climb

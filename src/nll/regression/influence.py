@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.likelihood import covariance as cov
+from nll.estimation.inference import covariance as cov
 from nll.regression.columns import Held
 from nll.regression.predictions import score_covariance
 from nll.regression.softmax_likelihood import InMemory

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from nll.data.observations import Observations, require_support
 from nll.data.prefetch import blocks
+from nll.estimation.inference import covariance as cov
+from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.result import Fit
 from nll.families.closed_forms import log_peak, log_rising
-from nll.likelihood import covariance as cov
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.result import Fit
 from nll.regression import existence
 from nll.regression.columns import Columns
 from nll.regression.search import ResponseRows, search_again

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.likelihood import covariance as cov
-from nll.likelihood import intervals
+from nll.estimation.inference import covariance as cov
+from nll.estimation.inference import wald
 from nll.report import table
 
 
@@ -51,12 +51,12 @@ class Margins:
     @property
     def p_values(self) -> Tensor:
         """(K, q): of the Wald tests that an effect is 0."""
-        return intervals.p_value(self.z)
+        return wald.p_value(self.z)
 
     def interval(self, level: float = 0.95) -> Tensor:
         """(K, q, 2): Wald's."""
-        intervals.require_level(level)
-        return intervals.wald(self.effects, self.standard_errors, level)
+        wald.require_level(level)
+        return wald.wald(self.effects, self.standard_errors, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
         """A DataFrame with a row for each class and column: effect, std err, z, p value, low, high."""

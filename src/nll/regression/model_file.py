@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nll.data.files import write_text
 from nll.data.observations import label
-from nll.likelihood import intervals
-from nll.likelihood.result import Fit
+from nll.estimation.inference import wald
+from nll.estimation.result import Fit
 from nll.regression.linear import RESPONSES, Response
 from nll.regression.predictions import Predictions, Predictor
 from nll.regression.terms import Terms
@@ -72,7 +72,7 @@ class Model:
         x, mean = self.terms.design(table), RESPONSES[self.family].mean
         score = x @ self.coef
         errors = ((x @ self.covariance) * x).sum(1).clamp(min=0).sqrt()
-        return mean(score), mean(intervals.wald(score, errors, level))
+        return mean(score), mean(wald.wald(score, errors, level))
 
     def log_probabilities(self, table: pd.DataFrame, y: Tensor) -> Tensor:
         """(n): of the numbers y, or their densities. ValueError for the first that the response cannot be."""

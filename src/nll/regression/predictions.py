@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.likelihood import intervals
+from nll.estimation.inference import wald
 from nll.regression.inputs import plain, require_finite
 
 
@@ -48,7 +48,7 @@ class Predictions:
     @property
     def interval(self) -> Tensor:
         """(n, K, 2): (low, high) last, for each probability by itself."""
-        return intervals.wald(self.log_odds, self.log_odds_errors, self.level).sigmoid()
+        return wald.wald(self.log_odds, self.log_odds_errors, self.level).sigmoid()
 
 
 def predictions(
@@ -60,7 +60,7 @@ def predictions(
     classes: tuple[str, ...] = (),
 ) -> Predictions:
     """Predict the probabilities of each row's classes; ValueError for a level outside of (0, 1)."""
-    intervals.require_level(level)
+    wald.require_level(level)
     n, k = len(x), len(coef)
     log_odds = torch.empty(n, k, dtype=torch.float64)
     errors = torch.full_like(log_odds, torch.nan)

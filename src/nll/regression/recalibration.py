@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.likelihood import covariance as cov
-from nll.likelihood import hypothesis_tests
-from nll.likelihood.hypothesis_tests import Test
+from nll.estimation.inference import covariance as cov
+from nll.estimation.inference import tests
+from nll.estimation.inference.tests import Test
 from nll.solvers.trust_region import Sums, maximise
 
 _ROUNDING = 1e-12
@@ -60,10 +60,10 @@ def recalibrate(log_p: Tensor, codes: Tensor, weights: Tensor, sampling: bool) -
     if not found.reached or bool(covariance.isnan().any()):
         return _none(log_p, free, "none: the data do not tell the shifts" if found.reached else found.status)
     gain = 2 * float(found.sums.log_likelihood - problem.sums(start).log_likelihood)
-    test = hypothesis_tests.chi_squared("lr", gain, len(start))
+    test = tests.chi_squared("lr", gain, len(start))
     if sampling:
         covariance = cov.sandwich(covariance, problem.meat(found.theta))
-        test = hypothesis_tests.wald(found.theta, covariance, dict(enumerate(start.tolist())))
+        test = tests.wald(found.theta, covariance, dict(enumerate(start.tolist())))
     errors = covariance.diagonal().sqrt()
     shifts = torch.where(seen, 0.0, math.nan).double()
     shift_errors = shifts.index_copy(0, free, errors[1:])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
+from nll.estimation.inference import covariance as cov
 from nll.regression.softmax_likelihood import SoftmaxLikelihood
 
 KINDS = ("observed", "sandwich", "hc1")

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from nll.data.observations import label
 from nll.data.prefetch import blocks
-from nll.likelihood import covariance as cov
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION, Problem
-from nll.likelihood.result import Fit
+from nll.estimation.inference import covariance as cov
+from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION, Problem
+from nll.estimation.result import Fit
 from nll.regression import existence, ridge, robust, separation
 from nll.regression.columns import Columns, Frame, Held
 from nll.regression.firth import FirthLikelihood, FirthProblem

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
-from nll.likelihood.problem import MANY_PARAMETERS, MOST_INFORMATION
+from nll.estimation.inference import covariance as cov
+from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION
 from nll.regression import existence
 from nll.solvers.lbfgs import climb
 from nll.solvers.newton_cg import maximise_by_products

@@ -24,8 +24,8 @@ from nll.data.ledger import Ledger
 from nll.data.observations import label
 from nll.data.prefetch import blocks
 from nll.data.stream import Block, Stream
+from nll.estimation.result import Fit
 from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
-from nll.likelihood.result import Fit
 from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
 from nll.regression.robust import Wish
 from nll.regression.softmax_fit import code_of, predicting, result

@@ -12,9 +12,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from nll.estimation.inference.curves import Scores, Survival
+    from nll.estimation.result import Fit
     from nll.families.base import Sample
-    from nll.likelihood.pictures import Scores, Survival
-    from nll.likelihood.result import Fit
 
 _BLUE, _GREY, _RED = "#1f5fa8", "#9a9a9a", "#b3261e"
 _COUNTS = 500  # more numbers than this are shown as a density

@@ -13,8 +13,8 @@ from nll.report import plots, table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nll.likelihood.pictures import ProfileCurve
-    from nll.likelihood.result import Fit
+    from nll.estimation.inference.curves import ProfileCurve
+    from nll.estimation.result import Fit
     from nll.report.assess import Calibration
 
 

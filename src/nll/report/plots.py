@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nll.likelihood.pictures import ProfileCurve
-    from nll.likelihood.result import Fit
+    from nll.estimation.inference.curves import ProfileCurve
+    from nll.estimation.result import Fit
     from nll.report.assess import Calibration
 
 _BLUE, _GREY, _RED, _GREEN = "#1f5fa8", "#9a9a9a", "#b3261e", "#2e7d32"

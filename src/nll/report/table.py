@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from nll.likelihood.result import Fit
+    from nll.estimation.result import Fit
     from nll.likelihood.separation import Contrast
     from nll.regression.margins import Margins
 

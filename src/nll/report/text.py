@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nll.report import table
 
 if TYPE_CHECKING:
-    from nll.likelihood.result import Fit
+    from nll.estimation.result import Fit
 
 _WIDTH = 96
 

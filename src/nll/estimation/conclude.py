@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from nll.data.observations import Observations, cluster_codes
+from nll.estimation.closed_form import closed_fit, labels_of
+from nll.estimation.diagnostics import Limit, Surroundings
+from nll.estimation.inference import covariance as cov
+from nll.estimation.maximise import AtParameters, Found, judge, runaways
+from nll.estimation.objective import MOST_INFORMATION
+from nll.estimation.result import Fit
 from nll.families.base import Family
 from nll.families.registry import FAMILIES
 from nll.families.searched_forms import EXPECTED_INFORMATION
-from nll.likelihood import covariance as cov
-from nll.likelihood.borders import Limit, Surroundings
-from nll.likelihood.closed_fit import closed_fit, labels_of
-from nll.likelihood.problem import MOST_INFORMATION
-from nll.likelihood.result import Fit
-from nll.likelihood.search import AtParameters, Found, judge, runaways
 from nll.solvers.parameters import said
 from nll.solvers.trust_region import Progress
 

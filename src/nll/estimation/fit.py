@@ -25,20 +25,20 @@ from nll.data.observations import (
     total,
     totals,
 )
+from nll.estimation.closed_form import closed_fit
+from nll.estimation.conclude import Wish, searched_fit, without_maximum
+from nll.estimation.grouped import GroupedFit, fit_groups
+from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows, of_module
+from nll.estimation.maximise import Found, Units, search, units_of
+from nll.estimation.objective import PlainRows, Problem, Segment
+from nll.estimation.progress import Line
+from nll.estimation.result import Fit
 from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.families.closed_forms import MOST_CATEGORIES
 from nll.families.compound import CompoundFamily, ordered
 from nll.families.log_cdf import Interval, Windowed, tails_of
 from nll.families.registry import family_of
 from nll.families.replicates import seeded
-from nll.likelihood.closed_fit import closed_fit
-from nll.likelihood.groups import GroupedFit, fit_groups
-from nll.likelihood.model import JointLikelihood, Likelihood, LikelihoodRows, of_module
-from nll.likelihood.problem import PlainRows, Problem, Segment
-from nll.likelihood.progress import Line
-from nll.likelihood.result import Fit
-from nll.likelihood.search import Found, Units, search, units_of
-from nll.likelihood.searched_fit import Wish, searched_fit, without_maximum
 from nll.solvers.parameters import Layout, Params, layout, value_of
 from nll.solvers.trust_region import Progress
 

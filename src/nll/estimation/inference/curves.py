@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
+from nll.estimation.inference import covariance as cov
+from nll.estimation.inference.profile import ends, tangents
+from nll.estimation.inference.wald import quantile
 from nll.families.base import Sample
 from nll.families.log_cdf import TAILS, Tails, tails_of
-from nll.likelihood import covariance as cov
-from nll.likelihood.intervals import quantile
-from nll.likelihood.profile import ends, tangents
 from nll.solvers.parameters import Params
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nll.likelihood.result import Fit
-    from nll.likelihood.search import Found
+    from nll.estimation.maximise import Found
+    from nll.estimation.result import Fit
 
 _POINTS = 25  # of a profile; fewer where there are many rows
 _MANY = 1 << 17

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from nll.data.observations import Observations, label_codes, total, totals
+from nll.estimation.diagnostics import ended
+from nll.estimation.inference.wald import wald_within
+from nll.estimation.objective import Problem, Segment
 from nll.families.base import Family, FamilyMeans, FamilyRows
-from nll.likelihood.borders import ended
-from nll.likelihood.intervals import wald_within
-from nll.likelihood.problem import Problem, Segment
 from nll.solvers.parameters import layout
 
 if TYPE_CHECKING:
-    from nll.likelihood.result import Fit
+    from nll.estimation.result import Fit
 
 _ROWS = 1 << 22  # rows, with those that fill up short groups, that are searched at once
 

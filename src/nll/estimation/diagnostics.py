@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
-from nll.likelihood.problem import Problem
+from nll.estimation.inference import covariance as cov
+from nll.estimation.objective import Problem
 from nll.solvers.trust_region import Optima, Optimum
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
-from nll.likelihood.borders import higher
-from nll.likelihood.search import Found, border, inward, runaways
+from nll.estimation.diagnostics import higher
+from nll.estimation.inference import covariance as cov
+from nll.estimation.maximise import Found, border, inward, runaways
 
 _MOST_STEPS = 60
 _FINITE = 700.0  # whose exponential is

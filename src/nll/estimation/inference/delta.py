@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
-from nll.likelihood import hypothesis_tests, intervals
-from nll.likelihood.hypothesis_tests import Test
+from nll.estimation.inference import covariance as cov
+from nll.estimation.inference import tests, wald
+from nll.estimation.inference.tests import Test
 from nll.solvers.parameters import Params
 
 SCALES = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}  # name -> the bounds
@@ -35,17 +35,17 @@ class Derived:
         """Wald's interval, (low, high) last, symmetric on the scale."""
         if not 0.0 < level < 1.0:
             raise ValueError(f"expected level in (0, 1), got {level}")
-        return intervals.wald(self.value, self.standard_error, level, *SCALES[self.scale])
+        return wald.wald(self.value, self.standard_error, level, *SCALES[self.scale])
 
     @property
     def p_value(self) -> Tensor:
         """Wald's test of the value 0, for each number."""
-        return intervals.p_value(self.value / self.standard_error)
+        return wald.p_value(self.value / self.standard_error)
 
     def test(self, value: Any = 0.0) -> Test:
         """Wald's test that all numbers have these values."""
         wanted = torch.as_tensor(value, dtype=torch.float64).expand(self.value.shape).reshape(-1)
-        return hypothesis_tests.wald(self.value.reshape(-1), self.covariance, dict(enumerate(wanted.tolist())))
+        return tests.wald(self.value.reshape(-1), self.covariance, dict(enumerate(wanted.tolist())))
 
     def __str__(self) -> str:
         """A line for each number."""

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from nll.data.observations import total, totals
+from nll.estimation.diagnostics import ended
+from nll.estimation.grouped import fit_each
+from nll.estimation.inference import covariance as cov
+from nll.estimation.likelihood import LikelihoodRows
+from nll.estimation.maximise import Found, inward
+from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.families.replicates import seeded, simulate
-from nll.likelihood import covariance as cov
-from nll.likelihood.borders import ended
-from nll.likelihood.groups import fit_each
-from nll.likelihood.model import LikelihoodRows
-from nll.likelihood.problem import PlainRows, Problem, Segment
-from nll.likelihood.search import Found, inward
 from nll.solvers.parameters import Params
 from nll.solvers.trust_region import Optima
 

@@ -12,9 +12,9 @@ from torch.distributions import Exponential, constraints
 from torch.distributions.constraints import Constraint
 
 from nll.data.observations import Observations, total
+from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.result import Fit, Labels
 from nll.families.base import Family
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.result import Fit, Labels
 from nll.solvers.parameters import Parameter, Params
 
 

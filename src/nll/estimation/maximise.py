@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import borders
-from nll.likelihood.borders import Limit, Surroundings
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.problem import MOST_INFORMATION, Problem
+from nll.estimation import diagnostics
+from nll.estimation.diagnostics import Limit, Surroundings
+from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.objective import MOST_INFORMATION, Problem
 from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.trust_region import Optimum, Progress, Sums
 
@@ -132,7 +132,7 @@ def search(
         starts = max(tried, key=_rank).theta[None]
     tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
     best, rival = max(tops, key=_rank), max(tops, key=_value)
-    if not unbounded and best.reached and _value(rival) > _value(best) + borders.noise(problem, _value(best)):
+    if not unbounded and best.reached and _value(rival) > _value(best) + diagnostics.noise(problem, _value(best)):
         rival = problem.maximise(rival.theta[None], progress).one(0)  # on its way to a limit that is higher
         best = max(best, rival, key=_rank)
     top, around = _followed(problem, best)
@@ -155,8 +155,8 @@ def _rank(found: Optimum) -> tuple[bool, float]:
 def _better(problem: Problem, other: Optimum, top: Optimum, around: Surroundings) -> bool:
     """Whether another search ended higher, or at a maximum where this one has none."""
     if other.reached and (not top.reached or around.endless or any(limit.endless for limit in around.limits)):
-        return borders.is_maximum(problem, other)
-    return other.reached and _value(other) > _value(top) + borders.noise(problem, _value(top))
+        return diagnostics.is_maximum(problem, other)
+    return other.reached and _value(other) > _value(top) + diagnostics.noise(problem, _value(top))
 
 
 def _settled(problem: Problem, theta: Tensor) -> Optimum:
@@ -170,16 +170,16 @@ def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | N
     """The search carried on from whatever is higher around its end; what is around, unless it is a maximum."""
     around, rising = Surroundings(), False
     for _ in range(_RESTARTS):
-        if top.decrement != top.decrement or borders.is_maximum(problem, top):
+        if top.decrement != top.decrement or diagnostics.is_maximum(problem, top):
             return top, None
-        around = borders.look_around(problem, top)
+        around = diagnostics.look_around(problem, top)
         if any(limit.endless for limit in around.limits):
             break
         if around.higher is None and (top.reached or top.steps != _FIRST_STEPS):
             break
         again = problem.maximise((top.theta if around.higher is None else around.higher)[None]).one(0)
         gain = _value(again) - _value(top)
-        rising = not again.reached and (gain > borders.RISE or again.decrement != again.decrement)
+        rising = not again.reached and (gain > diagnostics.RISE or again.decrement != again.decrement)
         if again.decrement != again.decrement or not gain > 0:
             break
         top = again._replace(steps=top.steps + again.steps)

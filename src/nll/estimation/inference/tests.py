@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.likelihood import covariance as cov
-from nll.likelihood.borders import higher
-from nll.likelihood.search import Found, inward
+from nll.estimation.diagnostics import higher
+from nll.estimation.inference import covariance as cov
+from nll.estimation.maximise import Found, inward
 
 METHODS = ("wald", "lr", "score")
 

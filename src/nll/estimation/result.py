@@ -15,13 +15,14 @@ from torch.distributions.constraints import Constraint
 
 from nll._torch import on_processor
 from nll.data.observations import Censoring
+from nll.estimation.inference import profile, tests, wald
+from nll.estimation.inference.bootstrap import Bootstrap, bootstrap
+from nll.estimation.inference.delta import Derived, derived
+from nll.estimation.inference.tests import Test
+from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.maximise import Found
 from nll.families.base import Sample
-from nll.likelihood import baselines, hypothesis_tests, intervals, profile
-from nll.likelihood.bootstrap import Bootstrap, bootstrap
-from nll.likelihood.derived import Derived, derived
-from nll.likelihood.hypothesis_tests import Test
-from nll.likelihood.model import LogLikelihood
-from nll.likelihood.search import Found
+from nll.likelihood import baselines
 from nll.likelihood.separation import Separation
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Fit:
     def p_values(self) -> dict[str, Tensor]:
         """For each number, P(|Z| > |estimate / standard error|): the Wald test of the value 0."""
         errors = self.standard_errors
-        return {name: intervals.p_value(value / errors[name]) for name, value in self.params.items()}
+        return {name: wald.p_value(value / errors[name]) for name, value in self.params.items()}
 
     @property
     def names(self) -> list[str]:
@@ -136,7 +137,7 @@ class Fit:
 
         Raises: ValueError for a level out of range, or a method that this model has not.
         """
-        intervals.require_level(level)
+        wald.require_level(level)
         known = ["wald"] if self.exact_interval is None else ["exact"]
         known += ["profile"] if self.search is not None and self.converged else []
         known += ["bootstrap"] if self._can_be_drawn else []
@@ -149,11 +150,11 @@ class Fit:
         if self.exact_interval is not None:
             return self.exact_interval(level)
         if method == "profile" and self.search is not None:
-            return profile.intervals(self.search(), intervals.quantile(level))
+            return profile.intervals(self.search(), wald.quantile(level))
         errors = self.standard_errors
         supports = self.supports
         return {
-            name: intervals.wald_within(value, errors[name], level, supports.get(name))
+            name: wald.wald_within(value, errors[name], level, supports.get(name))
             for name, value in self.params.items()
         }
 
@@ -173,10 +174,10 @@ class Fit:
         if method not in known:
             raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
         shapes = {name: tuple(value.shape) for name, value in self.params.items()}
-        values = hypothesis_tests.numbers(self.names, shapes, hypothesis)
+        values = tests.numbers(self.names, shapes, hypothesis)
         if method == "wald" or self.search is None:
-            return hypothesis_tests.wald(self.vector, self.covariance, values)
-        return hypothesis_tests.restricted(self.search(), values, method)
+            return tests.wald(self.vector, self.covariance, values)
+        return tests.restricted(self.search(), values, method)
 
     def predict(self, X: Any, level: float = 0.95) -> Any:
         """Predict for new rows; of a softmax regression the probability of each class, with errors and intervals.
@@ -263,7 +264,7 @@ class Fit:
 
         Raises: ValueError for a picture that there is none of; ModuleNotFoundError without matplotlib.
         """
-        from nll.likelihood.pictures import figure
+        from nll.estimation.inference.curves import figure
 
         return figure(self, what, level)
 
@@ -274,7 +275,7 @@ class Fit:
         bounds = torch.cat([value.reshape(-1, 2) for value in self.interval(level).values()])
         errors = self.covariance.diagonal().clamp(min=0).sqrt()
         z = self.vector / errors
-        columns = {"estimate": self.vector, "std err": errors, "z": z, "p value": intervals.p_value(z)}
+        columns = {"estimate": self.vector, "std err": errors, "z": z, "p value": wald.p_value(z)}
         columns |= {"low": bounds[:, 0], "high": bounds[:, 1]}
         return pd.DataFrame({name: value.numpy() for name, value in columns.items()}, index=pd.Index(self.names))
 
