@@ -9,9 +9,6 @@ from nll.estimation.likelihood import Likelihood
 from nll.estimation.result import Fit
 from nll.families.compound import mixture, shifted, zero_inflated
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
-from nll.likelihood.compare import Comparison, compare
-from nll.likelihood.goodness import GoodnessOfFit, goodness_of_fit
-from nll.likelihood.hypotheses import Choice, most_likely
 from nll.losses.dispatch import check_labels, use_backend
 from nll.losses.explain import Explanation, explain
 from nll.losses.functional import (
@@ -27,6 +24,9 @@ from nll.losses.functional import (
 )
 from nll.losses.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
 from nll.losses.token_statistics import Estimate, TokenStatistics
+from nll.selection.compare import Comparison, compare
+from nll.selection.goodness_of_fit import GoodnessOfFit, goodness_of_fit
+from nll.selection.most_likely import Choice, most_likely
 
 if TYPE_CHECKING:
     from nll.derivation import Derivation, derive

@@ -14,7 +14,7 @@ from torch import distributions as td
 import nll
 from nll import GeneralizedExtremeValue, GoodnessOfFit, InverseGaussian, SkewNormal, goodness_of_fit
 from nll.families.registry import FAMILIES
-from nll.likelihood.goodness import distances
+from nll.selection.goodness_of_fit import distances
 
 KS, CVM, AD = NAMES = ("kolmogorov_smirnov", "cramer_von_mises", "anderson_darling")
 POSITIVE = np.random.default_rng(0).gamma(2.0, 3.0, size=80)

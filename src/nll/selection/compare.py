@@ -17,7 +17,7 @@ from nll.estimation.fit import fit
 from nll.estimation.result import Fit
 from nll.families.base import Family
 from nll.families.registry import family_of
-from nll.likelihood.goodness import BUDGET, STATISTICS, GoodnessOfFit, goodness_of_fit
+from nll.selection.goodness_of_fit import BUDGET, STATISTICS, GoodnessOfFit, goodness_of_fit
 
 CRITERIA = {"aic": "AIC", "aicc": "AICc", "bic": "BIC"}
 _LEVEL = 0.05
