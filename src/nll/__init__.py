@@ -30,9 +30,9 @@ from nll.selection.most_likely import Choice, most_likely
 
 if TYPE_CHECKING:
     from nll.derivation import Derivation, derive
-    from nll.regression.choices import choices_long
-    from nll.regression.conditional_logit import ConditionalLogit
-    from nll.regression.softmax import SoftmaxRegression
+    from nll.regression.choice.data import choices_long
+    from nll.regression.choice.estimator import ConditionalLogit
+    from nll.regression.softmax.estimator import SoftmaxRegression
 
 __version__ = "0.1.0"
 
@@ -85,10 +85,10 @@ __all__ = [
 
 # Names that need an optional package, imported when they are first asked for.
 _LAZY = {
-    "ConditionalLogit": ("nll.regression.conditional_logit", "regression"),
+    "ConditionalLogit": ("nll.regression.choice.estimator", "regression"),
     "Derivation": ("nll.derivation", "derive"),
-    "SoftmaxRegression": ("nll.regression.softmax", "regression"),
-    "choices_long": ("nll.regression.choices", "regression"),
+    "SoftmaxRegression": ("nll.regression.softmax.estimator", "regression"),
+    "choices_long": ("nll.regression.choice.data", "regression"),
     "derive": ("nll.derivation", "derive"),
 }
 

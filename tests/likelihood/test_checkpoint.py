@@ -72,7 +72,7 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(other, path, written)
 
 
 def test_another_version_and_changed_files_are_refused(tmp_path, path, monkeypatch):
-    from nll.regression import streamed
+    from nll.regression.softmax import streamed
 
     monkeypatch.setattr(streamed, "__version__", "0.0.1")
     with pytest.raises(ValueError, match=r"another: nll .*, now 0\.0\.1"):

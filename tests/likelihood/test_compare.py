@@ -15,8 +15,8 @@ from torch import distributions as td
 import nll
 from nll import compare, fit
 from nll.data.observations import observe
-from nll.regression.columns import Columns
-from nll.regression.linear import fit_linear
+from nll.regression.design_matrix import Columns
+from nll.regression.glm import fit_linear
 
 RNG = np.random.default_rng(0)
 POSITIVE, REAL, COUNTS = RNG.gamma(2.0, 3.0, 300), RNG.normal(2.0, 3.0, 300), RNG.poisson(3.0, 300)

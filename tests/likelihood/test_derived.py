@@ -8,7 +8,7 @@ import torch
 from torch import distributions as td
 
 from nll import fit
-from nll.regression.softmax import SoftmaxRegression
+from nll.regression.softmax.estimator import SoftmaxRegression
 
 X = torch.tensor([1.0, 2.0, 2.5, 4.0, 7.0, 9.0], dtype=torch.float64)
 

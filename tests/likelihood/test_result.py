@@ -15,8 +15,8 @@ from torch import distributions as td
 
 from nll import Fit, SoftmaxRegression, fit
 from nll.data.observations import observe
-from nll.regression.columns import Columns
-from nll.regression.linear import fit_linear
+from nll.regression.design_matrix import Columns
+from nll.regression.glm import fit_linear
 
 
 def regression() -> Fit:

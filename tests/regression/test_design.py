@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nll.regression.design import Design, design, parse, variables
+from nll.regression.formula.design import Design, design, parse, variables
 
 
 def table() -> pd.DataFrame:

@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from sklearn.metrics import accuracy_score, log_loss
 
 from nll import SoftmaxRegression
-from nll.regression.evaluation import evaluate
+from nll.regression.after.evaluation import evaluate
 
 
 def sample(n: int, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

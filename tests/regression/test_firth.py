@@ -56,8 +56,8 @@ def test_two_classes_by_a_table_have_half_a_row_added_to_each_cell():
 
 def test_constants_alone_have_half_a_row_added_to_each_class():
     x, y = np.zeros((12, 0)), np.repeat([0, 1, 2], [7, 4, 1])
-    columns = nll.regression.columns.Columns.of(torch.from_numpy(x), [], True)
-    fitted = nll.regression.softmax_fit.fit_softmax(
+    columns = nll.regression.design_matrix.Columns.of(torch.from_numpy(x), [], True)
+    fitted = nll.regression.softmax.fit.fit_softmax(
         columns, torch.from_numpy(y), torch.ones(12, dtype=torch.float64), ["a", "b", "c"], firth=True
     )
     np.testing.assert_allclose(fitted.vector, np.log([4.5 / 7.5, 1.5 / 7.5]), rtol=1e-9)

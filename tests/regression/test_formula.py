@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from nll.cli.app import app
-from nll.regression.design import design, parse
-from nll.regression.formula import right_side, spelled_out
-from nll.regression.names import quoted
-from nll.regression.terms import Terms
+from nll.regression.formula.design import design, parse
+from nll.regression.formula.names import quoted
+from nll.regression.formula.parser import right_side, spelled_out
+from nll.regression.formula.terms import Terms
 
 RNG = np.random.default_rng(0)
 N = 40

@@ -11,11 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 from nll.cli.app import app
-from nll.regression.design import design, parse
-from nll.regression.formula_margins import formula_margins
-from nll.regression.linear import RESPONSES
-from nll.regression.margins import elementwise, softmax
-from nll.regression.terms import Terms
+from nll.regression.after.margins import elementwise, softmax
+from nll.regression.formula.design import design, parse
+from nll.regression.formula.margins import formula_margins
+from nll.regression.formula.terms import Terms
+from nll.regression.glm import RESPONSES
 
 RNG = np.random.default_rng(5)
 N = 90

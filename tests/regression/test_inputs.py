@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 import nll
 from nll import ConditionalLogit, SoftmaxRegression
 from nll.data.observations import observe
-from nll.regression.columns import Columns
-from nll.regression.linear import fit_linear
+from nll.regression.design_matrix import Columns
+from nll.regression.glm import fit_linear
 
 N = 90
 DRAW = np.random.default_rng(0)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll.data.observations import observe
-from nll.regression.columns import Columns
-from nll.regression.linear import RESPONSES, LinearLikelihood, fit_linear
+from nll.regression.design_matrix import Columns
+from nll.regression.glm import RESPONSES, LinearLikelihood, fit_linear
 
 FAMILIES = list(RESPONSES)
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -167,7 +167,7 @@ def test_memory():
     """A tensor of rows, classes and coefficients would take 43 gigabytes; here some tens of megabytes are added."""
     code = """
     import torch
-    from nll.regression.margins import margins
+    from nll.regression.after.margins import margins
     torch.set_num_threads(1)
     n, p, k = 30_000, 21, 10
     x = torch.randn(n, p, dtype=torch.float64)

@@ -16,7 +16,7 @@ from truth import ANES96, SPECTOR, anes96, iris, spector
 
 import nll
 from nll import SoftmaxRegression
-from nll.regression.predictions import predictions
+from nll.regression.after.predictions import predictions
 
 
 def fitted(**options) -> tuple:

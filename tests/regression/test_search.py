@@ -12,8 +12,8 @@ from truth import anes96, spector
 
 from nll import SoftmaxRegression
 from nll.data.observations import observe
-from nll.regression.columns import Columns
-from nll.regression.linear import fit_linear
+from nll.regression.design_matrix import Columns
+from nll.regression.glm import fit_linear
 
 
 def softmax(table, names, response):

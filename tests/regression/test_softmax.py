@@ -21,7 +21,8 @@ from truth import ANES96, IRIS_PAIR, IRIS_SUPREMUM, SPECTOR, Truth, anes96, iris
 
 import nll
 from nll import SoftmaxRegression
-from nll.regression import existence, softmax_search
+from nll.regression import existence
+from nll.regression.softmax import solver
 
 TABLES = {"anes96": (ANES96, anes96), "spector": (SPECTOR, spector)}
 tables = pytest.mark.parametrize("name", TABLES)
@@ -699,7 +700,7 @@ def test_a_late_measurement_is_no_class():
 
 def test_an_estimate_alone_is_judged_as_well(monkeypatch):
     """Without the information: overlap by its certificate or the programme, separation by the programme."""
-    monkeypatch.setattr(softmax_search, "MANY_PARAMETERS", 4)
+    monkeypatch.setattr(solver, "MANY_PARAMETERS", 4)
     x, y = sample(400)
     whole = SoftmaxRegression().fit(x, y)
     alone = SoftmaxRegression(standard_errors=False).fit(x, y).result_

@@ -10,7 +10,7 @@ from scipy.sparse import block_array, coo_array, csc_matrix, csr_array, eye_arra
 from sklearn.exceptions import ConvergenceWarning
 
 import nll
-from nll.regression import sparse
+from nll.regression.softmax import sparse
 
 N, Q = 3000, 12
 

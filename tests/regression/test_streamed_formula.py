@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 import nll
 from nll.cli.app import app
-from nll.regression import streamed_formula
-from nll.regression.design import design, parse
-from nll.regression.streamed_formula import formula_stream
+from nll.regression.formula import streamed
+from nll.regression.formula.design import design, parse
+from nll.regression.formula.streamed import formula_stream
 
 N = 3000
 FORMULA = "kind ~ age * region + np.log(income) + C(size) + ok"
@@ -98,6 +98,6 @@ def test_what_needs_the_whole_table_is_named(folder, monkeypatch):
     wrong = run("fit", "parts", "kind ~ age + regoin", code=2)
     assert "'regoin'" in wrong.stderr
     texts = TABLE.assign(name=[f"n{row}" for row in range(N)])
-    monkeypatch.setattr(streamed_formula, "_MOST_CATEGORIES", 1000)
+    monkeypatch.setattr(streamed, "_MOST_CATEGORIES", 1000)
     with pytest.raises(ValueError, match="expected at most 1000 categories in column 'name', got more"):
         formula_stream(texts, "kind ~ age + name")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nll.regression import design as designs
-from nll.regression.terms import Terms
+from nll.regression.formula import design as designs
+from nll.regression.formula.terms import Terms
 
 RNG = np.random.default_rng(0)
 N = 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nll.report.assess import calibration, confusion
+from nll.regression.after.calibration import calibration, confusion
 
 
 def test_confusion():

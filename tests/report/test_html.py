@@ -13,8 +13,8 @@ from torch import distributions as td
 from truth import SPECTOR, spector
 
 from nll import SoftmaxRegression, fit
+from nll.regression.after.calibration import calibration, confusion
 from nll.report import plots, table
-from nll.report.assess import calibration, confusion
 from nll.report.html import page
 
 EVIL = "<script>alert('1')</script>"

@@ -15,8 +15,8 @@ from torch import distributions as td
 from truth import ANES96, anes96
 
 from nll import Fit, SoftmaxRegression, fit
+from nll.regression.after.calibration import calibration
 from nll.report import plots
-from nll.report.assess import calibration
 
 
 def anes() -> Fit:

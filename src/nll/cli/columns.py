@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nll.data.observations import Censored, censored
-from nll.regression import design as designs
+from nll.regression.formula import design as designs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from nll.cli.columns import in_place, right_censored
 from nll.cli.fit import DISTRIBUTIONS, Missing
 from nll.cli.output import require_places, write_json
 from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, name_of, read_table
-from nll.regression import design as designs
+from nll.regression.formula import design as designs
 from nll.selection.compare import compare as compare_families
 
 # What is compared unless told otherwise: those whose support has the data.

@@ -16,7 +16,7 @@ from nll.data.csv_files import Dialect
 from nll.data.files import write_text
 from nll.derivation import derive as derived
 from nll.derivation.families import TABLE
-from nll.regression import design
+from nll.regression.formula import design
 
 
 class Language(str, Enum):

@@ -30,18 +30,18 @@ from nll.estimation.grouped import GroupedFit
 from nll.estimation.result import Fit
 from nll.families.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
 from nll.families.registry import FAMILIES, family_of
-from nll.regression import design as designs
-from nll.regression.formula import has_dot, spelled_out
-from nll.regression.formula_margins import Rows, formula_margins
-from nll.regression.linear import RESPONSES, fit_linear
-from nll.regression.margins import Margins, elementwise, softmax
-from nll.regression.model_file import Model
-from nll.regression.predictions import Predictor
-from nll.regression.robust import Wish
-from nll.regression.softmax_fit import code_of, fit_softmax
-from nll.regression.streamed import fit_streamed
-from nll.regression.streamed_formula import column_names, complete_parts
-from nll.regression.terms import Terms
+from nll.regression.after.margins import Margins, elementwise, softmax
+from nll.regression.after.predictions import Predictor
+from nll.regression.formula import design as designs
+from nll.regression.formula.margins import Rows, formula_margins
+from nll.regression.formula.parser import has_dot, spelled_out
+from nll.regression.formula.streamed import column_names, complete_parts
+from nll.regression.formula.terms import Terms
+from nll.regression.glm import RESPONSES, fit_linear
+from nll.regression.saved import Model
+from nll.regression.softmax.fit import code_of, fit_softmax
+from nll.regression.softmax.robust import Wish
+from nll.regression.softmax.streamed import fit_streamed
 from nll.report import table as tables
 
 
@@ -306,7 +306,7 @@ def _profiled(fitted: Fitted, stages: terminal.Stages) -> Fitted:
 
 
 def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stages) -> Fitted:
-    from nll.report import assess
+    from nll.regression.after import calibration
 
     if data.y.dtype.kind == "f" and (data.y % 1 != 0).any():
         raise ValueError(f"expected classes, got the measurements of {data.response!r}; --family normal fits them")
@@ -334,9 +334,9 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
     weights = data.weights.numpy()
     shown = {
         "classes": classes,
-        "confusion": assess.confusion(codes, probabilities, weights),
+        "confusion": calibration.confusion(codes, probabilities, weights),
         "calibration": [
-            assess.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
+            calibration.calibration(name, probabilities[:, k], codes == k, weights) for k, name in enumerate(classes)
         ],
     }
     return Fitted(
@@ -367,7 +367,7 @@ def _margins(fitted: Fit, rows: Rows, terms: Terms, family: str) -> Margins:
 
 
 def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> Fitted:
-    from nll.report import assess
+    from nll.regression.after import calibration
 
     if job.family == "bernoulli" and data.y.dtype.kind not in "iufb":
         raise ValueError(f"expected 0 or 1 in column {data.response!r}, got texts; softmax, the default, takes them")
@@ -376,10 +376,10 @@ def _linear(job: Job, data: designs.Design, _: Any, stages: terminal.Stages) -> 
     fitted = fit_linear(job.family, columns, observed, response=data.response, progress=stages.step)
     mean = RESPONSES[job.family].mean(columns.given() @ fitted.params["coef"]).numpy()
     weights = data.weights.numpy()
-    shown: dict[str, Any] = {"calibration": [assess.calibration("mean", mean, y, weights)]}
+    shown: dict[str, Any] = {"calibration": [calibration.calibration("mean", mean, y, weights)]}
     if job.family == "bernoulli":
         both = np.stack([1 - mean, mean], 1)
-        shown |= {"classes": ["0", "1"], "confusion": assess.confusion(y.astype(int), both, weights)}
+        shown |= {"classes": ["0", "1"], "confusion": calibration.confusion(y.astype(int), both, weights)}
     made = lambda: Model.of(fitted, job.family, Terms.of(data.spec, job.formula))  # noqa: E731
     return Fitted(fitted, "", shown, _margins_of(fitted, job, data), made)
 

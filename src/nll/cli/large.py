@@ -11,11 +11,11 @@ from formulaic import StructuredFormula
 from nll.cli.tables import known_file
 from nll.data.csv_files import Dialect
 from nll.data.stream import Stream, blocks_in
-from nll.regression.columns import INTERCEPT
-from nll.regression.formula import parse, plain_columns, response_of, variables
-from nll.regression.names import quoted
-from nll.regression.streamed_formula import formula_stream, has_categories
-from nll.regression.terms import Terms
+from nll.regression.design_matrix import INTERCEPT
+from nll.regression.formula.names import quoted
+from nll.regression.formula.parser import parse, plain_columns, response_of, variables
+from nll.regression.formula.streamed import formula_stream, has_categories
+from nll.regression.formula.terms import Terms
 
 # From this size in memory on; a smaller table is read at once, which is faster.
 _LARGE_BYTES = 1 << 28

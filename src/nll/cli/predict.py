@@ -18,10 +18,10 @@ from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, read_table
 from nll.data.classes import of_array
 from nll.data.files import replacing
 from nll.data.observations import frequencies, label
-from nll.regression import design as designs
-from nll.regression.evaluation import Evaluation, Held, evaluate, is_score_of_fit
-from nll.regression.formula import parse, variables
-from nll.regression.model_file import Model, load
+from nll.regression.after.evaluation import Evaluation, Held, evaluate, is_score_of_fit
+from nll.regression.formula import design as designs
+from nll.regression.formula.parser import parse, variables
+from nll.regression.saved import Model, load
 
 Read = Annotated[Path, typer.Argument(help="A model that `nll fit --save` has written.", show_default=False)]
 Policy = Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")]

@@ -22,8 +22,8 @@ from nll.estimation.inference.tests import Test
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Found
 from nll.families.base import Sample
-from nll.likelihood import baselines
-from nll.likelihood.separation import Separation
+from nll.regression.softmax import contrasts
+from nll.regression.softmax.separated import Separation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,11 +201,11 @@ class Fit:
         It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises ValueError for a
         class that is not there, or a model without a baseline.
         """
-        return baselines.against(self, baseline)
+        return contrasts.against(self, baseline)
 
     def sum_to_zero(self) -> Fit:
         """The same in the symmetric form: a coefficient for every class, which add up to 0 for each column."""
-        return baselines.sum_to_zero(self)
+        return contrasts.sum_to_zero(self)
 
     def derived(self, what: Any, *, scale: str = "identity") -> Derived:
         """A function of the parameters, with its error by the delta method.

@@ -18,7 +18,7 @@ from torch import Tensor
 from nll.solvers.trust_region import Optimum
 
 if TYPE_CHECKING:
-    from nll.regression.columns import Frame
+    from nll.regression.design_matrix import Frame
 
 # Where another step would gain less than this and yet no maximum is near, the likelihood has flattened on its way up.
 _NEARLY_FLAT = 1e-4

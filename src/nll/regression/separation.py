@@ -18,11 +18,11 @@ import torch
 from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
-from nll.likelihood.separation import Contrast, Separation
+from nll.regression.softmax.separated import Contrast, Separation
 from nll.solvers.trust_region import Optimum
 
 if TYPE_CHECKING:
-    from nll.regression.softmax_likelihood import SoftmaxLikelihood
+    from nll.regression.softmax.objective import SoftmaxLikelihood
 
 _ZERO = 1e-9  # a margin that is 0, for columns and directions of at most 1
 _EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nll.estimation.inference.curves import ProfileCurve
     from nll.estimation.result import Fit
-    from nll.report.assess import Calibration
+    from nll.regression.after.calibration import Calibration
 
 
 def page(

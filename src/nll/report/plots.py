@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nll.estimation.inference.curves import ProfileCurve
     from nll.estimation.result import Fit
-    from nll.report.assess import Calibration
+    from nll.regression.after.calibration import Calibration
 
 _BLUE, _GREY, _RED, _GREEN = "#1f5fa8", "#9a9a9a", "#b3261e", "#2e7d32"
 _PANELS = 5  # in a row of the grid

@@ -10,8 +10,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from nll.estimation.result import Fit
-    from nll.likelihood.separation import Contrast
-    from nll.regression.margins import Margins
+    from nll.regression.after.margins import Margins
+    from nll.regression.softmax.separated import Contrast
 
 
 class Group(NamedTuple):

@@ -17,12 +17,12 @@ from torch import Tensor
 from nll._torch import on_processor
 from nll.data.arrays import absent, array_of, categories_of, first_level, floats
 from nll.data.observations import kind_of, label
-from nll.regression.choices import Choices, columns_of, from_long, from_wide
-from nll.regression.columns import Columns
-from nll.regression.conditional_likelihood import ConditionalLikelihood, fit_choices
-from nll.regression.inputs import plain, require_finite
-from nll.regression.robust import KINDS
-from nll.regression.softmax_fit import code_of
+from nll.regression.choice.data import Choices, columns_of, from_long, from_wide
+from nll.regression.choice.objective import ConditionalLikelihood, fit_choices
+from nll.regression.design_matrix import Columns
+from nll.regression.softmax.fit import code_of
+from nll.regression.softmax.inputs import plain, require_finite
+from nll.regression.softmax.robust import KINDS
 from nll.solvers.trust_region import Progress
 
 

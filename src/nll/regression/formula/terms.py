@@ -15,11 +15,11 @@ from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Factor
 from torch import Tensor
 
-from nll.regression.columns import INTERCEPT
-from nll.regression.design import numbers, require_columns, with_columns
-from nll.regression.expression import expression
-from nll.regression.formula import as_categories, columns_of, computed, matrices, read, right_side, variables_of
-from nll.regression.slopes import zeros_like
+from nll.regression.design_matrix import INTERCEPT
+from nll.regression.formula.design import numbers, require_columns, with_columns
+from nll.regression.formula.expression import expression
+from nll.regression.formula.parser import as_categories, columns_of, computed, matrices, read, right_side, variables_of
+from nll.regression.formula.slopes import zeros_like
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,8 +29,8 @@ from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.result import Fit
 from nll.families.closed_forms import log_peak, log_rising
 from nll.regression import existence
-from nll.regression.columns import Columns
-from nll.regression.search import ResponseRows, search_again
+from nll.regression.design_matrix import Columns
+from nll.regression.refit import ResponseRows, search_again
 from nll.solvers.trust_region import Optimum, Progress, Sums, decrement_of, maximise
 
 

@@ -15,8 +15,8 @@ from formulaic.parser.types import Factor, Operator, OrderedSet, Term, Token
 from formulaic.utils.variables import Variable
 from interface_meta import override
 
-from nll.regression.expression import expression
-from nll.regression.names import aliased, name_of, quoted, tilde, unaliased
+from nll.regression.formula.expression import expression
+from nll.regression.formula.names import aliased, name_of, quoted, tilde, unaliased
 
 if TYPE_CHECKING:
     import pandas as pd

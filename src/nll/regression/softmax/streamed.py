@@ -26,10 +26,9 @@ from nll.data.prefetch import blocks
 from nll.data.stream import Block, Stream
 from nll.estimation.result import Fit
 from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
-from nll.regression.columns import Columns, Frame, Survey, gram_of, plain
-from nll.regression.robust import Wish
-from nll.regression.softmax_fit import code_of, predicting, result
-from nll.regression.softmax_likelihood import (
+from nll.regression.design_matrix import Columns, Frame, Survey, gram_of, plain
+from nll.regression.softmax.fit import code_of, predicting, result
+from nll.regression.softmax.objective import (
     Allowed,
     InMemory,
     Part,
@@ -38,7 +37,8 @@ from nll.regression.softmax_likelihood import (
     lost_offset,
     some_of_each,
 )
-from nll.regression.softmax_search import search
+from nll.regression.softmax.robust import Wish
+from nll.regression.softmax.solver import search
 from nll.solvers.trust_region import Progress
 
 _SAMPLE_BYTES = 1 << 26  # of the rows that are kept

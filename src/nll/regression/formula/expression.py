@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from formulaic.transforms import TRANSFORMS
 
-from nll.regression.names import aliased, name_of, unaliased
-from nll.regression.slopes import Dual, elementwise, piecewise, slope_of, value_of
+from nll.regression.formula.names import aliased, name_of, unaliased
+from nll.regression.formula.slopes import Dual, elementwise, piecewise, slope_of, value_of
 
 _MOST = 1000  # of degrees, degrees of freedom and levels: what they allocate grows with them
 _DEEPEST = 100

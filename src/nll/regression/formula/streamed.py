@@ -19,9 +19,9 @@ from formulaic import StructuredFormula
 from torch import Tensor
 
 from nll.data.stream import Stream, files_of, numbers_of, pieces, require
-from nll.regression.design import numbers, spec_of, with_columns
-from nll.regression.formula import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
-from nll.regression.terms import Terms
+from nll.regression.formula.design import numbers, spec_of, with_columns
+from nll.regression.formula.parser import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
+from nll.regression.formula.terms import Terms
 
 _MOST_CATEGORIES = 10_000
 _HEAD = 50  # rows of which the formula is built

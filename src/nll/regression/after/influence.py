@@ -19,9 +19,9 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
-from nll.regression.columns import Held
-from nll.regression.predictions import score_covariance
-from nll.regression.softmax_likelihood import InMemory
+from nll.regression.after.predictions import score_covariance
+from nll.regression.design_matrix import Held
+from nll.regression.softmax.objective import InMemory
 from nll.solvers.trust_region import decrement_of
 
 _AT_MAXIMUM = 1e-4  # the decrement

@@ -19,8 +19,8 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.objective import Problem
-from nll.regression.softmax_likelihood import InMemory
-from nll.regression.softmax_search import Informed
+from nll.regression.softmax.objective import InMemory
+from nll.regression.softmax.solver import Informed
 from nll.solvers.lbfgs import climb
 from nll.solvers.trust_region import Optimum, Progress, Sums, maximise
 

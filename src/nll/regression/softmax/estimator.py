@@ -20,11 +20,14 @@ from nll.data.classes import as_array
 from nll.data.observations import cluster_codes, frequencies, kind_of, label, scaled
 from nll.data.stream import Stream, coded
 from nll.losses import functional
-from nll.regression.columns import Columns
-from nll.regression.duplicates import counted
-from nll.regression.evaluation import Evaluation, evaluate
-from nll.regression.influence import Influence, influence
-from nll.regression.inputs import (
+from nll.regression.after.evaluation import Evaluation, evaluate
+from nll.regression.after.influence import Influence, influence
+from nll.regression.after.margins import Margins, margins
+from nll.regression.after.predictions import Predictions, Predictor
+from nll.regression.design_matrix import Columns
+from nll.regression.softmax.duplicates import counted
+from nll.regression.softmax.fit import code_of, fit_softmax
+from nll.regression.softmax.inputs import (
     by_count,
     class_factors,
     classes_given,
@@ -38,14 +41,11 @@ from nll.regression.inputs import (
     plain,
     shared,
 )
-from nll.regression.margins import Margins, margins
-from nll.regression.predictions import Predictions, Predictor
-from nll.regression.robust import KINDS, Wish
-from nll.regression.set_valued import sets_of
-from nll.regression.softmax_fit import code_of, fit_softmax
-from nll.regression.softmax_likelihood import InMemory
-from nll.regression.sparse import SparseColumns
-from nll.regression.streamed import fit_streamed
+from nll.regression.softmax.objective import InMemory
+from nll.regression.softmax.robust import KINDS, Wish
+from nll.regression.softmax.set_valued import sets_of
+from nll.regression.softmax.sparse import SparseColumns
+from nll.regression.softmax.streamed import fit_streamed
 from nll.solvers.trust_region import Progress
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out

@@ -23,7 +23,7 @@ from nll.solvers.newton_cg import maximise_by_products
 from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, maximise, stopped
 
 if TYPE_CHECKING:
-    from nll.regression.softmax_likelihood import SoftmaxLikelihood
+    from nll.regression.softmax.objective import SoftmaxLikelihood
 
 _ROWS_EACH, _FEWEST = 40, 1 << 13  # rows that are searched first, for each parameter and in all
 _CLOSE = 1e-2  # the decrement from which products are worth their price

@@ -16,15 +16,16 @@ from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION, Problem
 from nll.estimation.result import Fit
-from nll.regression import existence, ridge, robust, separation
-from nll.regression.columns import Columns, Frame, Held
-from nll.regression.firth import FirthLikelihood, FirthProblem
-from nll.regression.predictions import Predictor
-from nll.regression.search import SoftmaxRows, search_again
-from nll.regression.set_valued import SetValued
-from nll.regression.softmax_likelihood import InMemory, SoftmaxLikelihood
-from nll.regression.softmax_search import Searched, search
-from nll.regression.sparse import SparseColumns, SparseLikelihood
+from nll.regression import existence, ridge, separation
+from nll.regression.after.predictions import Predictor
+from nll.regression.design_matrix import Columns, Frame, Held
+from nll.regression.refit import SoftmaxRows, search_again
+from nll.regression.softmax import robust
+from nll.regression.softmax.firth import FirthLikelihood, FirthProblem
+from nll.regression.softmax.objective import InMemory, SoftmaxLikelihood
+from nll.regression.softmax.set_valued import SetValued
+from nll.regression.softmax.solver import Searched, search
+from nll.regression.softmax.sparse import SparseColumns, SparseLikelihood
 from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, maximise
 
 _MOST_DENSE = 1 << 24  # numbers of a sparse design that are written out to search again

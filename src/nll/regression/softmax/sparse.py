@@ -22,8 +22,8 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, RowSums, Square, Standard, row_sums
-from nll.regression.columns import Held, Survey, gram_of, plain
-from nll.regression.softmax_likelihood import InMemory
+from nll.regression.design_matrix import Held, Survey, gram_of, plain
+from nll.regression.softmax.objective import InMemory
 
 _MOST_COLUMNS = 8192  # their products, (p, p), are held in memory
 _CANCELLED = 1e6  # of the mean square, to the variance: products of centred columns have lost so many digits

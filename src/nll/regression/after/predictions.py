@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import wald
-from nll.regression.inputs import plain, require_finite
+from nll.regression.softmax.inputs import plain, require_finite
 
 
 @dataclass(frozen=True, eq=False)

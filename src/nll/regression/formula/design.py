@@ -13,8 +13,8 @@ from formulaic import StructuredFormula
 from torch import Tensor
 
 from nll.data.observations import frequencies
-from nll.regression.columns import INTERCEPT, Columns
-from nll.regression.formula import as_categories, matrices, parse, response_of, variables
+from nll.regression.design_matrix import INTERCEPT, Columns
+from nll.regression.formula.parser import as_categories, matrices, parse, response_of, variables
 
 if TYPE_CHECKING:
     import pandas as pd

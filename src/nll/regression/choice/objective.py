@@ -24,7 +24,7 @@ from nll.estimation.maximise import Found, Units
 from nll.estimation.objective import Problem, Segment
 from nll.estimation.result import Fit
 from nll.regression import existence, ridge
-from nll.regression.columns import Columns
+from nll.regression.design_matrix import Columns
 from nll.regression.separation import Limit, limit_of, within_limit
 from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, decrement_of, maximise

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nll.estimation.inference import covariance as cov
-from nll.regression.softmax_likelihood import SoftmaxLikelihood
+from nll.regression.softmax.objective import SoftmaxLikelihood
 
 KINDS = ("observed", "sandwich", "hc1")
 

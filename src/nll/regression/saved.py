@@ -15,9 +15,9 @@ from nll.data.files import write_text
 from nll.data.observations import label
 from nll.estimation.inference import wald
 from nll.estimation.result import Fit
-from nll.regression.linear import RESPONSES, Response
-from nll.regression.predictions import Predictions, Predictor
-from nll.regression.terms import Terms
+from nll.regression.after.predictions import Predictions, Predictor
+from nll.regression.formula.terms import Terms
+from nll.regression.glm import RESPONSES, Response
 
 if TYPE_CHECKING:
     import pandas as pd

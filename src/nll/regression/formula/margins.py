@@ -13,11 +13,11 @@ from formulaic.parser.types import Factor
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.regression.design import numbers, with_columns
-from nll.regression.expression import expression
-from nll.regression.formula import columns_of
-from nll.regression.margins import Effects, Margins, Response
-from nll.regression.terms import Terms
+from nll.regression.after.margins import Effects, Margins, Response
+from nll.regression.formula.design import numbers, with_columns
+from nll.regression.formula.expression import expression
+from nll.regression.formula.parser import columns_of
+from nll.regression.formula.terms import Terms
 
 Rows = Callable[[], Iterable[tuple[pd.DataFrame, Tensor]]]  # complete rows, a part of them after the other: weights (n)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import wald
-from nll.regression.recalibration import Recalibration, recalibrate
-from nll.report import assess
+from nll.regression.after import calibration as assess
+from nll.regression.after.recalibration import Recalibration, recalibrate
 
 IN_SAMPLE = "not tested: these are the rows of the fit; hold out others"
 

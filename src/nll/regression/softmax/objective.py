@@ -13,7 +13,7 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.kernels import cpu, memory
 from nll.kernels.multinomial import RowSums, row_sums
-from nll.regression.columns import Frame, Held
+from nll.regression.design_matrix import Frame, Held
 from nll.solvers.trust_region import Sums
 
 # So many of the rows are searched first; where all are fewer than so many times as many, that saves nothing.

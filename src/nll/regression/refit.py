@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from nll.estimation.maximise import Found, Units
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.kernels.multinomial import Rows, Standard, row_sums
-from nll.regression.columns import Held
+from nll.regression.design_matrix import Held
 from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.trust_region import Optimum, Sums, decrement_of
 

@@ -1,0 +1,1 @@
+"""Formulas: from a table to a design matrix."""
