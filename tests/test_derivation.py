@@ -17,10 +17,10 @@ from sympy import symbols
 from torch import distributions as td
 
 import nll
-from nll.derivation import checks
-from nll.derivation.families import TABLE, N, X
-from nll.derivation.families import of_exponential as mean_by_exponential
-from nll.derivation.words import WORDS
+from nll.derivation import verify
+from nll.derivation.densities import TABLE, N, X
+from nll.derivation.densities import of_exponential as mean_by_exponential
+from nll.derivation.sentences import WORDS
 
 GOLDEN = Path(__file__).parent / "golden"
 CLOSED = [family for family, row in TABLE.items() if row.closed]
@@ -245,10 +245,10 @@ def test_sums_that_cancel_and_samples_that_are_long(family, data):
 def test_a_disagreement_with_the_fit_is_raised():
     found = derived(td.Gumbel)
     at = dict(found.estimate)
-    checks.check(found, at, {})
+    verify.check(found, at, {})
     for p in at:
         with pytest.raises(AssertionError):
-            checks.check(found, {**at, p: at[p] * sp.Float("1.0000001", 30)}, {})
+            verify.check(found, {**at, p: at[p] * sp.Float("1.0000001", 30)}, {})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from truth import EXAMPLES
 from typer.testing import CliRunner
 
 import nll
-from nll.cli import large
+from nll.cli import streamed
 from nll.cli.app import app
 
 TABLE = pd.read_csv(EXAMPLES / "anes96.csv").assign(group=lambda t: np.where(t.educ > 4, "high", "low"))
@@ -148,7 +148,7 @@ def test_tables_in_blocks_give_the_same_fit(folder, how, monkeypatch):
     whole = json.loads((folder / "whole.json").read_text())
     source, more = folder / "t.csv", []
     if how == "large":
-        monkeypatch.setattr(large, "_LARGE_BYTES", 100)
+        monkeypatch.setattr(streamed, "_LARGE_BYTES", 100)
     elif how == "folder":
         source = folder / "parts"
     else:

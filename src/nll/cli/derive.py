@@ -15,7 +15,7 @@ from nll.cli.tables import Decimal, Encoding, Sep, dialect_of, read_table
 from nll.data.csv_files import Dialect
 from nll.data.files import write_text
 from nll.derivation import derive as derived
-from nll.derivation.families import TABLE
+from nll.derivation.densities import TABLE
 from nll.regression.formula import design
 
 

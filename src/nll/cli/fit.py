@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from torch.distributions import Normal
 
-from nll.cli import large, terminal
+from nll.cli import streamed, terminal
 from nll.cli.columns import in_place, right_censored
 from nll.cli.output import require_places, write_json
 from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, is_piped, name_of, read_table
@@ -241,7 +241,7 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     title, once = f"{formula} ({job.name})", None
     if has_dot(formula):
         once = read_table(job.path, None, job.dialect) if is_piped(job.path) else None
-        names = column_names(large.source(job.path, job.dialect)) if once is None else list(once.columns)
+        names = column_names(streamed.source(job.path, job.dialect)) if once is None else list(once.columns)
         formula = spelled_out(formula, names, (job.weights, job.cluster))
         job = job._replace(formula=formula)
     parsed = designs.parse(formula)
@@ -249,7 +249,7 @@ def _fit_formula(job: Job, formula: str, stages: terminal.Stages) -> Fitted:
     in_memory = job.family != "softmax" or job.firth or job.profile
     rows = None
     if in_blocks or not in_memory:
-        rows = large.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks, job.dialect)
+        rows = streamed.stream(job.path, formula, job.weights, job.cluster, job.missing, in_blocks, job.dialect)
     if rows is not None and in_memory:
         options = "--firth and --profile"
         raise ValueError(f"expected softmax without {options} for a table that is read in blocks")
@@ -286,7 +286,7 @@ def _fit_stream(job: Job, rows: Stream, terms: Terms, title: str, stages: termin
     effects = None
     if job.margins:
         stages.say("Averaging the marginal effects")
-        data, others = large.source(job.path, job.dialect), [rows.response, job.cluster]
+        data, others = streamed.source(job.path, job.dialect), [rows.response, job.cluster]
         effects = _margins(fitted, lambda: complete_parts(data, terms, job.weights, others), terms, "softmax")
     return Fitted(fitted, title, {}, effects, lambda: Model.of(fitted, "softmax", terms, _written(classes), base))
 

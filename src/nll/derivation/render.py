@@ -14,9 +14,9 @@ from sympy.printing.mathml import MathMLPresentationPrinter
 from sympy.printing.pretty.pretty import PrettyPrinter
 from sympy.printing.pretty.stringpict import prettyForm, stringPict
 
-from nll.derivation.families import N, X
+from nll.derivation.densities import N, X
+from nll.derivation.sentences import WORDS
 from nll.derivation.steps import INDEX, OBSERVED, Derivation, written
-from nll.derivation.words import WORDS
 
 Formula = tuple[Any, ...]  # expressions, and signs between them
 Line = tuple[str, Any]  # ("title" | "head" | "said", a text) or ("formula", a Formula)

@@ -14,8 +14,8 @@ import torch
 from sympy import Expr, Symbol
 from torch.distributions import Categorical
 
-from nll.derivation import checks
-from nll.derivation.families import CATEGORIES, ORDER, SUMS, TABLE, N, Symbolic, X, categorical
+from nll.derivation import verify
+from nll.derivation.densities import CATEGORIES, ORDER, SUMS, TABLE, N, Symbolic, X, categorical
 from nll.estimation.fit import fit
 from nll.estimation.result import Fit
 
@@ -255,7 +255,7 @@ def _with_data(plain: Derivation, found: Fit, values: list[float], given: dict[S
     at = dict(zip(names, (sp.Float(value, _DIGITS) for value in found.vector.tolist()), strict=False))
     if plain.solution is not None:
         at = {p: value.subs(precise).evalf(_DIGITS) for p, value in plain.solution.items()}
-    checks.check(worked, at, {letter: value for letter, value in precise.items() if letter in given})
+    verify.check(worked, at, {letter: value for letter, value in precise.items() if letter in given})
     if plain.solution is not None and short:
         solved = {p: value.subs(shown) for p, value in plain.solution.items()}
         at = {p: solved[p] if solved[p].is_Rational else value for p, value in at.items()}
@@ -271,7 +271,7 @@ def _statistics(plain: Derivation, values: list[Expr], given: dict[Symbol, float
     """The letters that a sample gives a value, and n."""
     numbers = {N: sp.Integer(len(values)), **{letter: written(value) for letter, value in given.items()}}
     for letter, own in plain.statistics.items():
-        function, fixed = checks.numeric(own.subs(numbers)), own.subs(numbers)
+        function, fixed = verify.numeric(own.subs(numbers)), own.subs(numbers)
         exactly = values[0].is_Rational
         terms = [fixed.subs(X, value) for value in values] if exactly else map(function, values)
         numbers[letter] = sp.Add(*terms)

@@ -10,7 +10,7 @@ import torch
 from mpmath import mp
 from sympy import Expr, Symbol
 
-from nll.derivation.families import N, X
+from nll.derivation.densities import N, X
 
 if TYPE_CHECKING:
     from nll.derivation.steps import Derivation
