@@ -12,8 +12,7 @@ from torch import Tensor
 
 from nll import _torch
 from nll.kernels.reference import Options
-from nll.losses import arguments as _checks
-from nll.losses import dispatch, functional, linear, matmul, token_statistics
+from nll.losses import arguments, dispatch, functional, linear, matmul, token_statistics
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def explain(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Explanation:
-    """Return how `loss(*arguments, **options)` would be run.
+def explain(loss: Callable[..., Any], *args: Any, **options: Any) -> Explanation:
+    """Return how `loss(*args, **options)` would be run.
 
     Args:
         loss: `nll.log_softmax`, `nll.nll_loss`, `nll.cross_entropy`, `nll.linear_cross_entropy` or
             `nll.token_statistics`.
-        arguments, options: what it would be given.
+        args, options: its arguments.
 
     Raises: TypeError for another function, and what the loss's own checks of a linear layer raise.
     """
@@ -59,7 +58,7 @@ def explain(loss: Callable[..., Any], *arguments: Any, **options: Any) -> Explan
     if loss not in of:
         names = ", ".join(f"nll.{function.__name__}" for function in of)
         raise TypeError(f"expected one of {names}, got {loss!r}")
-    call = signature(loss).bind(*arguments, **options)
+    call = signature(loss).bind(*args, **options)
     call.apply_defaults()
     return of[loss](**call.arguments)
 
@@ -90,15 +89,15 @@ def _chosen(*tensors: Any) -> Explanation:
 def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Any, **more: Any) -> Explanation:
     budget = more["max_memory"]
     input, linear_weight, bias = matmul.autocast(input, linear_weight, linear_bias)
-    rows, classes = _checks.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
+    rows, classes = arguments.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
     problem = linear.Problem(
         _torch.matrix(input),
         linear_weight,
         bias,
-        _checks.linear_target(target, rows, classes),
+        arguments.linear_target(target, rows, classes),
         more["weight"],
         None if more["row_weights"] is None else more["row_weights"].reshape(-1),
-        _checks.allowed_rows(more["allowed_classes"], rows, classes),
+        arguments.allowed_rows(more["allowed_classes"], rows, classes),
     )
     if linear.needs_definition(problem):
         return _by_definition(problem.input, classes, budget)
@@ -114,7 +113,7 @@ def _of_statistics(
     head = linear_weight
     if head is not None:
         input, head, linear_bias = matmul.autocast(input, head, linear_bias)
-    classes = _checks.scores(input, linear_bias, max_memory) if head is None else head.shape[0]
+    classes = arguments.scores(input, linear_bias, max_memory) if head is None else head.shape[0]
     flat = _torch.matrix(input)
     if token_statistics.needs_definition((flat, head, linear_bias)):
         return _by_definition(flat, classes, max_memory)

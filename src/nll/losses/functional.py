@@ -24,9 +24,8 @@ from nll.losses import (
     matmul,
     operators,
     sampled,
-    token_statistics,
 )
-from nll.losses.token_statistics import TokenStatistics
+from nll.losses.token_statistics import Estimate, Question, TokenStatistics, answer, mean_over
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -394,19 +393,17 @@ def token_statistics(
         rows, classes, linear_weight = arguments.linear(input, head, linear_bias, max_memory), head.shape[0], head
     labels = arguments.row_labels(target, rows, ignore_index)
     arguments.topk(topk, classes)
-    question = token_statistics.Question(float(temperature), softcap, entropy, topk)
+    question = Question(float(temperature), softcap, entropy, topk)
     layer = _torch.matrix(input), linear_weight, linear_bias
     try:
-        found = token_statistics.answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
+        found = answer(question, layer, labels.reshape(-1), ignore_index, max_memory)
     except IndexError as error:
         raise arguments.label_error(target, classes, ignore_index) or error from None
     shaped: Any = [None if tensor is None else tensor.reshape((*rows, *tensor.shape[1:])) for tensor in found]
     return TokenStatistics(*shaped)
 
 
-def perplexity(
-    statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token"
-) -> token_statistics.Estimate:
+def perplexity(statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token") -> Estimate:
     """exp of the mean negative log-probability of all labels, with its standard error.
 
     Args:
@@ -415,17 +412,15 @@ def perplexity(
             right for text. The error of the mean is multiplied by the value (delta method).
     """
     arguments.clusters(clusters)
-    mean = token_statistics.mean_over(statistics, lambda batch: -batch.log_prob, clusters)
+    mean = mean_over(statistics, lambda batch: -batch.log_prob, clusters)
     value = math.inf if mean.value > _LARGEST_LOG else math.exp(mean.value)
-    return token_statistics.Estimate(value, math.inf if value == math.inf else value * mean.standard_error, mean.n)
+    return Estimate(value, math.inf if value == math.inf else value * mean.standard_error, mean.n)
 
 
-def accuracy(
-    statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token"
-) -> token_statistics.Estimate:
+def accuracy(statistics: TokenStatistics | Iterable[TokenStatistics], *, clusters: str = "token") -> Estimate:
     """The share of labels that are the most likely class, with its standard error; arguments as for `perplexity`."""
     arguments.clusters(clusters)
-    return token_statistics.mean_over(statistics, lambda batch: batch.correct, clusters)
+    return mean_over(statistics, lambda batch: batch.correct, clusters)
 
 
 # PyTorch's own operator, and what it calls the reductions.

@@ -7,11 +7,11 @@ import io
 import subprocess
 import sys
 
-import losses
+import derivatives
 import pytest
 import torch
 from cases import BACKENDS
-from losses import LABELS, LOSSES, points
+from derivatives import LABELS, LOSSES, points
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import nll
@@ -118,7 +118,7 @@ def run_fake_scores(at, labels):
 def test_tensors_on_meta(name, backend, monkeypatch):
     made = points(torch.float32)
     tensors = [made[key].to("meta").requires_grad_() for key in LOSSES[name].arguments]
-    monkeypatch.setattr(losses, "LABELS", LABELS.to("meta"))
+    monkeypatch.setattr(derivatives, "LABELS", LABELS.to("meta"))
     value = LOSSES[name].ours(*tensors)
     assert value.device.type == "meta"
     value.sum().backward()

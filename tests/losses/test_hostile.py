@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from cases import BACKENDS, BASE_CASES, Case
-from losses import LOSSES, points
+from derivatives import LOSSES, points
 from torch import Tensor
 
 import nll

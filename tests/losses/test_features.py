@@ -17,7 +17,7 @@ from torch import Tensor
 import nll
 from nll.losses import matmul
 
-PAGE = Path(__file__).parent.parent / "docs" / "losses.md"
+PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 ROWS, FEATURES, CLASSES = 6, 3, 5
 LOSSES = ["cross_entropy", "linear_cross_entropy"]
 

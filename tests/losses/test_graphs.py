@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import BACKENDS
-from losses import LOSSES, points
+from derivatives import LOSSES, points
 from torch import Tensor
 from torch.autograd import gradcheck
 

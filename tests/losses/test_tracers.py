@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from cases import BACKENDS
-from losses import CLASSES, LABELS, LOSSES, MEMORY, points
+from derivatives import CLASSES, LABELS, LOSSES, MEMORY, points
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
