@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from nll._version import __version__
 from nll.data.observations import censored, importance, sampling, truncated
 from nll.data.stream import Stream
 from nll.estimation.fit import fit
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from nll.regression.choice.estimator import ConditionalLogit
     from nll.regression.softmax.estimator import SoftmaxRegression
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Choice",
     "Comparison",
@@ -56,6 +55,7 @@ __all__ = [
     "SoftmaxRegression",
     "Stream",
     "TokenStatistics",
+    "__version__",
     "accuracy",
     "censored",
     "check_labels",

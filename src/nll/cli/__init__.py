@@ -20,7 +20,7 @@ def main() -> None:
 
         info()
     elif sys.argv[1:] == ["--version"]:
-        from nll import __version__
+        from nll._version import __version__
 
         print(f"nll {__version__}")
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nll import __version__
+from nll._version import __version__
 from nll.cli.bench import bench
 from nll.cli.compare import compare
 from nll.cli.derive import derive

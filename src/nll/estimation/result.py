@@ -22,10 +22,9 @@ from nll.estimation.inference.tests import Test
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Found
 from nll.families.base import Sample
-from nll.regression.softmax import contrasts
-from nll.regression.softmax.separated import Separation
 
 if TYPE_CHECKING:
+    from nll.regression.softmax.separated import Separation
     from matplotlib.figure import Figure
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
@@ -201,10 +200,14 @@ class Fit:
         It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises ValueError for a
         class that is not there, or a model without a baseline.
         """
+        from nll.regression.softmax import contrasts
+
         return contrasts.against(self, baseline)
 
     def sum_to_zero(self) -> Fit:
         """The same in the symmetric form: a coefficient for every class, which add up to 0 for each column."""
+        from nll.regression.softmax import contrasts
+
         return contrasts.sum_to_zero(self)
 
     def derived(self, what: Any, *, scale: str = "identity") -> Derived:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll import __version__
+from nll._version import __version__
 from nll.data.arrays import first_level
 from nll.data.checkpoint import Checkpoint, can_keep
 from nll.data.classes import key, require_one_type
