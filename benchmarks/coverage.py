@@ -1,4 +1,5 @@
-"""How often Wald's 95 % intervals cover the truth: simulated data sets of several sizes, fitted side by side.
+"""How often Wald's 95 % intervals cover the truth: simulated data sets of several sizes, fitted
+side by side.
 
     python benchmarks/coverage.py [--replicates 2000] [--sizes 20,50,200,2000]
 
@@ -49,8 +50,12 @@ def draw(family: type, truth: dict[str, float], replicates: int, n: int) -> Tens
     return family(**params).sample((replicates, n)).double()
 
 
-def coverage(family: type, truth: dict[str, float], replicates: int, n: int) -> tuple[list[float], float]:
-    """The share that each parameter's intervals cover, and the share of replicates without a maximum."""
+def coverage(
+    family: type, truth: dict[str, float], replicates: int, n: int
+) -> tuple[list[float], float]:
+    """The share that each parameter's intervals cover, and the share of replicates without a
+    maximum.
+    """
     inside, found = [0] * len(truth), 0
     for x in draw(family, truth, replicates, n).split(max(1, 500_000 // n)):
         each = fit_each(family_of(family), x, torch.ones_like(x))
@@ -58,25 +63,38 @@ def coverage(family: type, truth: dict[str, float], replicates: int, n: int) -> 
         errors = each.covariance.diagonal(dim1=1, dim2=2).sqrt()
         supports = family_of(family).constraints(1)
         for i, (name, value) in enumerate(truth.items()):
-            ends = wald_within(each.params[name], errors[:, i], 0.95, supports[name].constraint)[each.reached]
+            ends = wald_within(each.params[name], errors[:, i], 0.95, supports[name].constraint)[
+                each.reached
+            ]
             inside[i] += int(((ends[:, 0] <= value) & (value <= ends[:, 1])).sum())
     return [count / max(found, 1) for count in inside], 1 - found / replicates
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--replicates", type=int, default=2000)
     parser.add_argument("--sizes", default="20,50,200,2000")
     given = parser.parse_args()
     sizes = [int(size) for size in given.sizes.split(",")]
     error = math.sqrt(0.95 * 0.05 / given.replicates)
     print(f"{given.replicates} replicates, Monte Carlo error {error:.4f}\n")
-    print("| family | parameter | " + " | ".join(f"n = {n}" for n in sizes) + " |\n" + "|---" * (len(sizes) + 2) + "|")
+    print(
+        "| family | parameter | "
+        + " | ".join(f"n = {n}" for n in sizes)
+        + " |\n"
+        + "|---" * (len(sizes) + 2)
+        + "|"
+    )
     for family, truth in TRUTHS.items():
         torch.manual_seed(0)
         columns = [coverage(family, truth, given.replicates, n) for n in sizes]
         for i, (name, value) in enumerate(truth.items()):
-            cells = [f"{shares[i]:.3f}" + (f" ({lost:.1%} none)" if lost else "") for shares, lost in columns]
+            cells = [
+                f"{shares[i]:.3f}" + (f" ({lost:.1%} none)" if lost else "")
+                for shares, lost in columns
+            ]
             title = family.__name__ if i == 0 else ""
             print(f"| {title} | {name} = {value:g} | " + " | ".join(cells) + " |", flush=True)
 

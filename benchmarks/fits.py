@@ -1,9 +1,10 @@
-"""Fits of families against SciPy's, in turn within one run: medians, ratios, and whose likelihood is the higher.
+"""Fits of families against SciPy's, in turn within one run: medians, ratios, and whose likelihood
+is the higher.
 
     python benchmarks/fits.py [--rows 1000000] [--rounds 3] [--quick]
 
-Ours come with standard errors. The bootstrap's contender is a loop over scipy.stats.gamma.fit, of which a few are
-timed and the rest counted as the same.
+Ours come with standard errors. The bootstrap's contender is a loop over scipy.stats.gamma.fit, of
+which a few are timed and the rest counted as the same.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Case(NamedTuple):
 CASES = {
     "Normal": Case(Normal, lambda rng, n: rng.normal(2, 3, n), st.norm.fit, lambda p: st.norm(*p)),
     "Gamma": Case(
-        Gamma, lambda rng, n: rng.gamma(2.5, 2, n), lambda x: st.gamma.fit(x, floc=0), lambda p: st.gamma(*p)
+        Gamma,
+        lambda rng, n: rng.gamma(2.5, 2, n),
+        lambda x: st.gamma.fit(x, floc=0),
+        lambda p: st.gamma(*p),
     ),
     "Weibull": Case(
         Weibull,
@@ -44,7 +48,9 @@ CASES = {
         lambda x: st.weibull_min.fit(x, floc=0),
         lambda p: st.weibull_min(*p),
     ),
-    "StudentT": Case(StudentT, lambda rng, n: 2 + 3 * rng.standard_t(4, n), st.t.fit, lambda p: st.t(*p)),
+    "StudentT": Case(
+        StudentT, lambda rng, n: 2 + 3 * rng.standard_t(4, n), st.t.fit, lambda p: st.t(*p)
+    ),
     "GeneralizedExtremeValue": Case(
         nll.GeneralizedExtremeValue,
         lambda rng, n: st.genextreme.rvs(-0.2, 1, 2, size=n, random_state=rng),
@@ -63,11 +69,15 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def fits(rows: int, rounds: int) -> None:
-    print(f"| family, n = {rows:,} | nll | SciPy | ratio | log-likelihood, nll less SciPy |\n|---|---|---|---|---|")
+    print(
+        f"| family, n = {rows:,} | nll | SciPy | ratio | log-likelihood, nll less SciPy "
+        f"|\n|---|---|---|---|---|"
+    )
     rng = np.random.default_rng(0)
     for name, case in CASES.items():
         x = case.draw(rng, rows)
-        found, theirs = nll.fit(case.family, x[:1000]), None  # nothing of the first call is measured
+        # nothing of the first call is measured
+        found, theirs = nll.fit(case.family, x[:1000]), None
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(rounds):
             took, found = seconds(lambda case=case, x=x: nll.fit(case.family, x))
@@ -76,12 +86,19 @@ def fits(rows: int, rounds: int) -> None:
             times[1].append(took)
         ours, other = map(statistics.median, times)
         gain = found.log_likelihood - case.known(theirs).logpdf(x).sum()
-        print(f"| {name} | {1e3 * ours:.1f} ms | {1e3 * other:.1f} ms | {other / ours:.1f} | {gain:+.2g} |", flush=True)
+        print(
+            f"| {name} | {1e3 * ours:.1f} ms | {1e3 * other:.1f} ms | {other / ours:.1f} | "
+            f"{gain:+.2g} |",
+            flush=True,
+        )
 
 
 def bootstraps(rows: int, replicates: int, looped: int) -> None:
     """Of a Gamma with and without a free location."""
-    print(f"\n| {replicates} bootstrap replicates, n = {rows} | nll | loop over SciPy | ratio |\n|---|---|---|---|")
+    print(
+        f"\n| {replicates} bootstrap replicates, n = {rows} | nll | loop over SciPy | ratio "
+        f"|\n|---|---|---|---|"
+    )
     rng = np.random.default_rng(0)
     x = 5 + rng.gamma(2, 1, rows)
     for name, family, theirs in (
@@ -94,7 +111,9 @@ def bootstraps(rows: int, replicates: int, looped: int) -> None:
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(3):
             times[0].append(seconds(lambda found=found: found.bootstrap(replicates))[0])
-            times[1].append(seconds(lambda theirs=theirs, drawn=drawn: [theirs(v) for v in drawn])[0])
+            times[1].append(
+                seconds(lambda theirs=theirs, drawn=drawn: [theirs(v) for v in drawn])[0]
+            )
         ours, other = statistics.median(times[0]), statistics.median(times[1]) * replicates / looped
         print(f"| {name} | {ours:.2f} s | {other:.1f} s | {other / ours:.1f} |", flush=True)
 
@@ -109,17 +128,27 @@ def groups(count: int, rows: int) -> None:
         nll.fit(case.family, x[: 10 * rows], groups=labels[: 10 * rows])
         ours = seconds(lambda case=case, x=x: nll.fit(case.family, x, groups=labels))[0]
         some = [x[i * rows : (i + 1) * rows] for i in range(100)]
-        other = seconds(lambda case=case, some=some: [nll.fit(case.family, v) for v in some])[0] * count / 100
+        other = (
+            seconds(lambda case=case, some=some: [nll.fit(case.family, v) for v in some])[0]
+            * count
+            / 100
+        )
         print(f"| {name} | {ours:.2f} s | {other:.1f} s | {other / ours:.1f} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="few rows and replicates, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rows and replicates, to see that it runs"
+    )
     given = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, SciPy {scipy.__version__}\n")
+    print(
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, SciPy {scipy.__version__}\n"
+    )
     fits(20_000 if given.quick else given.rows, 1 if given.quick else given.rounds)
     bootstraps(254, 50 if given.quick else 2000, 2 if given.quick else 20)
     groups(200 if given.quick else 3000, 20)

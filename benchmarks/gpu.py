@@ -1,10 +1,12 @@
-"""The losses on an accelerator: checked against float64 first, then measured beside what else there is.
+"""The losses on an accelerator: checked against float64 first, then measured beside what else there
+is.
 
     python benchmarks/gpu.py [--json gpu.json] [--rounds 20]
 
-Beside PyTorch, eager and compiled, its chunked linear_cross_entropy, liger-kernel, cut-cross-entropy and quack, where
-they are installed. Times are medians of events, the contenders in turn; rates are against a copy and a matrix product
-measured here; memory is what is held at most besides the arguments. With `--device cpu` small shapes run under Triton's
+Beside PyTorch, eager and compiled, its chunked linear_cross_entropy, liger-kernel,
+cut-cross-entropy and quack, where they are installed. Times are medians of events, the contenders
+in turn; rates are against a copy and a matrix product measured here; memory is what is held at most
+besides the arguments. With `--device cpu` small shapes run under Triton's
 interpreter: a check of this script, no measurement.
 """
 
@@ -56,7 +58,9 @@ def optional(module: str) -> Any:
 
 def medians(device: str, steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Seconds of each step, taken in turn."""
-    times = clock.in_turn({name: partial(clock.seconds, device, step) for name, step in steps.items()}, rounds)
+    times = clock.in_turn(
+        {name: partial(clock.seconds, device, step) for name, step in steps.items()}, rounds
+    )
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -71,7 +75,9 @@ def rates(device: str, rounds: int) -> tuple[float, float]:
 
 
 def usable(steps: dict[str, Step], truth: tuple[Tensor, ...]) -> dict[str, dict[str, Any]]:
-    """The steps that run, each with its largest errors in units of the largest element of the truth."""
+    """The steps that run, each with its largest errors in units of the largest element of the
+    truth.
+    """
     found = {}
     for name, step in list(steps.items()):
         try:
@@ -85,12 +91,16 @@ def usable(steps: dict[str, Step], truth: tuple[Tensor, ...]) -> dict[str, dict[
 
 
 def largest_error(a: Tensor, truth: Tensor) -> float:
-    """The largest, in units of the truth's largest element; of the first rows where the truth has no more."""
+    """The largest, in units of the truth's largest element; of the first rows where the truth has
+    no more.
+    """
     a = a if a.dim() == 0 else a[: len(truth)]
     return float((a.double() - truth).abs().max() / truth.abs().max())
 
 
-def measure(steps: dict[str, Step], truth: tuple[Tensor, ...], device: str, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(
+    steps: dict[str, Step], truth: tuple[Tensor, ...], device: str, rounds: int
+) -> dict[str, dict[str, Any]]:
     """Errors, memory and time of each step."""
     found = usable(steps, truth)
     for name, step in steps.items():
@@ -100,7 +110,9 @@ def measure(steps: dict[str, Step], truth: tuple[Tensor, ...], device: str, roun
     return found
 
 
-def of_scores(shape: tuple[int, ...], dtype: torch.dtype, device: str, rounds: int) -> dict[str, Any]:
+def of_scores(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, rounds: int
+) -> dict[str, Any]:
     """cross_entropy, forward and gradient."""
     x = torch.randn(shape, device=device).to(dtype).requires_grad_()
     y = torch.randint(0, shape[1], (shape[0], *shape[2:]), device=device)
@@ -160,11 +172,15 @@ def in_float64(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return total, first
 
 
-def of_layer(shape: tuple[int, int, int], dtype: torch.dtype, device: str, rounds: int) -> dict[str, Any]:
+def of_layer(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: str, rounds: int
+) -> dict[str, Any]:
     """linear_cross_entropy, with gradients by the features and the head."""
     rows, features, classes = shape
     x = torch.randn(rows, features, device=device).to(dtype).requires_grad_()
-    head = (torch.randn(classes, features, device=device) / features**0.5).to(dtype).requires_grad_()
+    head = (
+        (torch.randn(classes, features, device=device) / features**0.5).to(dtype).requires_grad_()
+    )
     y = torch.randint(0, classes, (rows,), device=device)
 
     def step(loss: Callable[[], Tensor]) -> Step:
@@ -176,11 +192,15 @@ def of_layer(shape: tuple[int, int, int], dtype: torch.dtype, device: str, round
 
     steps = {
         "nll": step(lambda: nll.linear_cross_entropy(x, head, y)),
-        "nll, half the memory": step(lambda: nll.linear_cross_entropy(x, head, y, max_memory=1 << 28)),
+        "nll, half the memory": step(
+            lambda: nll.linear_cross_entropy(x, head, y, max_memory=1 << 28)
+        ),
         "eager": step(lambda: F.cross_entropy(F.linear(x, head), y)),
     }
     if device == "cuda":
-        steps["compile"] = step(torch.compile(lambda: F.cross_entropy(F.linear(x, head), y), dynamic=False))
+        steps["compile"] = step(
+            torch.compile(lambda: F.cross_entropy(F.linear(x, head), y), dynamic=False)
+        )
         if hasattr(torch.nn, "LinearCrossEntropyOptions"):
             options = torch.nn.LinearCrossEntropyOptions()
             steps["chunked"] = step(lambda: F.linear_cross_entropy(x, head, y, options=options))
@@ -194,7 +214,11 @@ def of_layer(shape: tuple[int, int, int], dtype: torch.dtype, device: str, round
 def layer_in_float64(x: Tensor, head: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     """The loss and both gradients, some rows at a time."""
     x64, head64 = x.detach().double(), head.detach().double()
-    loss, by_x, by_head = torch.zeros((), dtype=torch.float64, device=x.device), torch.empty_like(x64), 0.0 * head64
+    loss, by_x, by_head = (
+        torch.zeros((), dtype=torch.float64, device=x.device),
+        torch.empty_like(x64),
+        0.0 * head64,
+    )
     for rows in torch.arange(len(x), device=x.device).split(max(1, (1 << 28) // len(head))):
         z = (x64[rows] @ head64.T).requires_grad_()
         part = F.cross_entropy(z, y[rows], reduction="sum") / len(x)
@@ -205,8 +229,12 @@ def layer_in_float64(x: Tensor, head: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     return loss, by_x, by_head
 
 
-def line(name: str, found: dict[str, Any], moved: float, made: float, speed: tuple[float, float]) -> str:
-    """A row of the table: time, its rates against those of a copy and of a product, memory, errors."""
+def line(
+    name: str, found: dict[str, Any], moved: float, made: float, speed: tuple[float, float]
+) -> str:
+    """A row of the table: time, its rates against those of a copy and of a product, memory,
+    errors.
+    """
     seconds = found["seconds"]
     held = "-" if found["bytes"] is None else f"{found['bytes'] / 1e6:.0f}"
     errors = " ".join(f"{error:.0e}" for error in found["errors"])
@@ -236,10 +264,14 @@ def captured(device: str) -> str:
         x.normal_()
     graph.replay()
     same = all(torch.equal(a, b) for a, b in zip(inside, step(), strict=True))
-    return "a CUDA graph replays the losses " + ("with the same bits" if same else "WITH OTHER NUMBERS")
+    return "a CUDA graph replays the losses " + (
+        "with the same bits" if same else "WITH OTHER NUMBERS"
+    )
 
 
-def jobs(real: bool) -> list[tuple[str, Callable[..., dict[str, Any]], tuple[int, ...], torch.dtype]]:
+def jobs(
+    real: bool,
+) -> list[tuple[str, Callable[..., dict[str, Any]], tuple[int, ...], torch.dtype]]:
     """What is measured: the loss's name, its function, shape and type."""
     scores, layers = (SCORES, LAYERS) if real else (SMALL_SCORES, SMALL_LAYERS)
     found = [("cross_entropy", of_scores, *job) for job in scores]
@@ -247,7 +279,9 @@ def jobs(real: bool) -> list[tuple[str, Callable[..., dict[str, Any]], tuple[int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -256,9 +290,18 @@ def main() -> None:
         sys.exit("expected a CUDA or ROCm device, got none; --device cpu checks the script")
     torch.manual_seed(0)
     device = options.device
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else platform.processor() or platform.machine()
+    )
     speed = rates(device, options.rounds)
-    report: dict[str, Any] = {"device": name, "torch": torch.__version__, "copy": speed[0], "product": speed[1]}
+    report: dict[str, Any] = {
+        "device": name,
+        "torch": torch.__version__,
+        "copy": speed[0],
+        "product": speed[1],
+    }
     speeds = f"copy {speed[0] / 1e9:.0f} GB/s, product {speed[1] / 1e12:.1f} TFLOP/s"
     lines = [f"{name}, PyTorch {torch.__version__}: {speeds}"]
     with nll.use_backend("triton"):
@@ -269,13 +312,18 @@ def main() -> None:
             print(title, flush=True)
             report[title] = found = function(shape, dtype, device, options.rounds)
             size = torch.Size(shape).numel()
-            bytes_moved, operations = (0.0, 6.0 * size) if function is of_layer else (2.0 * size * dtype.itemsize, 0.0)
+            bytes_moved, operations = (
+                (0.0, 6.0 * size) if function is of_layer else (2.0 * size * dtype.itemsize, 0.0)
+            )
             lines += [f"\n{title}\n", "| | ms | rate | MB | errors |", "|---|---|---|---|---|"]
             lines += [line(*row, bytes_moved, operations, speed) for row in found.items()]
             if device == "cuda":
                 torch.cuda.empty_cache()
     print("\n".join(lines))
-    print("\nrate: of a layer, three products against the product; else scores and gradient against the copy")
+    print(
+        "\nrate: of a layer, three products against the product; else scores and gradient "
+        "against the copy"
+    )
     if options.json:
         with open(options.json, "w") as file:
             json.dump(report, file, indent=1)

@@ -1,9 +1,10 @@
-"""Time and peak memory of the output layer with its loss, in blocks and as a whole; each case in a process of its own.
+"""Time and peak memory of the output layer with its loss, in blocks and as a whole; each case in a
+process of its own.
 
     python benchmarks/memory.py [--rounds 3] [--plot docs/memory.png]
 
-Memory is the growth of the resident size at its peak, without the gradients and, for bfloat16, without one float32 sum
-of the head's gradient. Linux only.
+Memory is the growth of the resident size at its peak, without the gradients and, for bfloat16,
+without one float32 sum of the head's gradient. Linux only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
-def measure(shape: tuple[int, int, int], dtype: torch.dtype, budget: int | None, rounds: int) -> dict[str, Any]:
+def measure(
+    shape: tuple[int, int, int], dtype: torch.dtype, budget: int | None, rounds: int
+) -> dict[str, Any]:
     """Peak bytes and median seconds, with a gradient by the features and the head."""
     rows, features, classes = shape
     draw = torch.Generator().manual_seed(0)
@@ -61,11 +64,14 @@ def measure(shape: tuple[int, int, int], dtype: torch.dtype, budget: int | None,
     found["predicted"] = nll.explain(nll.linear_cross_entropy, x, head, y, max_memory=budget).bytes
     for name, loss in contenders.items():
         small = [t[:100].detach().requires_grad_() for t in (x, head)]
-        torch.autograd.grad(loss(*small, torch.zeros(100, dtype=torch.int64)), small)  # the libraries' own memory
+        # the libraries' own memory
+        torch.autograd.grad(loss(*small, torch.zeros(100, dtype=torch.int64)), small)
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         torch.autograd.grad(loss(x, head, y), (x, head))
-        found[name] = {"bytes": status("VmHWM") - before - kept - (in_float32 if name == "nll" else 0)}
+        found[name] = {
+            "bytes": status("VmHWM") - before - kept - (in_float32 if name == "nll" else 0)
+        }
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, loss in contenders.items():
@@ -88,12 +94,19 @@ def line(case: tuple, found: dict[str, Any]) -> str:
     shape, dtype, budget = case
     nll_, eager, mega = found["nll"], found["eager"], 1e6
     chunked = found.get("chunked")
-    beside = f"{chunked['bytes'] / mega:.0f} | {nll_['seconds'] / chunked['seconds']:.2f}" if chunked else " | "
+    beside = (
+        f"{chunked['bytes'] / mega:.0f} | {nll_['seconds'] / chunked['seconds']:.2f}"
+        if chunked
+        else " | "
+    )
     said = "default" if budget is None else f"{budget / mega:.0f}"
     return (
-        f"| {tuple(shape)} {dtype} | {said} | {found['predicted'] / mega:.1f} | {nll_['bytes'] / mega:.1f} "
-        f"| {eager['bytes'] / mega:.0f} | {found['scores'] / mega:.0f} | {nll_['bytes'] / found['scores']:.3f} "
-        f"| {nll_['seconds']:.2f} | {eager['seconds']:.2f} | {nll_['seconds'] / eager['seconds']:.2f} | {beside} |"
+        f"| {tuple(shape)} {dtype} | {said} | {found['predicted'] / mega:.1f} | "
+        f"{nll_['bytes'] / mega:.1f} "
+        f"| {eager['bytes'] / mega:.0f} | {found['scores'] / mega:.0f} | "
+        f"{nll_['bytes'] / found['scores']:.3f} "
+        f"| {nll_['seconds']:.2f} | {eager['seconds']:.2f} | "
+        f"{nll_['seconds'] / eager['seconds']:.2f} | {beside} |"
     )
 
 
@@ -101,14 +114,18 @@ def plot(found: list[tuple[tuple, dict[str, Any]]], path: str) -> None:
     """Peak memory against the size of the scores."""
     import matplotlib.pyplot as plt
 
-    chosen = [result for (_, dtype, budget), result in found if dtype == "float32" and budget is None]
+    chosen = [
+        result for (_, dtype, budget), result in found if dtype == "float32" and budget is None
+    ]
     figure, axes = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
     for name, marker in (("eager", "s"), ("nll", "o")):
         axes.loglog(
             [result["scores"] / 1e6 for result in chosen],
             [result[name]["bytes"] / 1e6 for result in chosen],
             marker,
-            label={"nll": "nll.linear_cross_entropy", "eager": "F.cross_entropy(F.linear(...))"}[name],
+            label={"nll": "nll.linear_cross_entropy", "eager": "F.cross_entropy(F.linear(...))"}[
+                name
+            ],
         )
     axes.set_xlabel("scores, rows x classes (MB)")
     axes.set_ylabel("peak memory besides the gradients (MB)")
@@ -118,7 +135,9 @@ def plot(found: list[tuple[tuple, dict[str, Any]]], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plot", help="write the picture to this file")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -128,7 +147,8 @@ def main() -> None:
         print(json.dumps(measure(tuple(shape), getattr(torch, dtype), budget, arguments.rounds)))
         return
     print(
-        "| (rows, features, classes) | budget, MB | predicted | nll, MB | eager, MB | scores, MB | nll / scores "
+        "| (rows, features, classes) | budget, MB | predicted | nll, MB | eager, MB | scores, MB | "
+        "nll / scores "
         "| nll, s | eager, s | nll / eager | chunked, MB | nll / chunked |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")

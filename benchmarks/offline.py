@@ -80,22 +80,44 @@ def variants(shapes: dict[str, tuple[int, int]] = SHAPES) -> Iterator[Variant]:
     for said, shape in shapes.items():
         t = tile(*shape)
         sizes = {"ROWS": t.rows, "BLOCK": t.classes}
-        modes = {"forward": (True, False), "forward with gradient": (True, True), "backward": (False, True)}
+        modes = {
+            "forward": (True, False),
+            "forward with gradient": (True, True),
+            "backward": (False, True),
+        }
         for mode, (forward, gradient) in modes.items():
-            for labelled, options in ((True, NO_OPTIONS), (True, ALL_OPTIONS), (False, ALL_OPTIONS)):
+            for labelled, options in (
+                (True, NO_OPTIONS),
+                (True, ALL_OPTIONS),
+                (False, ALL_OPTIONS),
+            ):
                 constants = {"FORWARD": forward, "GRADIENT": gradient, "LABELS": labelled}
                 constants |= {"MEAN": True, "WHOLE": t.whole, "PARTS": 8, **sizes, **options}
                 of = "labels" if labelled else "probabilities"
                 how = f"{said}, {of}, {mode}" + (", every option" if options is ALL_OPTIONS else "")
-                yield Variant("cross_entropy", "cross_entropy_kernel", how, t.warps, constants, not labelled)
+                yield Variant(
+                    "cross_entropy", "cross_entropy_kernel", how, t.warps, constants, not labelled
+                )
         for backward in (False, True):
             constants = {"BACKWARD": backward, "WHOLE": t.whole, **sizes}
-            yield Variant("log_softmax", "log_softmax_kernel", f"{said}{', backward' * backward}", t.warps, constants)
+            yield Variant(
+                "log_softmax",
+                "log_softmax_kernel",
+                f"{said}{', backward' * backward}",
+                t.warps,
+                constants,
+            )
         if said == "class second":
             continue
         block = {"CAP": True, "ROWS": t.rows, "BLOCK": min(t.classes, 4096)}
         yield Variant("statistics", "statistics_kernel", said, min(t.warps, 4), block)
-        yield Variant("statistics", "statistics_backward_kernel", said, min(t.warps, 4), {"ENTROPY": True, **block})
+        yield Variant(
+            "statistics",
+            "statistics_backward_kernel",
+            said,
+            min(t.warps, 4),
+            {"ENTROPY": True, **block},
+        )
         sizes = {"ROWS": t.rows, "BLOCK": min(t.classes, 4096)}
         yield Variant("log_softmax", "pick_backward_kernel", said, min(t.warps, 4), sizes)
     yield Variant("cross_entropy", "rescale_kernel", "", 4, {"BLOCK": 4096})
@@ -111,10 +133,14 @@ def kernel_of(variant: Variant) -> Any:
 
 
 def compiled(variant: Variant, target: GPUTarget, dtype: str) -> Any:
-    """The kernel for a target, of scores of a type; for class last its strides are known to be 1."""
+    """The kernel for a target, of scores of a type; for class last its strides are known to be
+    1.
+    """
     kernel = kernel_of(variant)
     second = variant.said.startswith("class second")
-    known = {f"{tensor}_{'inner' if second else 'class'}" for tensor in "xgoq"} | (set() if second else {"inner"})
+    known = {f"{tensor}_{'inner' if second else 'class'}" for tensor in "xgoq"} | (
+        set() if second else {"inner"}
+    )
     constants = {**variant.constants, **dict.fromkeys(known & set(kernel.arg_names), 1)}
     signature = {name: kind(name, variant, dtype) for name in kernel.arg_names}
     signature |= dict.fromkeys(constants, "constexpr")
@@ -141,15 +167,28 @@ def is_number(name: str) -> bool:
 def used(kernel: Any) -> tuple[int, int, int]:
     """Registers of a thread, bytes of shared memory, and what is spilled."""
     if "amdgcn" in kernel.asm:
-        found = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|sgpr_spill_count):\s+(\d+)", kernel.asm["amdgcn"]))
+        found = dict(
+            re.findall(
+                r"\.(vgpr_count|vgpr_spill_count|sgpr_spill_count):\s+(\d+)", kernel.asm["amdgcn"]
+            )
+        )
         return int(found["vgpr_count"]), kernel.metadata.shared, int(found["vgpr_spill_count"])
     arch = kernel.metadata.target.arch
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(kernel.asm["ptx"])
         file.flush()
-        command = [get_ptxas(arch).path, "-v", f"--gpu-name=sm_{arch}{'a' * (arch >= 90)}", file.name, "-o", os.devnull]
+        command = [
+            get_ptxas(arch).path,
+            "-v",
+            f"--gpu-name=sm_{arch}{'a' * (arch >= 90)}",
+            file.name,
+            "-o",
+            os.devnull,
+        ]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers, spilled = (re.findall(what, said)[0] for what in (r"Used (\d+) registers", r"(\d+) bytes spill stores"))
+    registers, spilled = (
+        re.findall(what, said)[0] for what in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
+    )
     return int(registers), kernel.metadata.shared, int(spilled)
 
 

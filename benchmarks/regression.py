@@ -1,10 +1,11 @@
-"""Softmax regression against scikit-learn's solvers and statsmodels, in turn within one run: medians and ratios.
+"""Softmax regression against scikit-learn's solvers and statsmodels, in turn within one run:
+medians and ratios.
 
     python benchmarks/regression.py [--rounds 3] [--only 1000000] [--statsmodels] [--sparse]
 
-A contender's tolerance is the loosest of 1e-3, 1e-4, ... at which its log-likelihood is within 1e-8 relative of the
-best known. scikit-learn gives no errors; ours are timed with them, and without ("estimate"). Memory is the peak of a
-process of its own above what it had before the fit.
+A contender's tolerance is the loosest of 1e-3, 1e-4, ... at which its log-likelihood is within 1e-8
+relative of the best known. scikit-learn gives no errors; ours are timed with them, and without
+("estimate"). Memory is the peak of a process of its own above what it had before the fit.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def statsmodels(data: Data) -> float:
 
 
 def close_enough(data: Data, solver: str, best: float) -> float | None:
-    """The loosest tolerance that ends near the best value; None where it takes more than two minutes."""
+    """The loosest tolerance that ends near the best value; None where it takes more than two
+    minutes.
+    """
     for power in range(3, 9):
         spent, value = seconds(lambda: theirs(data, solver, 10.0**-power))  # noqa: B023
         if best - value <= CLOSE * abs(best):
@@ -87,7 +90,9 @@ def compare(shape: tuple[int, int, int], rounds: int, with_statsmodels: bool) ->
             continue
         tolerances[solver] = close_enough(data, solver, best)
         if tolerances[solver] is not None:
-            contenders[f"sklearn {solver}"] = lambda solver=solver: theirs(data, solver, tolerances[solver])
+            contenders[f"sklearn {solver}"] = lambda solver=solver: theirs(
+                data, solver, tolerances[solver]
+            )
     if with_statsmodels:
         contenders["statsmodels newton"] = lambda: statsmodels(data)
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -136,11 +141,17 @@ def compare_sparse(rounds: int, n: int = 200_000, levels: int = 100, factors: in
             time.sleep(0.5)
             times[name].append(seconds(lambda: model.fit(x, y))[0])  # noqa: B023
     best = max(map(value, models.values()))
-    print(f"sparse, n = {n}, p = {levels * factors}, K = 5, alpha = 1: penalised log-likelihood {best:.6f}")
+    print(
+        f"sparse, n = {n}, p = {levels * factors}, K = 5, alpha = 1: penalised log-likelihood "
+        f"{best:.6f}"
+    )
     for name, own in times.items():
         median = statistics.median(own)
         ratio = median / statistics.median(times["nll"])
-        print(f"  {name:22} {median:8.3f} s   {ratio:6.2f} x   lower by {best - value(models[name]):.2e}")
+        print(
+            f"  {name:22} {median:8.3f} s   {ratio:6.2f} x   lower by "
+            f"{best - value(models[name]):.2e}"
+        )
 
 
 def peak(shape: tuple[int, int, int], who: str, tolerance: float | None) -> float:
@@ -172,19 +183,26 @@ def peak_here(who: str, shape: tuple[int, int, int], tolerance: float) -> float:
 
 def main() -> None:
     """Compare the shapes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", type=int, help="shapes with so many rows")
     parser.add_argument("--statsmodels", action="store_true", help="MNLogit too: minutes")
     parser.add_argument("--sparse", action="store_true", help="sparse columns alone")
-    parser.add_argument("--peak", nargs=5, metavar=("WHO", "N", "P", "K", "TOL"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--peak", nargs=5, metavar=("WHO", "N", "P", "K", "TOL"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     torch.set_num_threads(2)
     if options.peak:
         who, n, p, classes, tolerance = options.peak
         print(peak_here(who, (int(n), int(p), int(classes)), float(tolerance)))
         return
-    print(f"nll {nll.__version__}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, 2 threads")
+    print(
+        f"nll {nll.__version__}, torch {torch.__version__}, scikit-learn {sklearn.__version__}, "
+        f"2 threads"
+    )
     if options.sparse:
         compare_sparse(options.rounds)
         return

@@ -1,9 +1,11 @@
-"""Softmax regression of a Parquet file larger than memory: rate against rows in memory, peak memory, kill and resume.
+"""Softmax regression of a Parquet file larger than memory: rate against rows in memory, peak
+memory, kill and resume.
 
     python benchmarks/streams.py [--rows 20000000] [--folder DIR]
 
-Each fit is a process of its own. The rates are seconds per row, in turn: some of the rows in memory, all from the file.
-Memory is the peak of the process, the interpreter and libraries included. The kill is SIGKILL after half of the time.
+Each fit is a process of its own. The rates are seconds per row, in turn: some of the rows in
+memory, all from the file. Memory is the peak of the process, the interpreter and libraries
+included. The kill is SIGKILL after half of the time.
 """
 
 from __future__ import annotations
@@ -42,14 +44,18 @@ path, checkpoint = sys.argv[1], sys.argv[2] or None
 def report(rows):
     seconds = time.perf_counter() - start
     # Not ru_maxrss, which starts from that of the process that started this one.
-    peak = next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    status = open("/proc/self/status")
+    peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
     print(json.dumps({"rows": rows, "seconds": seconds, "peak": peak, "status": fit.status,
-                      "coef": fit.vector.tolist(), "errors": fit.standard_errors["coef"].reshape(-1).tolist()}))
+                      "coef": fit.vector.tolist(),
+                      "errors": fit.standard_errors["coef"].reshape(-1).tolist()}))
 """
 
 
 def write(path: Path, rows: int) -> None:
-    """Normal columns on scales from 0.01 to 1000, labels of the model, in the row groups that pyarrow makes."""
+    """Normal columns on scales from 0.01 to 1000, labels of the model, in the row groups that
+    pyarrow makes.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,7 +77,9 @@ def write(path: Path, rows: int) -> None:
 def run(code: str, path: Path, checkpoint: str = "") -> dict:
     """One fit in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", COMMON + code, str(path), checkpoint], check=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", COMMON + code, str(path), checkpoint],
+        check=True,
+        stdout=subprocess.PIPE,
     )
     return json.loads(done.stdout)
 
@@ -100,7 +108,9 @@ def main() -> None:
         path, kept = Path(folder) / "rows.parquet", os.path.join(folder, "passes")
         write(path, given.rows)
         print(
-            f"{given.rows} rows, {COLUMNS} columns, {CLASSES} classes: {path.stat().st_size / 1e9:.2f} GB", flush=True
+            f"{given.rows} rows, {COLUMNS} columns, {CLASSES} classes: "
+            f"{path.stat().st_size / 1e9:.2f} GB",
+            flush=True,
         )
         memory, streamed = [], []
         for _ in range(given.rounds):
@@ -110,7 +120,8 @@ def main() -> None:
             for fit in fits:
                 rate = fit["seconds"] / fit["rows"] * 1e6
                 print(
-                    f"{name:10} {fit['rows']:>12.0f} rows {fit['seconds']:7.2f} s {rate:6.3f} us/row "
+                    f"{name:10} {fit['rows']:>12.0f} rows {fit['seconds']:7.2f} s {rate:6.3f} "
+                    f"us/row "
                     f"{fit['peak']:6.0f} MB  {fit['status']}"
                 )
         rates = [min(fit["seconds"] / fit["rows"] for fit in fits) for fits in (streamed, memory)]
@@ -118,7 +129,8 @@ def main() -> None:
         killed(path, kept, streamed[-1]["seconds"] / 2 + 3)
         resumed = run(STREAMED, path, kept)
         print(
-            f"killed half-way, resumed: {resumed['seconds']:.2f} s, differs by {difference(resumed, streamed[0]):.1e}"
+            f"killed half-way, resumed: {resumed['seconds']:.2f} s, differs by "
+            f"{difference(resumed, streamed[0]):.1e}"
         )
 
 

@@ -1,7 +1,8 @@
-"""The cases of `nll bench` for pytest-benchmark: `pytest benchmarks --benchmark-group-by=param:case`.
+"""The cases of `nll bench` for pytest-benchmark: `pytest benchmarks
+--benchmark-group-by=param:case`.
 
-`nll bench` takes turns between the contenders, which a busy machine needs; this is for following one of them in time
-(`--benchmark-autosave`, `--benchmark-compare`).
+`nll bench` takes turns between the contenders, which a busy machine needs; this is for following
+one of them in time (`--benchmark-autosave`, `--benchmark-compare`).
 """
 
 from __future__ import annotations

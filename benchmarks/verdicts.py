@@ -1,10 +1,12 @@
-"""Random fits, judged by restarts, by another optimiser and by likelihoods that are computed independently.
+"""Random fits, judged by restarts, by another optimiser and by likelihoods that are computed
+independently.
 
-    python benchmarks/verdicts.py [--fits 2000] [--seed 0] [--first 0] [--only Gamma] [--index 137] [--verbose]
+    python benchmarks/verdicts.py [--fits 2000] [--seed 0] [--first 0] [--only Gamma] [--index 137]
+    [--verbose]
 
-A fit that says "converged" must lie at the highest maximum that any restart or SciPy reaches, and above its values far
-out; a verdict may depend neither on the start nor on the units. A line for each failure names seed and index, which
-draw the problem again. Exit status 1 if a check fails.
+A fit that says "converged" must lie at the highest maximum that any restart or SciPy reaches, and
+above its values far out; a verdict may depend neither on the start nor on the units. A line for
+each failure names seed and index, which draw the problem again. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from random_fits.draw import draw, far_start, rough, scalable, scaled, units
 from random_fits.problem import REGRESSIONS, Params, Problem, natural, numbers, plain
 
 TOLERANCE, SLOW = 1e-6, 20.0  # of 1 + |log L|; seconds
-FAR = 12.0  # how far a logarithm, a logit, or a location in units of its spread is moved towards a border
+# how far a logarithm, a logit, or a location in units of its spread is moved towards a border
+FAR = 12.0
 CHECKS = {
     "best": "a higher maximum",
     "start": "a higher maximum than from a given start",
@@ -36,13 +39,25 @@ CHECKS = {
     "slow": f"more than {SLOW:g} s",
 }
 # Their likelihood has no largest value: a maximum counts if nll, started there, converges to it.
-UNBOUNDED = ("StudentT", "GeneralizedExtremeValue", "GeneralizedPareto", "Shifted", "NormalMixture", "Cauchy")
-NOT_REGULAR = ("Uniform", "Pareto", "MultivariateNormal")  # what is far out is not moved one number at a time
+UNBOUNDED = (
+    "StudentT",
+    "GeneralizedExtremeValue",
+    "GeneralizedPareto",
+    "Shifted",
+    "NormalMixture",
+    "Cauchy",
+)
+# what is far out is not moved one number at a time
+NOT_REGULAR = ("Uniform", "Pareto", "MultivariateNormal")
 
 
 def verdict(fit: Any) -> str:
     """converged, border, no maximum, or how the search ended."""
-    for beginning, said in (("at the b", "border"), ("no maximum", "no maximum"), ("not regular", "converged")):
+    for beginning, said in (
+        ("at the b", "border"),
+        ("no maximum", "no maximum"),
+        ("not regular", "converged"),
+    ):
         if fit.status.startswith(beginning):
             return said
     return "converged" if fit.converged else fit.status.split(":")[0]
@@ -90,10 +105,14 @@ class Judge:
         return value if math.isfinite(value) else -math.inf
 
     def by_nll(self, params: Params) -> float:
-        vector = torch.cat([torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in params.values()])
+        vector = torch.cat(
+            [torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in params.values()]
+        )
         return float(self.fit.log_likelihood_at(vector))
 
-    def climb(self, theta: np.ndarray, free: np.ndarray, effort: int, polish: bool = False) -> tuple[float, np.ndarray]:
+    def climb(
+        self, theta: np.ndarray, free: np.ndarray, effort: int, polish: bool = False
+    ) -> tuple[float, np.ndarray]:
         """By Nelder and Mead's simplex, and BFGS; only some of the numbers are free."""
         size = int(free.sum())
         if not size:
@@ -108,7 +127,12 @@ class Judge:
             return min(-self.at(moved(z)), 1e250)
 
         simplex = np.vstack([np.zeros(size), np.diag(self.rng.choice([-0.5, 0.5], size))])
-        options = {"maxfev": effort * size, "xatol": 1e-7, "fatol": 1e-10, "initial_simplex": simplex}
+        options = {
+            "maxfev": effort * size,
+            "xatol": 1e-7,
+            "fatol": 1e-10,
+            "initial_simplex": simplex,
+        }
         end = scipy.optimize.minimize(lost, np.zeros(size), method="Nelder-Mead", options=options)
         if polish and end.fun < 1e249:
             more = scipy.optimize.minimize(lost, end.x, method="BFGS", options={"maxiter": 20})
@@ -136,14 +160,20 @@ class Judge:
         """Whether nll's likelihood is the same there: far out SciPy's may be rounding."""
         if self.fit.log_likelihood_at is None:  # of a limit, as Poisson of NegativeBinomial
             return value > self.value + 1e-4 * (1 + abs(value))
-        return abs(self.by_nll(natural(self.parameters, theta)) - value) <= TOLERANCE * (1 + abs(value))
+        return abs(self.by_nll(natural(self.parameters, theta)) - value) <= TOLERANCE * (
+            1 + abs(value)
+        )
 
     def confirmed(self, theta: np.ndarray, value: float) -> bool:
         """Whether a value that SciPy reaches is a maximum."""
         if not self.problem.name.startswith(UNBOUNDED):
             return self.same(theta, value)
         there = self.attempt(self.problem, natural(self.parameters, theta))
-        return there is not None and verdict(there) == "converged" and there.log_likelihood > self.value + self.margin
+        return (
+            there is not None
+            and verdict(there) == "converged"
+            and there.log_likelihood > self.value + self.margin
+        )
 
     def check(self, finite: bool) -> None:
         fit, self.objective = self.fit, self.problem.log_likelihood
@@ -167,20 +197,31 @@ class Judge:
             self.interior(best, where)
 
     def lower(self, value: float, whose: str) -> None:
-        self.fail("start" if self.problem.start else "best", f"log L {self.value:.9g}, {value:.9g} by {whose}")
+        self.fail(
+            "start" if self.problem.start else "best",
+            f"log L {self.value:.9g}, {value:.9g} by {whose}",
+        )
 
     def restart(self) -> Any:
-        """From the default and from another start: not higher, and not lower where it says converged."""
+        """From the default and from another start: not higher, and not lower where it says
+        converged.
+        """
         if self.costly:
             return None
         usual = self.attempt(self.problem, {}) if self.problem.start else self.fit
         start = far_start(self.rng, self.problem)
-        for other, whose in ((usual, "the default start"), (self.attempt(self.problem, start), plain(start))):
+        for other, whose in (
+            (usual, "the default start"),
+            (self.attempt(self.problem, start), plain(start)),
+        ):
             if self.fit.converged and other is not None and other.converged:
                 if other.log_likelihood > self.value + self.margin:
                     self.lower(other.log_likelihood, whose)
                 elif other.log_likelihood < self.value - self.margin and other is not usual:
-                    self.fail("start", f"log L {other.log_likelihood:.9g} from {whose}, else {self.value:.9g}")
+                    self.fail(
+                        "start",
+                        f"log L {other.log_likelihood:.9g} from {whose}, else {self.value:.9g}",
+                    )
         return usual
 
     def other_units(self, usual: Any) -> None:
@@ -188,34 +229,49 @@ class Judge:
         other = self.attempt(scaled(self.problem, factor), {})
         if other is None:
             return
-        if {verdict(usual), verdict(other)} & {"converged", "border", "no maximum"} and verdict(usual) != verdict(
-            other
-        ):
+        if {verdict(usual), verdict(other)} & {"converged", "border", "no maximum"} and verdict(
+            usual
+        ) != verdict(other):
             self.fail("units", f"{usual.status!r}; data times {factor:g}: {other.status!r}")
         elif usual.converged:
             there = other.log_likelihood + self.problem.densities * math.log(factor)
             if abs(there - usual.log_likelihood) > TOLERANCE * (1 + abs(there)):
-                self.fail("units", f"log L {usual.log_likelihood:.9g}, data times {factor:g}: {there:.9g}")
+                self.fail(
+                    "units", f"log L {usual.log_likelihood:.9g}, data times {factor:g}: {there:.9g}"
+                )
 
     def far_out(self) -> None:
         value, where = self.outermost(self.theta)
         above = self.problem.name.startswith(UNBOUNDED) and value > self.value
-        if value > self.value - 1e-8 * (1 + abs(self.value)) and not above and self.same(where, value):
+        if (
+            value > self.value - 1e-8 * (1 + abs(self.value))
+            and not above
+            and self.same(where, value)
+        ):
             self.fail("limit", f"log L {self.value:.9g}, {value:.9g} at {self.shown(where)}")
 
     def interior(self, best: float, where: np.ndarray) -> None:
         """No maximum: is there one?"""
         away = where if self.problem.name in REGRESSIONS else (where - self.rough) / self.unit
         value, _ = self.outermost(where)
-        if value < best - 1e-5 * (1 + abs(best)) and abs(away).max() < 10 and self.confirmed(where, best):
-            self.fail("inside", f"SciPy: log L {best:.9g} at {self.shown(where)}, far out at most {value:.9g}")
+        if (
+            value < best - 1e-5 * (1 + abs(best))
+            and abs(away).max() < 10
+            and self.confirmed(where, best)
+        ):
+            self.fail(
+                "inside",
+                f"SciPy: log L {best:.9g} at {self.shown(where)}, far out at most {value:.9g}",
+            )
 
     def shown(self, theta: np.ndarray) -> str:
         return plain(natural(self.parameters, theta))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("fits", 2000), ("seed", 0), ("first", 0), ("index", None)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", help="a family")
@@ -230,18 +286,37 @@ def main() -> int:
     for index in indices:
         problem = draw(asked.seed, index, asked.only)
         judge = Judge(problem, np.random.default_rng([asked.seed, index, 1]))
-        line = f"--seed {asked.seed} --index {index}{f' --only {asked.only}' if asked.only else ''} {problem}"
+        line = (
+            f"--seed {asked.seed} --index "
+            f"{index}{f' --only {asked.only}' if asked.only else ''} {problem}"
+        )
         got = "refused" if judge.fit is None else judge.fit.status
         if asked.verbose or asked.index is not None:
-            print(line, got, "" if judge.fit is None else plain(judge.fit.params), sep=" | ", flush=True)
+            print(
+                line,
+                got,
+                "" if judge.fit is None else plain(judge.fit.params),
+                sep=" | ",
+                flush=True,
+            )
         if asked.index is not None:
             print(problem.literal)
         for kind, said in judge.failures:
             print(f"{kind:6s} {line}: {got.split(':')[0]}; {said}", flush=True)
         verdicts[got if judge.fit is None else judge.verdict] += 1
         kinds.update({kind for kind, _ in judge.failures})
-    rows = ["", "| verdict | fits |", "|---|---|", *(f"| {name} | {count} |" for name, count in verdicts.most_common())]
-    rows += ["", "| check | failures |", "|---|---|", *(f"| {CHECKS[kind]} | {kinds[kind]} |" for kind in CHECKS)]
+    rows = [
+        "",
+        "| verdict | fits |",
+        "|---|---|",
+        *(f"| {name} | {count} |" for name, count in verdicts.most_common()),
+    ]
+    rows += [
+        "",
+        "| check | failures |",
+        "|---|---|",
+        *(f"| {CHECKS[kind]} | {kinds[kind]} |" for kind in CHECKS),
+    ]
     print(*rows, sep="\n")
     return int(kinds.total() > 0)
 

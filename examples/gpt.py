@@ -1,10 +1,13 @@
-"""Train a small GPT on the first 42 chapters of Moby-Dick, its output layer and loss in one call that holds no scores.
+"""Train a small GPT on the first 42 chapters of Moby-Dick, its output layer and loss in one call
+that holds no scores.
 
-    python examples/gpt.py              # 200 steps, then the perplexity of text that it has not seen
-    python examples/gpt.py --compare    # the same steps with PyTorch's loss: curves and peak memory, in fresh processes
+    python examples/gpt.py              # 200 steps, then the perplexity of text that it has not
+    seen python examples/gpt.py --compare    # the same steps with PyTorch's loss: curves and peak
+    memory, in fresh processes
 
-Words and punctuation marks are the tokens, some 9 700 of them. The model is GPT-2's in small: blocks of attention and
-of a two-layer perceptron, each after a normalisation and added to its input; the head is the table of the tokens.
+Words and punctuation marks are the tokens, some 9 700 of them. The model is GPT-2's in small:
+blocks of attention and of a two-layer perceptron, each after a normalisation and added to its
+input; the head is the table of the tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ import nll
 
 TEXT = Path(__file__).parent / "moby-dick.txt"
 WIDTH, HEADS, DEPTH, LENGTH, BATCH = 64, 4, 2, 128, 8
-MEMORY = 4_000_000  # bytes for the output layer and its loss; the scores of a batch would take 40 MB in float32
+# bytes for the output layer and its loss; the scores of a batch would take 40 MB in float32
+MEMORY = 4_000_000
 
 
 def tokens_of(text: str) -> tuple[Tensor, list[str]]:
@@ -44,7 +48,9 @@ class Block(nn.Module):
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.query_key_value, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.perceptron = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.perceptron = nn.Sequential(
+            nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         parts = self.query_key_value(self.norm_1(x)).chunk(3, -1)
@@ -55,7 +61,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Tokens (batch, length) to the features (batch, length, WIDTH) from which the next token is guessed."""
+    """Tokens (batch, length) to the features (batch, length, WIDTH) from which the next token is
+    guessed.
+    """
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -77,9 +85,14 @@ def pytorch(features: Tensor, head: Tensor, labels: Tensor) -> Tensor:
 
 
 def pytorch_in_blocks(features: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    """The same loss summed over 100 rows at a time: what rounding alone may do to a training run."""
+    """The same loss summed over 100 rows at a time: what rounding alone may do to a training
+    run.
+    """
     rows = zip(features.flatten(0, 1).split(100), labels.flatten().split(100), strict=True)
-    return sum(F.cross_entropy(F.linear(x, head), y, reduction="sum") for x, y in rows) / labels.numel()  # type: ignore[return-value]
+    return (
+        sum(F.cross_entropy(F.linear(x, head), y, reduction="sum") for x, y in rows)
+        / labels.numel()
+    )  # type: ignore[return-value]
 
 
 LOSSES = {"nll": fused, "pytorch": pytorch, "pytorch in blocks": pytorch_in_blocks}
@@ -94,7 +107,9 @@ def batches(tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield tokens[at], tokens[at + 1]
 
 
-def train(loss_of, steps: int, dtype: torch.dtype, tokens: Tensor, vocabulary: int) -> tuple[GPT, list[float]]:
+def train(
+    loss_of, steps: int, dtype: torch.dtype, tokens: Tensor, vocabulary: int
+) -> tuple[GPT, list[float]]:
     """A model from random weights, the same for every loss, and its loss at each step."""
     torch.manual_seed(0)
     model = GPT(vocabulary).to(dtype)
@@ -111,7 +126,9 @@ def train(loss_of, steps: int, dtype: torch.dtype, tokens: Tensor, vocabulary: i
 
 @torch.no_grad()
 def perplexity(model: GPT, tokens: Tensor) -> nll.Estimate:
-    """Of text in pieces; their tokens depend on each other, so the error is that of a sample of pieces."""
+    """Of text in pieces; their tokens depend on each other, so the error is that of a sample of
+    pieces.
+    """
     pieces = tokens[: (len(tokens) - 1) // LENGTH * LENGTH + 1]
     inputs, labels = pieces[:-1].view(-1, LENGTH), pieces[1:].view(-1, LENGTH)
     found = (
@@ -122,13 +139,27 @@ def perplexity(model: GPT, tokens: Tensor) -> nll.Estimate:
 
 
 def peak() -> int:
-    """Bytes of this process that were resident at most; the system counts in 1024, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Bytes of this process that were resident at most; the system counts in 1024, macOS in
+    bytes.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def measured(name: str, steps: int, dtype: str) -> dict:
     """Losses and memory of a run in a process of its own."""
-    command = [sys.executable, __file__, "--loss", name, "--steps", str(steps), "--dtype", dtype, "--json"]
+    command = [
+        sys.executable,
+        __file__,
+        "--loss",
+        name,
+        "--steps",
+        str(steps),
+        "--dtype",
+        dtype,
+        "--json",
+    ]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -139,11 +170,16 @@ def compare(steps: int) -> None:
         print(f"{dtype}, {steps} steps: loss {truth[0]:.4f} to {truth[-1]:.4f}")
         for name, run in runs.items():
             furthest = max(abs(a - b) for a, b in zip(run["losses"], truth, strict=True))
-            print(f"  {name:18} furthest from pytorch's {furthest:.1e}, peak {run['peak'] / 1e6:.0f} MB")
+            print(
+                f"  {name:18} furthest from pytorch's {furthest:.1e}, peak "
+                f"{run['peak'] / 1e6:.0f} MB"
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--loss", choices=LOSSES, default="nll")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
@@ -154,13 +190,18 @@ def main() -> None:
         return compare(options.steps)
     tokens, vocabulary = tokens_of(TEXT.read_text(encoding="utf-8"))
     seen, unseen = tokens[: len(tokens) * 9 // 10], tokens[len(tokens) * 9 // 10 :]
-    model, losses = train(LOSSES[options.loss], options.steps, getattr(torch, options.dtype), seen, len(vocabulary))
+    model, losses = train(
+        LOSSES[options.loss], options.steps, getattr(torch, options.dtype), seen, len(vocabulary)
+    )
     if options.json:
         return print(json.dumps({"losses": losses, "peak": peak()}))
     for step in range(0, options.steps, 20):
         print(f"step {step:4}  loss {losses[step]:.4f}")
     found = perplexity(model, unseen)
-    print(f"unseen text: perplexity {found.value:.1f} +- {found.standard_error:.1f} (of {len(vocabulary)} tokens)")
+    print(
+        f"unseen text: perplexity {found.value:.1f} +- {found.standard_error:.1f} (of "
+        f"{len(vocabulary)} tokens)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The one table of cases that every backend of the losses runs, and the two judges of a result.
 
-`definition` is the loss in float64, written as plain sums over a matrix of rows from its formula and nothing
-else; `pytorch` asks PyTorch's own function, for cases whose arguments it has.
+`definition` is the loss in float64, written as plain sums over a matrix of rows from its formula
+and nothing else; `pytorch` asks PyTorch's own function, for cases whose arguments it has.
 """
 
 from __future__ import annotations
@@ -50,13 +50,16 @@ class Case:
 
     name: str
     shape: tuple[int, ...] = (6, 5)
-    target: str = "labels"  # or "uint8" (labels), "probabilities", "one-hot", "masses" (with any sum)
+    # or "uint8" (labels), "probabilities", "one-hot", "masses" (with any sum)
+    target: str = "labels"
     layout: str = "contiguous"  # of the numbers in memory; the others are in _lay
-    logits: str = "normal"  # "large": about +-1e4; "infinite": one class of each row is -inf; "minus infinity"
+    # "large": about +-1e4; "infinite": one class of each row is -inf; "minus infinity"
+    logits: str = "normal"
     ignored: str = "none"  # or "some", "all": which rows have the label ignore_index
     weight: str = "none"  # "positive", or "zeros": weights of some classes are 0
     row_weights: bool = False
-    allowed: str = "all"  # "classes": a mask (C); "input": one for each row; "not the label": the label is out
+    # "classes": a mask (C); "input": one for each row; "not the label": the label is out
+    allowed: str = "all"
     options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -71,12 +74,15 @@ class Case:
         rows = tuple(n for d, n in enumerate(self.shape) if d != _class_dim(self.shape))
         labels = torch.randint(0, classes, rows, generator=draw)
         if self.target == "uint8" and classes > 156:
-            labels.view(-1)[0] = 156  # what an ignore_index of -100 becomes when it is wrapped into a byte
+            # what an ignore_index of -100 becomes when it is wrapped into a byte
+            labels.view(-1)[0] = 156
         input = 2.0 * torch.randn(self.shape, generator=draw, dtype=torch.float64)
         if self.logits == "large":
             input += 1e4 * input.sign()
         elif self.logits == "infinite":  # not the label: that row would lose everything
-            input.scatter_(_class_dim(self.shape), ((labels + 1) % classes)[_new(self.shape)], -torch.inf)
+            input.scatter_(
+                _class_dim(self.shape), ((labels + 1) % classes)[_new(self.shape)], -torch.inf
+            )
         elif self.logits == "minus infinity":
             input.view(-1, classes)[0, labels.view(-1)[0]] = -torch.inf
         allowed = self._allowed(labels, draw)
@@ -113,8 +119,13 @@ class Case:
         return Problem(_lay(log_p, self.layout), target, kwargs)
 
     def _ignore(self, labels: Tensor) -> Tensor:
-        """Mark every third row, or all, as ignored; see that the others' labels are not ignore_index."""
-        classes, ignore_index = self.shape[_class_dim(self.shape)], self.options.get("ignore_index", -100)
+        """Mark every third row, or all, as ignored; see that the others' labels are not
+        ignore_index.
+        """
+        classes, ignore_index = (
+            self.shape[_class_dim(self.shape)],
+            self.options.get("ignore_index", -100),
+        )
         if self.ignored == "all":
             labels = torch.full_like(labels, ignore_index)
         elif self.ignored == "some":
@@ -132,7 +143,8 @@ class Case:
             return mask
         mask = torch.rand(self.shape, generator=draw) < 0.6
         label = labels[_new(self.shape)]
-        mask.scatter_(_class_dim(self.shape), (label + 1) % classes, True)  # never a row with nothing left
+        # never a row with nothing left
+        mask.scatter_(_class_dim(self.shape), (label + 1) % classes, True)
         return mask.scatter_(_class_dim(self.shape), label, self.allowed == "input")
 
     @property
@@ -151,7 +163,9 @@ class Case:
         return labels and self.in_pytorch and "label_smoothing" not in self.options
 
 
-def _case(name: str, shape: tuple[int, ...] = (6, 5), *, options: dict[str, Any] | None = None, **rest) -> Case:
+def _case(
+    name: str, shape: tuple[int, ...] = (6, 5), *, options: dict[str, Any] | None = None, **rest
+) -> Case:
     return Case(name, shape, options=options or {}, **rest)
 
 
@@ -167,10 +181,18 @@ BASE_CASES = [
     _case("C with everything", (5,), row_weights=True, allowed="classes", options=EVERYTHING),
     _case("N C"),
     _case("N C d1", (4, 5, 3)),
-    _case("N C d1 with probabilities", (4, 5, 3), target="probabilities", weight="positive", options=SMOOTH),
+    _case(
+        "N C d1 with probabilities",
+        (4, 5, 3),
+        target="probabilities",
+        weight="positive",
+        options=SMOOTH,
+    ),
     _case("N C d1 d2", (2, 5, 3, 2)),
     _case("N C d1 d2 with weights", (2, 5, 3, 2), weight="positive", ignored="some"),
-    _case("N C d1 d2 with smoothing", (2, 5, 3, 2), weight="positive", ignored="some", options=SMOOTH),
+    _case(
+        "N C d1 d2 with smoothing", (2, 5, 3, 2), weight="positive", ignored="some", options=SMOOTH
+    ),
     _case("N C d1 d2 with probabilities", (2, 5, 3, 2), target="probabilities", weight="positive"),
     _case("N C d1 d2 d3", (2, 4, 2, 1, 3), weight="positive", ignored="some"),
     _case("zero rows", (0, 5)),
@@ -189,9 +211,17 @@ BASE_CASES = [
     _case("strided", layout="strided", weight="positive", ignored="some"),
     _case("strided with smoothing", (4, 5, 3), layout="strided", weight="positive", options=SMOOTH),
     _case("strided probabilities", (4, 5, 3), target="probabilities", layout="strided"),
-    _case("transposed of four dimensions", (2, 5, 3, 2), layout="transposed", weight="positive", options=SMOOTH),
+    _case(
+        "transposed of four dimensions",
+        (2, 5, 3, 2),
+        layout="transposed",
+        weight="positive",
+        options=SMOOTH,
+    ),
     _case("classes last", (2, 5, 3, 2), layout="classes last"),
-    _case("classes last of probabilities", (4, 5, 3), target="probabilities", layout="classes last"),
+    _case(
+        "classes last of probabilities", (4, 5, 3), target="probabilities", layout="classes last"
+    ),
     _case(
         "classes last with everything",
         (2, 5, 3, 2),
@@ -211,7 +241,12 @@ BASE_CASES = [
     _case("ignored with smoothing", ignored="some", options=SMOOTH),
     _case("ignored with weights and smoothing", ignored="some", weight="positive", options=SMOOTH),
     _case("ignored class 0", ignored="some", options={"ignore_index": 0}),
-    _case("ignored class 4 with weights", ignored="some", weight="positive", options={"ignore_index": 4}),
+    _case(
+        "ignored class 4 with weights",
+        ignored="some",
+        weight="positive",
+        options={"ignore_index": 4},
+    ),
     _case("ignored class 0 with smoothing", ignored="some", options={"ignore_index": 0, **SMOOTH}),
     _case("ignored index above the classes", ignored="some", options={"ignore_index": 255}),
     _case("all ignored", ignored="all"),
@@ -237,12 +272,16 @@ BASE_CASES = [
     _case("uint8 ignored 255", target="uint8", ignored="some", options={"ignore_index": 255}),
     _case("uint8 label 156", (4, 200), target="uint8"),
     _case("uint8 and an index beyond bytes", target="uint8", options={"ignore_index": 256}),
-    _case("uint8 N C d1 d2", (2, 5, 3, 2), target="uint8", ignored="some", options={"ignore_index": 0}),
+    _case(
+        "uint8 N C d1 d2", (2, 5, 3, 2), target="uint8", ignored="some", options={"ignore_index": 0}
+    ),
     # scores
     _case("temperature", options={"temperature": 0.3}),
     _case("temperature above one", (4, 5, 3), ignored="some", options={"temperature": 4.0}),
     _case("softcap", options={"softcap": 1.5}),
-    _case("softcap and temperature", weight="positive", options={"softcap": 1.5, "temperature": 0.3}),
+    _case(
+        "softcap and temperature", weight="positive", options={"softcap": 1.5, "temperature": 0.3}
+    ),
     # z-loss
     _case("z-loss", options={"z_loss": 0.1}),
     _case("z-loss with weights", ignored="some", weight="positive", options={"z_loss": 0.1}),
@@ -255,11 +294,23 @@ BASE_CASES = [
     _case("row weights with probabilities", (4, 5, 3), target="probabilities", row_weights=True),
     # allowed classes
     _case("allowed classes", (4, 7), allowed="classes"),
-    _case("allowed classes with smoothing", (4, 7), allowed="classes", weight="positive", options=SMOOTH),
+    _case(
+        "allowed classes with smoothing",
+        (4, 7),
+        allowed="classes",
+        weight="positive",
+        options=SMOOTH,
+    ),
     _case("allowed classes of four dimensions", (2, 9, 2, 2), allowed="classes", options=SMOOTH),
     _case("allowed classes with probabilities", (4, 7), target="probabilities", allowed="classes"),
     _case("allowed classes by row", (4, 7), allowed="input"),
-    _case("allowed classes by row with smoothing", (3, 7, 2), allowed="input", weight="positive", options=SMOOTH),
+    _case(
+        "allowed classes by row with smoothing",
+        (3, 7, 2),
+        allowed="input",
+        weight="positive",
+        options=SMOOTH,
+    ),
     _case("allowed with smoothed masses", (4, 7), target="masses", allowed="input", options=SMOOTH),
     _case("labels not allowed", (4, 7), allowed="not the label"),
     # extreme scores
@@ -272,8 +323,15 @@ BASE_CASES = [
     _case("minus infinity with softcap", logits="infinite", options={"softcap": 5.0}),
     _case("minus infinity with smoothing", logits="infinite", options=SMOOTH),
     _case("minus infinity with probabilities", logits="infinite", target="probabilities"),
-    _case("minus infinity with smoothed probabilities", logits="infinite", target="probabilities", options=SMOOTH),
-    _case("minus infinity with smoothed one-hot", logits="infinite", target="one-hot", options=SMOOTH),
+    _case(
+        "minus infinity with smoothed probabilities",
+        logits="infinite",
+        target="probabilities",
+        options=SMOOTH,
+    ),
+    _case(
+        "minus infinity with smoothed one-hot", logits="infinite", target="one-hot", options=SMOOTH
+    ),
     _case("minus infinity at the label", logits="minus infinity"),
     # combinations
     _case(
@@ -305,14 +363,18 @@ BASE_CASES = [
 ]
 
 CASES = [
-    replace(case, name=f"{case.name}, {reduction}", options={**case.options, "reduction": reduction})
+    replace(
+        case, name=f"{case.name}, {reduction}", options={**case.options, "reduction": reduction}
+    )
     for case in BASE_CASES
     for reduction in REDUCTIONS
 ]
 
 
 class Truth(NamedTuple):
-    """The loss in float64, and the size of the terms whose rounding it inherits, reduced in the same way."""
+    """The loss in float64, and the size of the terms whose rounding it inherits, reduced in the
+    same way.
+    """
 
     loss: Tensor
     scale: Tensor
@@ -355,9 +417,15 @@ def definition(
     squares = torch.where(kept, lse[:, 0] ** 2, 0.0)
 
     # |z| + |lse| bounds what log p is computed from; the infinite terms are exact.
-    reach = torch.where(z.isfinite(), z.detach().abs(), 0.0).amax(1, keepdim=True) if x.numel() else lse.detach()
+    reach = (
+        torch.where(z.isfinite(), z.detach().abs(), 0.0).amax(1, keepdim=True)
+        if x.numel()
+        else lse.detach()
+    )
     reach = 2.0 * reach + 1.0
-    sizes = (torch.where(counted, q * w, 0.0).abs() * reach).sum(1).detach() + z_loss * reach[:, 0] ** 2
+    sizes = (torch.where(counted, q * w, 0.0).abs() * reach).sum(1).detach() + z_loss * reach[
+        :, 0
+    ] ** 2
     sizes = torch.where(kept, sizes, 0.0)
 
     share = torch.ones_like(mass) if row_weights is None else row_weights.double().reshape(-1)
@@ -366,7 +434,11 @@ def definition(
     def reduce(of_rows: Tensor, of_squares: Tensor | float) -> Tensor:
         if reduction == "mean":
             total = (share * of_rows).sum() / (share * mass).sum()
-            return total + z_loss * (share * of_squares).sum() / (share * kept).sum() if z_loss else total
+            return (
+                total + z_loss * (share * of_squares).sum() / (share * kept).sum()
+                if z_loss
+                else total
+            )
         total = share * (of_rows + z_loss * of_squares if z_loss else of_rows)
         return total.sum() if reduction == "sum" else total.reshape(rows)
 
@@ -374,7 +446,9 @@ def definition(
 
 
 def _smoothed_target(input, target, may, label_smoothing, ignore_index, weight):
-    """The smoothed target q (R, C), the rows' shares of the mean's denominator, and whether it is labels."""
+    """The smoothed target q (R, C), the rows' shares of the mean's denominator, and whether it is
+    labels.
+    """
     labelled = not target.is_floating_point()
     if labelled:
         label = target.reshape(-1).long()
@@ -386,7 +460,9 @@ def _smoothed_target(input, target, may, label_smoothing, ignore_index, weight):
         q = _matrix(target.double())
         mass = q.new_ones(q.shape[0])
     if label_smoothing:
-        q = (1.0 - label_smoothing) * q + label_smoothing * may.double() / may.sum(dim=1, keepdim=True)
+        q = (1.0 - label_smoothing) * q + label_smoothing * may.double() / may.sum(
+            dim=1, keepdim=True
+        )
     return q, mass, labelled
 
 
@@ -403,7 +479,8 @@ def definition_log_softmax(input: Tensor, dim: int) -> Tensor:
 
 
 def pytorch(loss: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, Tensor]:
-    """Return the loss and gradient of PyTorch's function of the same name, computed in the dtype of ours.
+    """Return the loss and gradient of PyTorch's function of the same name, computed in the dtype of
+    ours.
 
     For half types our cross_entropy answers in float32: PyTorch is then asked in float32, its best.
     """
@@ -427,7 +504,9 @@ def _in_float32(problem: Problem) -> Problem:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     return Problem(
-        cast(problem.input), cast(problem.target), {key: cast(value) for key, value in problem.kwargs.items()}
+        cast(problem.input),
+        cast(problem.target),
+        {key: cast(value) for key, value in problem.kwargs.items()},
     )
 
 
@@ -436,10 +515,15 @@ def _lay(tensor: Tensor, layout: str) -> Tensor:
     if tensor.dim() == 0 or tensor.numel() == 0:
         return tensor
     if layout == "transposed":  # the first dimension moves fastest
-        return tensor.permute(*reversed(range(tensor.dim()))).contiguous().permute(*reversed(range(tensor.dim())))
+        return (
+            tensor.permute(*reversed(range(tensor.dim())))
+            .contiguous()
+            .permute(*reversed(range(tensor.dim())))
+        )
     if layout == "classes last":  # the second dimension moves fastest
         return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.dim() > 2 else tensor
-    if layout == "strided":  # every other element along every dimension, NaN or a wrong label between
+    # every other element along every dimension, NaN or a wrong label between
+    if layout == "strided":
         junk = torch.nan if tensor.is_floating_point() else 99
         room = tensor.new_full([2 * n for n in tensor.shape], junk)
         view = room[(slice(None, None, 2),) * tensor.dim()]
@@ -469,5 +553,9 @@ def _matrix(tensor: Tensor) -> Tensor:
 
 
 def _broadcast(per_class: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """View a vector over the classes so that it broadcasts against the input; leave the input's shape alone."""
-    return per_class if per_class.dim() == len(shape) else per_class.view(-1, *[1] * (len(shape) - 2))
+    """View a vector over the classes so that it broadcasts against the input; leave the input's
+    shape alone.
+    """
+    return (
+        per_class if per_class.dim() == len(shape) else per_class.view(-1, *[1] * (len(shape) - 2))
+    )

@@ -17,7 +17,8 @@ DEVICE = os.environ.get("NLL_TEST_DEVICE", "")
 if DEVICE == "cpu" or not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# The tests' tensors are small: threads would cost more than they bring, and far more on a busy machine.
+# The tests' tensors are small: threads would cost more than they bring, and far more on a busy
+# machine.
 torch.set_num_threads(1)
 
 

@@ -47,12 +47,18 @@ def points(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     }
 
 
-def _cross_entropy(z, target=LABELS, weight=None, row_weights=None, reduction="mean", smoothing=0.0, z_loss=0.0):
+def _cross_entropy(
+    z, target=LABELS, weight=None, row_weights=None, reduction="mean", smoothing=0.0, z_loss=0.0
+):
     """From the formula, with 0 log 0 = 0; z of (N, C)."""
     log_p = z - z.logsumexp(1, keepdim=True)
     labels = not target.is_floating_point()
     kept = target != -100 if labels else torch.ones_like(z[:, 0], dtype=torch.bool)
-    q = torch.nn.functional.one_hot(target.clamp(min=0), z.shape[1]).to(z.dtype) if labels else target
+    q = (
+        torch.nn.functional.one_hot(target.clamp(min=0), z.shape[1]).to(z.dtype)
+        if labels
+        else target
+    )
     w = torch.ones_like(z[0]) if weight is None else weight
     mass = torch.where(kept, w[target.clamp(min=0)], 0.0) if labels else torch.ones_like(z[:, 0])
     u = ((1.0 - smoothing) * q + smoothing / z.shape[1]) * w
@@ -69,7 +75,11 @@ def _cross_entropy(z, target=LABELS, weight=None, row_weights=None, reduction="m
 def _statistics(z):
     log_p = z.log_softmax(1)
     y = LABELS.clamp(min=0)
-    numbers = log_p.gather(1, y[:, None])[:, 0] + 0.3 * z.logsumexp(1) - 0.7 * (log_p.exp() * log_p).sum(1)
+    numbers = (
+        log_p.gather(1, y[:, None])[:, 0]
+        + 0.3 * z.logsumexp(1)
+        - 0.7 * (log_p.exp() * log_p).sum(1)
+    )
     return torch.where(LABELS != -100, numbers, 0.0)
 
 
@@ -90,7 +100,10 @@ def _losses() -> dict[str, Loss]:
     }
     for reduction in ("mean", "none", "sum"):
         for said, more in options.items():
-            ours = {"label_smoothing": more.get("smoothing", 0.0), "z_loss": more.get("z_loss", 0.0)}
+            ours = {
+                "label_smoothing": more.get("smoothing", 0.0),
+                "z_loss": more.get("z_loss", 0.0),
+            }
             of, plain = {"reduction": reduction, **ours}, {"reduction": reduction, **more}
             table[f"cross_entropy {reduction}{said}"] = Loss(
                 lambda z, of=of: nll.cross_entropy(z, LABELS, **of),
@@ -98,7 +111,9 @@ def _losses() -> dict[str, Loss]:
                 ("scores",),
             )
             table[f"linear_cross_entropy {reduction}{said}"] = Loss(
-                lambda x, h, b, of=of: nll.linear_cross_entropy(x, h, LABELS, linear_bias=b, max_memory=MEMORY, **of),
+                lambda x, h, b, of=of: nll.linear_cross_entropy(
+                    x, h, LABELS, linear_bias=b, max_memory=MEMORY, **of
+                ),
                 lambda x, h, b, plain=plain: _cross_entropy(x @ h.T + b, **plain),
                 ("features", "head", "bias"),
             )
@@ -108,10 +123,14 @@ def _losses() -> dict[str, Loss]:
         ("scores", "weight", "row weights"),
     )
     table["cross_entropy by probabilities"] = Loss(
-        lambda z, q: nll.cross_entropy(z, q), lambda z, q: _cross_entropy(z, q), ("scores", "probabilities")
+        lambda z, q: nll.cross_entropy(z, q),
+        lambda z, q: _cross_entropy(z, q),
+        ("scores", "probabilities"),
     )
     table["linear_cross_entropy by weights"] = Loss(
-        lambda x, h, w, r: nll.linear_cross_entropy(x, h, LABELS, weight=w, row_weights=r, max_memory=MEMORY),
+        lambda x, h, w, r: nll.linear_cross_entropy(
+            x, h, LABELS, weight=w, row_weights=r, max_memory=MEMORY
+        ),
         lambda x, h, w, r: _cross_entropy(x @ h.T, weight=w, row_weights=r),
         ("features", "head", "weight", "row weights"),
     )
@@ -130,11 +149,15 @@ def _losses() -> dict[str, Loss]:
             ("log_p",),
         )
     table["token_statistics"] = Loss(
-        lambda z: _of_statistics(nll.token_statistics(z, LABELS, entropy=True)), _statistics, ("scores",)
+        lambda z: _of_statistics(nll.token_statistics(z, LABELS, entropy=True)),
+        _statistics,
+        ("scores",),
     )
     table["token_statistics of a layer"] = Loss(
         lambda x, h, b: _of_statistics(
-            nll.token_statistics(x, LABELS, linear_weight=h, linear_bias=b, entropy=True, max_memory=MEMORY)
+            nll.token_statistics(
+                x, LABELS, linear_weight=h, linear_bias=b, entropy=True, max_memory=MEMORY
+            )
         ),
         lambda x, h, b: _statistics(x @ h.T + b),
         ("features", "head", "bias"),
@@ -142,7 +165,15 @@ def _losses() -> dict[str, Loss]:
     for reverse in (False, True):
         table[f"linear_kl_divergence of two heads{', reverse' * reverse}"] = Loss(
             lambda x, h, b, y, k, r=reverse: nll.linear_kl_divergence(
-                x, h, y, k, linear_bias=b, temperature=2.0, target_temperature=1.5, reverse=r, reduction="none"
+                x,
+                h,
+                y,
+                k,
+                linear_bias=b,
+                temperature=2.0,
+                target_temperature=1.5,
+                reverse=r,
+                reduction="none",
             ),
             lambda x, h, b, y, k, r=reverse: _kl(
                 ((x @ h.T + b) / 2.0).log_softmax(1), ((y @ k.T) / 1.5).log_softmax(1), r
@@ -150,7 +181,9 @@ def _losses() -> dict[str, Loss]:
             ("features", "head", "bias", "other features", "other head"),
         )
         table[f"linear_kl_divergence from probabilities{', reverse' * reverse}"] = Loss(
-            lambda x, h, q, r=reverse: nll.linear_kl_divergence(x, h, q, reverse=r, max_memory=MEMORY),
+            lambda x, h, q, r=reverse: nll.linear_kl_divergence(
+                x, h, q, reverse=r, max_memory=MEMORY
+            ),
             lambda x, h, q, r=reverse: _kl_of(x @ h.T, q, r).mean(),
             ("features", "head", "probabilities"),
         )

@@ -43,7 +43,8 @@ def raises(call, arguments, options, expected, message) -> None:
         case(TypeError, CLASS + "int", int, [1.0]),
         case(
             ValueError,
-            "expected a family with plain numbers as parameters, got LowRankMultivariateNormal; write a Likelihood",
+            "expected a family with plain numbers as parameters, got LowRankMultivariateNormal; "
+            "write a Likelihood",
             td.LowRankMultivariateNormal,
             [1.0],
         ),
@@ -55,7 +56,8 @@ def raises(call, arguments, options, expected, message) -> None:
         ),
         case(
             ValueError,
-            "expected a family that its parameters alone make, got RelaxedBernoulli; write a Likelihood",
+            "expected a family that its parameters alone make, got RelaxedBernoulli; write a "
+            "Likelihood",
             td.RelaxedBernoulli,
             [0.5],
         ),
@@ -64,39 +66,103 @@ def raises(call, arguments, options, expected, message) -> None:
         case(TypeError, NUMBERS + "'one' at row 0", td.Normal, "one"),
         case(TypeError, NUMBERS + "complex64", td.Normal, torch.tensor([1j])),
         case(TypeError, NUMBERS + "complex128", td.Normal, np.array([1j])),
-        case(TypeError, NUMBERS + "datetime.date(2020, 1, 1) at row 0", td.Normal, [datetime.date(2020, 1, 1)]),
-        case(TypeError, NUMBERS + "datetime64[D]", td.Normal, np.array(["2020-01-01"], dtype="M8[D]")),
-        case(TypeError, NUMBERS + "{'a': 1} at row 0", td.Normal, {"a": 1}),
-        case(ValueError, "expected data of shape (n) for Normal, got (2, 2)", td.Normal, [[1.0, 2.0], [3.0, 4.0]]),
-        case(ValueError, "expected data of shape (n) for Normal, got (2, 1)", td.Normal, pd.DataFrame({"a": [1, 2]})),
-        case(ValueError, "expected data of shape (n, K) for Multinomial, got (2,)", td.Multinomial, [1, 2]),
-        case(ValueError, "expected data of shape (n) or (n, k), got (1, 1, 1)", td.Normal, [[[1.0]]]),
         case(
-            ValueError, "expected data of shape (n) or (n, k), got rows of different lengths", td.Normal, [[1], [2, 3]]
+            TypeError,
+            NUMBERS + "datetime.date(2020, 1, 1) at row 0",
+            td.Normal,
+            [datetime.date(2020, 1, 1)],
         ),
-        case(ValueError, "expected at least one observation, got none", td.Normal, []),
-        case(ValueError, "expected at least one observation, got none", td.Poisson, [math.nan], missing="drop"),
-        case(ValueError, "expected at least one trial for Multinomial, got none", td.Multinomial, [[0, 0]]),
         case(
-            ValueError, "expected numbers within float64, got an integer beyond 1e308 at row 1", td.Normal, [1, 10**400]
+            TypeError, NUMBERS + "datetime64[D]", td.Normal, np.array(["2020-01-01"], dtype="M8[D]")
+        ),
+        case(TypeError, NUMBERS + "{'a': 1} at row 0", td.Normal, {"a": 1}),
+        case(
+            ValueError,
+            "expected data of shape (n) for Normal, got (2, 2)",
+            td.Normal,
+            [[1.0, 2.0], [3.0, 4.0]],
         ),
         case(
             ValueError,
-            "expected at most 1000000 categories, got the number 1000000000000 at row 1; as texts, numbers may be any",
+            "expected data of shape (n) for Normal, got (2, 1)",
+            td.Normal,
+            pd.DataFrame({"a": [1, 2]}),
+        ),
+        case(
+            ValueError,
+            "expected data of shape (n, K) for Multinomial, got (2,)",
+            td.Multinomial,
+            [1, 2],
+        ),
+        case(
+            ValueError, "expected data of shape (n) or (n, k), got (1, 1, 1)", td.Normal, [[[1.0]]]
+        ),
+        case(
+            ValueError,
+            "expected data of shape (n) or (n, k), got rows of different lengths",
+            td.Normal,
+            [[1], [2, 3]],
+        ),
+        case(ValueError, "expected at least one observation, got none", td.Normal, []),
+        case(
+            ValueError,
+            "expected at least one observation, got none",
+            td.Poisson,
+            [math.nan],
+            missing="drop",
+        ),
+        case(
+            ValueError,
+            "expected at least one trial for Multinomial, got none",
+            td.Multinomial,
+            [[0, 0]],
+        ),
+        case(
+            ValueError,
+            "expected numbers within float64, got an integer beyond 1e308 at row 1",
+            td.Normal,
+            [1, 10**400],
+        ),
+        case(
+            ValueError,
+            "expected at most 1000000 categories, got the number 1000000000000 at row 1; as texts, "
+            "numbers may be any",
             td.Categorical,
             [0, 10**12],
         ),
         # The support.
-        case(ValueError, OUTSIDE + "Bernoulli: expected 0 or 1, got 2 at row 1", td.Bernoulli, [1, 2]),
-        case(ValueError, OUTSIDE + "Bernoulli: expected 0 or 1, got 0.5 at row 0", td.Bernoulli, [0.5, 7]),
+        case(
+            ValueError, OUTSIDE + "Bernoulli: expected 0 or 1, got 2 at row 1", td.Bernoulli, [1, 2]
+        ),
+        case(
+            ValueError,
+            OUTSIDE + "Bernoulli: expected 0 or 1, got 0.5 at row 0",
+            td.Bernoulli,
+            [0.5, 7],
+        ),
         case(ValueError, OUTSIDE + "Geometric: " + COUNT + "-1 at row 2", td.Geometric, [0, 1, -1]),
         case(ValueError, OUTSIDE + "Poisson: " + COUNT + "0.1 at row 0", td.Poisson, [0.1]),
         case(ValueError, OUTSIDE + "Poisson: " + COUNT + "inf at row 0", td.Poisson, [math.inf]),
-        case(ValueError, OUTSIDE + "Categorical: " + COUNT + "1.5 at row 1", td.Categorical, [1, 1.5]),
-        case(ValueError, OUTSIDE + "Normal: expected a finite number, got -inf at row 1", td.Normal, [1.0, -math.inf]),
-        case(ValueError, OUTSIDE + "LogNormal: expected a positive number, got 0 at row 0", td.LogNormal, [0.0, 1.0]),
         case(
-            ValueError, OUTSIDE + "Exponential: expected a non-negative number, got -2 at row 0", td.Exponential, [-2]
+            ValueError, OUTSIDE + "Categorical: " + COUNT + "1.5 at row 1", td.Categorical, [1, 1.5]
+        ),
+        case(
+            ValueError,
+            OUTSIDE + "Normal: expected a finite number, got -inf at row 1",
+            td.Normal,
+            [1.0, -math.inf],
+        ),
+        case(
+            ValueError,
+            OUTSIDE + "LogNormal: expected a positive number, got 0 at row 0",
+            td.LogNormal,
+            [0.0, 1.0],
+        ),
+        case(
+            ValueError,
+            OUTSIDE + "Exponential: expected a non-negative number, got -2 at row 0",
+            td.Exponential,
+            [-2],
         ),
         case(
             ValueError,
@@ -124,7 +190,13 @@ def raises(call, arguments, options, expected, message) -> None:
         case(ValueError, MISSING.format(1), td.Normal, [1.0, None]),
         case(ValueError, MISSING.format(0), td.Multinomial, [[1, math.nan], [1, 2]]),
         case(ValueError, MISSING.format(1), td.Categorical, ["a", None]),
-        case(ValueError, "expected missing to be 'raise' or 'drop', got 'skip'", td.Normal, [1.0], missing="skip"),
+        case(
+            ValueError,
+            "expected missing to be 'raise' or 'drop', got 'skip'",
+            td.Normal,
+            [1.0],
+            missing="skip",
+        ),
         # The weights.
         case(
             ValueError,
@@ -140,13 +212,48 @@ def raises(call, arguments, options, expected, message) -> None:
             [1.0, 2.0],
             weights=[math.nan, 1],
         ),
-        case(ValueError, "expected weights with a positive sum, got all zero", td.Normal, [1.0], weights=[0]),
-        case(ValueError, "expected 2 weights, one for each row, got shape (1,)", td.Normal, [1.0, 2.0], weights=[1]),
-        case(ValueError, "expected 1 weights, one for each row, got shape (1, 1)", td.Normal, [1.0], weights=[[1]]),
-        case(TypeError, "expected weights of real numbers, got 'x' at row 0", td.Normal, [1.0], weights=["x"]),
+        case(
+            ValueError,
+            "expected weights with a positive sum, got all zero",
+            td.Normal,
+            [1.0],
+            weights=[0],
+        ),
+        case(
+            ValueError,
+            "expected 2 weights, one for each row, got shape (1,)",
+            td.Normal,
+            [1.0, 2.0],
+            weights=[1],
+        ),
+        case(
+            ValueError,
+            "expected 1 weights, one for each row, got shape (1, 1)",
+            td.Normal,
+            [1.0],
+            weights=[[1]],
+        ),
+        case(
+            TypeError,
+            "expected weights of real numbers, got 'x' at row 0",
+            td.Normal,
+            [1.0],
+            weights=["x"],
+        ),
         # What is fixed.
-        case(ValueError, "expected fixed={'total_count': ...} for Binomial, got no total_count", td.Binomial, [1]),
-        case(ValueError, "expected one of loc, scale in fixed, got 'mean'", td.Normal, [1.0], fixed={"mean": 0.0}),
+        case(
+            ValueError,
+            "expected fixed={'total_count': ...} for Binomial, got no total_count",
+            td.Binomial,
+            [1],
+        ),
+        case(
+            ValueError,
+            "expected one of loc, scale in fixed, got 'mean'",
+            td.Normal,
+            [1.0],
+            fixed={"mean": 0.0},
+        ),
         case(
             ValueError,
             "expected one of probs in fixed, got 'n'",
@@ -158,7 +265,13 @@ def raises(call, arguments, options, expected, message) -> None:
         case(ValueError, TRIALS + "2.5", td.Binomial, [0], fixed={"total_count": 2.5}),
         case(TypeError, TRIALS + "'three'", td.Binomial, [0], fixed={"total_count": "three"}),
         case(TypeError, TRIALS + "None", td.Binomial, [0], fixed={"total_count": None}),
-        case(TypeError, "expected fixed as a dict of name -> value, got list", td.Binomial, [0], fixed=[3]),
+        case(
+            TypeError,
+            "expected fixed as a dict of name -> value, got list",
+            td.Binomial,
+            [0],
+            fixed=[3],
+        ),
         case(
             ValueError,
             "expected one total_count, or one for each row, got shape (1,)",
@@ -193,8 +306,18 @@ FAIR = td.Bernoulli(0.5)
 @pytest.mark.parametrize(
     ("arguments", "options", "expected", "message"),
     [
-        case(TypeError, "expected hypotheses as a dict of name -> distribution, got Bernoulli", FAIR, [1]),
-        case(TypeError, "expected hypotheses as a dict of name -> distribution, got list", [FAIR], [1]),
+        case(
+            TypeError,
+            "expected hypotheses as a dict of name -> distribution, got Bernoulli",
+            FAIR,
+            [1],
+        ),
+        case(
+            TypeError,
+            "expected hypotheses as a dict of name -> distribution, got list",
+            [FAIR],
+            [1],
+        ),
         case(ValueError, "expected at least one hypothesis, got none", {}, [1]),
         case(
             TypeError,
@@ -204,7 +327,8 @@ FAIR = td.Bernoulli(0.5)
         ),
         case(
             TypeError,
-            "expected a distribution or a function for hypothesis 'p', got the class Bernoulli; give its parameters",
+            "expected a distribution or a function for hypothesis 'p', got the class Bernoulli; "
+            "give its parameters",
             {"p": td.Bernoulli},
             [1],
         ),
@@ -220,7 +344,12 @@ FAIR = td.Bernoulli(0.5)
             {"p": td.Bernoulli(torch.tensor([0.1]))},
             [1],
         ),
-        case(ValueError, "expected rows of shape () for hypothesis 'p', got (2,)", {"p": FAIR}, [[1, 0]]),
+        case(
+            ValueError,
+            "expected rows of shape () for hypothesis 'p', got (2,)",
+            {"p": FAIR},
+            [[1, 0]],
+        ),
         case(
             ValueError,
             "expected rows of shape (2,) for hypothesis 'p', got ()",
@@ -228,7 +357,12 @@ FAIR = td.Bernoulli(0.5)
             [1, 0],
         ),
         case(ValueError, "expected at least one observation, got none", {"p": FAIR}, []),
-        case(ValueError, "expected no missing values, got 1, the first at row 0", {"p": FAIR}, [math.nan]),
+        case(
+            ValueError,
+            "expected no missing values, got 1, the first at row 0",
+            {"p": FAIR},
+            [math.nan],
+        ),
         case(TypeError, NUMBERS + "'white' at row 0", {"p": FAIR}, ["white"]),
         case(
             ValueError,
@@ -268,8 +402,16 @@ def test_most_likely(arguments, options, expected, message):
         case(ValueError, "expected level in (0, 1), got 95", 95),
         case(ValueError, "expected level in (0, 1), got nan", math.nan),
         case(TypeError, "expected level to be a number, got str", "95%"),
-        case(ValueError, "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'exact'", method="exact"),
-        case(ValueError, "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'bayes'", method="bayes"),
+        case(
+            ValueError,
+            "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'exact'",
+            method="exact",
+        ),
+        case(
+            ValueError,
+            "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'bayes'",
+            method="bayes",
+        ),
     ],
 )
 def test_interval(arguments, options, expected, message):
@@ -277,7 +419,11 @@ def test_interval(arguments, options, expected, message):
 
 
 def test_interval_of_uniform():
-    with pytest.raises(ValueError, match=r"^expected method 'exact' or 'bootstrap' for Uniform, got 'wald'$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected method 'exact' or 'bootstrap' for Uniform, "
+        r"got 'wald'$",
+    ):
         fit(td.Uniform, [1.0, 2.0]).interval(method="wald")
 
 
@@ -305,7 +451,9 @@ def with_value(row: int, column: int, value: float) -> np.ndarray:
         case(TypeError, "expected fit_intercept to be True or False, got 'no'", fit_intercept="no"),
         case(ValueError, "expected baseline to be one of 0, 1, got 2", baseline=2),
         case(ValueError, "expected baseline to be one of 0, 1, got zero", baseline="zero"),
-        case(ValueError, "expected baseline to be one of 0, 1, got [0 1]", baseline=np.array([0, 1])),
+        case(
+            ValueError, "expected baseline to be one of 0, 1, got [0 1]", baseline=np.array([0, 1])
+        ),
     ],
 )
 def test_softmax_options(arguments, options, expected, message):
@@ -317,7 +465,8 @@ FINITE = "expected finite values in X, got "
 ONE_TYPE = "expected classes of one type, got "
 REQUIRED = "is required by SoftmaxRegression."
 CONTINUOUS = (
-    "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects discrete classes on a "
+    "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects "
+    "discrete classes on a "
     "regression target with continuous values."
 )
 
@@ -328,32 +477,97 @@ CONTINUOUS = (
         case(ValueError, FINITE + "NaN at row 2 of column 1", with_value(2, 1, math.nan), Y),
         case(ValueError, FINITE + "infinity at row 0 of column 0", with_value(0, 0, math.inf), Y),
         case(ValueError, FINITE + "NaN at row 0 of column 'a'", NAMED.replace(0.0, math.nan), Y),
-        case(ValueError, "expected numbers in X, got 'red' at row 0 of column 0", [["red", 1.0]] * 6, Y),
-        case(ValueError, "Found input variables with inconsistent numbers of samples: [6, 5]", X, Y[:5]),
-        case(ValueError, "Found array with 0 feature(s) (shape=(6, 0)) while a minimum of 1 " + REQUIRED, X[:, :0], Y),
-        case(ValueError, "Found array with 1 sample(s) (shape=(1, 2)) while a minimum of 2 " + REQUIRED, X[:1], Y[:1]),
-        case(ValueError, "expected a class in every row, got none at row 1", X, np.where(Y, math.nan, 0)),
+        case(
+            ValueError,
+            "expected numbers in X, got 'red' at row 0 of column 0",
+            [["red", 1.0]] * 6,
+            Y,
+        ),
+        case(
+            ValueError,
+            "Found input variables with inconsistent numbers of samples: [6, 5]",
+            X,
+            Y[:5],
+        ),
+        case(
+            ValueError,
+            "Found array with 0 feature(s) (shape=(6, 0)) while a minimum of 1 " + REQUIRED,
+            X[:, :0],
+            Y,
+        ),
+        case(
+            ValueError,
+            "Found array with 1 sample(s) (shape=(1, 2)) while a minimum of 2 " + REQUIRED,
+            X[:1],
+            Y[:1],
+        ),
+        case(
+            ValueError,
+            "expected a class in every row, got none at row 1",
+            X,
+            np.where(Y, math.nan, 0),
+        ),
         case(ValueError, CONTINUOUS, X, X[:, 0] / 3),
         case(TypeError, ONE_TYPE + "int and str", X, np.array(["a", 1] * 3, object)),
-        case(ValueError, "expected a class in every row, got none at row 1", X, np.array(["a", None] * 3, object)),
+        case(
+            ValueError,
+            "expected a class in every row, got none at row 1",
+            X,
+            np.array(["a", None] * 3, object),
+        ),
         case(ValueError, "expected at least two classes, got one class: 1", X, np.ones(6)),
         case(ValueError, "expected at least two classes, got one class: 1", X, Y, sample_weight=Y),
-        case(ValueError, "expected at least as many rows as coefficients, got 2 for 3", X[:2], Y[:2]),
-        case(ValueError, "expected columns that vary, got constant column 'x0', 'x1'", X * 0 + 1, Y),
+        case(
+            ValueError, "expected at least as many rows as coefficients, got 2 for 3", X[:2], Y[:2]
+        ),
+        case(
+            ValueError, "expected columns that vary, got constant column 'x0', 'x1'", X * 0 + 1, Y
+        ),
         # Of two columns that are each other, the later one is named, whatever the rounding.
-        case(ValueError, "expected linearly independent columns, got 'x2' = +1 x0 in every row", np.c_[X, X[:, 0]], Y),
-        case(ValueError, "expected finite weights of at least 0, got -1 at row 0", X, Y, sample_weight=-np.ones(6)),
-        case(ValueError, "expected finite weights of at least 0, got nan at row 0", X, Y, sample_weight=Y * math.nan),
-        case(ValueError, "expected 6 weights, one for each row, got shape (5,)", X, Y, sample_weight=np.ones(5)),
-        case(ValueError, "expected weights with a positive sum, got all zero", X, Y, sample_weight=np.zeros(6)),
+        case(
+            ValueError,
+            "expected linearly independent columns, got 'x2' = +1 x0 in every row",
+            np.c_[X, X[:, 0]],
+            Y,
+        ),
+        case(
+            ValueError,
+            "expected finite weights of at least 0, got -1 at row 0",
+            X,
+            Y,
+            sample_weight=-np.ones(6),
+        ),
+        case(
+            ValueError,
+            "expected finite weights of at least 0, got nan at row 0",
+            X,
+            Y,
+            sample_weight=Y * math.nan,
+        ),
+        case(
+            ValueError,
+            "expected 6 weights, one for each row, got shape (5,)",
+            X,
+            Y,
+            sample_weight=np.ones(5),
+        ),
+        case(
+            ValueError,
+            "expected weights with a positive sum, got all zero",
+            X,
+            Y,
+            sample_weight=np.zeros(6),
+        ),
     ],
-)  # fmt: skip
+)
 def test_softmax_fit(arguments, options, expected, message):
     raises(SoftmaxRegression().fit, arguments, options, expected, message)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "decision_function"])
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "predict_log_proba", "decision_function"]
+)
 def test_softmax_predict(method):
     from sklearn.exceptions import NotFittedError
 
@@ -363,7 +577,10 @@ def test_softmax_predict(method):
     for data, message in [
         (NAMED[["a"]], "The feature names should match those that were passed during fit"),
         (NAMED[["b", "a"]], "The feature names should match those that were passed during fit"),
-        (NAMED.replace(0.0, math.nan), "expected finite values in X, got NaN at row 0 of column 'a'"),
+        (
+            NAMED.replace(0.0, math.nan),
+            "expected finite values in X, got NaN at row 0 of column 'a'",
+        ),
         (NAMED.iloc[:0], r"Found array with 0 sample\(s\)"),
     ]:
         with pytest.raises(ValueError, match=f"^{message}"):

@@ -1,4 +1,6 @@
-"""Every Python block of the README and the docs runs, in order, page by page; so do the README's commands."""
+"""Every Python block of the README and the docs runs, in order, page by page; so do the README's
+commands.
+"""
 
 import re
 import shlex
@@ -12,10 +14,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
+)
 def test_python_blocks_run(page):
     names: dict = {"__name__": page.stem}
     for block in blocks(page, "python"):

@@ -29,12 +29,17 @@ def test_gpt_learns_as_with_pytorch_s_loss(gpt, steps):
     tokens, vocabulary = gpt.tokens_of(gpt.TEXT.read_text(encoding="utf-8"))
 
     def curve(name, dtype):
-        return torch.tensor(gpt.train(gpt.LOSSES[name], steps, dtype, tokens, len(vocabulary))[1], dtype=torch.float64)
+        return torch.tensor(
+            gpt.train(gpt.LOSSES[name], steps, dtype, tokens, len(vocabulary))[1],
+            dtype=torch.float64,
+        )
 
     exact = curve("pytorch", torch.float64)
     assert exact[-1] < exact[0] - 0.3
     assert (curve("nll", torch.float64) - exact).abs().max() < 1e-10
-    plain, blocks, ours = (curve(name, torch.float32) for name in ("pytorch", "pytorch in blocks", "nll"))
+    plain, blocks, ours = (
+        curve(name, torch.float32) for name in ("pytorch", "pytorch in blocks", "nll")
+    )
     # A step's loss has a rounding of its own, which the spread of two runs may happen not to show.
     spread = (blocks - plain).abs().max() + 2 * torch.finfo(torch.float32).eps * plain.max()
     assert (ours - plain).abs().max() <= spread

@@ -9,9 +9,21 @@ import textwrap
 import pytest
 
 HEAVY = (
-    "torch._dynamo", "triton", "scipy", "sklearn", "matplotlib", "pandas", "pyarrow", "formulaic", "jinja2", "rich",
-    "typer", "statsmodels", "polars", "sympy",
-)  # fmt: skip
+    "torch._dynamo",
+    "triton",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "formulaic",
+    "jinja2",
+    "rich",
+    "typer",
+    "statsmodels",
+    "polars",
+    "sympy",
+)
 
 # Every finder of modules, blind to these packages: to Python they are not installed.
 HIDDEN = f"""
@@ -32,7 +44,10 @@ sys.meta_path = [Blind(finder) for finder in sys.meta_path]
 
 def python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -40,11 +55,16 @@ def python(code: str) -> str:
 
 def test_what_import_does_not_import():
     """Compared with what PyTorch itself brings."""
-    code = "import sys, torch; before = set(sys.modules); import nll; print(*sorted(set(sys.modules) - before))"
+    code = (
+        "import sys, torch; before = set(sys.modules); import nll; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
     added = python(code).split()
     assert "nll.losses.functional" in added
     assert [name for name in added if name.startswith(HEAVY)] == []
-    assert [name for name in added if name.startswith(("nll.regression", "nll.report", "nll.cli"))] == []
+    assert [
+        name for name in added if name.startswith(("nll.regression", "nll.report", "nll.cli"))
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -55,7 +75,8 @@ def test_what_import_does_not_import():
             x = torch.randn(3, 5, requires_grad=True)
             loss = nll.cross_entropy(x, torch.tensor([1, 0, 3]))
             loss.backward()
-            assert torch.isclose(loss, nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), torch.tensor([1, 0, 3])))
+            both = nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), torch.tensor([1, 0, 3]))
+            assert torch.isclose(loss, both)
             assert x.grad.abs().sum() > 0
             """,
             id="the losses",
@@ -65,13 +86,15 @@ def test_what_import_does_not_import():
             result = nll.fit(torch.distributions.Uniform, [1.0, 2.5, 4.0])
             assert result.interval()["low"][1] == 1.0
             assert "not regular" in result.summary()
-            assert nll.fit(torch.distributions.Categorical, ["a", "b", "a"]).params["probs"][0] > 0.6
+            letters = nll.fit(torch.distributions.Categorical, ["a", "b", "a"])
+            assert letters.params["probs"][0] > 0.6
             """,
             id="a fit",
         ),
         pytest.param(
             """
-            boxes = {"A": torch.distributions.Bernoulli(0.99), "B": torch.distributions.Bernoulli(0.01)}
+            from torch.distributions import Bernoulli
+            boxes = {"A": Bernoulli(0.99), "B": Bernoulli(0.01)}
             assert nll.most_likely(boxes, 1).winner == "A"
             """,
             id="a choice",
@@ -103,16 +126,25 @@ def test_the_estimator_without_its_packages_says_what_to_install():
         (
             "fit",
             1,
-            "nll: the command needs typer, rich, formulaic, pandas, pyarrow, sklearn, matplotlib, jinja2, sympy: "
+            "nll: the command needs typer, rich, formulaic, pandas, pyarrow, sklearn, matplotlib, "
+            "jinja2, sympy: "
             "pip install 'nll[cli]' (nll info and nll --version run without)\n",
         ),
     ],
 )
 def test_the_command_without_its_packages(argument, code, says):
-    script = HIDDEN + f"sys.argv = ['nll', {argument!r}]\nimport runpy\nrunpy.run_module('nll', run_name='__main__')"
+    script = HIDDEN + (
+        f"sys.argv = ['nll', {argument!r}]\nimport runpy\nrunpy.run_module('nll', "
+        f"run_name='__main__')"
+    )
     # Also without the records of what is installed, by which `nll info` knows.
-    hidden = "import importlib.metadata as m\ndef gone(name): raise m.PackageNotFoundError(name)\nm.version = gone\n"
-    done = subprocess.run([sys.executable, "-c", hidden + script], capture_output=True, text=True, timeout=120)
+    hidden = (
+        "import importlib.metadata as m\ndef gone(name): raise "
+        "m.PackageNotFoundError(name)\nm.version = gone\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + script], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == code, done.stderr
     assert says in (done.stderr if code else done.stdout)
 

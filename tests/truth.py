@@ -1,6 +1,8 @@
-"""Maximum likelihood estimates known to more digits than the tests ask for, and the tables that they belong to.
+"""Maximum likelihood estimates known to more digits than the tests ask for, and the tables that
+they belong to.
 
-Computed in extended precision (the score is below 1e-14), and checked with R 4.2 and with statsmodels.
+Computed in extended precision (the score is below 1e-14), and checked with R 4.2 and with
+statsmodels.
 """
 
 from __future__ import annotations
@@ -158,7 +160,8 @@ SPECTOR = Truth(
 
 # Species by four measurements: setosa lies apart, so that the likelihood only has a supremum.
 IRIS_SUPREMUM = -5.9492734
-# Versicolor against virginica alone, in 40 digits: (estimate, standard error) of the constant and the four columns.
+# Versicolor against virginica alone, in 40 digits: (estimate, standard error) of the constant and
+# the four columns.
 IRIS_PAIR = [
     (-42.637803813021990, 25.7076608331618507),
     (-2.46522019518665993, 2.39430101853521483),
@@ -169,7 +172,9 @@ IRIS_PAIR = [
 
 
 def anes96() -> pd.DataFrame:
-    """The American National Election Study of 1996: 944 people, party identification from 0 to 6."""
+    """The American National Election Study of 1996: 944 people, party identification from 0 to
+    6.
+    """
     return pd.read_csv(EXAMPLES / "anes96.csv")
 
 

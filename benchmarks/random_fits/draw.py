@@ -1,4 +1,6 @@
-"""Problems drawn at random: sizes, data, censoring, truncation, weights, starts and units, by a seed and a number."""
+"""Problems drawn at random: sizes, data, censoring, truncation, weights, starts and units, by a
+seed and a number.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from typing import Any
 import numpy as np
 import scipy.special as sp
 import torch
-from random_fits.problem import LAWS, MODELS, REGRESSIONS, Params, Problem, natural, numbers, parameters_of
+from random_fits.problem import (
+    LAWS,
+    MODELS,
+    REGRESSIONS,
+    Params,
+    Problem,
+    natural,
+    numbers,
+    parameters_of,
+)
 from torch import distributions as td
 from torch.distributions import constraints
 
@@ -22,9 +33,28 @@ POOLS = {
     "share": ("Beta", "Kumaraswamy"),
     "count": ("Poisson", "NegativeBinomial", "Geometric", "ZeroInflatedPoisson", "PoissonMixture"),
 }
-SCALED = {"Normal", "LogNormal", "Exponential", "Laplace", "Uniform", "Gamma", "InverseGamma", "StudentT", "Cauchy",
-          "Gumbel", "GeneralizedExtremeValue", "SkewNormal", "Weibull", "HalfCauchy", "HalfNormal",
-          "GeneralizedPareto", "Pareto", "InverseGaussian", "NormalMixture", "ExponentialMixture"}  # fmt: skip
+SCALED = {
+    "Normal",
+    "LogNormal",
+    "Exponential",
+    "Laplace",
+    "Uniform",
+    "Gamma",
+    "InverseGamma",
+    "StudentT",
+    "Cauchy",
+    "Gumbel",
+    "GeneralizedExtremeValue",
+    "SkewNormal",
+    "Weibull",
+    "HalfCauchy",
+    "HalfNormal",
+    "GeneralizedPareto",
+    "Pareto",
+    "InverseGaussian",
+    "NormalMixture",
+    "ExponentialMixture",
+}
 
 
 def pool_of(name: str) -> str | None:
@@ -53,7 +83,9 @@ def draw_parameters(rng: np.random.Generator, parameters: dict[str, Any]) -> Par
         elif hasattr(p.constraint, "lower_bound"):
             drawn[name] = np.exp(1.2 * wide * rng.normal(size=p.shape))
         else:
-            drawn[name] = (0.4 if name == "concentration" else 2.0 * wide) * rng.normal(size=p.shape)
+            drawn[name] = (0.4 if name == "concentration" else 2.0 * wide) * rng.normal(
+                size=p.shape
+            )
     return drawn
 
 
@@ -68,17 +100,22 @@ def sample(rng: np.random.Generator, name: str, n: int, given: dict[str, float])
             "logistic": lambda: (rng.random(n) < sp.expit(mean)).astype(float),
             "poisson": lambda: rng.poisson(np.exp(mean)).astype(float),
             "normal": lambda: mean + rng.normal(size=n) * min(params.get("s", 1.0), 1e3),
-            "negative binomial": lambda: rng.poisson(rng.gamma(np.clip(params.get("k", 1.0), 0.05, 1e3), size=n)
-                                                     * np.exp(mean)).astype(float),
-            "weibull": lambda: np.maximum(np.exp(mean) * rng.weibull(np.clip(params.get("c", 1.0), 0.1, 50), n), 1e-30),
-        }[name]()  # fmt: skip
+            "negative binomial": lambda: rng.poisson(
+                rng.gamma(np.clip(params.get("k", 1.0), 0.05, 1e3), size=n) * np.exp(mean)
+            ).astype(float),
+            "weibull": lambda: np.maximum(
+                np.exp(mean) * rng.weibull(np.clip(params.get("c", 1.0), 0.1, 50), n), 1e-30
+            ),
+        }[name]()
         return np.stack([x, y], 1)
     model = MODELS[name]
     family = family_of(model)
     if name == "Categorical":
         return rng.choice(4, n, p=rng.dirichlet(np.full(4, 0.7))).astype(float)
     if name == "Multinomial":
-        return rng.multinomial(int(rng.integers(1, 9)), rng.dirichlet(np.full(3, 0.7)), n).astype(float)
+        return rng.multinomial(int(rng.integers(1, 9)), rng.dirichlet(np.full(3, 0.7)), n).astype(
+            float
+        )
     params = draw_parameters(rng, parameters_of(name, 3 if family.columns else 1))
     if name == "Uniform":
         params["high"] = params["low"] + abs(params["high"]) + 0.1
@@ -100,7 +137,11 @@ def spoiled(rng: np.random.Generator, x: np.ndarray, pool: str | None) -> np.nda
     elif how == 2:
         x = x[rng.integers(0, len(x), len(x))]
     elif how == 3 and pool in ("real", "positive", "share"):
-        digits = 1 if pool == "share" else int(rng.integers(0, 3)) - int(np.log10(np.median(abs(x)) + 1e-12))
+        digits = (
+            1
+            if pool == "share"
+            else int(rng.integers(0, 3)) - int(np.log10(np.median(abs(x)) + 1e-12))
+        )
         x = np.round(x, digits)
     elif how == 4 and pool in ("real", "positive"):
         x = np.median(x) * (1 + 1e-6 * (x - np.median(x)) / (np.ptp(x) + 1e-9))
@@ -115,8 +156,12 @@ def inside(x: np.ndarray, pool: str | None) -> np.ndarray:
     return x
 
 
-def censoring(rng: np.random.Generator, x: np.ndarray, count: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ends: on the right or left of a common limit or at random, all rows, intervals, or a mixture of these."""
+def censoring(
+    rng: np.random.Generator, x: np.ndarray, count: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends: on the right or left of a common limit or at random, all rows, intervals, or a mixture
+    of these.
+    """
     n, kind = len(x), rng.integers(8)
     low, high = x.copy(), x.copy()
     if kind <= 1:  # beyond a common limit
@@ -151,10 +196,15 @@ def draw(seed: int, index: int, only: str | None = None) -> Problem:
     name = str(rng.choice(list(MODELS)))
     name = only or name
     n = int(np.exp(rng.uniform(np.log(2), np.log(500))))
-    given = {"Binomial": {"total_count": float(rng.integers(1, 20))}, "GeneralizedPareto": {"loc": 0.0}}.get(name, {})
+    given = {
+        "Binomial": {"total_count": float(rng.integers(1, 20))},
+        "GeneralizedPareto": {"loc": 0.0},
+    }.get(name, {})
     pool = None if name in REGRESSIONS else pool_of(name)
     other = pool is not None and rng.random() < 0.3
-    x = sample(rng, str(rng.choice(POOLS[pool])) if other and pool else name, n, {} if other else given)
+    x = sample(
+        rng, str(rng.choice(POOLS[pool])) if other and pool else name, n, {} if other else given
+    )
     if pool == "count" or name in ("Bernoulli", "Binomial"):
         x = np.round(np.clip(x, 0, 1e6))
     x = inside(spoiled(rng, inside(x, pool), pool), pool)
@@ -163,7 +213,10 @@ def draw(seed: int, index: int, only: str | None = None) -> Problem:
     if not plain and rng.random() < 0.35:
         ends = censoring(rng, x, family_of(MODELS[name]).discrete)
         if pool != "real":
-            ends = np.where(ends[0] <= 0, -np.inf if pool in ("positive", "share") else 0.0, ends[0]), ends[1]
+            ends = (
+                np.where(ends[0] <= 0, -np.inf if pool in ("positive", "share") else 0.0, ends[0]),
+                ends[1],
+            )
             if pool == "share" or name in ("Bernoulli", "Binomial"):
                 ends = ends[0], np.where(ends[1] >= given.get("total_count", 1.0), np.inf, ends[1])
             nothing = np.isinf(ends[0]) & np.isinf(ends[1])
@@ -202,10 +255,19 @@ def rough(problem: Problem) -> Params:
     """Parameters that the data may have, by their median and spread."""
     x = problem.values if problem.values.ndim == 1 else problem.values[:, -1]
     middle, spread = float(np.median(x)), float(np.std(x)) or abs(float(x[0])) or 1.0
-    values = {"loc": middle, "scale": spread, "rate": abs(middle) or 1.0, "low": x.min(), "high": x.max()}
+    values = {
+        "loc": middle,
+        "scale": spread,
+        "rate": abs(middle) or 1.0,
+        "low": x.min(),
+        "high": x.max(),
+    }
     if problem.name.startswith("Shifted"):
         low = x.min() - 0.5 * spread
-        values |= {"location": low, "loc": middle - low if "location" in problem.parameters else low}
+        values |= {
+            "location": low,
+            "loc": middle - low if "location" in problem.parameters else low,
+        }
         x = x - low
     if problem.name.endswith("LogNormal"):
         values |= {"loc": float(np.log(x).mean()), "scale": float(np.log(x).std()) + 0.1}
@@ -236,7 +298,9 @@ def units(problem: Problem) -> np.ndarray:
     spread = float(np.std(np.log(x) if log else x)) or abs(float(x[0])) or 1.0
     for name, p in problem.parameters.items():
         moves = p.constraint is constraints.real and name in ("loc", "location", "low", "high", "a")
-        found += [spread if moves and (name != "a" or problem.name == "normal") else 1.0] * math.prod(p.free_shape)
+        found += [
+            spread if moves and (name != "a" or problem.name == "normal") else 1.0
+        ] * math.prod(p.free_shape)
     return np.array(found)
 
 

@@ -76,10 +76,14 @@ def inflated(inner: Callable[..., Law]) -> Callable[..., Law]:
 
 def mixed(inner: Callable[..., Law]) -> Callable[..., Law]:
     def law(probs: Any, **params: Any) -> Law:
-        each = [inner(**{name: value[k] for name, value in params.items()}) for k in range(len(probs))]
+        each = [
+            inner(**{name: value[k] for name, value in params.items()}) for k in range(len(probs))
+        ]
 
         def total(i: int, x: Any) -> Any:
-            return sp.logsumexp([np.log(p) + law[i](x) for p, law in zip(probs, each, strict=True)], axis=0)
+            return sp.logsumexp(
+                [np.log(p) + law[i](x) for p, law in zip(probs, each, strict=True)], axis=0
+            )
 
         return tuple(partial(total, i) for i in range(3))  # type: ignore[return-value]
 
@@ -114,21 +118,32 @@ LAWS: dict[str, Callable[..., Law]] = {
     "Weibull": lambda scale, concentration: of(st.weibull_min, concentration, scale=scale),
     "HalfCauchy": lambda scale: of(st.halfcauchy, scale=scale),
     "HalfNormal": lambda scale: of(st.halfnorm, scale=scale),
-    "GeneralizedPareto": lambda scale, concentration, loc: of(st.genpareto, concentration, loc=loc, scale=scale),
+    "GeneralizedPareto": lambda scale, concentration, loc: of(
+        st.genpareto, concentration, loc=loc, scale=scale
+    ),
     "Pareto": lambda scale, alpha: of(st.pareto, alpha, scale=scale),
-    "InverseGaussian": lambda loc, concentration: of(st.invgauss, loc / concentration, scale=concentration),
+    "InverseGaussian": lambda loc, concentration: of(
+        st.invgauss, loc / concentration, scale=concentration
+    ),
     "FisherSnedecor": fisher_snedecor,
 }
 LAWS |= {
-    f"Shifted{name}": shifted(LAWS[name], "location" if name in ("LogNormal", "InverseGaussian") else "loc")
+    f"Shifted{name}": shifted(
+        LAWS[name], "location" if name in ("LogNormal", "InverseGaussian") else "loc"
+    )
     for name in ("Gamma", "Weibull", "LogNormal", "InverseGaussian", "InverseGamma")
 }
-LAWS |= {f"ZeroInflated{name}": inflated(LAWS[name]) for name in ("Poisson", "NegativeBinomial", "Geometric")}
+LAWS |= {
+    f"ZeroInflated{name}": inflated(LAWS[name])
+    for name in ("Poisson", "NegativeBinomial", "Geometric")
+}
 LAWS |= {f"{name}Mixture": mixed(LAWS[name]) for name in ("Normal", "Poisson", "Exponential")}
 
 
 def between(law: Law, low: np.ndarray, high: np.ndarray, discrete: bool) -> np.ndarray:
-    """log P(low < X <= high), or of counts from low to high, by the tail in which the interval lies."""
+    """log P(low < X <= high), or of counts from low to high, by the tail in which the interval
+    lies.
+    """
     low = np.ceil(low) - 1 if discrete else low
     below, above = (law[1](low), law[1](high)), (law[2](low), law[2](high))
     upper = below[0] > -math.log(2)

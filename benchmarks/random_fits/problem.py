@@ -1,4 +1,6 @@
-"""A problem of maximum likelihood: how nll fits it, and its log-likelihood computed independently."""
+"""A problem of maximum likelihood: how nll fits it, and its log-likelihood computed
+independently.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ MODELS |= {
     for base in (td.Gamma, td.Weibull, td.LogNormal, nll.InverseGaussian, td.InverseGamma)
 }
 MODELS |= {
-    f"ZeroInflated{base.__name__}": nll.zero_inflated(base) for base in (td.Poisson, td.NegativeBinomial, td.Geometric)
+    f"ZeroInflated{base.__name__}": nll.zero_inflated(base)
+    for base in (td.Poisson, td.NegativeBinomial, td.Geometric)
 }
-MODELS |= {f"{base.__name__}Mixture": nll.mixture(base, 2) for base in (td.Normal, td.Poisson, td.Exponential)}
+MODELS |= {
+    f"{base.__name__}Mixture": nll.mixture(base, 2)
+    for base in (td.Normal, td.Poisson, td.Exponential)
+}
 real, positive = constraints.real, constraints.positive
 REGRESSIONS = {
     "logistic": ({"a": real, "b": real}, lambda x, y, a, b: td.Bernoulli(logits=a + b * x)),
@@ -54,12 +60,19 @@ def parameters_of(name: str, columns: int) -> dict[str, Parameter]:
     if name == "Uniform":  # its class does not tell
         return {"low": Parameter(constraints.real), "high": Parameter(constraints.real)}
     known = family_of(MODELS[name]).constraints(columns)
-    return {n: Parameter(getattr(p.constraint, "base_constraint", p.constraint), p.shape) for n, p in known.items()}
+    return {
+        n: Parameter(getattr(p.constraint, "base_constraint", p.constraint), p.shape)
+        for n, p in known.items()
+    }
 
 
 def plain(params: Any) -> str:
     """As it is typed."""
-    return "{" + ", ".join(f"{name!r}: {np.asarray(value).tolist()}" for name, value in params.items()) + "}"
+    return (
+        "{"
+        + ", ".join(f"{name!r}: {np.asarray(value).tolist()}" for name, value in params.items())
+        + "}"
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,9 @@ class Problem:
         return parameters_of(self.name, self.values.shape[1] if self.values.ndim > 1 else 1)
 
     def fit(self, start: Params) -> nll.Fit:
-        return nll.fit(self.model, self.data, weights=self.frequencies, start=start, fixed=self.given)
+        return nll.fit(
+            self.model, self.data, weights=self.frequencies, start=start, fixed=self.given
+        )
 
     @property
     def data(self) -> Any:
@@ -110,7 +125,11 @@ class Problem:
     @property
     def densities(self) -> float:
         """How many rows have a density, not a probability."""
-        return float(self.counts.sum() if self.ends is None else self.counts[self.ends[0] == self.ends[1]].sum())
+        return float(
+            self.counts.sum()
+            if self.ends is None
+            else self.counts[self.ends[0] == self.ends[1]].sum()
+        )
 
     def log_likelihood(self, params: Params) -> float:
         seen = self.counts > 0
@@ -119,7 +138,10 @@ class Problem:
     def __str__(self) -> str:
         kinds = {"censored": self.ends, "truncated": self.window, "far start": self.start or None}
         kinds["sampling weights" if self.sampling else "weights"] = self.weights
-        said = [f"{self.name} (n = {len(self.values)}", *(kind for kind, value in kinds.items() if value is not None)]
+        said = [
+            f"{self.name} (n = {len(self.values)}",
+            *(kind for kind, value in kinds.items() if value is not None),
+        ]
         return ", ".join(said) + ")"
 
     @property
@@ -127,7 +149,11 @@ class Problem:
         """What draws it again."""
         pairs = {"ends": self.ends, "window": self.window}
         said: dict[str, Any] = {"values": self.values.tolist()}
-        said |= {name: [np.asarray(end).tolist() for end in pair] for name, pair in pairs.items() if pair is not None}
+        said |= {
+            name: [np.asarray(end).tolist() for end in pair]
+            for name, pair in pairs.items()
+            if pair is not None
+        }
         said |= {} if self.weights is None else {"weights": self.weights.tolist()}
         return f"{said}, start = {plain(self.start)}, fixed = {self.given}"
 
@@ -161,14 +187,18 @@ class Problem:
             low, high = self.ends
             if self.window is not None:  # what is seen lies inside
                 low, high = np.maximum(low, self.window[0]), np.minimum(high, self.window[1])
-            rows = np.where(low == high, law[0](np.where(low == high, low, x)), between(law, low, high, discrete))
+            rows = np.where(
+                low == high,
+                law[0](np.where(low == high, low, x)),
+                between(law, low, high, discrete),
+            )
         if self.window is None:
             return rows
         low, high = map(np.asarray, self.window)
         return rows - between(law, low, high, discrete)
 
 
-# ---- Parameters as numbers without bounds ----------------------------------------------------------------------------
+# ---- Parameters as numbers without bounds --------------------------------------------------------
 
 
 def natural(parameters: dict[str, Any], theta: np.ndarray) -> Params:
@@ -200,7 +230,9 @@ def numbers(parameters: dict[str, Any], params: Params) -> np.ndarray:
             value = np.log(value + 1e-18)
             part = value[:-1] - value[-1]
         elif p.constraint is constraints.positive_definite:
-            factor = np.linalg.cholesky(value + np.eye(len(value)) * (1e-12 * value.trace() + 1e-300))
+            factor = np.linalg.cholesky(
+                value + np.eye(len(value)) * (1e-12 * value.trace() + 1e-300)
+            )
             np.fill_diagonal(factor, np.log(factor.diagonal()))
             part = factor[np.tril_indices(len(factor))]
         elif hasattr(p.constraint, "upper_bound"):

@@ -104,7 +104,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         needed = str(error.name).partition(".")[0]
         raise ModuleNotFoundError(
-            f"nll.{name} needs {needed}, which is not installed: pip install 'nll[{extra}]'", name=error.name
+            f"nll.{name} needs {needed}, which is not installed: pip install 'nll[{extra}]'",
+            name=error.name,
         ) from None
 
 

@@ -1,4 +1,6 @@
-"""What PyTorch keeps private or changes between versions: how a call is being run, and by whom it is watched."""
+"""What PyTorch keeps private or changes between versions: how a call is being run, and by whom it
+is watched.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,18 @@ def transforming() -> bool:
 
 
 def tracing() -> bool:
-    """Whether a tracer (torch.jit.trace, make_fx) records operators, to run them on other numbers of rows."""
+    """Whether a tracer (torch.jit.trace, make_fx) records operators, to run them on other numbers
+    of rows.
+    """
     mode = torch._C._TorchDispatchModeKey.PROXY  # type: ignore[attr-defined]
-    return torch._C._get_tracing_state() is not None or torch._C._get_dispatch_mode(mode) is not None  # type: ignore[attr-defined]
+    return (
+        torch._C._get_tracing_state() is not None or torch._C._get_dispatch_mode(mode) is not None
+    )  # type: ignore[attr-defined]
 
 
 def watched() -> bool:
-    """Whether something sees or replaces operators, which a kernel that takes addresses would pass by.
+    """Whether something sees or replaces operators, which a kernel that takes addresses would pass
+    by.
 
     A tracer, or a dispatch mode: FakeTensorMode, counters of operations, selective checkpointing.
     """
@@ -46,12 +53,16 @@ def watched() -> bool:
 
 
 def batched(tensor: Tensor | None) -> bool:
-    """Whether this is one of many upstream gradients at once (is_grads_batched, jacobian(vectorize=True))."""
+    """Whether this is one of many upstream gradients at once (is_grads_batched,
+    jacobian(vectorize=True)).
+    """
     return tensor is not None and _functorch.is_legacy_batchedtensor(tensor)
 
 
 def readable(*tensors: Tensor) -> bool:
-    """Whether a program may look at the numbers in these: of a processor, there, and the same in every run."""
+    """Whether a program may look at the numbers in these: of a processor, there, and the same in
+    every run.
+    """
     if torch.compiler.is_compiling() or watched() or transforming():
         return False
     return all(tensor.device.type == "cpu" and type(tensor) in PLAIN for tensor in tensors)
@@ -60,7 +71,9 @@ def readable(*tensors: Tensor) -> bool:
 def ordinary(*tensors: Tensor | None) -> bool:
     """Whether these are numbers in some memory, and nothing watches what is done with them."""
     there = (tensor for tensor in tensors if tensor is not None)
-    return not watched() and all(type(tensor) in PLAIN and tensor.device.type != "meta" for tensor in there)
+    return not watched() and all(
+        type(tensor) in PLAIN and tensor.device.type != "meta" for tensor in there
+    )
 
 
 def resolved(tensor: Tensor) -> Tensor:
@@ -99,7 +112,8 @@ _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 
 @contextmanager
 def without_saved_tensor_hooks() -> Iterator[None]:
-    """Nothing that is computed inside is kept for a graph outside: what packs such tensors, as checkpoints do, waits.
+    """Nothing that is computed inside is kept for a graph outside: what packs such tensors, as
+    checkpoints do, waits.
 
     The transformations of torch.func refuse to run under such hooks.
     """
@@ -116,10 +130,11 @@ def without_saved_tensor_hooks() -> Iterator[None]:
 
 
 def on_processor(what: Function) -> Function:
-    """Make the tensors of a function, or of a class's public methods, on the processor, and let it differentiate.
+    """Make the tensors of a function, or of a class's public methods, on the processor, and let it
+    differentiate.
 
-    Whatever the default device, and inside `torch.no_grad()` and `torch.inference_mode()` too. Memory that runs out is
-    a MemoryError, whoever notices it.
+    Whatever the default device, and inside `torch.no_grad()` and `torch.inference_mode()` too.
+    Memory that runs out is a MemoryError, whoever notices it.
     """
     if isinstance(what, type):
         for name, method in vars(what).items():
@@ -138,7 +153,9 @@ def on_processor(what: Function) -> Function:
         except (RuntimeError, SystemError) as error:
             if not out_of_memory(error):
                 raise
-            raise MemoryError(f"expected memory for {what.__qualname__}, got too little: {error}") from error
+            raise MemoryError(
+                f"expected memory for {what.__qualname__}, got too little: {error}"
+            ) from error
 
     return run  # type: ignore[return-value]
 
@@ -161,18 +178,25 @@ def out_of_memory(error: BaseException) -> bool:
 def separate_gradients(
     function: Callable[..., Any], tensors: tuple[Tensor | None, ...], wanted: Any, upstream: Any
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of upstream . function(*tensors) by the wanted tensors, as if these did not hang together.
+    """The gradients of upstream . function(*tensors) by the wanted tensors, as if these did not
+    hang together.
 
-    For a backward pass, where the tensors are those of the graph outside. Through an alias of each no gradient reaches
-    what it was made of (a head may be the embedding too), nor the hooks on it: that is the graph's own business. With
-    create_graph the aliases are part of the graph, and the gradients can be differentiated.
+    For a backward pass, where the tensors are those of the graph outside. Through an alias of each
+    no gradient reaches
+    what it was made of (a head may be the embedding too), nor the hooks on it: that is the graph's
+    own business. With create_graph the aliases are part of the graph, and the gradients can be
+    differentiated.
     """
     create = torch.is_grad_enabled()
     with torch.enable_grad():
-        points = [_alias(tensor, want, create) for tensor, want in zip(tensors, wanted, strict=True)]
+        points = [
+            _alias(tensor, want, create) for tensor, want in zip(tensors, wanted, strict=True)
+        ]
         value = function(*points)
         asked: Any = [point for point, want in zip(points, wanted, strict=True) if want]
-        gradients = iter(torch.autograd.grad(value, asked, upstream, create_graph=create, allow_unused=True))
+        gradients = iter(
+            torch.autograd.grad(value, asked, upstream, create_graph=create, allow_unused=True)
+        )
     found = [next(gradients) if want else None for want in wanted]
     return tuple(
         torch.zeros_like(tensor) if want and gradient is None else gradient  # type: ignore[arg-type]
@@ -192,16 +216,24 @@ def _alias(tensor: Tensor | None, wanted: bool, create: bool) -> Tensor | None:
 def matrix(tensor: Tensor) -> Tensor:
     """(..., F) as (rows, F), where F may be 0."""
     width = tensor.shape[-1]
-    return tensor.reshape(tensor.shape[:-1].numel(), 0) if certainly(width == 0) else tensor.reshape(-1, width)
+    return (
+        tensor.reshape(tensor.shape[:-1].numel(), 0)
+        if certainly(width == 0)
+        else tensor.reshape(-1, width)
+    )
 
 
 def same_shape(shape: Any, other: Any) -> bool:
-    """Whether two shapes are equal; number by number, as the compiler compares sizes that it does not know."""
+    """Whether two shapes are equal; number by number, as the compiler compares sizes that it does
+    not know.
+    """
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
 
 def certainly(condition: Any) -> bool:
-    """Whether a comparison of sizes holds; of sizes that the compiler leaves open, whether it must."""
+    """Whether a comparison of sizes holds; of sizes that the compiler leaves open, whether it
+    must.
+    """
     if not torch.compiler.is_compiling():
         return bool(condition)
     from torch.fx.experimental.symbolic_shapes import statically_known_true

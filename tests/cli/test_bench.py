@@ -18,7 +18,10 @@ runner = CliRunner()
 
 
 def small(case: bench.Case) -> bench.Case:
-    return replace(case, shape=tuple(min(n, limit) for n, limit in zip(case.shape, (40, 500, 6, 5), strict=False)))
+    return replace(
+        case,
+        shape=tuple(min(n, limit) for n, limit in zip(case.shape, (40, 500, 6, 5), strict=False)),
+    )
 
 
 @pytest.mark.parametrize("case", bench.CASES, ids=lambda case: case.name)
@@ -42,7 +45,9 @@ def test_errors_are_against_float64():
     assert bench.errors(case, problem, off)["wrong by a tenth"] == pytest.approx(0.1, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["90 % of the rows ignored", "rows C + 8 apart", "scores times 30"])
+@pytest.mark.parametrize(
+    "name", ["90 % of the rows ignored", "rows C + 8 apart", "scores times 30"]
+)
 def test_a_case_is_what_it_is_called(name):
     case = next(case for case in bench.CASES if case.name == name)
     problem = replace(case, shape=(400, 500)).build()

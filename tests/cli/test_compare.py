@@ -68,7 +68,11 @@ def test_the_numbers_are_the_librarys():
     options = ("--families", "gamma,weibull", "--criterion", "bic", "--replicates", 49, "--seed", 3)
     found = compared("--column", "wait", *options)
     expected = nll.compare(
-        {"gamma": td.Gamma, "weibull": td.Weibull}, TABLE["wait"], criterion="bic", replicates=49, seed=3
+        {"gamma": td.Gamma, "weibull": td.Weibull},
+        TABLE["wait"],
+        criterion="bic",
+        replicates=49,
+        seed=3,
     )
     # To rounding: how a sum is cut depends on where its numbers lie in memory.
     assert rounded(found) == rounded(expected.to_dict())
@@ -98,7 +102,9 @@ def test_shares_and_positive_numbers_have_families_of_their_own():
 
 
 def test_weights():
-    found = compared("--column", "wait", "--families", "gamma,normal", "--weights", "w", "--replicates", 0)
+    found = compared(
+        "--column", "wait", "--families", "gamma,normal", "--weights", "w", "--replicates", 0
+    )
     expected = nll.compare([td.Gamma, td.Normal], TABLE["wait"], weights=TABLE["w"], replicates=0)
     assert found["n"] == TABLE["w"].sum()
     assert [row["bic"] for row in found["candidates"]] == [row.bic for row in expected.table]
@@ -110,15 +116,22 @@ def test_censored_rows():
     expected = nll.compare([td.Gamma, td.Weibull], data, replicates=0)
     values = [row["log_likelihood"] for row in found["candidates"]]
     assert values == pytest.approx([row.log_likelihood for row in expected.table], rel=1e-12)
-    assert values[0] > compared("--column", "wait", "--families", "gamma")["candidates"][0]["log_likelihood"]
+    assert (
+        values[0]
+        > compared("--column", "wait", "--families", "gamma")["candidates"][0]["log_likelihood"]
+    )
     assert "not for censored or truncated observations" in found["status"]
 
 
 def test_missing_rows():
-    found = compared("--column", "gap", "--families", "gamma", "--missing", "drop", "--replicates", 0)
+    found = compared(
+        "--column", "gap", "--families", "gamma", "--missing", "drop", "--replicates", 0
+    )
     assert found["n"] == ROWS - 2
     alone = nll.fit(td.Gamma, TABLE["wait"][2:])
-    assert found["candidates"][0]["log_likelihood"] == pytest.approx(alone.log_likelihood, rel=1e-12)
+    assert found["candidates"][0]["log_likelihood"] == pytest.approx(
+        alone.log_likelihood, rel=1e-12
+    )
 
 
 def test_what_is_not_possible_is_null():
@@ -132,13 +145,32 @@ def test_without_a_maximum_it_exits_with_1():
 
 
 def test_json_goes_to_a_file(tmp_path):
-    result = run("--column", "wait", "--families", "gamma", "--replicates", 0, "--json", tmp_path / "größe.json")
+    result = run(
+        "--column",
+        "wait",
+        "--families",
+        "gamma",
+        "--replicates",
+        0,
+        "--json",
+        tmp_path / "größe.json",
+    )
     assert result.stdout.startswith("n = 80")
     assert json.loads((tmp_path / "größe.json").read_text(encoding="utf-8"))["best"] == "gamma"
 
 
 def test_as_a_process():
-    command = [sys.executable, "-m", "nll", "compare", "t.csv", "--column", "count", "--replicates", "19"]
+    command = [
+        sys.executable,
+        "-m",
+        "nll",
+        "compare",
+        "t.csv",
+        "--column",
+        "count",
+        "--replicates",
+        "19",
+    ]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert "poisson has the smallest AIC" in done.stdout
@@ -149,19 +181,41 @@ def test_as_a_process():
     [
         (["--column", "wiat"], "expected a column of the table, got 'wiat'; near to it: wait"),
         (["--column", "text"], "expected numbers in column 'text', got 'q' at row 0"),
-        (["--column", "wait", "--families", "gama"], "expected --families of bernoulli, geometric, "),
-        (["--column", "wait", "--families", "gamma,gamma"], "expected different --families, got 'gamma' twice"),
+        (
+            ["--column", "wait", "--families", "gama"],
+            "expected --families of bernoulli, geometric, ",
+        ),
+        (
+            ["--column", "wait", "--families", "gamma,gamma"],
+            "expected different --families, got 'gamma' twice",
+        ),
         (["--column", "wait", "--families", ","], "expected at least one model, got none"),
-        (["--column", "count", "--families", "poisson,gamma"], "expected models of counts or of measurements, got "),
-        (["--column", "real", "--families", "gamma"], "expected a family that can be fitted, got none: "),
+        (
+            ["--column", "count", "--families", "poisson,gamma"],
+            "expected models of counts or of measurements, got ",
+        ),
+        (
+            ["--column", "real", "--families", "gamma"],
+            "expected a family that can be fitted, got none: ",
+        ),
         (
             ["--column", "gap"],
-            "expected no missing values, got 2 incomplete rows (gap: 2); --missing drop leaves them ",
+            "expected no missing values, got 2 incomplete rows (gap: 2); --missing drop leaves "
+            "them ",
         ),
         (["--column", "wait", "--weights", "real"], "expected finite weights of at least 0, got -"),
-        (["--column", "wait", "--censored-right", "count"], "expected 0 or 1 in column 'count', got "),
-        (["--column", "wait", "--json", "t.csv"], "expected a file of its own for each result, got t.csv again"),
-        (["--column", "wait", "--json", "nowhere/f"], "expected a folder that exists for nowhere/f"),
+        (
+            ["--column", "wait", "--censored-right", "count"],
+            "expected 0 or 1 in column 'count', got ",
+        ),
+        (
+            ["--column", "wait", "--json", "t.csv"],
+            "expected a file of its own for each result, got t.csv again",
+        ),
+        (
+            ["--column", "wait", "--json", "nowhere/f"],
+            "expected a folder that exists for nowhere/f",
+        ),
     ],
 )
 def test_the_tour_of_bad_input(arguments, message):
@@ -171,7 +225,8 @@ def test_the_tour_of_bad_input(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--column", "wait", "--replicates", "-1"], ["--column", "wait", "--criterion", "mdl"]]
+    "arguments",
+    [[], ["--column", "wait", "--replicates", "-1"], ["--column", "wait", "--criterion", "mdl"]],
 )
 def test_options_that_the_parser_refuses(arguments):
     assert run(*arguments).exit_code == 2

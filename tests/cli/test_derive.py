@@ -44,13 +44,19 @@ def test_data_without_a_maximum_end_with_one():
     ("arguments", "message"),
     [
         (["dirichlet"], "expected a family of bernoulli, "),
-        (["bernoulli", "--data", "1,x"], "expected numbers with commas between, got 'x' at place 1"),
+        (
+            ["bernoulli", "--data", "1,x"],
+            "expected numbers with commas between, got 'x' at place 1",
+        ),
         (["bernoulli", "--data", "1,2"], "expected 0 or 1, got 2"),
         (["binomial", "--data", "1,2"], "expected total_count=... with data"),
         (["normal", "--html", "/nowhere/page"], "expected a folder that exists"),
         (["normal", "--latex", "--html", "-"], "expected --latex or --html, got both"),
         (["normal", "--table", "a.csv"], "expected --table and --column together"),
-        (["normal", "--data", "1,2", "--table", "a.csv", "--column", "x"], "expected --data or --table, got both"),
+        (
+            ["normal", "--data", "1,2", "--table", "a.csv", "--column", "x"],
+            "expected --data or --table, got both",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments, message):

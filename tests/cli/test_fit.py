@@ -111,7 +111,9 @@ def test_the_election_study():
 def test_the_election_study_as_printed():
     result = run(EXAMPLES / "anes96.csv", PARTY)
     assert result.exit_code == 0
-    rows = re.findall(rf"^(?:Intercept|{'|'.join(ANES96.columns)}) +(\S+) +(\S+) ", result.stdout, re.MULTILINE)
+    rows = re.findall(
+        rf"^(?:Intercept|{'|'.join(ANES96.columns)}) +(\S+) +(\S+) ", result.stdout, re.MULTILINE
+    )
     printed = np.array(rows, dtype=float).reshape(6, 6, 2)
     np.testing.assert_allclose(printed[..., 0], ANES96.coef, rtol=1e-6)
     np.testing.assert_allclose(printed[..., 1], ANES96.standard_errors, rtol=1e-6)
@@ -123,10 +125,15 @@ def test_the_election_study_as_printed():
 
 def test_softmax_and_bernoulli_are_one_model_for_two_classes():
     formula = "GRADE ~ GPA + TUCE + PSI"
-    softmax, bernoulli = fitted("spector.csv", formula), fitted("spector.csv", formula, "--family", "bernoulli")
+    softmax, bernoulli = (
+        fitted("spector.csv", formula),
+        fitted("spector.csv", formula, "--family", "bernoulli"),
+    )
     np.testing.assert_allclose(softmax["params"]["coef"], SPECTOR.coef, rtol=1e-9)
     np.testing.assert_allclose(bernoulli["params"]["coef"], SPECTOR.coef[0], rtol=1e-9)
-    np.testing.assert_allclose(bernoulli["standard_errors"]["coef"], SPECTOR.standard_errors[0], rtol=1e-9)
+    np.testing.assert_allclose(
+        bernoulli["standard_errors"]["coef"], SPECTOR.standard_errors[0], rtol=1e-9
+    )
 
 
 # Tables, formulas and options.
@@ -162,13 +169,20 @@ def test_baseline():
 
 
 @pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
-@pytest.mark.parametrize("arguments", [["kind ~ x"], ["y ~ x", "--family", "normal"], ["kind ~ w + x"]])
+@pytest.mark.parametrize(
+    "arguments", [["kind ~ x"], ["y ~ x", "--family", "normal"], ["kind ~ w + x"]]
+)
 def test_weights_are_repeated_rows(file, arguments, data):
     table = tables()
     table.loc[table.index.repeat(table.w)].to_csv(data / "repeated.csv", index=False)
-    weighted, repeated = fitted(file, *arguments, "--weights", "w"), fitted("repeated.csv", *arguments)
+    weighted, repeated = (
+        fitted(file, *arguments, "--weights", "w"),
+        fitted("repeated.csv", *arguments),
+    )
     assert weighted["n"] == repeated["n"] == table.w.sum()
-    np.testing.assert_allclose(weighted["covariance"], repeated["covariance"], rtol=1e-8, atol=1e-15)
+    np.testing.assert_allclose(
+        weighted["covariance"], repeated["covariance"], rtol=1e-8, atol=1e-15
+    )
     assert weighted["bic"] == pytest.approx(repeated["bic"], rel=1e-10)
 
 
@@ -176,7 +190,10 @@ def test_missing_values_are_left_out_when_asked():
     found = fitted("t.csv", "kind ~ gap + hole", "--missing", "drop")
     assert (found["dropped"], found["n"]) == (2, ROWS - 2)
     assert "2 with missing values" in run("t.csv", "kind ~ gap", "--missing", "drop").stdout
-    assert fitted("t.csv", "--column", "gap", "--family", "normal", "--missing", "drop")["dropped"] == 2
+    assert (
+        fitted("t.csv", "--column", "gap", "--family", "normal", "--missing", "drop")["dropped"]
+        == 2
+    )
 
 
 def test_alpha():
@@ -188,7 +205,9 @@ def test_alpha():
 def test_level():
     found = fitted("t.csv", "--column", "y", "--family", "normal", "--level", "0.5")
     loc, error = found["params"]["loc"], found["standard_errors"]["loc"]
-    assert found["interval"]["loc"] == pytest.approx([loc - 0.6744897502 * error, loc + 0.6744897502 * error], rel=1e-9)
+    assert found["interval"]["loc"] == pytest.approx(
+        [loc - 0.6744897502 * error, loc + 0.6744897502 * error], rel=1e-9
+    )
     printed = run("t.csv", "--column", "y", "--family", "normal", "--level", "0.5").stdout
     assert "[0.25" in printed
     assert f"{found['interval']['loc'][0]:.6g}" in printed
@@ -200,13 +219,21 @@ def test_level():
         ("won", "bernoulli", lambda x: {"probs": x.mean()}),
         ("count", "geometric", lambda x: {"probs": 1 / (1 + x.mean())}),
         ("count", "poisson", lambda x: {"rate": x.mean()}),
-        ("kind", "categorical", lambda x: {"probs": x.value_counts(normalize=True).sort_index().tolist()}),
+        (
+            "kind",
+            "categorical",
+            lambda x: {"probs": x.value_counts(normalize=True).sort_index().tolist()},
+        ),
         ("y", "normal", lambda x: {"loc": x.mean(), "scale": x.std(ddof=0)}),
         ("pos", "log_normal", lambda x: {"loc": np.log(x).mean(), "scale": np.log(x).std(ddof=0)}),
         ("pos", "exponential", lambda x: {"rate": 1 / x.mean()}),
         ("y", "laplace", lambda x: {"loc": x.median(), "scale": (x - x.median()).abs().mean()}),
         ("y", "uniform", lambda x: {"low": x.min(), "high": x.max()}),
-        ("pos", "inverse_gaussian", lambda x: {"loc": x.mean(), "concentration": 1 / (1 / x - 1 / x.mean()).mean()}),
+        (
+            "pos",
+            "inverse_gaussian",
+            lambda x: {"loc": x.mean(), "concentration": 1 / (1 / x - 1 / x.mean()).mean()},
+        ),
         ("two words", "normal", lambda x: {"loc": x.mean()}),
     ],
 )
@@ -221,19 +248,29 @@ def test_right_censored_rows(tmp_path):
     hours = [54, 187, 216, 240, 244, 335, 361, 373, 375, 386] + 10 * [500]
     table = pd.DataFrame({"hours": hours, "ran": [0] * 10 + [1] * 10, "site": list("ab") * 10})
     table.to_csv("life.csv", index=False)
-    found = fitted("life.csv", "--column", "hours", "--family", "weibull", "--censored-right", "ran")
+    found = fitted(
+        "life.csv", "--column", "hours", "--family", "weibull", "--censored-right", "ran"
+    )
     assert found["params"]["scale"] == pytest.approx(606.52756, rel=1e-7)
     assert found["standard_errors"]["concentration"] == pytest.approx(0.50215062, rel=1e-6)
     text = run("life.csv", "--column", "hours", "--family", "weibull", "--censored-right", "site")
-    assert (text.exit_code, "expected numbers in column 'site', got 'a' at row 0" in text.stderr) == (2, True)
+    assert (
+        text.exit_code,
+        "expected numbers in column 'site', got 'a' at row 0" in text.stderr,
+    ) == (2, True)
     text = run("life.csv", "--column", "ran", "--family", "normal", "--censored-right", "hours")
-    assert (text.exit_code, "expected 0 or 1 in column 'hours', got 54 at row 0" in text.stderr) == (2, True)
+    assert (
+        text.exit_code,
+        "expected 0 or 1 in column 'hours', got 54 at row 0" in text.stderr,
+    ) == (2, True)
 
 
 def test_events_are_the_opposite_of_censored_rows_and_are_counted(tmp_path):
     draw = np.random.default_rng(0)
     life, end = draw.weibull(1.5, 60) * 10, draw.uniform(2, 20, 60)
-    table = pd.DataFrame({"t": np.minimum(life, end), "died": (life <= end).astype(int), "site": list("ab") * 30})
+    table = pd.DataFrame(
+        {"t": np.minimum(life, end), "died": (life <= end).astype(int), "site": list("ab") * 30}
+    )
     table.assign(out=1 - table.died, w=2).to_csv("trial.csv", index=False)
     column = ["trial.csv", "--column", "t", "--family", "weibull"]
     found, other = fitted(*column, "--event", "died"), fitted(*column, "--censored-right", "out")
@@ -242,13 +279,18 @@ def test_events_are_the_opposite_of_censored_rows_and_are_counted(tmp_path):
     assert (found["events"], found["censored"], found["n"]) == (events, 60 - events, 60)
     assert fitted(*column, "--event", "died", "--weights", "w")["events"] == 2 * events
     printed = run(*column, "--event", "died", "--report", tmp_path / "r.html").stdout
-    assert re.search(rf"^Events +{events} *\nCensored +{60 - events} right *$", printed, re.MULTILINE)
+    assert re.search(
+        rf"^Events +{events} *\nCensored +{60 - events} right *$", printed, re.MULTILINE
+    )
     assert f"<dt>Events</dt><dd>{events}</dd>" in (tmp_path / "r.html").read_text()
     by = fitted(*column, "--event", "died", "--by", "site")
     assert by["events"] == table.groupby("site").died.sum().tolist()
     assert "censored" in run(*column, "--event", "died", "--by", "site").stdout
     for more, message in (
-        (["--event", "died", "--censored-right", "out"], "expected either --censored-right or --event, got both"),
+        (
+            ["--event", "died", "--censored-right", "out"],
+            "expected either --censored-right or --event, got both",
+        ),
         (["--event", "site"], "expected numbers in column 'site', got 'a' at row 0"),
         (["--event", "t"], "expected 0 or 1 in column 't'"),
     ):
@@ -263,7 +305,9 @@ def test_each_group_on_its_own():
     for i, kind in enumerate(found["group"]):
         alone = nll.fit(td.Gamma, table.loc[table["kind"] == kind, "pos"].to_numpy())
         assert found["rate"][i] == pytest.approx(float(alone.params["rate"]), rel=1e-9)
-        assert found["rate std err"][i] == pytest.approx(float(alone.standard_errors["rate"]), rel=1e-9)
+        assert found["rate std err"][i] == pytest.approx(
+            float(alone.standard_errors["rate"]), rel=1e-9
+        )
     printed = run("t.csv", "--column", "pos", "--family", "gamma", "--by", "kind").stdout
     assert f"Gamma: {len(found['group'])} groups, {ROWS} observations" in printed
     many = run("t.csv", "--column", "y", "--family", "normal", "--by", "pos")
@@ -275,7 +319,10 @@ def test_each_group_on_its_own():
     ("arguments", "message"),
     [
         (["kind ~ y", "--by", "kind"], "--censored-right, --event and --by with --column only"),
-        (["--column", "y", "--family", "normal", "--by", "kind", "--report", "r.html"], "no --report with --by"),
+        (
+            ["--column", "y", "--family", "normal", "--by", "kind", "--report", "r.html"],
+            "no --report with --by",
+        ),
         (["--column", "y", "--family", "normal", "--by", "nothing"], "nothing"),
     ],
 )
@@ -297,7 +344,16 @@ def test_groups_and_censoring_are_for_columns(arguments, message):
 )
 def test_every_response_with_its_report(family, response, names, tmp_path):
     file = tmp_path / "report.html"
-    result = run("t.csv", f"{response} ~ x + g", "--family", family, "--report", file, "--json", tmp_path / "fit.json")
+    result = run(
+        "t.csv",
+        f"{response} ~ x + g",
+        "--family",
+        family,
+        "--report",
+        file,
+        "--json",
+        tmp_path / "fit.json",
+    )
     assert result.exit_code == 0, result.stderr
     assert list(json.loads((tmp_path / "fit.json").read_text())["params"]) == names
     page = file.read_text(encoding="utf-8")
@@ -310,13 +366,17 @@ def test_every_response_with_its_report(family, response, names, tmp_path):
 
 def test_the_report_of_a_column(tmp_path):
     file = tmp_path / "report.html"
-    assert run("t.csv", "--column", "kind", "--family", "categorical", "--report", file).exit_code == 0
+    assert (
+        run("t.csv", "--column", "kind", "--family", "categorical", "--report", file).exit_code == 0
+    )
     assert "<h2>The fitted distribution</h2>" in file.read_text(encoding="utf-8")
 
 
 def test_the_report_of_huge_counts(tmp_path):
     """No bar for each number up to the largest."""
-    result = run("t.csv", "--column", "huge", "--family", "poisson", "--report", tmp_path / "report.html")
+    result = run(
+        "t.csv", "--column", "huge", "--family", "poisson", "--report", tmp_path / "report.html"
+    )
     assert result.exit_code == 0
 
 
@@ -380,11 +440,16 @@ def test_as_a_process(tmp_path):
 
 KINDS = "expected --family to be one of "
 COLUMN_FAMILIES = (
-    "bernoulli, geometric, poisson, categorical, normal, log_normal, exponential, laplace, uniform, gamma, "
-    "inverse_gamma, chi2, beta, kumaraswamy, student_t, cauchy, gumbel, generalized_extreme_value, skew_normal, "
-    "von_mises, weibull, half_cauchy, half_normal, pareto, inverse_gaussian, fisher_snedecor, continuous_bernoulli, "
-    "negative_binomial, shifted_gamma, shifted_weibull, shifted_log_normal, shifted_inverse_gaussian, "
-    "shifted_inverse_gamma, zero_inflated_poisson, zero_inflated_negative_binomial, zero_inflated_geometric, "
+    "bernoulli, geometric, poisson, categorical, normal, log_normal, exponential, laplace, "
+    "uniform, gamma, "
+    "inverse_gamma, chi2, beta, kumaraswamy, student_t, cauchy, gumbel, generalized_extreme_value, "
+    "skew_normal, "
+    "von_mises, weibull, half_cauchy, half_normal, pareto, inverse_gaussian, fisher_snedecor, "
+    "continuous_bernoulli, "
+    "negative_binomial, shifted_gamma, shifted_weibull, shifted_log_normal, "
+    "shifted_inverse_gaussian, "
+    "shifted_inverse_gamma, zero_inflated_poisson, zero_inflated_negative_binomial, "
+    "zero_inflated_geometric, "
     "normal_mixture"
 )
 SUFFIXES = ".csv, .tsv, .csv.gz, .tsv.gz, .parquet, .pq"
@@ -402,92 +467,186 @@ ROW_3 = "expected a non-negative integer, got -4 at row 3"
 TOUR = [
     # The file.
     (["none.csv", "y ~ x"], "expected a table, got no such file: none.csv"),
-    (["folder.csv", "y ~ x"],
-     "expected a folder with files named .parquet, .pq, .csv, .tsv, .gz, got folder.csv"),
+    (
+        ["folder.csv", "y ~ x"],
+        "expected a folder with files named .parquet, .pq, .csv, .tsv, .gz, got folder.csv",
+    ),
     (["empty.csv", "y ~ x"], "expected a readable table in empty.csv, got: Empty CSV file"),
     (["header.csv", "y ~ x"], "expected at least one row, got none"),
     (["twice.csv", "y ~ 1"], "expected columns with different names, got 'y' twice"),
-    (["ragged.csv", "y ~ x"],
-     "expected a readable table in ragged.csv, got: CSV parse error: Expected 2 columns, got 1: 3"),
-    (["broken.parquet", "y ~ x"],
-     "expected a readable table in broken.parquet, got: "
-     "Parquet file size is 2 bytes, smaller than the minimum file footer (8 bytes)"),
+    (
+        ["ragged.csv", "y ~ x"],
+        "expected a readable table in ragged.csv, got: CSV parse error: Expected 2 columns, got 1: "
+        "3",
+    ),
+    (
+        ["broken.parquet", "y ~ x"],
+        "expected a readable table in broken.parquet, got: "
+        "Parquet file size is 2 bytes, smaller than the minimum file footer (8 bytes)",
+    ),
     (["table.xlsx", "y ~ x"], f"expected a file named {SUFFIXES}, got table.xlsx"),
     # What to fit.
     (["t.csv"], "expected a formula or --column, got neither"),
     (["t.csv", "y ~ x", "--column", "x"], "expected a formula or --column, got both"),
     (["t.csv", "--column", "x"], "expected --family with --column, got none"),
-    (["t.csv", "y ~ x", "--family", "gamma"],
-     KINDS + "softmax, bernoulli, poisson, normal, negative_binomial, got 'gamma'"),
-    (["t.csv", "y ~ x", "--family", "laplace"],
-     KINDS + "softmax, bernoulli, poisson, normal, negative_binomial, got 'laplace'"),
-    (["t.csv", "--column", "x", "--family", "softmax"], KINDS + COLUMN_FAMILIES + ", got 'softmax'"),
-    (["t.csv", "y ~ x", "--family", "normal", "--baseline", "1"],
-     "expected --baseline with softmax only, got --family normal"),
-    (["t.csv", "y ~ x", "--family", "normal", "--alpha", "1"],
-     "expected --alpha with softmax only, got --family normal"),
-    (["t.csv", "kind ~ x", "--baseline", "elm"], "expected baseline to be one of ash, birch, oak, got elm"),
+    (
+        ["t.csv", "y ~ x", "--family", "gamma"],
+        KINDS + "softmax, bernoulli, poisson, normal, negative_binomial, got 'gamma'",
+    ),
+    (
+        ["t.csv", "y ~ x", "--family", "laplace"],
+        KINDS + "softmax, bernoulli, poisson, normal, negative_binomial, got 'laplace'",
+    ),
+    (
+        ["t.csv", "--column", "x", "--family", "softmax"],
+        KINDS + COLUMN_FAMILIES + ", got 'softmax'",
+    ),
+    (
+        ["t.csv", "y ~ x", "--family", "normal", "--baseline", "1"],
+        "expected --baseline with softmax only, got --family normal",
+    ),
+    (
+        ["t.csv", "y ~ x", "--family", "normal", "--alpha", "1"],
+        "expected --alpha with softmax only, got --family normal",
+    ),
+    (
+        ["t.csv", "kind ~ x", "--baseline", "elm"],
+        "expected baseline to be one of ash, birch, oak, got elm",
+    ),
     (["t.csv", "kind ~ x", "--alpha", "inf"], "expected a finite alpha of at least 0, got inf"),
     # The formula.
     (["t.csv", "x + z"], "expected a formula with one response, like 'y ~ a + b', got 'x + z'"),
     (["t.csv", ""], "expected a formula with one response, like 'y ~ a + b', got ''"),
-    (["t.csv", "kind ~ (x"],
-     "expected a formula like 'y ~ a + b', got 'kind ~ (x': Could not find matching context marker."),
-    (["t.csv", "kind ~ two words"],
-     "expected a formula like 'y ~ a + b', got 'kind ~ two words': Missing operator between `two` and `words`."),
-    (["t.csv", "kind ~ x | z"], "expected a formula with one set of columns, like 'y ~ a + b', got 'kind ~ x | z'"),
+    (
+        ["t.csv", "kind ~ (x"],
+        "expected a formula like 'y ~ a + b', got 'kind ~ (x': Could not find matching context "
+        "marker.",
+    ),
+    (
+        ["t.csv", "kind ~ two words"],
+        "expected a formula like 'y ~ a + b', got 'kind ~ two words': Missing operator between "
+        "`two` "
+        "and `words`.",
+    ),
+    (
+        ["t.csv", "kind ~ x | z"],
+        "expected a formula with one set of columns, like 'y ~ a + b', got 'kind ~ x | z'",
+    ),
     (["t.csv", "kind ~ 0"], "expected at least one column or an intercept, got 'kind ~ 0'"),
     # The columns.
     (["t.csv", "kind ~ xx"], "expected a column of the table, got 'xx'; near to it: x"),
     (["t.csv", "knd ~ x"], "expected a column of the table, got 'knd'; near to it: kind"),
-    (["t.parquet", "kind ~ 1 + mass"], f"expected a column of the table, got 'mass'; the table has {NAMES}"),
-    (["t.csv", "--column", "counts", "--family", "poisson"],
-     "expected a column of the table, got 'counts'; near to it: count"),
-    (["t.csv", "kind ~ gap + hole"],
-     "expected no missing values, got 2 incomplete rows (gap: 2, hole: 1); --missing drop leaves them out"),
-    (["t.csv", "--column", "gap", "--family", "normal"],
-     "expected no missing values, got 2 incomplete rows (gap: 2); --missing drop leaves them out"),
+    (
+        ["t.parquet", "kind ~ 1 + mass"],
+        f"expected a column of the table, got 'mass'; the table has {NAMES}",
+    ),
+    (
+        ["t.csv", "--column", "counts", "--family", "poisson"],
+        "expected a column of the table, got 'counts'; near to it: count",
+    ),
+    (
+        ["t.csv", "kind ~ gap + hole"],
+        "expected no missing values, got 2 incomplete rows (gap: 2, hole: 1); --missing drop "
+        "leaves "
+        "them out",
+    ),
+    (
+        ["t.csv", "--column", "gap", "--family", "normal"],
+        "expected no missing values, got 2 incomplete rows (gap: 2); --missing drop leaves them "
+        "out",
+    ),
     (["t.csv", "kind ~ x + same"], "expected columns that vary, got constant column 'same'"),
     (["t.csv", "kind ~ only"], "expected columns that vary, got constant column 'only'"),
     (["t.csv", "only ~ x"], "expected at least two classes, got one class: q"),
-    (["t.csv", "same ~ x", "--family", "normal"], "expected a response that varies, got 1.5 in every row"),
-    (["t.csv", "kind ~ texts"],
-     "expected numbers in column 'texts', got 'high' at row 0; C(texts) takes its values as categories"),
-    (["t.csv", "kind ~ np.log(w)"],
-     f"expected finite values in column 'np.log(w)', got -inf at row {first(TABLE.w == 0)}"),
-    (["t.csv", "kind ~ np.log(x)"],
-     f"expected finite values in column 'np.log(x)', got nan at row {first(TABLE.x < 0)}"),
-    (["t.csv", "kind ~ x + I(2 * x)"],
-     "expected linearly independent columns, got 'x' = +0.5 I(2 * x) in every row"),
-    (["t.csv", "texts ~ x", "--family", "poisson"], "expected numbers in column 'texts', got 'high' at row 0"),
-    (["t.csv", "--column", "texts", "--family", "normal"], "expected numbers in column 'texts', got 'high' at row 0"),
-    (["t.csv", "order ~ x", "--family", "bernoulli"],
-     "data outside the support of bernoulli: expected 0 or 1, got 2 at row 2"),
-    (["t.csv", "x ~ z"],
-     "expected classes, got the measurements of 'x'; --family normal fits them"),
-    (["t.csv", "--column", "negative", "--family", "poisson"],
-     "data outside the support of Poisson: expected a non-negative integer, got -2 at row 0"),
+    (
+        ["t.csv", "same ~ x", "--family", "normal"],
+        "expected a response that varies, got 1.5 in every row",
+    ),
+    (
+        ["t.csv", "kind ~ texts"],
+        "expected numbers in column 'texts', got 'high' at row 0; C(texts) takes its values as "
+        "categories",
+    ),
+    (
+        ["t.csv", "kind ~ np.log(w)"],
+        f"expected finite values in column 'np.log(w)', got -inf at row {first(TABLE.w == 0)}",
+    ),
+    (
+        ["t.csv", "kind ~ np.log(x)"],
+        f"expected finite values in column 'np.log(x)', got nan at row {first(TABLE.x < 0)}",
+    ),
+    (
+        ["t.csv", "kind ~ x + I(2 * x)"],
+        "expected linearly independent columns, got 'x' = +0.5 I(2 * x) in every row",
+    ),
+    (
+        ["t.csv", "texts ~ x", "--family", "poisson"],
+        "expected numbers in column 'texts', got 'high' at row 0",
+    ),
+    (
+        ["t.csv", "--column", "texts", "--family", "normal"],
+        "expected numbers in column 'texts', got 'high' at row 0",
+    ),
+    (
+        ["t.csv", "order ~ x", "--family", "bernoulli"],
+        "data outside the support of bernoulli: expected 0 or 1, got 2 at row 2",
+    ),
+    (
+        ["t.csv", "x ~ z"],
+        "expected classes, got the measurements of 'x'; --family normal fits them",
+    ),
+    (
+        ["t.csv", "--column", "negative", "--family", "poisson"],
+        "data outside the support of Poisson: expected a non-negative integer, got -2 at row 0",
+    ),
     # The rows, by their number in the file.
-    (["rows.csv", "k ~ x", "--family", "poisson", "--missing", "drop"],
-     "data outside the support of poisson: " + ROW_3),
-    (["rows.csv", "--column", "k", "--family", "poisson"], "data outside the support of Poisson: " + ROW_3),
-    (["rows.csv", "k ~ x", "--weights", "w", "--missing", "drop"],
-     "expected finite weights of at least 0, got -6 at row 4"),
+    (
+        ["rows.csv", "k ~ x", "--family", "poisson", "--missing", "drop"],
+        "data outside the support of poisson: " + ROW_3,
+    ),
+    (
+        ["rows.csv", "--column", "k", "--family", "poisson"],
+        "data outside the support of Poisson: " + ROW_3,
+    ),
+    (
+        ["rows.csv", "k ~ x", "--weights", "w", "--missing", "drop"],
+        "expected finite weights of at least 0, got -6 at row 4",
+    ),
     # The weights.
-    (["t.csv", "kind ~ x", "--weights", "negative"], "expected finite weights of at least 0, got -2 at row 0"),
-    (["t.csv", "kind ~ x", "--weights", "g"], f"expected numbers in column 'g', got {TABLE.g[0]!r} at row 0"),
-    (["t.csv", "kind ~ x", "--weights", "nope"], f"expected a column of the table, got 'nope'; the table has {NAMES}"),
-    (["t.csv", "kind ~ x", "--weights", "gap"],
-     "expected no missing values, got 2 incomplete rows (gap: 2); --missing drop leaves them out"),
+    (
+        ["t.csv", "kind ~ x", "--weights", "negative"],
+        "expected finite weights of at least 0, got -2 at row 0",
+    ),
+    (
+        ["t.csv", "kind ~ x", "--weights", "g"],
+        f"expected numbers in column 'g', got {TABLE.g[0]!r} at row 0",
+    ),
+    (
+        ["t.csv", "kind ~ x", "--weights", "nope"],
+        f"expected a column of the table, got 'nope'; the table has {NAMES}",
+    ),
+    (
+        ["t.csv", "kind ~ x", "--weights", "gap"],
+        "expected no missing values, got 2 incomplete rows (gap: 2); --missing drop leaves them "
+        "out",
+    ),
     # Where to write.
     (["t.csv", "kind ~ x", "--json", "nowhere/f"], NO_FOLDER),
     (["t.csv", "kind ~ x", "--report", "nowhere/f"], NO_FOLDER),
-    (["t.csv", "kind ~ x", "--json", "folder.csv"], "expected a file to write, got the folder folder.csv"),
-    (["t.csv", "kind ~ x", "--report", "folder.csv"], "expected a file to write, got the folder folder.csv"),
-]  # fmt: skip
+    (
+        ["t.csv", "kind ~ x", "--json", "folder.csv"],
+        "expected a file to write, got the folder folder.csv",
+    ),
+    (
+        ["t.csv", "kind ~ x", "--report", "folder.csv"],
+        "expected a file to write, got the folder folder.csv",
+    ),
+]
 
 
-@pytest.mark.parametrize(("arguments", "message"), TOUR, ids=[" ".join(arguments) for arguments, _ in TOUR])
+@pytest.mark.parametrize(
+    ("arguments", "message"), TOUR, ids=[" ".join(arguments) for arguments, _ in TOUR]
+)
 def test_the_tour_of_bad_input(arguments, message):
     result = run(*arguments)
     assert (result.exit_code, result.stderr, result.stdout) == (2, f"nll: {message}\n", "")
@@ -515,7 +674,9 @@ def test_the_table_is_never_written_over(option, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("y,x\n0,1\n1,2\n0,3\n1,3\n", encoding="utf-8")
     before = table.read_bytes()
-    result = CliRunner().invoke(app, ["fit", str(table), "y ~ x", option, str(tmp_path / "." / "table.csv")])
+    result = CliRunner().invoke(
+        app, ["fit", str(table), "y ~ x", option, str(tmp_path / "." / "table.csv")]
+    )
     assert (result.exit_code, table.read_bytes()) == (2, before)
 
 

@@ -68,9 +68,15 @@ def test_the_command_without_its_packages_says_how_to_get_them(monkeypatch):
 
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in ("formulaic", "jinja2") else found(name)
+        importlib.util,
+        "find_spec",
+        lambda name: None if name in ("formulaic", "jinja2") else found(name),
     )
-    with pytest.raises(SystemExit, match=r"^nll: the command needs formulaic, jinja2: pip install 'nll\[cli\]'"):
+    with pytest.raises(
+        SystemExit,
+        match=r"^nll: the command needs formulaic, jinja2: pip install "
+        r"'nll\[cli\]'",
+    ):
         main()
 
 

@@ -21,7 +21,9 @@ from nll.cli.output import Commands, require_places
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
-    pd.DataFrame({"a": draw.normal(size=60), "y": draw.choice(list("uv"), 60)}).to_csv("t.csv", index=False)
+    pd.DataFrame({"a": draw.normal(size=60), "y": draw.choice(list("uv"), 60)}).to_csv(
+        "t.csv", index=False
+    )
     Path("dir").mkdir()
     pd.read_csv("t.csv").to_csv("dir/0.csv", index=False)
     Path("link.csv").symlink_to("t.csv")
@@ -33,9 +35,18 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--save", "x", "--checkpoint", "x"], "expected a file of its own for each result, got x again"),
-        (["--json", "x", "--report", "./x"], "expected a file of its own for each result, got x again"),
-        (["--json", "dir/x", "--save", "linked/x"], "expected a file of its own for each result, got dir/x again"),
+        (
+            ["--save", "x", "--checkpoint", "x"],
+            "expected a file of its own for each result, got x again",
+        ),
+        (
+            ["--json", "x", "--report", "./x"],
+            "expected a file of its own for each result, got x again",
+        ),
+        (
+            ["--json", "dir/x", "--save", "linked/x"],
+            "expected a file of its own for each result, got dir/x again",
+        ),
         (["--save", "link.csv"], "expected a file of its own for each result, got link.csv again"),
         (["--json", "hard.csv"], "expected a file of its own for each result, got hard.csv again"),
         (["--checkpoint", "t.csv"], "expected a file of its own for each result, got t.csv again"),
@@ -62,7 +73,9 @@ def test_the_files_of_a_folder_are_not_overwritten(folder):
 def test_devices_take_several_results_and_a_folder_must_take_files(folder, monkeypatch):
     require_places([Path("t.csv")], [Path(os.devnull), Path(os.devnull)], Path("-"))
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(ValueError, match="expected a file that can be written, got x without the permission"):
+    with pytest.raises(
+        ValueError, match="expected a file that can be written, got x without the permission"
+    ):
         require_places([], [Path("x")])
 
 
@@ -94,7 +107,9 @@ def output(kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["full", "pipe", "closed"])
-@pytest.mark.parametrize("arguments", [["fit", "t.csv", "y ~ a", "--json", "-"], ["derive", "normal"]])
+@pytest.mark.parametrize(
+    "arguments", [["fit", "t.csv", "y ~ a", "--json", "-"], ["derive", "normal"]]
+)
 def test_an_output_that_is_closed_or_full(folder, kind, arguments, monkeypatch, capsys):
     with ExitStack() as stack:
         stream = None if kind == "closed" else stack.enter_context(open(output(kind), "w"))
@@ -103,4 +118,7 @@ def test_an_output_that_is_closed_or_full(folder, kind, arguments, monkeypatch, 
             app(arguments)
     assert stop.value.code == 2
     lines = capsys.readouterr().err.splitlines()
-    assert sum(line.startswith("nll: expected files that can be read and written") for line in lines) == 1
+    assert (
+        sum(line.startswith("nll: expected files that can be read and written") for line in lines)
+        == 1
+    )

@@ -18,7 +18,9 @@ import nll
 from nll.cli import streamed
 from nll.cli.app import app
 
-TABLE = pd.read_csv(EXAMPLES / "anes96.csv").assign(group=lambda t: np.where(t.educ > 4, "high", "low"))
+TABLE = pd.read_csv(EXAMPLES / "anes96.csv").assign(
+    group=lambda t: np.where(t.educ > 4, "high", "low")
+)
 FORMULA = "PID ~ logpopul + selfLR + center(age) + group"
 
 
@@ -35,8 +37,24 @@ def folder(tmp_path_factory) -> Path:
     TABLE[:400].to_csv(path / "first.csv", index=False)
     TABLE.drop(columns="PID")[::-1].to_parquet(path / "new.parquet", index=False)
     run("fit", path / "t.csv", FORMULA, "--save", path / "m.json")
-    run("fit", path / "t.csv", "vote ~ selfLR + group", "--family", "bernoulli", "--save", path / "b.json")
-    run("fit", path / "t.csv", "age ~ selfLR + group", "--family", "normal", "--save", path / "n.json")
+    run(
+        "fit",
+        path / "t.csv",
+        "vote ~ selfLR + group",
+        "--family",
+        "bernoulli",
+        "--save",
+        path / "b.json",
+    )
+    run(
+        "fit",
+        path / "t.csv",
+        "age ~ selfLR + group",
+        "--family",
+        "normal",
+        "--save",
+        path / "n.json",
+    )
     (path / "parts").mkdir()
     TABLE[:300].to_parquet(path / "parts" / "0.parquet")
     TABLE[300:].to_csv(path / "parts" / "1.csv", index=False)
@@ -61,7 +79,16 @@ def test_predictions_are_those_of_the_fit_and_of_statsmodels(folder):
 
 def test_other_rows_with_intervals_into_a_file(folder):
     out = folder / "out.parquet"
-    run("predict", folder / "m.json", folder / "new.parquet", "--intervals", "--level", 0.9, "--output", out)
+    run(
+        "predict",
+        folder / "m.json",
+        folder / "new.parquet",
+        "--intervals",
+        "--level",
+        0.9,
+        "--output",
+        out,
+    )
     found, x = pd.read_parquet(out)[::-1], columns()
     expected = nll.SoftmaxRegression().fit(x, TABLE.PID).predictions(x, level=0.9)
     np.testing.assert_allclose(found["probability[3]"], expected.probabilities[:, 3], rtol=1e-9)
@@ -79,7 +106,9 @@ def test_rows_with_missing_values_stay_in_their_places(folder):
 
 
 def test_means_of_the_other_families(folder):
-    found = pd.read_csv(StringIO(run("predict", folder / "b.json", folder / "t.csv", "--intervals")))
+    found = pd.read_csv(
+        StringIO(run("predict", folder / "b.json", folder / "t.csv", "--intervals"))
+    )
     x = sm.add_constant(np.c_[TABLE.selfLR, TABLE.group == "low"].astype(float))
     theirs = sm.Logit(TABLE.vote, x).fit(disp=0, tol=1e-12)
     np.testing.assert_allclose(found["mean"], theirs.predict(), rtol=1e-7)
@@ -95,11 +124,15 @@ def test_the_score_of_the_rows_that_were_fitted_is_their_likelihood(folder, mode
     out = run("score", folder / f"{model}.json", folder / "t.csv", "--json", scored)
     found = json.loads(scored.read_text())
     formula, family = {
-        "m": (FORMULA, "softmax"), "b": ("vote ~ selfLR + group", "bernoulli"), "n": ("age ~ selfLR + group", "normal")
-    }[model]  # fmt: skip
+        "m": (FORMULA, "softmax"),
+        "b": ("vote ~ selfLR + group", "bernoulli"),
+        "n": ("age ~ selfLR + group", "normal"),
+    }[model]
     run("fit", folder / "t.csv", formula, "--family", family, "--json", folder / "fit.json")
     fitted = json.loads((folder / "fit.json").read_text())
-    assert found["log_score"][0] == pytest.approx(-fitted["log_likelihood"] / fitted["n"], rel=1e-10)
+    assert found["log_score"][0] == pytest.approx(
+        -fitted["log_likelihood"] / fitted["n"], rel=1e-10
+    )
     assert found["log_score"][1] > 0
     assert found["rows"] == len(TABLE)
     assert "Log-score" in out
@@ -121,11 +154,18 @@ def test_margins_are_those_of_statsmodels(folder):
 
 def test_effects_of_categories_are_against_the_first(folder):
     out = folder / "three.json"
-    TABLE.assign(k=np.array(["a", "b", "c"])[TABLE.educ % 3]).to_csv(folder / "three.csv", index=False)
+    TABLE.assign(k=np.array(["a", "b", "c"])[TABLE.educ % 3]).to_csv(
+        folder / "three.csv", index=False
+    )
     run("fit", folder / "three.csv", "vote ~ k", "--margins", "--json", out)
-    found, shares = json.loads(out.read_text())["margins"], TABLE.vote.groupby(TABLE.educ % 3).mean()
+    found, shares = (
+        json.loads(out.read_text())["margins"],
+        TABLE.vote.groupby(TABLE.educ % 3).mean(),
+    )
     assert found["discrete"] == ["k[T.b]", "k[T.c]"]
-    np.testing.assert_allclose(found["effects"][1], [shares[1] - shares[0], shares[2] - shares[0]], rtol=1e-8)
+    np.testing.assert_allclose(
+        found["effects"][1], [shares[1] - shares[0], shares[2] - shares[0]], rtol=1e-8
+    )
 
 
 def test_firth_and_profile(folder):
@@ -135,10 +175,16 @@ def test_firth_and_profile(folder):
     out = folder / "firth.json"
     shown = run("fit", folder / "apart.csv", "y ~ x", "--firth", "--profile", "--json", out)
     assert "profile" in shown
-    fitted = nll.SoftmaxRegression(penalty="firth").fit([[-2.0], [-1], [-0.5], [0.5], [1], [2]], list("aaabbb")).result_
+    fitted = (
+        nll.SoftmaxRegression(penalty="firth")
+        .fit([[-2.0], [-1], [-0.5], [0.5], [1], [2]], list("aaabbb"))
+        .result_
+    )
     found = json.loads(out.read_text())
     np.testing.assert_allclose(found["params"]["coef"], fitted.params["coef"], rtol=1e-8)
-    np.testing.assert_allclose(found["interval"]["coef"], fitted.interval(method="profile")["coef"], rtol=1e-6)
+    np.testing.assert_allclose(
+        found["interval"]["coef"], fitted.interval(method="profile")["coef"], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("how", ["folder", "large", "checkpoint"])
@@ -167,19 +213,31 @@ def test_tables_in_blocks_give_the_same_fit(folder, how, monkeypatch):
     ("arguments", "message"),
     [
         (("predict", "no.json", "t.csv"), "got no such file"),
-        (("predict", "t.csv", "t.csv"), "expected a model that `nll fit --save` has written, got another file"),
+        (
+            ("predict", "t.csv", "t.csv"),
+            "expected a model that `nll fit --save` has written, got another file",
+        ),
         (("predict", "m.json", "t.csv", "--output", "t.csv"), "expected a file of its own"),
-        (("predict", "m.json", "t.csv", "--output", "x.txt"), "expected an output named .csv or .parquet"),
+        (
+            ("predict", "m.json", "t.csv", "--output", "x.txt"),
+            "expected an output named .csv or .parquet",
+        ),
         (("predict", "m.json", "first.csv", "--output", "m.json"), "expected"),
         (("predict", "m.json", "no.csv"), "no such file"),
         (("score", "m.json", "new.parquet"), "expected a column of the table, got 'PID'"),
         (("fit", "t.csv", "age ~ PID", "--family", "normal", "--firth"), "with softmax only"),
         (("fit", "t.csv", "PID ~ age", "--firth", "--alpha", "1"), "either --firth or --alpha"),
         (("fit", "t.csv", "PID ~ age", "--profile", "--robust"), "either --profile or --robust"),
-        (("fit", "t.csv", "PID ~ age", "--alpha", "1", "--profile"), "expected --profile of a maximum"),
+        (
+            ("fit", "t.csv", "PID ~ age", "--alpha", "1", "--profile"),
+            "expected --profile of a maximum",
+        ),
         (("fit", "parts", "PID ~ center(age)"), "expected terms of single rows in the formula"),
         (("fit", "parts", "PID ~ age", "--firth"), "for a table that is read in blocks"),
-        (("fit", "t.csv", "--column", "age", "--family", "normal", "--save", "x.json"), "with a formula"),
+        (
+            ("fit", "t.csv", "--column", "age", "--family", "normal", "--save", "x.json"),
+            "with a formula",
+        ),
     ],
 )
 def test_the_tour_of_bad_input(folder, arguments, message, monkeypatch):
@@ -199,13 +257,18 @@ def test_files_that_are_broken_or_of_another_version(folder):
 
 
 def test_the_rows_of_the_fit_are_no_test_of_it(folder):
-    for model, says in (("m", "not tested: these are the rows of the fit"), ("b", "These are the rows of the fit")):
+    for model, says in (
+        ("m", "not tested: these are the rows of the fit"),
+        ("b", "These are the rows of the fit"),
+    ):
         out = folder / "in_sample.json"
         assert says in run("score", folder / f"{model}.json", folder / "t.csv", "--json", out)
         found = json.loads(out.read_text())
         assert found["rows_of_the_fit"] is True
         assert model == "b" or found["calibration"]["test"]["p_value"] is None
-        assert says not in run("score", folder / f"{model}.json", folder / "first.csv", "--json", out)
+        assert says not in run(
+            "score", folder / f"{model}.json", folder / "first.csv", "--json", out
+        )
         assert json.loads(out.read_text())["rows_of_the_fit"] is False
 
 
@@ -237,11 +300,15 @@ def test_a_response_outside_the_support_is_named(folder, model, response, value,
 def test_a_model_at_an_infinite_parameter_is_kept(folder):
     """Counts that vary less than Poisson's: total_count = inf."""
     draw = np.random.default_rng(0)
-    pd.DataFrame({"x": draw.normal(size=100), "y": draw.poisson(3, 100).clip(2, 4)}).to_csv(folder / "flat.csv")
+    pd.DataFrame({"x": draw.normal(size=100), "y": draw.poisson(3, 100).clip(2, 4)}).to_csv(
+        folder / "flat.csv"
+    )
     scores = []
     for family in ("negative_binomial", "poisson"):
         run("fit", folder / "flat.csv", "y ~ x", "--family", family, "--save", folder / "flat.json")
-        run("score", folder / "flat.json", folder / "flat.csv", "--json", folder / "flat_score.json")
+        run(
+            "score", folder / "flat.json", folder / "flat.csv", "--json", folder / "flat_score.json"
+        )
         scores.append(json.loads((folder / "flat_score.json").read_text())["log_score"][0])
         assert run("predict", folder / "flat.json", folder / "flat.csv").startswith("mean")
     assert scores[0] == pytest.approx(scores[1], rel=1e-9)
@@ -252,7 +319,15 @@ def test_times_are_classes_and_no_numbers(folder):
     TABLE.assign(day=days).to_parquet(folder / "days.parquet")
     TABLE.assign(day=days).to_csv(folder / "days.csv", index=False)
     for file in ("days.parquet", "days.csv"):
-        run("fit", folder / file, "day ~ age", "--save", folder / "day.json", "--json", folder / "days.json")
+        run(
+            "fit",
+            folder / file,
+            "day ~ age",
+            "--save",
+            folder / "day.json",
+            "--json",
+            folder / "days.json",
+        )
         assert json.loads((folder / "days.json").read_text())["baseline"] == "2024-01-01"
         assert "rows of the fit" in run("score", folder / "day.json", folder / "days.parquet")
         for family, option in (("normal", "--column"), ("poisson", "")):
@@ -262,14 +337,23 @@ def test_times_are_classes_and_no_numbers(folder):
 
 
 @pytest.mark.parametrize(
-    ("response", "options"), [("np.log(age)", ("--family", "normal")), ("I(age > 50)", ()), ("`np.log(age)`", ())]
+    ("response", "options"),
+    [("np.log(age)", ("--family", "normal")), ("I(age > 50)", ()), ("`np.log(age)`", ())],
 )
 def test_a_computed_response_is_scored(response, options, folder):
     table = TABLE.assign(**{"np.log(age)": TABLE.PID > 2})
     table = table if "`" in response else table.drop(columns="np.log(age)")
     table.to_csv(folder / "computed.csv", index=False)
     files = ["--json", folder / "computed.json"]
-    run("fit", folder / "computed.csv", f"{response} ~ TVnews", *options, "--save", folder / "computed.model", *files)
+    run(
+        "fit",
+        folder / "computed.csv",
+        f"{response} ~ TVnews",
+        *options,
+        "--save",
+        folder / "computed.model",
+        *files,
+    )
     expected = json.loads((folder / "computed.json").read_text())
     run("score", folder / "computed.model", folder / "computed.csv", *files)
     found = json.loads((folder / "computed.json").read_text())["log_score"][0]
@@ -280,7 +364,9 @@ def test_a_class_or_category_that_the_fit_has_not_seen(folder):
     TABLE[:3].assign(PID=[1, 9, 2]).to_csv(folder / "nine.csv", index=False)
     assert "got 9 at row 1" in run("score", folder / "m.json", folder / "nine.csv", code=2)
     TABLE[:3].assign(group="middle").to_csv(folder / "middle.csv", index=False)
-    assert "got 'middle' at row 0" in run("predict", folder / "m.json", folder / "middle.csv", code=2)
+    assert "got 'middle' at row 0" in run(
+        "predict", folder / "m.json", folder / "middle.csv", code=2
+    )
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])

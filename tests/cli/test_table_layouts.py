@@ -1,4 +1,6 @@
-"""Tables as people have them: the same result for a file read whole, the same file in blocks, and a folder."""
+"""Tables as people have them: the same result for a file read whole, the same file in blocks, and a
+folder.
+"""
 
 import json
 
@@ -49,9 +51,15 @@ WRITTEN = {
     "t.csv": lambda table, path: table.to_csv(path, index=False),
     "t.parquet": lambda table, path: table.to_parquet(path),
     "nullable.parquet": lambda table, path: table.convert_dtypes().to_parquet(path),
-    "arrow.parquet": lambda table, path: table.convert_dtypes(dtype_backend="pyarrow").to_parquet(path),
-    "indexed.parquet": lambda table, path: table.set_index(pd.Index(np.arange(N)[::-1] * 3, name="i")).to_parquet(path),
-    "sliced.parquet": lambda table, path: pd.concat([table, table]).sort_index()[::2].to_parquet(path),
+    "arrow.parquet": lambda table, path: table.convert_dtypes(dtype_backend="pyarrow").to_parquet(
+        path
+    ),
+    "indexed.parquet": lambda table, path: table.set_index(
+        pd.Index(np.arange(N)[::-1] * 3, name="i")
+    ).to_parquet(path),
+    "sliced.parquet": lambda table, path: (
+        pd.concat([table, table]).sort_index()[::2].to_parquet(path)
+    ),
 }
 
 
@@ -71,7 +79,9 @@ def test_rows_with_gaps_are_left_out_alike(name, tmp_path):
         assert found["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-11)
         errors = np.array(found["standard_errors"]["coef"])
         assert errors == pytest.approx(np.array(expected["standard_errors"]["coef"]), rel=1e-8)
-    by = result(tmp_path / name, "--column", "w", "--family", "normal", "--by", "k", "--missing", "drop")
+    by = result(
+        tmp_path / name, "--column", "w", "--family", "normal", "--by", "k", "--missing", "drop"
+    )
     assert by["group"] == ["d", "e", "f", "h"]
     assert sum(by["n"]) == N - 3
 
@@ -92,7 +102,9 @@ def test_texts_of_every_type_are_classes(name, response, tmp_path):
 
 
 def test_integers_that_float64_would_merge(tmp_path):
-    ids = pd.array([None if row == 5 else 2**60 + code for row, code in enumerate(TABLE.y)], dtype="Int64")
+    ids = pd.array(
+        [None if row == 5 else 2**60 + code for row, code in enumerate(TABLE.y)], dtype="Int64"
+    )
     for name in ("t.csv", "t.parquet"):
         WRITTEN[name](TABLE.assign(y=ids), tmp_path / name)
         found = result(tmp_path / name, "y ~ x", "--missing", "drop")
@@ -101,15 +113,19 @@ def test_integers_that_float64_would_merge(tmp_path):
 
 FOLDERS = [
     ("y ~ C(y2)", lambda t: t.assign(y2=t.w), lambda t: t.assign(y2="0x"),
-     "expected values of one kind in column 'y2', got numbers in 0.csv and texts in 1.csv, from row 90 on"),
+     "expected values of one kind in column 'y2', got numbers in 0.csv and texts in 1.csv, from "
+     "row 90 on"),
     ("y ~ g", lambda t: t, lambda t: t.assign(g=t.w),
-     "expected values of one kind in column 'g', got texts in 0.csv and numbers in 1.csv, from row 90 on"),
+     "expected values of one kind in column 'g', got texts in 0.csv and numbers in 1.csv, from row "
+     "90 on"),
     ("y ~ x + g", lambda t: t, lambda t: t.assign(x=["bad", *t.x[1:]]),
      "expected numbers in column 'x', got 'bad' at row 90"),
     ("y ~ x", lambda t: t, lambda t: t.assign(x=["bad", *t.x[1:]]),
      "expected numbers in column 'x', got 'bad' at row 90"),
-    ("y ~ x", lambda t: t, lambda t: t.assign(y="yes"), "expected classes of one type, got int and str"),
-    ("y ~ x", lambda t: t, lambda t: t.drop(columns="x"), "expected a column of the table (y, g, k, w), got 'x'"),
+    ("y ~ x", lambda t: t, lambda t: t.assign(y="yes"), "expected classes of one type, got int and "
+                                                        "str"),
+    ("y ~ x", lambda t: t, lambda t: t.drop(columns="x"), "expected a column of the table (y, g, "
+                                                          "k, w), got 'x'"),
     ("y ~ x", lambda t: t.rename(columns={"w": "x"}).iloc[:, ::-1], lambda t: t,
      "expected columns with different names, got 'x' twice"),
 ]  # fmt: skip
@@ -181,7 +197,8 @@ def test_a_warning_is_one_line(tmp_path):
 
 def test_margins_of_blocks_read_the_dialect(tmp_path):
     (tmp_path / "folder").mkdir()
-    for number, part in enumerate((TABLE[:50].assign(w=0.0), TABLE[50:])):  # the first weighs nothing
+    # the first weighs nothing
+    for number, part in enumerate((TABLE[:50].assign(w=0.0), TABLE[50:])):
         part.to_csv(tmp_path / "folder" / f"{number}.csv", index=False, sep="|", decimal=",")
     TABLE[50:].to_csv(tmp_path / "t.csv", index=False)
     options = ["y ~ x + g", "--weights", "w", "--margins"]

@@ -15,7 +15,9 @@ from nll.cli.app import app
 from nll.cli.tables import read_table
 
 DRAW = np.random.default_rng(0)
-TABLE = pd.DataFrame({"größe": DRAW.normal(size=60), "y": DRAW.choice(list("uv"), 60), "n": DRAW.integers(0, 9, 60)})
+TABLE = pd.DataFrame(
+    {"größe": DRAW.normal(size=60), "y": DRAW.choice(list("uv"), 60), "n": DRAW.integers(0, 9, 60)}
+)
 
 
 def text(sep: str = ",", decimal: str = ".") -> str:
@@ -71,7 +73,9 @@ def test_the_same_table(tmp_path, expected, layout, content, options):
         path = tmp_path
     elif layout == "checkpoint":
         more = ["--checkpoint", tmp_path / "c"]
-    assert value(path, "y ~ größe + n", *options, *more, given=given) == pytest.approx(expected, rel=1e-11)
+    assert value(path, "y ~ größe + n", *options, *more, given=given) == pytest.approx(
+        expected, rel=1e-11
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,8 +107,13 @@ def test_the_other_commands_read_them_too(tmp_path):
     for command in (["predict", model], ["score", model]):
         assert run(*command, "-", *OPTIONS, given=BAR).exit_code == 0
         assert run(*command, "-", given=SEMI.encode()).exit_code == 0
-    assert run("compare", "-", "--column", "n", "--replicates", 0, *OPTIONS, given=BAR).exit_code == 0
-    assert run("derive", "poisson", "--table", "-", "--column", "n", *OPTIONS, given=BAR).exit_code == 0
+    assert (
+        run("compare", "-", "--column", "n", "--replicates", 0, *OPTIONS, given=BAR).exit_code == 0
+    )
+    assert (
+        run("derive", "poisson", "--table", "-", "--column", "n", *OPTIONS, given=BAR).exit_code
+        == 0
+    )
     TABLE.to_parquet(tmp_path / "t.parquet")
     assert run("score", model, "-", given=(tmp_path / "t.parquet").read_bytes()).exit_code == 0
 
@@ -112,13 +121,29 @@ def test_the_other_commands_read_them_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        (b"a;y\n1,234;u\n2,500;v\n", [], "expected --decimal , or --decimal . for t.csv, got 1,234, where the comma"),
+        (
+            b"a;y\n1,234;u\n2,500;v\n",
+            [],
+            "expected --decimal , or --decimal . for t.csv, got 1,234, where the comma",
+        ),
         (b"a|y\n1,5|u\n", [], "expected a readable table in t.csv"),
         (BAR, ["--sep", "|"], "--encoding latin-1 or another may be right"),
-        (SEMI.encode(), ["--sep", ";;"], "expected a separator of one character, such as ; or a tab, got ';;'"),
+        (
+            SEMI.encode(),
+            ["--sep", ";;"],
+            "expected a separator of one character, such as ; or a tab, got ';;'",
+        ),
         (SEMI.encode(), ["--decimal", "x"], "expected a decimal sign of . or a comma, got 'x'"),
-        (SEMI.encode(), ["--sep", ",", "--decimal", ","], "expected a separator other than the decimal sign"),
-        (SEMI.encode(), ["--encoding", "klingon"], "expected an encoding such as utf-8 or latin-1, got 'klingon'"),
+        (
+            SEMI.encode(),
+            ["--sep", ",", "--decimal", ","],
+            "expected a separator other than the decimal sign",
+        ),
+        (
+            SEMI.encode(),
+            ["--encoding", "klingon"],
+            "expected an encoding such as utf-8 or latin-1, got 'klingon'",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, content, arguments, message):
@@ -134,7 +159,11 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, content, arguments, 
     [
         (b"", [], "expected a readable table in standard input, got: Empty CSV file"),
         (b"y,a\n", [], "expected at least one row, got none"),
-        (SEMI.encode(), ["--checkpoint", "c"], "expected a file or a folder to be read in blocks, again for each step"),
+        (
+            SEMI.encode(),
+            ["--checkpoint", "c"],
+            "expected a file or a folder to be read in blocks, again for each step",
+        ),
     ],
 )
 def test_the_standard_input_in_words(tmp_path, monkeypatch, given, arguments, message):

@@ -1,4 +1,6 @@
-"""Columns as people have them: nothing missing is filled in, no two values are merged, times are no numbers."""
+"""Columns as people have them: nothing missing is filled in, no two values are merged, times are no
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,11 @@ def test_what_is_missing_stays_missing(data):
     ],
 )
 def test_integers_that_float64_would_round_are_refused(data):
-    with pytest.raises(ValueError, match=r"^expected data that float64 holds exactly, got the integer \d+ at row 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected data that float64 holds exactly, got the "
+        r"integer \d+ at row 1",
+    ):
         nll.fit(td.Normal, data)
     with pytest.raises(ValueError, match="expected"):
         nll.fit(td.Normal, data, missing="drop")
@@ -133,5 +139,9 @@ def test_a_category_without_rows_is_left_out_with_a_word():
 def test_a_sparse_matrix_is_refused_in_words():
     from scipy.sparse import csr_array
 
-    with pytest.raises(TypeError, match=r"^expected data as a dense array, got a sparse matrix; its toarray"):
+    with pytest.raises(
+        TypeError,
+        match=r"^expected data as a dense array, got a sparse matrix; "
+        r"its toarray",
+    ):
         nll.fit(td.Normal, csr_array([[1.0]]))

@@ -1,4 +1,6 @@
-"""A checkpoint belongs to its rows, options and version; it is whole, or refused; one fit has it at a time."""
+"""A checkpoint belongs to its rows, options and version; it is whole, or refused; one fit has it at
+a time.
+"""
 
 import os
 import signal
@@ -15,12 +17,22 @@ N = 2000
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, 3))
 Y = (X @ RNG.normal(size=(3, 3)) + RNG.gumbel(size=(N, 3))).argmax(1)
-TABLE = pd.DataFrame(X, columns=list("abc")).assign(k=np.array(["u", "v", "w"])[Y], w=1.0, firm=np.arange(N) // 20)
-ARGUMENTS = {"response": "k", "columns": list("abc"), "weights": "w", "clusters": "firm", "block_rows": 300}
+TABLE = pd.DataFrame(X, columns=list("abc")).assign(
+    k=np.array(["u", "v", "w"])[Y], w=1.0, firm=np.arange(N) // 20
+)
+ARGUMENTS = {
+    "response": "k",
+    "columns": list("abc"),
+    "weights": "w",
+    "clusters": "firm",
+    "block_rows": 300,
+}
 
 
 def fit(path, table=TABLE, options=None, **arguments):
-    return nll.SoftmaxRegression(**(options or {})).fit(nll.Stream(table, **ARGUMENTS | arguments), checkpoint=path)
+    return nll.SoftmaxRegression(**(options or {})).fit(
+        nll.Stream(table, **ARGUMENTS | arguments), checkpoint=path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,10 @@ def changed(column, value, rows=slice(N - 5, None)):
 
 OTHERS = {
     "classes renamed": ({"table": TABLE.assign(k=TABLE.k.str.upper())}, "first row"),
-    "classes later on": ({"table": changed("k", "u")}, "other classes or weights in rows 1800 to 1999"),
+    "classes later on": (
+        {"table": changed("k", "u")},
+        "other classes or weights in rows 1800 to 1999",
+    ),
     "numbers later on": ({"table": changed("c", 0.25)}, "other numbers in rows 1800 to 1999"),
     "weights later on": ({"table": changed("w", 2.0)}, "other classes or weights"),
     "clusters later on": ({"table": changed("firm", 3)}, "other clusters in rows 1800 to 1999"),
@@ -130,7 +145,9 @@ def expected():
     return fit(None)
 
 
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGTERM, 4), (signal.SIGHUP, 12), (signal.SIGINT, 20)])
+@pytest.mark.parametrize(
+    ("number", "after"), [(signal.SIGTERM, 4), (signal.SIGHUP, 12), (signal.SIGINT, 20)]
+)
 def test_a_signal_leaves_what_another_block_size_goes_on_from(number, after, tmp_path, expected):
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
         fit(tmp_path / "passes", progress=Stopped(number, after))
@@ -139,7 +156,9 @@ def test_a_signal_leaves_what_another_block_size_goes_on_from(number, after, tmp
     assert os.listdir(tmp_path) == ["passes"]
     found = fit(tmp_path / "passes", block_rows=470)
     torch.testing.assert_close(found.result_.vector, expected.result_.vector, rtol=1e-10, atol=0.0)
-    torch.testing.assert_close(found.result_.covariance, expected.result_.covariance, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(
+        found.result_.covariance, expected.result_.covariance, rtol=1e-9, atol=0.0
+    )
 
 
 def test_one_fit_at_a_time(path):
@@ -147,7 +166,9 @@ def test_one_fit_at_a_time(path):
     with (
         checkpoints._alone(path),  # a lock that ends with its process
         pytest.raises(
-            ValueError, match=r"expected a checkpoint of its own for each fit, got .*passes, which is in use"
+            ValueError,
+            match=r"expected a checkpoint of its own for each fit, got .*passes, which "
+            r"is in use",
         ),
     ):
         fit(path.parent / "link")
@@ -168,12 +189,18 @@ def test_a_failed_write_leaves_the_old_file(path, written, monkeypatch):
 
     fresh = path.parent / "fresh"
     monkeypatch.setattr(checkpoints.os, "fsync", full)
-    with pytest.raises(ValueError, match=r"expected a checkpoint that can be written, got: .*No space left"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a checkpoint that can be written, got: .*No "
+        r"space left",
+    ):
         fit(fresh)
     assert os.listdir(path.parent) == ["passes"]
 
 
 def test_classes_that_a_file_cannot_keep_are_said_before_the_first_pass(tmp_path):
-    with pytest.raises(ValueError, match="expected classes and clusters of numbers, texts, bytes or times"):
+    with pytest.raises(
+        ValueError, match="expected classes and clusters of numbers, texts, bytes or times"
+    ):
         fit(tmp_path / "passes", TABLE.assign(k=pd.PeriodIndex.from_ordinals(Y, freq="M")))
     assert not os.listdir(tmp_path)

@@ -17,12 +17,18 @@ def test_a_file_is_replaced_with_its_permissions_through_its_links(tmp_path):
     link.symlink_to(old)
     hard.hardlink_to(old)
     write_text(link, "größer")
-    assert (old.read_text(encoding="utf-8"), old.stat().st_mode & 0o777, link.is_symlink()) == ("größer", 0o640, True)
+    assert (old.read_text(encoding="utf-8"), old.stat().st_mode & 0o777, link.is_symlink()) == (
+        "größer",
+        0o640,
+        True,
+    )
     assert hard.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["hard", "link", "old"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("no"), KeyboardInterrupt()]
+)
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
     path = tmp_path / "result.json"
     path.write_text("old")

@@ -43,17 +43,36 @@ class Changing:
 CHANGES = {
     "fewer": (blocks()[:4], "expected the 2000 rows of the first pass again, got 1000"),
     "none": ([], "expected the 2000 rows of the first pass again, got 0"),
-    "more": (blocks() + blocks(), "expected the 2000 rows of the first pass again, got more than 2000"),
-    "other classes": (blocks(y=Y + 10), r"expected the classes of the first pass again \(0, 1, 2\), got 1[012]"),
+    "more": (
+        blocks() + blocks(),
+        "expected the 2000 rows of the first pass again, got more than 2000",
+    ),
+    "other classes": (
+        blocks(y=Y + 10),
+        r"expected the classes of the first pass again \(0, 1, "
+        r"2\), got 1[012]",
+    ),
     "renamed": (blocks(y=Y.astype(str)), "expected the classes of the first pass again"),
-    "classes of other rows": (blocks(y=swapped(Y)), "got other classes or weights in rows 1500 to 1749"),
-    "one class": (blocks(y=but(Y, 1700, (Y[1700] + 1) % 3)), "got other classes or weights in rows 1500 to 1749"),
+    "classes of other rows": (
+        blocks(y=swapped(Y)),
+        "got other classes or weights in rows 1500 to 1749",
+    ),
+    "one class": (
+        blocks(y=but(Y, 1700, (Y[1700] + 1) % 3)),
+        "got other classes or weights in rows 1500 to 1749",
+    ),
     "one number": (blocks(x=but(X, (1700, 2), 0.5)), "got other numbers in rows 1500 to 1749"),
-    "a column of other rows": (blocks(x=np.c_[X[:, :2], swapped(X[:, 2])]), "got other numbers in rows 1500 to 1749"),
+    "a column of other rows": (
+        blocks(x=np.c_[X[:, :2], swapped(X[:, 2])]),
+        "got other numbers in rows 1500 to 1749",
+    ),
     "weights": (blocks(w=W + 1), "got other classes or weights in rows 0 to 249"),
     "a row of no weight": (blocks(w=but(W, 300, 0.0)), "got other rows in rows 250 to 499"),
     "a missing value": (blocks(x=but(X, (300, 1), np.nan)), "got other rows in rows 250 to 499"),
-    "infinite": (blocks(x=but(X, (300, 1), np.inf)), "expected finite values in column 'x1', got inf at row 300"),
+    "infinite": (
+        blocks(x=but(X, (300, 1), np.inf)),
+        "expected finite values in column 'x1', got inf at row 300",
+    ),
 }
 
 
@@ -69,13 +88,19 @@ def test_blocks_may_be_cut_otherwise_in_each_pass(dtype):
     rows = iter(range(90, 10_000, 13))
     stream = nll.Stream(lambda: blocks(X.astype(dtype), rows=next(rows)))
     expected = nll.SoftmaxRegression().fit(X.astype(dtype), Y, W).result_
-    assert nll.SoftmaxRegression().fit(stream).result_.log_likelihood == pytest.approx(expected.log_likelihood)
+    assert nll.SoftmaxRegression().fit(stream).result_.log_likelihood == pytest.approx(
+        expected.log_likelihood
+    )
 
 
 @pytest.mark.parametrize("many", [1, 8])
 def test_an_iterable_that_does_not_start_anew(many):
     once = iter(blocks(rows=N // many))
-    with pytest.raises(ValueError, match=r"again, got (0|none).* data are gone through several times"):
+    with pytest.raises(
+        ValueError,
+        match=r"again, got (0|none).* data are gone through several "
+        r"times",
+    ):
         nll.SoftmaxRegression().fit(nll.Stream(lambda: once))
 
 
@@ -93,6 +118,8 @@ def test_files_that_change(what, when, tmp_path):
     calls = iter(range(1, 1000))
     stream = nll.Stream(tmp_path, "k", progress=lambda _: change() if next(calls) == when else None)
     with pytest.raises(
-        ValueError, match=r"expected files that stay as they are during a fit, got changes in .*/[tu]\."
+        ValueError,
+        match=r"expected files that stay as they are during a fit, got changes in "
+        r".*/[tu]\.",
     ):
         nll.SoftmaxRegression().fit(stream)

@@ -10,7 +10,9 @@ from nll.data.observations import frequencies, label, observe
 
 
 def test_rows_keep_their_numbers():
-    """Rows that are missing or were never seen are left out; the others are known by their place in the data."""
+    """Rows that are missing or were never seen are left out; the others are known by their place in
+    the data.
+    """
     found = observe([5.0, None, 7.0, 8.0, 9.0], [1, 1, 0, 2.5, 3], missing="drop")
     assert found.values.tolist() == [5, 8, 9]
     assert found.weights.tolist() == [1, 2.5, 3]
@@ -32,7 +34,9 @@ def test_the_data_are_copied_to_float64_and_left_alone():
     assert data.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("data", [np.array([1.0, 2.0]), torch.tensor([1.0, 2.0], dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "data", [np.array([1.0, 2.0]), torch.tensor([1.0, 2.0], dtype=torch.float64)]
+)
 def test_float64_data_are_not_copied(data):
     assert observe(data).values.data_ptr() == torch.as_tensor(data).data_ptr()
 
@@ -50,7 +54,15 @@ def test_no_weights_are_ones():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.0, "1"), (1.5, "1.5"), (-0.0, "0"), (3, "3"), (True, "True"), ("1.0", "1.0"), (None, "None")],
+    [
+        (1.0, "1"),
+        (1.5, "1.5"),
+        (-0.0, "0"),
+        (3, "3"),
+        (True, "True"),
+        ("1.0", "1.0"),
+        (None, "None"),
+    ],
 )
 def test_labels(value, text):
     assert label(value) == text

@@ -14,6 +14,10 @@ def test_every_row_is_in_one_block(rows, width):
 
 def test_a_block_fits_in_the_cache(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK_BYTES", 8 * 1000)
-    assert [(block.start, block.stop) for block in blocks(250, 10)] == [(0, 100), (100, 200), (200, 250)]
+    assert [(block.start, block.stop) for block in blocks(250, 10)] == [
+        (0, 100),
+        (100, 200),
+        (200, 250),
+    ]
     # Rows too wide for it still come by the dozen: a matrix product of single rows would be slow.
     assert [(block.start, block.stop) for block in blocks(100, 10**6)] == [(0, 64), (64, 100)]

@@ -109,23 +109,38 @@ def test_the_observed_information_is_the_inverse_of_the_fits_covariance(family):
     fitted = nll.fit(family, data, fixed=given(family) or None)
     count = len(found.symbolic.symbols)
     at = dict(zip(found.symbolic.symbols, map(sp.Float, fitted.vector.tolist()), strict=False))
-    rows = [[valued(found.information[i, j], at, found, data.tolist()) for j in range(count)] for i in range(count)]
+    rows = [
+        [valued(found.information[i, j], at, found, data.tolist()) for j in range(count)]
+        for i in range(count)
+    ]
     covariance = fitted.covariance[:count, :count]
     unit = covariance.diagonal().rsqrt()
-    away = unit[:, None] * (torch.linalg.inv(torch.tensor(rows, dtype=torch.float64)) - covariance) * unit
+    away = (
+        unit[:, None]
+        * (torch.linalg.inv(torch.tensor(rows, dtype=torch.float64)) - covariance)
+        * unit
+    )
     assert float(away.abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("family", [f for f in TABLE if nll.derive(f).expected is not None], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "family", [f for f in TABLE if nll.derive(f).expected is not None], ids=lambda f: f.__name__
+)
 def test_the_expected_information_is_the_covariance_of_drawn_scores(family):
     """Bartlett's identity, by 40 000 draws from the family at the fit of a sample."""
     row = nll.derive(family).symbolic if family is td.Categorical else TABLE[family]
     found = nll.derive(family, sample(family), **given(family))
     at = dict(zip(row.symbols, found.found.vector.tolist(), strict=False))
     at |= {letter: float(given(family)[name]) for name, letter in row.given.items()}
-    params = {name: tensor(float(value)) for name, value in zip(row.params, at.values(), strict=False)}
+    params = {
+        name: tensor(float(value)) for name, value in zip(row.params, at.values(), strict=False)
+    }
     params |= {name: tensor(float(value)) for name, value in given(family).items()}
-    made = td.Categorical(found.found.params["probs"]) if family is td.Categorical else family(**params)
+    made = (
+        td.Categorical(found.found.params["probs"])
+        if family is td.Categorical
+        else family(**params)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         drawn = made.sample((40_000,)).double()
@@ -134,7 +149,9 @@ def test_the_expected_information_is_the_covariance_of_drawn_scores(family):
     values, counts = np.unique(drawn.numpy(), return_counts=True)
     slopes = [sp.diff(row.log_density, p).subs(at) for p in row.regular]
     slopes = [slope.rewrite(sp.Piecewise) for slope in slopes]
-    scores = np.stack([sp.lambdify(X, s, ["numpy", "scipy"])(values) * np.ones(len(values)) for s in slopes])
+    scores = np.stack(
+        [sp.lambdify(X, s, ["numpy", "scipy"])(values) * np.ones(len(values)) for s in slopes]
+    )
     mean = (scores * counts) @ scores.T / counts.sum()
     theory = np.array(found.expected.subs({**at, N: 1}).evalf().tolist(), dtype=float)
     unit = 1 / np.sqrt(theory.diagonal())
@@ -146,7 +163,9 @@ def test_means_of_an_exponential_variable():
     assert sp.simplify(mean_by_exponential(3 * y**2 + y**a, y) - 6 - sp.gamma(1 + a)) == 0
     assert mean_by_exponential(sp.log(y), y) == -sp.EulerGamma
     second = sp.simplify(mean_by_exponential(y * sp.log(y) ** 2, y))
-    assert float(second) == pytest.approx(float(sp.EulerGamma**2 - 2 * sp.EulerGamma + sp.pi**2 / 6))
+    assert float(second) == pytest.approx(
+        float(sp.EulerGamma**2 - 2 * sp.EulerGamma + sp.pi**2 / 6)
+    )
 
 
 def test_bernoulli_step_by_step():
@@ -173,7 +192,10 @@ def test_the_languages_say_the_same():
     assert list(english) == list(chinese)
     for key in english:
         assert re.findall(r"\{\w+\}", english[key]) == re.findall(r"\{\w+\}", chinese[key])
-        assert english[key].isascii() or key in ("functions", *(row.irregular for row in TABLE.values()))
+        assert english[key].isascii() or key in (
+            "functions",
+            *(row.irregular for row in TABLE.values()),
+        )
 
 
 @pytest.mark.parametrize("family", list(TABLE), ids=lambda family: family.__name__)
@@ -188,7 +210,9 @@ def test_every_family_is_written_in_every_form(family):
         assert page.startswith(f'<!doctype html>\n<html lang="{language}">')
         assert "http" not in page
         named = page.removeprefix("<!doctype html>\n").replace('<meta charset="utf-8">', "")
-        parts = ET.fromstring(re.sub(r"&(?!lt;|gt;|amp;)\w+;", lambda entity: unescape(entity[0]), named))
+        parts = ET.fromstring(
+            re.sub(r"&(?!lt;|gt;|amp;)\w+;", lambda entity: unescape(entity[0]), named)
+        )
         assert len(list(parts.iter("math"))) > 5
         words = {text for formula in parts.iter("math") for text in formula.itertext()}
         assert {"L", "∏"} <= words
@@ -215,7 +239,9 @@ def test_families_without_a_formula_say_so_and_give_the_numbers():
 
 
 def test_borders_and_missing_maxima_are_the_fits():
-    assert "at the border of the parameter space: probs = 1" in nll.derive(td.Bernoulli, [1, 1]).text()
+    assert (
+        "at the border of the parameter space: probs = 1" in nll.derive(td.Bernoulli, [1, 1]).text()
+    )
     assert "se(p) = 0" not in nll.derive(td.Bernoulli, [1, 1]).text()
     text = nll.derive(td.Normal, [2.0, 2.0]).text()
     assert "no maximum: the data are all equal" in text
@@ -227,8 +253,14 @@ def test_borders_and_missing_maxima_are_the_fits():
     ("family", "data"),
     [
         pytest.param(td.Normal, 1e8 + sample(td.Normal, 2000), id="a mean far from the spread"),
-        pytest.param(td.LogNormal, torch.exp(50 + 1e-5 * sample(td.Normal, 2000)), id="logarithms far from theirs"),
-        pytest.param(nll.InverseGaussian, 1000 + sample(td.Gamma, 2000), id="means that nearly agree"),
+        pytest.param(
+            td.LogNormal,
+            torch.exp(50 + 1e-5 * sample(td.Normal, 2000)),
+            id="logarithms far from theirs",
+        ),
+        pytest.param(
+            nll.InverseGaussian, 1000 + sample(td.Gamma, 2000), id="means that nearly agree"
+        ),
         pytest.param(td.LogNormal, sample(td.Gamma, 1000), id="many digits"),
         pytest.param(td.Pareto, sample(td.Gamma, 1000), id="many digits and an order"),
         pytest.param(td.Normal, [1e-150, 2e-150, 4e-150], id="small"),
@@ -238,7 +270,9 @@ def test_borders_and_missing_maxima_are_the_fits():
 def test_sums_that_cancel_and_samples_that_are_long(family, data):
     found = nll.derive(family, data)
     theirs = nll.fit(family, data).vector.tolist()
-    assert [float(value) for value in found.estimate.values()] == pytest.approx(theirs, rel=1e-8, abs=1e-300)
+    assert [float(value) for value in found.estimate.values()] == pytest.approx(
+        theirs, rel=1e-8, abs=1e-300
+    )
     assert found.text()
 
 
@@ -256,14 +290,32 @@ def test_a_disagreement_with_the_fit_is_raised():
     [
         (lambda: nll.derive(td.Dirichlet), "known in symbols .Bernoulli, .*, got Dirichlet"),
         (lambda: nll.derive(td.Normal(0.0, 1.0)), "known in symbols .*, got an instance of Normal"),
-        (lambda: nll.derive(td.Binomial, [1, 2]), "expected total_count=... with data for Binomial, got none"),
-        (lambda: nll.derive(td.Bernoulli, [1, 0], total_count=3), "expected no further numbers for Bernoulli"),
-        (lambda: nll.derive(td.Binomial, [1, 2], total_count=[3, 4]), "expected total_count as one number, got"),
+        (
+            lambda: nll.derive(td.Binomial, [1, 2]),
+            "expected total_count=... with data for Binomial, got none",
+        ),
+        (
+            lambda: nll.derive(td.Bernoulli, [1, 0], total_count=3),
+            "expected no further numbers for Bernoulli",
+        ),
+        (
+            lambda: nll.derive(td.Binomial, [1, 2], total_count=[3, 4]),
+            "expected total_count as one number, got",
+        ),
         (lambda: nll.derive(td.Poisson, [1.5]), "got 1.5 at row 0"),
-        (lambda: nll.derive(td.Categorical, list(range(9))), "from 2 to 5 categories, numbered from 0, got 9"),
+        (
+            lambda: nll.derive(td.Categorical, list(range(9))),
+            "from 2 to 5 categories, numbered from 0, got 9",
+        ),
         (lambda: nll.derive(td.Categorical, ["a", "b"]), "expected numbers to work with by hand"),
-        (lambda: nll.derive(td.Normal, torch.zeros(10_001)), "at most 10000 observations .*, got 10001"),
-        (lambda: nll.derive(td.Poisson).text("fr"), "expected language to be one of en, zh, got 'fr'"),
+        (
+            lambda: nll.derive(td.Normal, torch.zeros(10_001)),
+            "at most 10000 observations .*, got 10001",
+        ),
+        (
+            lambda: nll.derive(td.Poisson).text("fr"),
+            "expected language to be one of en, zh, got 'fr'",
+        ),
     ],
 )
 def test_what_cannot_be_derived_is_named(call, message):
@@ -272,6 +324,9 @@ def test_what_cannot_be_derived_is_named(call, message):
 
 
 def test_sympy_is_imported_when_it_is_needed():
-    code = "import sys, nll; assert 'sympy' not in sys.modules; assert callable(nll.derive); import nll.derivation"
+    code = (
+        "import sys, nll; assert 'sympy' not in sys.modules; assert callable(nll.derive); "
+        "import nll.derivation"
+    )
     code += "; from nll import derive; assert derive is nll.derive and 'sympy' in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

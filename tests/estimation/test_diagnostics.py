@@ -1,4 +1,6 @@
-"""Verdicts: "converged" only at a maximum; borders, limits and rises without end are told apart, in any unit."""
+"""Verdicts: "converged" only at a maximum; borders, limits and rises without end are told apart, in
+any unit.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ def logit(x, y, a, b):
 
 
 LOGIT = nll.Likelihood(logit, {"a": REAL, "b": REAL})
-POISSON = nll.Likelihood(lambda x, y, a, b: td.Poisson(torch.exp(a + b * x)), {"a": REAL, "b": REAL})
+POISSON = nll.Likelihood(
+    lambda x, y, a, b: td.Poisson(torch.exp(a + b * x)), {"a": REAL, "b": REAL}
+)
 
 
-# ---- No maximum inside ---------------------------------------------------------------------------------------------
+# ---- No maximum inside ---------------------------------------------------------------------------
 
 THREE = [1.0, 4.0, 3.0]
 SIDES = {
@@ -66,7 +70,9 @@ def test_rows_that_one_law_explains_wholly_have_no_maximum(family, side):
 )
 def test_a_limit_at_a_border_is_one(family, data, border):
     found = fit(family, data)
-    assert found.status == f"at the border of the parameter space: {border}; no standard error there"
+    assert found.status == (
+        f"at the border of the parameter space: {border}; no standard error there"
+    )
     name = border.split(" = ")[0]
     assert (found.converged, float(found.params[name])) == (True, float(border.split(" = ")[1]))
 
@@ -75,9 +81,24 @@ def test_a_limit_at_a_border_is_one(family, data, border):
 @pytest.mark.parametrize(
     ("model", "x", "y", "words"),
     [
-        (LOGIT, [-2, -1, -0.5, 0.5, 1, 2.0], [0, 0, 0, 1, 1, 1.0], "no maximum: .* towards b = inf, .* tell a"),
-        (LOGIT, [0, 1, 2, 2, 3, 4.0], [0, 0, 0, 1, 1, 1.0], "no maximum: .* towards a = -inf, b = inf"),
-        (POISSON, [0, 0, 0, 1, 1.0], [1, 3, 2, 0, 0.0], "at the border of the parameter space: b = -inf"),
+        (
+            LOGIT,
+            [-2, -1, -0.5, 0.5, 1, 2.0],
+            [0, 0, 0, 1, 1, 1.0],
+            "no maximum: .* towards b = inf, .* tell a",
+        ),
+        (
+            LOGIT,
+            [0, 1, 2, 2, 3, 4.0],
+            [0, 0, 0, 1, 1, 1.0],
+            "no maximum: .* towards a = -inf, b = inf",
+        ),
+        (
+            POISSON,
+            [0, 0, 0, 1, 1.0],
+            [1, 3, 2, 0, 0.0],
+            "at the border of the parameter space: b = -inf",
+        ),
     ],
 )
 def test_separation_in_a_likelihood_has_one_verdict_in_every_unit(model, x, y, words, unit):
@@ -107,11 +128,15 @@ def test_a_likelihood_without_bound_is_said(family, data):
 def test_all_rows_equal_are_said_whatever_their_weights():
     for weights in (None, nll.sampling([1.0, 2.0])):
         assert fit(td.Normal, [2.0, 2.0], weights=weights).log_likelihood == math.inf
-    singular = fit(td.MultivariateNormal, np.outer(np.arange(5.0), [1, 2, 3]), weights=nll.sampling([1, 2, 3, 4, 5]))
+    singular = fit(
+        td.MultivariateNormal,
+        np.outer(np.arange(5.0), [1, 2, 3]),
+        weights=nll.sampling([1, 2, 3, 4, 5]),
+    )
     assert singular.status.startswith("no maximum: a combination of the columns is constant")
 
 
-# ---- The maximum, from wherever the search starts --------------------------------------------------------------------
+# ---- The maximum, from wherever the search starts ------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -125,8 +150,16 @@ def test_all_rows_equal_are_said_whatever_their_weights():
         (td.Gumbel, ROUGH, {"scale": 0.01}),
         (td.Weibull, SPREAD + 0.5, {"concentration": 1e3}),
         (nll.SkewNormal, SKEWED, {"skewness": -10.0}),
-        (LOGIT, (np.array([0, 1, 2, 2, 3, 4.0]), np.array([0, 1, 0, 1, 0, 1.0])), {"a": 1000.0, "b": -50.0}),
-        (POISSON, (np.array([0, 1, 2, 2, 3, 4.0]), np.array([0, 1, 0, 1, 0, 1.0])), {"a": -100.0, "b": -5.0}),
+        (
+            LOGIT,
+            (np.array([0, 1, 2, 2, 3, 4.0]), np.array([0, 1, 0, 1, 0, 1.0])),
+            {"a": 1000.0, "b": -50.0},
+        ),
+        (
+            POISSON,
+            (np.array([0, 1, 2, 2, 3, 4.0]), np.array([0, 1, 0, 1, 0, 1.0])),
+            {"a": -100.0, "b": -5.0},
+        ),
     ],
 )
 def test_a_far_start_ends_at_the_maximum(family, data, start):
@@ -139,13 +172,17 @@ def test_a_far_start_ends_at_the_maximum(family, data, start):
 def test_a_share_inside_of_a_likelihood_is_found_from_beyond_its_border():
     draw = np.random.default_rng(0)
     x, t = draw.normal(size=1000), draw.uniform(size=1000)
-    y = (draw.random(1000) < 1 / (1 + np.exp(-0.5 - 1.2 * x)) * (0.4 + 0.6 * np.exp(-3 * t))).astype(float)
+    y = (
+        draw.random(1000) < 1 / (1 + np.exp(-0.5 - 1.2 * x)) * (0.4 + 0.6 * np.exp(-3 * t))
+    ).astype(float)
 
     def rows(x, t, y, b0, b1, p, gamma):
         q = torch.sigmoid(b0 + b1 * x) * (1 - p + p * torch.exp(-gamma * t))
         return torch.where(y == 1, torch.log(q), torch.log1p(-q))
 
-    model = nll.Likelihood(rows, {"b0": REAL, "b1": REAL, "p": constraints.unit_interval, "gamma": POSITIVE})
+    model = nll.Likelihood(
+        rows, {"b0": REAL, "b1": REAL, "p": constraints.unit_interval, "gamma": POSITIVE}
+    )
     best = fit(model, (x, t, y))
     found = fit(model, (x, t, y), start={"b0": 5.0, "b1": -5.0, "p": 0.01, "gamma": 50.0})
     assert found.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-6)
@@ -154,18 +191,23 @@ def test_a_share_inside_of_a_likelihood_is_found_from_beyond_its_border():
 def test_trial_steps_beyond_what_a_distribution_takes_are_stepped_back_from():
     draw = np.random.default_rng(7)
     x, y = draw.normal(size=20), 1e-8 * draw.normal(size=20)
-    line = nll.Likelihood(lambda x, y, a, b, s: td.Normal(a + b * x, s), {"a": REAL, "b": REAL, "s": POSITIVE})
+    line = nll.Likelihood(
+        lambda x, y, a, b, s: td.Normal(a + b * x, s), {"a": REAL, "b": REAL, "s": POSITIVE}
+    )
     found = fit(line, (x, y))
     slope, constant = np.polyfit(x, y, 1)
     assert found.converged
     assert [float(found.params[n]) for n in "ab"] == pytest.approx([constant, slope], rel=1e-6)
-    with pytest.raises(ValueError, match="Expected value argument"):  # of the data as they are it may complain
+    # of the data as they are it may complain
+    with pytest.raises(ValueError, match="Expected value argument"):
         fit(nll.Likelihood(lambda x, k: td.Weibull(k, k), {"k": POSITIVE}), (-np.ones(3),))
     assert td.Distribution._validate_args
 
 
 def test_the_highest_of_several_peaks_and_what_each_start_reached():
-    """A peak at 0.7 degrees of freedom, below which the likelihood has another limit at infinity: the normal law."""
+    """A peak at 0.7 degrees of freedom, below which the likelihood has another limit at infinity:
+    the normal law.
+    """
     x = np.array([-0.2, -0.1, -0.05, 0.0, 0.02, 0.06, 0.15, 8.0, -9.0])
     found = fit(td.StudentT, x)
     assert found.status.startswith("converged")
@@ -178,43 +220,70 @@ def test_the_highest_of_several_peaks_and_what_each_start_reached():
 
 
 def test_a_limit_that_is_higher_than_the_peak_inside_is_taken():
-    """Of a few values the half-normal law, skewness -inf, is more likely than the peak at -1.28 (log L -11.18)."""
+    """Of a few values the half-normal law, skewness -inf, is more likely than the peak at -1.28
+    (log L -11.18).
+    """
     found = fit(nll.SkewNormal, ROUGH)
     scale = math.sqrt(np.square(ROUGH - ROUGH.max()).mean())
-    assert found.log_likelihood == pytest.approx(10 * math.log(math.sqrt(2 / math.pi) / scale) - 5, abs=1e-6)
-    assert found.status == "at the border of the parameter space: skewness = -inf; no standard error there"
+    assert found.log_likelihood == pytest.approx(
+        10 * math.log(math.sqrt(2 / math.pi) / scale) - 5, abs=1e-6
+    )
+    assert found.status == (
+        "at the border of the parameter space: skewness = -inf; no standard error there"
+    )
     assert float(found.params["loc"]) == pytest.approx(ROUGH.max(), abs=1e-6)
-    assert bool(found.standard_errors["loc"].isnan())  # the largest value, which has no normal error
+    # the largest value, which has no normal error
+    assert bool(found.standard_errors["loc"].isnan())
     assert float(found.standard_errors["scale"]) == pytest.approx(scale / math.sqrt(20), rel=1e-3)
 
 
-# ---- Degenerate requests -------------------------------------------------------------------------------------------
+# ---- Degenerate requests -------------------------------------------------------------------------
 
 
 def test_all_parameters_fixed():
     x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     mean = nll.Likelihood(lambda x, m: td.Normal(m, 1.0).log_prob(x), {"m": REAL})
-    for found in (fit(td.Normal, x, fixed={"loc": 0.0, "scale": 1.0}), fit(mean, x, fixed={"m": 0.0})):
-        assert found.log_likelihood == pytest.approx(float(td.Normal(0.0, 1.0).log_prob(x).sum()), rel=1e-14)
-        assert (found.df, found.status, found.converged) == (0, "converged: all parameters are fixed", True)
+    for found in (
+        fit(td.Normal, x, fixed={"loc": 0.0, "scale": 1.0}),
+        fit(mean, x, fixed={"m": 0.0}),
+    ):
+        assert found.log_likelihood == pytest.approx(
+            float(td.Normal(0.0, 1.0).log_prob(x).sum()), rel=1e-14
+        )
+        assert (found.df, found.status, found.converged) == (
+            0,
+            "converged: all parameters are fixed",
+            True,
+        )
         assert all(bool(error.isnan()) for error in found.standard_errors.values())
 
 
 @pytest.mark.parametrize(
     ("run", "error", "message"),
     [
-        (lambda x: nll.Likelihood(lambda x, m: -((x - m.detach()) ** 2), {"m": REAL}), ValueError, "can differentiate"),
-        (lambda x: nll.Likelihood(lambda x, k: td.Normal(k, 1.0), {"k": constraints.nonnegative_integer}), TypeError,
-         "a constraint for k that real numbers map onto"),
+        (
+            lambda x: nll.Likelihood(lambda x, m: -((x - m.detach()) ** 2), {"m": REAL}),
+            ValueError,
+            "can differentiate",
+        ),
+        (
+            lambda x: nll.Likelihood(
+                lambda x, k: td.Normal(k, 1.0), {"k": constraints.nonnegative_integer}
+            ),
+            TypeError,
+            "a constraint for k that real numbers map onto",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_searched_is_said(run, error, message):
     with pytest.raises(error, match=message):
         fit(run(None), [1.0, 2.0])
 
 
 def test_a_tied_value_stays_within_its_constraint():
-    model = nll.Likelihood(lambda x, a, b: -0.5 * (x - a) ** 2 - 0.5 * (x - b - 1) ** 2, {"a": REAL, "b": POSITIVE})
+    model = nll.Likelihood(
+        lambda x, a, b: -0.5 * (x - a) ** 2 - 0.5 * (x - b - 1) ** 2, {"a": REAL, "b": POSITIVE}
+    )
     found = fit(model, np.arange(5.0), fixed={"b": lambda p: -(p["a"] ** 2)})
     assert not found.converged
     assert found.status.startswith("outside of the parameter space: fixed['b'] is -0.")

@@ -1,4 +1,6 @@
-"""Closed-form families: the estimate, its errors, its log-likelihood, and what it says when there is none."""
+"""Closed-form families: the estimate, its errors, its log-likelihood, and what it says when there
+is none.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,11 @@ class Case(NamedTuple):
     data: list
     params: dict[str, Any]
     errors: dict[str, Any]
-    free: tuple[str, ...]  # the parameters that a vector holds; of probabilities on a simplex all but the last
+    # the parameters that a vector holds; of probabilities on a simplex all but the last
+    free: tuple[str, ...]
     fixed: dict[str, Any] = {}  # noqa: RUF012, never changed
-    trials: bool = False  # whether a row is several trials, of which torch.distributions takes one count at a time
+    # whether a row is several trials, of which torch.distributions takes one count at a time
+    trials: bool = False
 
     def __repr__(self) -> str:
         return self.model.__name__
@@ -76,7 +80,13 @@ CASES = [
         ("probs",),
     ),
     Case(td.Poisson, [3, 0, 2, 5, 1], {"rate": 2.2}, {"rate": math.sqrt(2.2 / 5)}, ("rate",)),
-    Case(td.Categorical, [0, 2, 1, 2, 2, 0], {"probs": CATEGORICAL[0]}, {"probs": CATEGORICAL[1]}, ("probs",)),
+    Case(
+        td.Categorical,
+        [0, 2, 1, 2, 2, 0],
+        {"probs": CATEGORICAL[0]},
+        {"probs": CATEGORICAL[1]},
+        ("probs",),
+    ),
     Case(
         td.Multinomial,
         [[2, 1, 0], [0, 3, 1], [4, 0, 2]],
@@ -99,7 +109,9 @@ CASES = [
         {"loc": LOG.std() / 2, "scale": LOG.std() / math.sqrt(8)},
         ("loc", "scale"),
     ),
-    Case(td.Exponential, [0.4, 1.9, 0.05, 2.2], {"rate": 4 / 4.55}, {"rate": 4 / 4.55 / 2}, ("rate",)),
+    Case(
+        td.Exponential, [0.4, 1.9, 0.05, 2.2], {"rate": 4 / 4.55}, {"rate": 4 / 4.55 / 2}, ("rate",)
+    ),
     Case(
         td.Laplace,
         [1.0, 4.0, 2.5, -1.0, 3.0],
@@ -116,7 +128,8 @@ CASES = [
     ),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
-# Categorical and Multinomial are on a simplex; Laplace and Uniform have no second derivatives to speak of.
+# Categorical and Multinomial are on a simplex; Laplace and Uniform have no second derivatives to
+# speak of.
 REGULAR = [case for case in CASES if case.model not in (td.Laplace, td.Uniform)]
 
 
@@ -128,20 +141,26 @@ def log_likelihood(case: Case, params: dict[str, Tensor]) -> Tensor:
     """The sum of torch.distributions' log_prob over the rows, in float64."""
     rows = tensor(case.data)
     if case.trials:
-        return sum(case.model(int(row.sum()), **params, validate_args=False).log_prob(row) for row in rows)
+        return sum(
+            case.model(int(row.sum()), **params, validate_args=False).log_prob(row) for row in rows
+        )
     fixed = {name: tensor(value) for name, value in case.fixed.items()}
     return case.model(**params, **fixed, validate_args=False).log_prob(rows).sum()
 
 
 def unpack(case: Case, theta: Tensor) -> dict[str, Tensor]:
-    """The parameters of a vector of free numbers; the last probability of a simplex is what the others leave."""
+    """The parameters of a vector of free numbers; the last probability of a simplex is what the
+    others leave.
+    """
     if isinstance(case.params[case.free[0]], list):
         return {"probs": torch.cat([theta, 1 - theta.sum()[None]])}
     return dict(zip(case.free, theta, strict=True))
 
 
 def flat(values: dict[str, Any]) -> list[float]:
-    return torch.cat([torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values.values()]).tolist()
+    return torch.cat(
+        [torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values.values()]
+    ).tolist()
 
 
 @every_case
@@ -155,14 +174,18 @@ def test_estimate_and_errors_are_the_analytic_ones(case):
 
 @pytest.mark.parametrize("case", REGULAR, ids=repr)
 def test_covariance_is_the_inverse_of_the_observed_information(case):
-    """By automatic differentiation of torch.distributions' log_prob; V = J I^-1 J' where a simplex binds."""
+    """By automatic differentiation of torch.distributions' log_prob; V = J I^-1 J' where a simplex
+    binds.
+    """
     result = fitted(case)
     simplex = isinstance(case.params[case.free[0]], list)
     theta = result.vector[:-1] if simplex else result.vector
-    information = -torch.autograd.functional.hessian(lambda vector: log_likelihood(case, unpack(case, vector)), theta)
-    jacobian = torch.func.jacrev(lambda vector: torch.cat([v.reshape(-1) for v in unpack(case, vector).values()]))(
-        theta
+    information = -torch.autograd.functional.hessian(
+        lambda vector: log_likelihood(case, unpack(case, vector)), theta
     )
+    jacobian = torch.func.jacrev(
+        lambda vector: torch.cat([v.reshape(-1) for v in unpack(case, vector).values()])
+    )(theta)
     expected = jacobian @ torch.linalg.inv(information) @ jacobian.T
     torch.testing.assert_close(result.covariance, expected, rtol=1e-11, atol=1e-14)
     assert result.information == "observed"
@@ -173,19 +196,26 @@ def test_laplace_has_the_expected_information():
     result = fit(td.Laplace, [1.0, 4.0, 2.5, -1.0, 3.0])
     laplace = td.Laplace(result.params["loc"], result.params["scale"])
     quantiles = laplace.icdf((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
-    score = torch.func.vmap(torch.func.grad(lambda v, x: td.Laplace(*v, validate_args=False).log_prob(x)), (None, 0))
+    score = torch.func.vmap(
+        torch.func.grad(lambda v, x: td.Laplace(*v, validate_args=False).log_prob(x)), (None, 0)
+    )
     scores = score(result.vector, quantiles)
     information = 5 * scores.T @ scores / 100_000
     # The tails beyond the outermost quantiles are left out of the mean: 1e-3 of the whole.
-    torch.testing.assert_close(result.covariance, torch.linalg.inv(information), rtol=2e-3, atol=1e-9)
+    torch.testing.assert_close(
+        result.covariance, torch.linalg.inv(information), rtol=2e-3, atol=1e-9
+    )
     assert result.information == "expected"
 
 
 @every_case
 def test_log_likelihood_and_criteria(case):
     result = fitted(case)
-    params = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in case.params.items()}
-    if case.model is td.Uniform:  # torch's support is half open, and its end is the largest observation
+    params = {
+        name: torch.as_tensor(value, dtype=torch.float64) for name, value in case.params.items()
+    }
+    # torch's support is half open, and its end is the largest observation
+    if case.model is td.Uniform:
         params["high"] = torch.nextafter(params["high"], tensor(math.inf))
     expected = float(log_likelihood(case, params))
     df = len(flat(case.params)) - isinstance(case.params[case.free[0]], list)
@@ -200,7 +230,10 @@ def test_log_likelihood_and_criteria(case):
 def test_no_other_parameter_is_more_likely(case):
     result = fitted(case)
     theta = result.vector[:-1] if isinstance(case.params[case.free[0]], list) else result.vector
-    moves = torch.randn(50, len(theta), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e-3
+    moves = (
+        torch.randn(50, len(theta), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        * 1e-3
+    )
     around = [float(log_likelihood(case, unpack(case, theta + move))) for move in moves]
     assert max(around) < result.log_likelihood
 
@@ -217,11 +250,15 @@ def test_weights_are_repeated_rows(case):
     assert flat(weighted.params) == close(flat(plain.params), rel=1e-14)
     assert flat(weighted.standard_errors) == close(flat(plain.standard_errors), rel=1e-14)
     assert (weighted.n, weighted.df, weighted.status) == (plain.n, plain.df, plain.status)
-    assert (weighted.log_likelihood, weighted.bic) == close((plain.log_likelihood, plain.bic), rel=1e-13)
+    assert (weighted.log_likelihood, weighted.bic) == close(
+        (plain.log_likelihood, plain.bic), rel=1e-13
+    )
 
 
 def test_the_share_of_white_balls():
-    """L(p) = p^(sum x) (1 - p)^(n - sum x) is largest at the mean, with error sqrt(p (1 - p) / n)."""
+    """L(p) = p^(sum x) (1 - p)^(n - sum x) is largest at the mean, with error sqrt(p (1 - p) /
+    n).
+    """
     x = torch.bernoulli(torch.full((500,), 0.3), generator=torch.Generator().manual_seed(1))
     result = fit(td.Bernoulli, x)
     p = float(x.double().mean())
@@ -245,23 +282,42 @@ def test_the_share_of_white_balls():
         (td.Categorical, [0, 0], {}, "probs[0] = 1", [True]),
         (td.Multinomial, [[3, 0, 1], [2, 0, 5]], {}, "probs[1] = 0", [False, True, False]),
         # A sum of weights is rounded, and the share of all is 1 nevertheless.
-        (td.Bernoulli, [1] * 7, {"weights": [0.3, 0.1, 0.7, 0.2, 0.9, 0.3, 0.6]}, "probs = 1", [True]),
-        (td.Binomial, [3] * 7, {"weights": [0.3, 0.1, 0.7, 0.2, 0.9, 0.3, 0.6], "fixed": {"total_count": 3}},
-         "probs = 1", [True]),
+        (
+            td.Bernoulli,
+            [1] * 7,
+            {"weights": [0.3, 0.1, 0.7, 0.2, 0.9, 0.3, 0.6]},
+            "probs = 1",
+            [True],
+        ),
+        (
+            td.Binomial,
+            [3] * 7,
+            {"weights": [0.3, 0.1, 0.7, 0.2, 0.9, 0.3, 0.6], "fixed": {"total_count": 3}},
+            "probs = 1",
+            [True],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_border_has_no_standard_error(model, data, options, where, lost):
     result = fit(model, data, **options)
-    assert result.status == f"at the border of the parameter space: {where}; no standard error there"
+    assert result.status == (
+        f"at the border of the parameter space: {where}; no standard error there"
+    )
     assert result.converged
     assert flat(result.standard_errors) == close(
-        [math.nan if gone else s for gone, s in zip(lost, flat(result.standard_errors), strict=True)], nan_ok=True
+        [
+            math.nan if gone else s
+            for gone, s in zip(lost, flat(result.standard_errors), strict=True)
+        ],
+        nan_ok=True,
     )
     assert math.isnan(math.fsum(flat(result.standard_errors)))
 
 
 def test_shares_of_rounded_weights_stay_probabilities():
-    """A weighted share of all rows is 1, not the next number above it, which no log-likelihood bears."""
+    """A weighted share of all rows is 1, not the next number above it, which no log-likelihood
+    bears.
+    """
     draw = np.random.default_rng(0)
     for _ in range(200):
         weights = draw.random(draw.integers(2, 50))
@@ -275,7 +331,12 @@ NO_MAXIMUM = "no maximum: the data are all equal, and the likelihood grows witho
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     ("model", "border"),
-    [(td.Normal, "scale = 0"), (td.LogNormal, "scale = 0"), (td.Laplace, "scale = 0"), (td.Uniform, "high = low")],
+    [
+        (td.Normal, "scale = 0"),
+        (td.LogNormal, "scale = 0"),
+        (td.Laplace, "scale = 0"),
+        (td.Uniform, "high = low"),
+    ],
 )
 def test_equal_data_have_no_maximum(model, border, weighted):
     """Whatever the rounding of their mean."""
@@ -304,14 +365,20 @@ LOCATION_SCALE = {
 @pytest.mark.parametrize("factor", [2.0**-1070, 1e-300, 1e-150, 1e150, 1e300, 1.7e308])
 @pytest.mark.parametrize("model", LOCATION_SCALE, ids=lambda model: model.__name__)
 def test_numbers_beyond_float64_never_pass_for_a_result(model, factor):
-    """Either all is as for the data in a smaller unit, or the fit says that it is not finite and has no errors."""
+    """Either all is as for the data in a smaller unit, or the fit says that it is not finite and
+    has no errors.
+    """
     data = LOCATION_SCALE[model]
     plain, scaled = fit(model, data), fit(model, [x * factor for x in data])
     if not scaled.converged:
-        assert scaled.status == "not finite: the likelihood or its curvature overflows float64; rescale the data"
+        assert scaled.status == (
+            "not finite: the likelihood or its curvature overflows float64; rescale the data"
+        )
         assert all(map(math.isnan, flat(scaled.standard_errors)))
         return
-    assert scaled.log_likelihood == close(plain.log_likelihood - len(data) * math.log(factor), rel=1e-12)
+    assert scaled.log_likelihood == close(
+        plain.log_likelihood - len(data) * math.log(factor), rel=1e-12
+    )
     power = -1 if model is td.Exponential else 1
     expected = [x * factor**power for x in flat(plain.params) + flat(plain.standard_errors)]
     assert flat(scaled.params) + flat(scaled.standard_errors) == close(expected, rel=1e-12)
@@ -334,16 +401,22 @@ def test_an_offset_changes_the_location_only(offset):
 
 @pytest.mark.parametrize("count", [1e3, 1e6, 1e9, 1e12, 1e15])
 def test_large_counts_keep_the_digits_of_their_probability(count):
-    """log P(count; rate = count) = -log(2 pi count) / 2 - 1 / (12 count) + ..., Stirling's series."""
+    """log P(count; rate = count) = -log(2 pi count) / 2 - 1 / (12 count) + ..., Stirling's
+    series.
+    """
     expected = 3 * (-0.5 * math.log(2 * math.pi * count) - 1 / (12 * count))
     assert fit(td.Poisson, [count] * 3).log_likelihood == close(expected, rel=1e-9)
 
 
 def test_large_binomial_counts_keep_the_digits_of_their_probability():
-    """Normal approximation at the mean: -log(2 pi n p (1 - p)) / 2 - (1 / p + 1 / (1 - p) - 1) / (12 n) + ..."""
+    """Normal approximation at the mean: -log(2 pi n p (1 - p)) / 2 - (1 / p + 1 / (1 - p) - 1) /
+    (12 n) + ...
+    """
     n, p = 1e12, 0.25
     expected = -0.5 * math.log(2 * math.pi * n * p * (1 - p))
-    assert fit(td.Binomial, [p * n], fixed={"total_count": n}).log_likelihood == close(expected, rel=1e-9)
+    assert fit(td.Binomial, [p * n], fixed={"total_count": n}).log_likelihood == close(
+        expected, rel=1e-9
+    )
 
 
 # Uniform: no errors, an interval.
@@ -352,7 +425,8 @@ def test_large_binomial_counts_keep_the_digits_of_their_probability():
 def test_uniform_is_not_regular():
     result = fit(td.Uniform, [0.3, 1.9, 0.7])
     assert result.status == (
-        "not regular: the support moves with the parameters, so that there is no information; interval() is exact"
+        "not regular: the support moves with the parameters, so that there is no information; "
+        "interval() is exact"
     )
     low, high = result.interval(0.9)["low"], result.interval(0.9)["high"]
     reach = 1.6 * (0.1 ** (-1 / 2) - 1)
@@ -370,7 +444,10 @@ def test_uniform_interval_covers_as_often_as_it_says(n, level):
     second = fit(td.Uniform, samples[1]).interval(level)["low"]
     assert float(second[1] - second[0]) == close(reach * float(highest[1] - lowest[1]), rel=1e-9)
     error = math.sqrt(level * (1 - level) / 20_000)
-    for covered in (lowest - reach * (highest - lowest) <= 0, highest + reach * (highest - lowest) >= 1):
+    for covered in (
+        lowest - reach * (highest - lowest) <= 0,
+        highest + reach * (highest - lowest) >= 1,
+    ):
         assert float(covered.double().mean()) == pytest.approx(level, abs=4 * error)
 
 
@@ -396,8 +473,23 @@ def containers() -> list:
         ("category column", lambda: pd.Series(VALUES, dtype="category")),
         ("column with an index", lambda: pd.Series(VALUES, index=list("edcba"))),
     ]
-    for dtype in ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"):
-        kinds.append((f"torch {dtype}", lambda dtype=dtype: torch.tensor(VALUES, dtype=getattr(torch, dtype))))
+    for dtype in (
+        "uint8",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+    ):
+        kinds.append(
+            (
+                f"torch {dtype}",
+                lambda dtype=dtype: torch.tensor(VALUES, dtype=getattr(torch, dtype)),
+            )
+        )
     for dtype in ("uint8", "int8", "uint64", "int64", "float16", "float32", "longdouble", ">f8"):
         kinds.append((f"numpy {dtype}", lambda dtype=dtype: np.array(VALUES, dtype=dtype)))
     return [pytest.param(make, id=name) for name, make in kinds]
@@ -449,17 +541,27 @@ MISSING = {
 @pytest.mark.parametrize("kind", MISSING)
 def test_missing_values_raise_or_are_dropped_and_counted(kind):
     data = MISSING[kind]
-    with pytest.raises(ValueError, match=r"^expected no missing values, got 2, the first at row 1; missing='drop'"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected no missing values, got 2, the first at row 1; "
+        r"missing='drop'",
+    ):
         fit(td.Geometric, data)
     result = fit(td.Geometric, data, missing="drop", weights=[3, 100, 1, 100])
     assert (result.n, result.dropped) == (4, 2)
-    assert float(result.params["probs"]) == close(1 / (1 + (0.25 * 3 if "bool" in kind else 1.5)), rel=1e-15)
+    assert float(result.params["probs"]) == close(
+        1 / (1 + (0.25 * 3 if "bool" in kind else 1.5)), rel=1e-15
+    )
 
 
 def test_missing_values_keep_rows_and_counts_together():
     """Both the weights and the number of trials are those of the rows that stay."""
     dropped = fit(
-        td.Binomial, [1, None, 2], weights=[2, 9, 1], fixed={"total_count": [5, 99, 3]}, missing="drop"
+        td.Binomial,
+        [1, None, 2],
+        weights=[2, 9, 1],
+        fixed={"total_count": [5, 99, 3]},
+        missing="drop",
     ).to_dict()
     whole = fit(td.Binomial, [1, 2], weights=[2, 1], fixed={"total_count": [5, 3]}).to_dict()
     assert dropped | {"dropped": 0} == whole
@@ -479,7 +581,9 @@ def test_texts_and_numbers_may_be_mixed():
     assert result.params["probs"].tolist() == [0.2, 0.2, 0.2, 0.4]
 
 
-@pytest.mark.parametrize("data", [np.datetime64("2020-01-01") + np.arange(3), np.arange(3).astype("m8[s]")])
+@pytest.mark.parametrize(
+    "data", [np.datetime64("2020-01-01") + np.arange(3), np.arange(3).astype("m8[s]")]
+)
 def test_dates_are_not_numbers(data):
     with pytest.raises(TypeError, match=r"^expected data of real numbers, got "):
         fit(td.Normal, data)

@@ -25,12 +25,16 @@ KINDS = [
 
 def drawn(family, truth, *shape, seed=0):
     torch.manual_seed(seed)
-    return family(**{name: torch.tensor(value, dtype=torch.float64) for name, value in truth.items()}).sample(shape)
+    return family(
+        **{name: torch.tensor(value, dtype=torch.float64) for name, value in truth.items()}
+    ).sample(shape)
 
 
 @pytest.mark.parametrize(("family", "truth"), KINDS, ids=lambda v: getattr(v, "__name__", ""))
 def test_each_group_is_as_if_it_were_alone(family, truth):
-    labels = np.random.default_rng(0).choice(["a", "b", "c", "d", "e"], 400, p=[0.5, 0.25, 0.15, 0.08, 0.02])
+    labels = np.random.default_rng(0).choice(
+        ["a", "b", "c", "d", "e"], 400, p=[0.5, 0.25, 0.15, 0.08, 0.02]
+    )
     x = drawn(family, truth, 400)
     weights = torch.arange(400) % 3
     found = fit(family, x, groups=labels, weights=weights)
@@ -44,20 +48,28 @@ def test_each_group_is_as_if_it_were_alone(family, truth):
             assert float(found.params[parameter][i]) == pytest.approx(float(value), rel=1e-6)
             error = float(found.standard_errors[parameter][i])
             assert error == pytest.approx(float(alone.standard_errors[parameter]), rel=1e-6)
-            torch.testing.assert_close(found.interval(0.9)[parameter][i], alone.interval(0.9)[parameter])
+            torch.testing.assert_close(
+                found.interval(0.9)[parameter][i], alone.interval(0.9)[parameter]
+            )
     table = found.to_dict()
     assert table["group"] == found.groups
     assert {len(column) for column in table.values()} == {5}
     assert found.to_pandas().shape == (5, len(table) - 1)
 
 
-@pytest.mark.parametrize("family", [td.Gumbel, td.StudentT, td.Weibull, td.InverseGamma, GeneralizedExtremeValue])
+@pytest.mark.parametrize(
+    "family", [td.Gumbel, td.StudentT, td.Weibull, td.InverseGamma, GeneralizedExtremeValue]
+)
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1e-6), (0.0, 1e9), (1e6, 1e3)])
 def test_units_do_not_matter(family, shift, scale):
     if shift and family in (td.Weibull, td.InverseGamma):
         pytest.skip("positive numbers have no shift")
     rng = np.random.default_rng(0)
-    draws = {td.StudentT: rng.standard_t(3, 300), td.Weibull: rng.weibull(2, 300), td.InverseGamma: rng.weibull(2, 300)}
+    draws = {
+        td.StudentT: rng.standard_t(3, 300),
+        td.Weibull: rng.weibull(2, 300),
+        td.InverseGamma: rng.weibull(2, 300),
+    }
     x = shift + scale * draws.get(family, rng.gumbel(size=300))
     found = fit(family, x, groups=np.arange(300) % 3)
     assert bool(found.converged.all())
@@ -78,10 +90,16 @@ def test_groups_without_a_maximum_say_so():
     assert str(found) == "Weibull: 4 groups, 10 observations; 2 without a maximum"
 
 
-@pytest.mark.parametrize("of", [censored, lambda x, right: truncated(x, low=0.5)], ids=["censored", "truncated"])
+@pytest.mark.parametrize(
+    "of", [censored, lambda x, right: truncated(x, low=0.5)], ids=["censored", "truncated"]
+)
 def test_groups_of_incomplete_rows_are_as_if_they_were_alone(of):
     draw = np.random.default_rng(0)
-    x, right, labels = draw.weibull(1.5, 90) + 0.5, draw.random(90) < 0.3, draw.choice(["a", "b", "c"], 90)
+    x, right, labels = (
+        draw.weibull(1.5, 90) + 0.5,
+        draw.random(90) < 0.3,
+        draw.choice(["a", "b", "c"], 90),
+    )
     weights = draw.integers(0, 3, 90)
     found = fit(td.Weibull, of(x, right=right), groups=labels, weights=weights)
     for i, name in enumerate("abc"):
@@ -95,8 +113,16 @@ def test_groups_of_incomplete_rows_are_as_if_they_were_alone(of):
         }
         assert (found.events is None) == (alone.censoring is None)
         if found.events is not None and alone.censoring is not None:
-            assert found.to_dict()["events"][i] == alone.censoring.events == weights[own & ~right].sum()
-            assert found.to_dict()["censored"][i] == alone.censoring.right == weights[own & right].sum()
+            assert (
+                found.to_dict()["events"][i]
+                == alone.censoring.events
+                == weights[own & ~right].sum()
+            )
+            assert (
+                found.to_dict()["censored"][i]
+                == alone.censoring.right
+                == weights[own & right].sum()
+            )
 
 
 def test_missing_rows_leave_their_groups():
@@ -109,10 +135,23 @@ def test_missing_rows_leave_their_groups():
     [
         (lambda: fit(td.Gamma, [1.0, 2.0], groups=[1]), "2 group labels, one for each row"),
         (lambda: fit(td.Gamma, [1.0, -2.0], groups=[1, 2]), "got -2 at row 1"),
-        (lambda: fit(td.Gamma, censored([1.0, -2.0], left=[0, 1]), groups=[1, 2]), r"got \[-inf, -2\] at row 1"),
-        (lambda: fit(td.Gamma, [1.0, 2.0], weights=sampling([1, 2]), groups=[1, 2]), "plain numbers and frequencies"),
-        (lambda: fit(td.Gamma, [1.0, 2.0], fixed={"rate": 1.0}, groups=[1, 2]), "plain numbers and frequencies"),
-        (lambda: fit(td.Gamma, [1.0, 2.0], groups=[1, 2]).interval(2.0), r"level in \(0, 1\), got 2.0"),
+        (
+            lambda: fit(td.Gamma, censored([1.0, -2.0], left=[0, 1]), groups=[1, 2]),
+            r"got \[-inf, -2\] at row 1",
+        ),
+        (
+            lambda: fit(td.Gamma, [1.0, 2.0], weights=sampling([1, 2]), groups=[1, 2]),
+            "plain numbers and frequencies",
+        ),
+        (
+            lambda: fit(td.Gamma, [1.0, 2.0], fixed={"rate": 1.0}, groups=[1, 2]),
+            "plain numbers and frequencies",
+        ),
+        (
+            lambda: fit(td.Gamma, [1.0, 2.0], groups=[1, 2]).interval(2.0),
+            r"level in \(0, 1\), got "
+            r"2.0",
+        ),
     ],
 )
 def test_what_groups_cannot_have_is_named(call, message):

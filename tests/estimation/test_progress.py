@@ -45,6 +45,8 @@ def test_a_short_search_and_a_file_hear_nothing(monkeypatch, capsys):
 
 def test_a_function_hears_every_step():
     steps = []
-    found = fit(td.Weibull, torch.tensor([1.0, 2.0, 3.5, 4.0]), progress=lambda *what: steps.append(what))
+    found = fit(
+        td.Weibull, torch.tensor([1.0, 2.0, 3.5, 4.0]), progress=lambda *what: steps.append(what)
+    )
     assert [step for step, _, _ in steps] == list(range(found.steps))
     assert all(after[1] >= before[1] for before, after in pairwise(steps))

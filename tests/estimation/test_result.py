@@ -23,7 +23,9 @@ def regression() -> Fit:
     """Three classes on two columns."""
     draw = np.random.default_rng(0)
     x = draw.normal(size=(80, 2))
-    return SoftmaxRegression().fit(x, np.digitize(x[:, 0] + draw.normal(size=80), [-0.5, 0.5])).result_
+    return (
+        SoftmaxRegression().fit(x, np.digitize(x[:, 0] + draw.normal(size=80), [-0.5, 0.5])).result_
+    )
 
 
 def counts() -> Fit:
@@ -65,9 +67,22 @@ def test_to_dict_is_plain_python(make):
 def test_to_dict_agrees_with_the_attributes(make):
     result = make()
     found = result.to_dict()
-    for name in ("model", "n", "df", "log_likelihood", "aic", "bic", "status", "converged", "names", "decrement"):
+    for name in (
+        "model",
+        "n",
+        "df",
+        "log_likelihood",
+        "aic",
+        "bic",
+        "status",
+        "converged",
+        "names",
+        "decrement",
+    ):
         assert repr(found[name]) == repr(getattr(result, name))
-    torch.testing.assert_close(torch.tensor(found["covariance"]), result.covariance.float(), equal_nan=True)
+    torch.testing.assert_close(
+        torch.tensor(found["covariance"]), result.covariance.float(), equal_nan=True
+    )
     for name, value in result.params.items():
         assert found["params"][name] == value.tolist()
         assert repr(found["standard_errors"][name]) == repr(result.standard_errors[name].tolist())
@@ -81,7 +96,9 @@ def test_pickles(make):
     assert repr(again.to_dict()) == repr(result.to_dict())
     assert again.summary() == result.summary()
     if result.converged:
-        assert again.log_likelihood_at(again.vector) == pytest.approx(result.log_likelihood, rel=1e-12)
+        assert again.log_likelihood_at(again.vector) == pytest.approx(
+            result.log_likelihood, rel=1e-12
+        )
 
 
 @every
@@ -93,7 +110,9 @@ def test_is_frozen(make):
 @every
 def test_names_are_one_for_each_number(make):
     result = make()
-    assert len(result.names) == len(set(result.names)) == len(result.vector) == len(result.covariance)
+    assert (
+        len(result.names) == len(set(result.names)) == len(result.vector) == len(result.covariance)
+    )
 
 
 @pytest.mark.parametrize("make", [MAKERS["softmax"], MAKERS["negative binomial"], MAKERS["normal"]])
@@ -114,7 +133,9 @@ def test_the_likelihood_along_a_parameter(make):
 def test_names():
     assert fit(td.Normal, [1.0, 2.0]).names == ["loc", "scale"]
     assert fit(td.Categorical, [0, 1, 1]).names == ["probs[0]", "probs[1]"]
-    assert regression().names == [f"coef[{k}, {column}]" for k in ("1", "2") for column in ("Intercept", "x0", "x1")]
+    assert regression().names == [
+        f"coef[{k}, {column}]" for k in ("1", "2") for column in ("Intercept", "x0", "x1")
+    ]
     assert counts().names == ["coef[Intercept]", "coef[hour]", "total_count"]
 
 
@@ -135,7 +156,9 @@ def test_intervals(level):
     for sign, end in ((-1, interval[..., 0]), (1, interval[..., 1])):
         expected = result.params["coef"] + sign * z * result.standard_errors["coef"]
         torch.testing.assert_close(end, expected, rtol=1e-13, atol=0)
-    torch.testing.assert_close(interval, result.interval(level, method="wald")["coef"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        interval, result.interval(level, method="wald")["coef"], rtol=0, atol=0
+    )
 
 
 def test_uniform_has_its_own_interval():
@@ -147,7 +170,9 @@ def test_uniform_has_its_own_interval():
 def test_p_values_are_those_of_the_wald_test():
     result = regression()
     z = (result.params["coef"] / result.standard_errors["coef"]).numpy()
-    torch.testing.assert_close(result.p_values["coef"], torch.from_numpy(2 * stats.norm.sf(abs(z))), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        result.p_values["coef"], torch.from_numpy(2 * stats.norm.sf(abs(z))), rtol=1e-12, atol=0
+    )
 
 
 def test_criteria():
@@ -160,7 +185,10 @@ def test_criteria():
 
 @pytest.mark.parametrize("null", [None, 0.0])
 def test_no_null_model_no_pseudo_r_squared(null):
-    assert dataclasses.replace(fit(td.Normal, [1.0, 2.5]), null_log_likelihood=null).pseudo_r_squared is None
+    assert (
+        dataclasses.replace(fit(td.Normal, [1.0, 2.5]), null_log_likelihood=null).pseudo_r_squared
+        is None
+    )
 
 
 def test_str_is_the_summary():

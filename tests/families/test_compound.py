@@ -40,7 +40,12 @@ IDS = [made.__name__ for made, _ in TRUTHS]
 
 
 def at(made, truth):
-    return made(**{name: number(*value) if isinstance(value, list) else number(value) for name, value in truth.items()})
+    return made(
+        **{
+            name: number(*value) if isinstance(value, list) else number(value)
+            for name, value in truth.items()
+        }
+    )
 
 
 @pytest.mark.parametrize(("made", "truth"), TRUTHS, ids=IDS)
@@ -56,7 +61,10 @@ def test_estimates_recover_the_truth(made, truth):
 @pytest.mark.parametrize(("made", "truth"), TRUTHS, ids=IDS)
 def test_probabilities_add_to_one_and_the_tails_are_theirs(made, truth):
     known = at(made, truth)
-    family, params = family_of(made), {name: torch.as_tensor(v, dtype=torch.float64) for name, v in truth.items()}
+    family, params = (
+        family_of(made),
+        {name: torch.as_tensor(v, dtype=torch.float64) for name, v in truth.items()},
+    )
     if family.discrete:
         x = torch.arange(400, dtype=torch.float64)
         mass = known.log_prob(x).exp()
@@ -69,9 +77,13 @@ def test_probabilities_add_to_one_and_the_tails_are_theirs(made, truth):
     density = known.log_prob(x).exp().nan_to_num(0.0)
     below, above = tails_of(made)(x, **params)
     total = torch.cumulative_trapezoid(density, x)
-    torch.testing.assert_close(total[10_000:], below.exp()[10_001:] - below.exp()[0], rtol=0, atol=2e-4)
+    torch.testing.assert_close(
+        total[10_000:], below.exp()[10_001:] - below.exp()[0], rtol=0, atol=2e-4
+    )
     inside = (below > -700) & (above > -700)
-    torch.testing.assert_close((below.exp() + above.exp())[inside], torch.ones_like(x)[inside], rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        (below.exp() + above.exp())[inside], torch.ones_like(x)[inside], rtol=0, atol=1e-9
+    )
 
 
 def test_gamma_with_a_free_location_is_at_least_as_likely_as_scipys():
@@ -81,7 +93,9 @@ def test_gamma_with_a_free_location_is_at_least_as_likely_as_scipys():
     shape, loc, scale = stats.gamma.fit(x.numpy())
     assert found.log_likelihood >= stats.gamma.logpdf(x.numpy(), shape, loc, scale).sum() - 1e-9
     again = stats.gamma(
-        float(found.params["concentration"]), float(found.params["loc"]), 1 / float(found.params["rate"])
+        float(found.params["concentration"]),
+        float(found.params["loc"]),
+        1 / float(found.params["rate"]),
     )
     assert found.log_likelihood == pytest.approx(again.logpdf(x.numpy()).sum(), rel=1e-12)
     assert "unbounded as loc nears the smallest value" in found.status
@@ -90,7 +104,9 @@ def test_gamma_with_a_free_location_is_at_least_as_likely_as_scipys():
 def test_zero_inflated_poisson_is_that_of_statsmodels():
     torch.manual_seed(0)
     x = at(*TRUTHS[5]).sample((1000,))
-    other = sm.ZeroInflatedPoisson(x.numpy(), np.ones(1000)).fit(disp=0, method="newton", maxiter=200)
+    other = sm.ZeroInflatedPoisson(x.numpy(), np.ones(1000)).fit(
+        disp=0, method="newton", maxiter=200
+    )
     found = fit(zero_inflated(td.Poisson), x)
     assert found.log_likelihood == pytest.approx(other.llf, rel=1e-12)
     gate, log_rate = other.params
@@ -104,15 +120,22 @@ def test_no_excess_of_zeros_is_a_border():
     assert float(found.params["gate"]) == 0
     assert bool(found.standard_errors["gate"].isnan())
     plain = fit(td.Poisson, [1, 2, 3, 4, 2, 1, 2])
-    assert float(found.standard_errors["rate"]) == pytest.approx(float(plain.standard_errors["rate"]), rel=1e-4)
+    assert float(found.standard_errors["rate"]) == pytest.approx(
+        float(plain.standard_errors["rate"]), rel=1e-4
+    )
 
 
 def test_a_mixture_is_at_least_as_likely_as_many_restarts_of_em():
     mixtures = pytest.importorskip("sklearn.mixture")
     torch.manual_seed(3)
-    x = at(mixture(td.Normal, 3), {"probs": [0.2, 0.5, 0.3], "loc": [-3.0, 0.0, 2.0], "scale": [0.5, 1.0, 0.4]})
+    x = at(
+        mixture(td.Normal, 3),
+        {"probs": [0.2, 0.5, 0.3], "loc": [-3.0, 0.0, 2.0], "scale": [0.5, 1.0, 0.4]},
+    )
     x = x.sample((1000,))
-    other = mixtures.GaussianMixture(3, tol=1e-9, max_iter=2000, n_init=10, random_state=0).fit(x.numpy()[:, None])
+    other = mixtures.GaussianMixture(3, tol=1e-9, max_iter=2000, n_init=10, random_state=0).fit(
+        x.numpy()[:, None]
+    )
     found = fit(mixture(td.Normal, 3), x)
     assert found.log_likelihood >= 1000 * other.score(x.numpy()[:, None]) - 1e-3
     assert bool((found.params["loc"].diff() > 0).all())
@@ -121,7 +144,9 @@ def test_a_mixture_is_at_least_as_likely_as_many_restarts_of_em():
 def test_a_mixture_started_at_one_point_is_searched_elsewhere_too():
     torch.manual_seed(0)
     x = at(*TRUTHS[8]).sample((500,))
-    found = fit(mixture(td.Normal), x, start={"probs": [0.5, 0.5], "loc": [0.0, 0.0], "scale": [1.0, 1.0]})
+    found = fit(
+        mixture(td.Normal), x, start={"probs": [0.5, 0.5], "loc": [0.0, 0.0], "scale": [1.0, 1.0]}
+    )
     best = fit(mixture(td.Normal), x)
     assert found.converged
     assert found.log_likelihood == pytest.approx(best.log_likelihood, rel=1e-9)
@@ -135,7 +160,10 @@ def test_censored_truncated_and_weighted_rows():
         found = fit(zero_inflated(td.Poisson), data, fixed={"gate": 0.3})
         assert abs(float(found.params["rate"]) - 2.5) < 4 * float(found.standard_errors["rate"])
     values, counts = x.unique(return_counts=True)
-    once, often = fit(zero_inflated(td.Poisson), x), fit(zero_inflated(td.Poisson), values, weights=counts)
+    once, often = (
+        fit(zero_inflated(td.Poisson), x),
+        fit(zero_inflated(td.Poisson), values, weights=counts),
+    )
     assert once.log_likelihood == pytest.approx(often.log_likelihood, rel=1e-12)
 
 
@@ -146,7 +174,9 @@ def test_side_by_side_and_pickled():
     again = pickle.loads(pickle.dumps(fit(made, x)))
     assert again.log_likelihood_at(again.vector) == pytest.approx(again.log_likelihood, rel=1e-12)
     assert pickle.loads(pickle.dumps(made)) is made
-    each = fit(zero_inflated(td.Poisson), at(*TRUTHS[5]).sample((900,)), groups=torch.arange(900) % 3)
+    each = fit(
+        zero_inflated(td.Poisson), at(*TRUTHS[5]).sample((900,)), groups=torch.arange(900) % 3
+    )
     assert bool(each.converged.all())
 
 
@@ -158,8 +188,12 @@ def test_intervals_of_a_mixture():
     torch.testing.assert_close(profile["loc"], plain["loc"], rtol=0.05, atol=0.05)
     assert bool(profile["probs"].isnan().all())
     boot = found.bootstrap(100)
-    torch.testing.assert_close(boot.standard_errors["loc"], found.standard_errors["loc"], rtol=0.3, atol=0)
-    torch.testing.assert_close(wald(found.params["loc"], found.standard_errors["loc"], 0.95), plain["loc"])
+    torch.testing.assert_close(
+        boot.standard_errors["loc"], found.standard_errors["loc"], rtol=0.3, atol=0
+    )
+    torch.testing.assert_close(
+        wald(found.params["loc"], found.standard_errors["loc"], 0.95), plain["loc"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,8 +204,14 @@ def test_intervals_of_a_mixture():
         (lambda: mixture(td.Dirichlet), "a family of plain numbers to mix, got 'Dirichlet'"),
         (lambda: mixture("Normal"), "to mix, got 'Normal'"),
         (lambda: mixture(td.Normal, 1), "an integer of at least 2, got 1"),
-        (lambda: fit(mixture(td.Normal), [1.0, 2.0], groups=[0, 1]), "plain numbers and frequencies"),
-        (lambda: fit(zero_inflated(td.Poisson), [1.5, 2.0]), "a non-negative integer, got 1.5 at row 0"),
+        (
+            lambda: fit(mixture(td.Normal), [1.0, 2.0], groups=[0, 1]),
+            "plain numbers and frequencies",
+        ),
+        (
+            lambda: fit(zero_inflated(td.Poisson), [1.5, 2.0]),
+            "a non-negative integer, got 1.5 at row 0",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_named(call, message):
@@ -186,14 +226,20 @@ def test_wrong_arguments_of_a_made_class_are_named():
 
 def test_columns_of_normal_numbers():
     torch.manual_seed(0)
-    x = torch.randn(500, 3, dtype=torch.float64) @ number([1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 2.0]) + 5
+    x = (
+        torch.randn(500, 3, dtype=torch.float64)
+        @ number([1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 2.0])
+        + 5
+    )
     found = fit(td.MultivariateNormal, x)
     assert found.df == 9
     other = stats.multivariate_normal(x.mean(0).numpy(), np.cov(x.numpy().T, bias=True))
     assert found.log_likelihood == pytest.approx(other.logpdf(x.numpy()).sum(), rel=1e-12)
     searched = fit(td.MultivariateNormal, x, start={"loc": [0.0, 0.0, 0.0]})
     torch.testing.assert_close(searched.covariance, found.covariance, rtol=1e-7, atol=1e-12)
-    assert fit(td.MultivariateNormal, x[:3]).status.startswith("no maximum: a combination of the columns is constant")
+    assert fit(td.MultivariateNormal, x[:3]).status.startswith(
+        "no maximum: a combination of the columns is constant"
+    )
     assert "column 1 is constant" in fit(td.MultivariateNormal, x * number(1.0, 0.0, 1.0)).status
 
 

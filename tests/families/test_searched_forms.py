@@ -1,4 +1,6 @@
-"""Estimates of data that are nearly equal, starts for data of any size, and what comes of rows that tell little."""
+"""Estimates of data that are nearly equal, starts for data of any size, and what comes of rows that
+tell little.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from nll.families.registry import FAMILIES, family_of
 
 Z = np.array([-1.5, -0.7, -0.2, 0.1, 0.4, 0.8, 1.6])
 
-# The maximum and its parameters by Newton's method with 100 digits (mpmath), for the data m (1 + s Z).
+# The maximum and its parameters by Newton's method with 100 digits (mpmath), for the data m (1 + s
+# Z).
 NEARLY_EQUAL = [
     (td.Gamma, 1e6, 1e-7, 6.6590135899944192, (114485982523229.28, 114485981.70547227)),
     (td.Gamma, 1e-6, 1e-9, 232.31235286737022, (1.1448598626722649e18, 1.1448598625904893e24)),
@@ -46,7 +49,9 @@ def test_data_that_are_nearly_equal_keep_their_digits(family, mean, spread, log_
 
 
 def test_the_errors_of_a_gamma_distribution_far_from_zero():
-    """shape / sqrt(n / 2) for a large shape: the determinant of the information cancels in its plain form."""
+    """shape / sqrt(n / 2) for a large shape: the determinant of the information cancels in its
+    plain form.
+    """
     found = fit(td.Gamma, 1e6 * (1 + 1e-7 * Z))
     expected = float(found.params["concentration"]) * math.sqrt(2 / len(Z))
     assert float(found.standard_errors["concentration"]) == pytest.approx(expected, rel=1e-12)
@@ -71,8 +76,15 @@ SETS = {
     "negative": [-3.0, -2.0, -1.0],
     "to both ends": [1e-300, 0.5, 1 - 1e-16],
 }
-STARTED = [f for f in FAMILIES if not (FAMILIES[f].columns or FAMILIES[f].simplex) and f is not td.Uniform]
-STARTED += [nll.shifted(td.Gamma), nll.zero_inflated(td.Poisson), nll.mixture(td.Normal), nll.mixture(td.Gamma)]
+STARTED = [
+    f for f in FAMILIES if not (FAMILIES[f].columns or FAMILIES[f].simplex) and f is not td.Uniform
+]
+STARTED += [
+    nll.shifted(td.Gamma),
+    nll.zero_inflated(td.Poisson),
+    nll.mixture(td.Normal),
+    nll.mixture(td.Gamma),
+]
 
 
 @pytest.mark.parametrize("family", STARTED, ids=lambda f: f.__name__)
@@ -84,10 +96,12 @@ def test_a_start_lies_inside_whatever_the_data(family):
         if bool(known.inside(x, **{name: given[name] for name in known.given}).all()):
             start = _start(known, x[None], torch.ones(1, len(x), dtype=torch.float64))
             for name, parameter in known.constraints(1).items():
-                assert bool(start[name].isfinite().all() & parameter.constraint.check(start[name]).all()), values
+                assert bool(
+                    start[name].isfinite().all() & parameter.constraint.check(start[name]).all()
+                ), values
 
 
-# ---- Rows that tell little -----------------------------------------------------------------------------------------
+# ---- Rows that tell little -----------------------------------------------------------------------
 
 POSITIVE, SHARES = [0.5, 1.2, 2.0, 3.3, 0.9, 1.7], [0.1, 0.2, 0.35, 0.8, 0.6]
 
@@ -118,7 +132,10 @@ def test_a_censored_row_lies_inside_of_its_window():
     rate = float(found.params["rate"])
     window = -math.expm1(-6 * rate)
     expected = (
-        2 * math.log(rate) - 3 * rate + math.log(math.exp(-5 * rate) - math.exp(-6 * rate)) - 3 * math.log(window)
+        2 * math.log(rate)
+        - 3 * rate
+        + math.log(math.exp(-5 * rate) - math.exp(-6 * rate))
+        - 3 * math.log(window)
     )
     assert found.log_likelihood == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match=r"inside the window \[0, 6\], got \[6, inf\] at row 1"):
@@ -126,7 +143,9 @@ def test_a_censored_row_lies_inside_of_its_window():
 
 
 def test_a_support_that_ends_where_an_interval_does():
-    """A Frechet distribution: the scale is tied so that the support begins at 0, as an interval does."""
+    """A Frechet distribution: the scale is tied so that the support begins at 0, as an interval
+    does.
+    """
     tied = {
         "fixed": {"scale": lambda q: q["loc"] * q["concentration"]},
         "start": {"loc": 2.0, "concentration": 1.0},
@@ -139,10 +158,13 @@ def test_a_support_that_ends_where_an_interval_does():
 
 
 def test_a_fixed_corner_lets_a_closed_form_take_censored_rows():
-    """With loc = 0 or scale = 1 known, the scale and the tail index are total time over events, and the inverse."""
+    """With loc = 0 or scale = 1 known, the scale and the tail index are total time over events, and
+    the inverse.
+    """
     x, right = [1.0, 2.0, 4.0], [0, 0, 1]
     laplace = fit(td.Laplace, censored(x, right=right), fixed={"loc": 0.0})
-    assert float(laplace.params["scale"]) == pytest.approx(7 / 2, rel=1e-9)  # P(X > x) = exp(-x / scale) / 2
+    # P(X > x) = exp(-x / scale) / 2
+    assert float(laplace.params["scale"]) == pytest.approx(7 / 2, rel=1e-9)
     pareto = fit(td.Pareto, censored(x, right=right), fixed={"scale": 1.0})
     assert float(pareto.params["alpha"]) == pytest.approx(2 / math.log(8), rel=1e-9)
     assert fit(td.Laplace, x, start={"loc": 1.0}).status == "converged: closed form"
@@ -151,13 +173,43 @@ def test_a_fixed_corner_lets_a_closed_form_take_censored_rows():
 @pytest.mark.parametrize(
     ("family", "data", "options", "message"),
     [
-        (td.Laplace, censored([1.0, 2.0], right=[0, 1]), {}, "got censored rows; with a fixed loc it takes them"),
-        (td.Pareto, truncated([1.0, 2.0], 0.0, 3.0), {}, "got a window; with a fixed scale it takes them"),
-        (td.Laplace, [1.0, 2.0], {"covariance": "opg", "bounds": {"loc": (0, 1)}}, "got bounds and covariance='opg'"),
+        (
+            td.Laplace,
+            censored([1.0, 2.0], right=[0, 1]),
+            {},
+            "got censored rows; with a fixed loc it takes them",
+        ),
+        (
+            td.Pareto,
+            truncated([1.0, 2.0], 0.0, 3.0),
+            {},
+            "got a window; with a fixed scale it takes them",
+        ),
+        (
+            td.Laplace,
+            [1.0, 2.0],
+            {"covariance": "opg", "bounds": {"loc": (0, 1)}},
+            "got bounds and covariance='opg'",
+        ),
         (td.Laplace, [1.0, 2.0], {"weights": nll.sampling([1, 2])}, "got sampling weights"),
-        (td.Laplace, [1.0, 2.0], {"start": {"mean": 1.0}}, "one of loc, scale in start, got 'mean'"),
-        (td.Uniform, censored([1.0, 2.0], right=[0, 1]), {}, "censored or truncated rows, got Uniform"),
-        (td.MultivariateNormal, censored([[1.0, 2.0]]), {}, "censored or truncated rows, got MultivariateNormal"),
+        (
+            td.Laplace,
+            [1.0, 2.0],
+            {"start": {"mean": 1.0}},
+            "one of loc, scale in start, got 'mean'",
+        ),
+        (
+            td.Uniform,
+            censored([1.0, 2.0], right=[0, 1]),
+            {},
+            "censored or truncated rows, got Uniform",
+        ),
+        (
+            td.MultivariateNormal,
+            censored([[1.0, 2.0]]),
+            {},
+            "censored or truncated rows, got MultivariateNormal",
+        ),
     ],
 )
 def test_what_a_closed_form_does_not_take_is_named(family, data, options, message):
@@ -168,8 +220,16 @@ def test_what_a_closed_form_does_not_take_is_named(family, data, options, messag
 def test_memory_in_any_order_gives_the_same():
     x = np.array(POSITIVE)
     right = fit(td.Weibull, censored(x, right=x > 2))
-    for view in (x[::-1], np.repeat(x, 2)[::2], np.stack([x, x], 1)[:, 1], x.astype(">f8"), torch.tensor(x).flip(0)):
+    for view in (
+        x[::-1],
+        np.repeat(x, 2)[::2],
+        np.stack([x, x], 1)[:, 1],
+        x.astype(">f8"),
+        torch.tensor(x).flip(0),
+    ):
         found = fit(td.Weibull, censored(view, right=np.asarray(view) > 2))
         assert found.params["scale"].dtype == torch.float64
         assert found.log_likelihood == pytest.approx(right.log_likelihood, rel=1e-13)
-        assert fit(td.Gamma, view).log_likelihood == pytest.approx(fit(td.Gamma, x).log_likelihood, rel=1e-13)
+        assert fit(td.Gamma, view).log_likelihood == pytest.approx(
+            fit(td.Gamma, x).log_likelihood, rel=1e-13
+        )

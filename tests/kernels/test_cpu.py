@@ -1,4 +1,6 @@
-"""What the compiled loops promise beyond the case table: bits, threads, instruction sets, memory, forks."""
+"""What the compiled loops promise beyond the case table: bits, threads, instruction sets, memory,
+forks.
+"""
 
 import gc
 import os
@@ -36,7 +38,9 @@ def threads():
 
 
 def exp_errors(first: int, last: int, step: int) -> float:
-    """The largest relative error of exp in units of 2^-24, over every `step`-th float32 between two bit patterns."""
+    """The largest relative error of exp in units of 2^-24, over every `step`-th float32 between two
+    bit patterns.
+    """
     worst = 0.0
     for begin in range(first, last, step << 22):
         bits = torch.arange(begin, min(begin + (step << 22), last), step, dtype=torch.int64)
@@ -77,11 +81,15 @@ def rows_of(input, target, **options):
 LAYOUTS = [(70, 33), (70, 1000), (9, 40000), (5, 21, 130), (3, 300, 7)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)
 def test_every_instruction_set_is_as_exact_as_pytorch(shape, dtype, instruction_set):
     input = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))).to(dtype)
-    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(2))
+    target = torch.randint(
+        0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(2)
+    )
     weight = torch.rand(shape[1], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for options in ({}, {"label_smoothing": 0.1, "weight": weight}):
         theirs = input.float() if dtype in cpu._TYPES and dtype.itemsize == 2 else input
@@ -90,12 +98,18 @@ def test_every_instruction_set_is_as_exact_as_pytorch(shape, dtype, instruction_
         x = input.double().clone().requires_grad_()
         truth = F.cross_entropy(x, target, reduction="none", **options)
         truth.sum().backward()
-        their_error = (F.cross_entropy(theirs, target, reduction="none", **ours) - truth).abs().max()
+        their_error = (
+            (F.cross_entropy(theirs, target, reduction="none", **ours) - truth).abs().max()
+        )
         unit = torch.finfo(loss.dtype).eps * truth.detach().abs().max()
         assert (loss - truth).abs().max() <= their_error + 4 * unit
-        rounding = torch.finfo(dtype).eps * x.grad.abs()  # of the result, and of the arithmetic that led to it
+        # of the result, and of the arithmetic that led to it
+        rounding = torch.finfo(dtype).eps * x.grad.abs()
         units = 8 if dtype is torch.float64 else 4  # there the truth is no more exact
-        assert ((gradient - x.grad).abs() <= rounding + units * torch.finfo(loss.dtype).eps * x.grad.abs().max()).all()
+        assert (
+            (gradient - x.grad).abs()
+            <= rounding + units * torch.finfo(loss.dtype).eps * x.grad.abs().max()
+        ).all()
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)
@@ -128,7 +142,8 @@ def test_channels_last(classes):
             torch.testing.assert_close(loss, truth)
             upstream = slope if reduction == "none" else None
             torch.testing.assert_close(
-                torch.autograd.grad(loss, ours, upstream), torch.autograd.grad(truth, theirs, upstream)
+                torch.autograd.grad(loss, ours, upstream),
+                torch.autograd.grad(truth, theirs, upstream),
             )
     ours, theirs = input.clone().requires_grad_(), input.contiguous().requires_grad_()
     torch.testing.assert_close(nll.log_softmax(ours, 1), torch.log_softmax(theirs, 1))
@@ -160,7 +175,9 @@ def test_any_upstream_gradient(factor):
 
 
 def test_the_first_gradient_is_not_the_second():
-    """The gradient that the forward pass made is handed over once; the next backward makes its own."""
+    """The gradient that the forward pass made is handed over once; the next backward makes its
+    own.
+    """
     x = torch.randn(40, 500, requires_grad=True)
     loss = nll.cross_entropy(x, torch.randint(0, 500, (40,)))
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -216,7 +233,9 @@ def test_the_first_label_out_of_range_is_named(label):
 @pytest.mark.slow
 def test_more_scores_than_32_bits_count():
     rows, classes = 33, 1 << 26
-    x = torch.empty(rows, classes, dtype=torch.bfloat16).normal_(generator=torch.Generator().manual_seed(5))
+    x = torch.empty(rows, classes, dtype=torch.bfloat16).normal_(
+        generator=torch.Generator().manual_seed(5)
+    )
     target = torch.full((rows,), classes - 1)
     loss = nll.cross_entropy(x, target, reduction="none")
     last = x[-1].double()
@@ -248,11 +267,17 @@ def test_the_operator_that_the_compiler_sees(name, dtype):
     loss, *sums = torch.ops.nll.cross_entropy(*arguments)
     sums = [tensor.detach() for tensor in sums]
     slope = torch.rand(loss.shape, generator=draw)
-    torch.library.opcheck(torch.ops.nll.cross_entropy_backward.default, (slope, *sums, x.detach(), *arguments[1:]))
-    torch.testing.assert_close(loss, nll.cross_entropy(x, y, weight, row_weights=row_weights, **options))
+    torch.library.opcheck(
+        torch.ops.nll.cross_entropy_backward.default, (slope, *sums, x.detach(), *arguments[1:])
+    )
+    torch.testing.assert_close(
+        loss, nll.cross_entropy(x, y, weight, row_weights=row_weights, **options)
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"reduction": "none", "label_smoothing": 0.1, "z_loss": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"reduction": "none", "label_smoothing": 0.1, "z_loss": 0.01}], ids=str
+)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_code_calls_the_operator(options, dynamic):
     graphs = []
@@ -293,7 +318,9 @@ def test_a_scaled_loss_in_float16_loses_nothing_to_underflow(factor):
 
 
 def test_confident_rows_lose_nothing():
-    """A label that has nearly all of the probability: the loss is small, right to many digits, never below 0."""
+    """A label that has nearly all of the probability: the loss is small, right to many digits,
+    never below 0.
+    """
     for classes in (10, 50_000):
         x = torch.randn(50, classes, generator=torch.Generator().manual_seed(10))
         target = torch.randint(0, classes, (50,), generator=torch.Generator().manual_seed(11))
@@ -314,7 +341,8 @@ def test_the_smallest_float16_numbers_are_read(instruction_set):
 
 @pytest.mark.parametrize("classes", [700, 5000])
 def test_sums_of_rows_side_by_side_lose_nothing(classes):
-    # bfloat16 scores near 200 are 1 apart: many equal terms, whose sum one by one drifts to one side.
+    # bfloat16 scores near 200 are 1 apart: many equal terms, whose sum one by one drifts to one
+    # side.
     x = (torch.randn(classes, 3, generator=torch.Generator().manual_seed(0)) + 200.0).bfloat16()
     with nll.use_backend("cpu"):
         found = nll.log_softmax(x, 0, torch.float32)
@@ -329,19 +357,25 @@ def test_a_mean_over_no_weight_is_nan_whatever_the_z_loss_adds(name):
 
 
 def statistics_of(z, y, slopes, softcap, temperature):
-    """log p, lse, H and the gradient of their sum with slopes, by autograd in float64; 0 log 0 = 0."""
+    """log p, lse, H and the gradient of their sum with slopes, by autograd in float64; 0 log 0 =
+    0.
+    """
     z = z.double().requires_grad_()
     s = (z if softcap is None else softcap * torch.tanh(z / softcap)) / temperature
     lse = s.logsumexp(1)
     log_p = s - lse[:, None]
     entropy = -(log_p.exp() * torch.where(log_p.detach() == -torch.inf, 0.0, log_p)).sum(1)
     found = log_p.gather(1, y[:, None])[:, 0], lse, entropy
-    (gradient,) = torch.autograd.grad(sum((a.double() * t).sum() for a, t in zip(slopes, found, strict=True)), z)
+    (gradient,) = torch.autograd.grad(
+        sum((a.double() * t).sum() for a, t in zip(slopes, found, strict=True)), z
+    )
     return [t.detach() for t in found], gradient
 
 
 @pytest.mark.parametrize("scores", ["normal", "x 30", "+300", "confident", "-inf"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
 @pytest.mark.parametrize("classes", [1, 2, 15, 16, 17, 65, 1000, 5003])
 def test_statistics(classes, dtype, scores, instruction_set):
     draw = torch.Generator().manual_seed(classes)
@@ -362,7 +396,10 @@ def test_statistics(classes, dtype, scores, instruction_set):
         slopes = torch.randn(3, 9, generator=draw).to(cpu.accumulator(dtype))
         found = cpu.statistics_block(here, y, temperature, softcap, True)
         truth, gradient = statistics_of(here, y, slopes, softcap, temperature)
-        eps = torch.finfo(cpu.accumulator(dtype)).eps * (classes**0.5 if dtype is torch.float64 else 1.0)  # the truth's
+        # the truth's
+        eps = torch.finfo(cpu.accumulator(dtype)).eps * (
+            classes**0.5 if dtype is torch.float64 else 1.0
+        )
         reach = 1.0 + torch.where(here.double().isfinite(), here.double().abs(), 0.0).amax(1)
         for ours, true in zip(found[:3], truth, strict=True):
             assert ((ours.double() - true).abs() <= 16 * eps * reach).all()
@@ -371,11 +408,15 @@ def test_statistics(classes, dtype, scores, instruction_set):
         assert torch.equal(found.rank, before.sum(1))
         cpu.statistics_block_backward(here, y, temperature, softcap, found, tuple(slopes))
         within = torch.finfo(dtype).eps * gradient.abs() + 64 * eps * reach[:, None] / temperature
-        assert ((here.double() - gradient).abs() <= within + torch.finfo(dtype).smallest_normal).all()
+        assert (
+            (here.double() - gradient).abs() <= within + torch.finfo(dtype).smallest_normal
+        ).all()
 
 
 def test_statistics_of_special_scores():
-    z = torch.tensor([[0.0, torch.nan, 1.0], [-torch.inf] * 3, [torch.inf, 0.0, 0.0], [0.0, torch.inf, 1.0]])
+    z = torch.tensor(
+        [[0.0, torch.nan, 1.0], [-torch.inf] * 3, [torch.inf, 0.0, 0.0], [0.0, torch.inf, 1.0]]
+    )
     for backend in (cpu, reference):
         found = backend.statistics_block(z, torch.zeros(4, dtype=torch.int64), 1.0, None, True)
         log_prob, lse, entropy, rank = found[:4]

@@ -1,7 +1,8 @@
 """Drawn shapes, layouts, types and options: the compiled loops against the definition in float64.
 
-A number may be wrong by a few roundings of the terms that it is the sum of, and by what the rounding of a score does to
-its exponential. A wrong term, or one that is missing, is far beyond that.
+A number may be wrong by a few roundings of the terms that it is the sum of, and by what the
+rounding of a score does to its exponential. A wrong term, or one that is missing, is far beyond
+that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,32 @@ from nll.kernels.reference import along, class_dim, rows_shape
 pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=f"{cpu.MISSING}")
 SETS = [] if cpu.MISSING else cpu._cpu.instruction_sets()
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SIZES = [3, 1, 2, 5, 8, 15, 16, 17, 33, 63, 64, 65, 100, 159, 160, 161, 162, 700, 4095, 4096, 4097, 5000, 8200, 0]
+SIZES = [
+    3,
+    1,
+    2,
+    5,
+    8,
+    15,
+    16,
+    17,
+    33,
+    63,
+    64,
+    65,
+    100,
+    159,
+    160,
+    161,
+    162,
+    700,
+    4095,
+    4096,
+    4097,
+    5000,
+    8200,
+    0,
+]
 SCORES = ["normal", "x 30", "x 1000", "+50", "-50", "+200", "-200", "rising", "confident"]
 MOST = 60_000  # scores of a call, and places of the room that they lie in
 ROOM = 1 << 19
@@ -35,12 +61,14 @@ few = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 many = settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-# ---- What is drawn ---------------------------------------------------------------------------------------------------
+# ---- What is drawn -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a tensor lies: in a room with its dimensions in some order, gaps around and between, some repeated."""
+    """Where a tensor lies: in a room with its dimensions in some order, gaps around and between,
+    some repeated.
+    """
 
     order: tuple[int, ...]  # of the dimensions in memory, the slowest first
     before: tuple[int, ...]
@@ -51,7 +79,10 @@ class Layout:
     def put(self, values: Tensor) -> Tensor:
         """A room that holds the values; around them NaN, or a wrong label."""
         sizes = self._own(values.shape)
-        room = [b + n * s + e for n, b, s, e in zip(sizes, self.before, self.step, self.behind, strict=True)]
+        room = [
+            b + n * s + e
+            for n, b, s, e in zip(sizes, self.before, self.step, self.behind, strict=True)
+        ]
         junk = math.nan if values.is_floating_point() else 77
         full = torch.full([room[d] for d in self.order], junk, dtype=values.dtype)
         self._slice(full, sizes).copy_(values[tuple(slice(n) for n in sizes)])
@@ -62,11 +93,15 @@ class Layout:
         return self._slice(room, self._own(shape)).expand(shape)
 
     def _own(self, shape: tuple[int, ...]) -> list[int]:
-        return [min(n, 1) if repeated else n for n, repeated in zip(shape, self.repeated, strict=True)]
+        return [
+            min(n, 1) if repeated else n for n, repeated in zip(shape, self.repeated, strict=True)
+        ]
 
     def _slice(self, room: Tensor, sizes: list[int]) -> Tensor:
         room = room.permute([self.order.index(d) for d in range(len(sizes))])
-        ranges = [slice(b, b + n * s, s) for n, b, s in zip(sizes, self.before, self.step, strict=True)]
+        ranges = [
+            slice(b, b + n * s, s) for n, b, s in zip(sizes, self.before, self.step, strict=True)
+        ]
         return room[tuple(ranges)]
 
 
@@ -127,7 +162,9 @@ def shapes(draw, threads: int, at_least: int = 0) -> tuple[int, ...]:
     most = at_least or MOST
     shape = [1] * rank
     classes = 0 if rank == 1 else 1
-    for d in draw(st.permutations(range(rank))) if not at_least else [classes, *range(rank - 1, -1, -1)]:
+    for d in (
+        draw(st.permutations(range(rank))) if not at_least else [classes, *range(rank - 1, -1, -1)]
+    ):
         room = most // math.prod(max(n, 1) for n in shape)
         if d == classes and shape[d] > 1:
             continue
@@ -172,7 +209,8 @@ def calls(draw, at_least: int = 0) -> Call:
         options["softcap"] = draw(st.sampled_from([None, None, 3.0, 30.0]))
         options["z_loss"] = draw(st.sampled_from([0.0, 0.0, 1e-3, 0.5]))
     if target != "probabilities":
-        # Without classes every label is ignored; PyTorch takes no labels of further dimensions then.
+        # Without classes every label is ignored; PyTorch takes no labels of further dimensions
+        # then.
         assume(classes or (rank <= 2 and target == "int64"))
         options["ignore_index"] = draw(st.sampled_from([-100, 0, classes // 2, 255]))
     of_target = shape if target == "probabilities" else tuple(shape[d] for d in of_rows)
@@ -189,7 +227,7 @@ def calls(draw, at_least: int = 0) -> Call:
     )
 
 
-# ---- From a call to tensors ------------------------------------------------------------------------------------------
+# ---- From a call to tensors ----------------------------------------------------------------------
 
 
 def scores_of(call: Call, number: torch.Generator) -> Tensor:
@@ -221,7 +259,8 @@ def target_of(call: Call, x: Tensor, number: torch.Generator) -> Tensor:
     if call.target == "uint8" and ignore < 0:
         share = 0.0
     label[torch.rand(label.shape, generator=number) < share] = ignore
-    label = call.target_layout.view(call.target_layout.put(label), label.shape)  # some of them repeated
+    # some of them repeated
+    label = call.target_layout.view(call.target_layout.put(label), label.shape)
     if x.numel():
         there = torch.where((label >= 0) & (label < classes), label, 0).unsqueeze(dim)
         if call.scores == "confident":
@@ -251,7 +290,9 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def check(what: str, ours: Tensor, truth: Tensor, bound: Tensor) -> None:
-    truth = torch.where(truth.abs() > torch.finfo(ours.dtype).max, truth.sign() * math.inf, truth).detach()
+    truth = torch.where(
+        truth.abs() > torch.finfo(ours.dtype).max, truth.sign() * math.inf, truth
+    ).detach()
     ours = ours.detach().double()
     assert ours.shape == truth.shape
     alike = (ours == truth) | (ours.isnan() & truth.isnan())
@@ -259,10 +300,19 @@ def check(what: str, ours: Tensor, truth: Tensor, bound: Tensor) -> None:
     if not bool(right.all()):
         at = tuple((~right).nonzero()[0].tolist())
         within = bound.expand_as(truth)[at]
-        raise AssertionError(f"{what} at {at}, one of {int((~right).sum())}: {ours[at]}, not {truth[at]} +- {within}")
+        raise AssertionError(
+            f"{what} at {at}, one of {int((~right).sum())}: {ours[at]}, not {truth[at]} +- {within}"
+        )
 
 
-def run(call: Call, leaf: Tensor, arguments: tuple, options: dict[str, Any], slope: Tensor | None, view=None):
+def run(
+    call: Call,
+    leaf: Tensor,
+    arguments: tuple,
+    options: dict[str, Any],
+    slope: Tensor | None,
+    view=None,
+):
     """The loss, its gradient by the leaf, and the slope that it was made for."""
     x = leaf.detach().requires_grad_()
     scores = x if view is None else view(x)
@@ -270,17 +320,23 @@ def run(call: Call, leaf: Tensor, arguments: tuple, options: dict[str, Any], slo
     if slope is None:
         draw = torch.Generator().manual_seed(call.seed + 1)
         # All from one factor, but where the loss has a shape.
-        drawn = torch.randn(value.shape, generator=draw, dtype=value.dtype) if value.dim() else torch.ones_like(value)
+        drawn = (
+            torch.randn(value.shape, generator=draw, dtype=value.dtype)
+            if value.dim()
+            else torch.ones_like(value)
+        )
         slope = call.factor * drawn
     (gradient,) = torch.autograd.grad(value, x, slope.to(value.dtype))
     return value.detach(), gradient, slope
 
 
-# ---- What may be wrong by how much -----------------------------------------------------------------------------------
+# ---- What may be wrong by how much ---------------------------------------------------------------
 
 
 def least(dtype: torch.dtype) -> float:
-    """What numbers near 0 may be wrong by: bfloat16 may go without those below the least normal number."""
+    """What numbers near 0 may be wrong by: bfloat16 may go without those below the least normal
+    number.
+    """
     info = torch.finfo(dtype)
     return info.smallest_normal if dtype is not torch.float16 else info.smallest_normal * info.eps
 
@@ -289,7 +345,9 @@ def rounded(truth: Tensor, dtype: torch.dtype) -> Tensor:
     return truth.abs() * torch.finfo(dtype).eps + least(dtype)
 
 
-def bounds(call: Call, x: Tensor, target: Tensor, options: dict[str, Any], slope: Tensor) -> tuple[Tensor, Tensor]:
+def bounds(
+    call: Call, x: Tensor, target: Tensor, options: dict[str, Any], slope: Tensor
+) -> tuple[Tensor, Tensor]:
     """Bounds of cross_entropy's value and gradient; everything is in float64."""
     dim, classes = class_dim(x), x.shape[class_dim(x)]
     temperature, softcap = options["temperature"], options["softcap"]
@@ -304,7 +362,8 @@ def bounds(call: Call, x: Tensor, target: Tensor, options: dict[str, Any], slope
     top = z.amax(dim, keepdim=True)
     p = (z - lse).exp()
     z, top = (torch.where(t.isfinite(), t, 0.0) for t in (z, top))
-    # A score's own rounding, that of its distance from the largest, and the shorter exponential of half types.
+    # A score's own rounding, that of its distance from the largest, and the shorter exponential of
+    # half types.
     reading = (2.0 * (temperature != 1.0) + 6.0 * (softcap is not None)) * z.abs()
     distance = torch.where(p > 0.0, (z - top).abs(), 0.0).clamp(max=110.0)
     near = z.abs().clamp(max=50.0)
@@ -328,7 +387,11 @@ def bounds(call: Call, x: Tensor, target: Tensor, options: dict[str, Any], slope
         spread = ((1.0 - smoothing) * target + smoothing / classes) * w
         mass = torch.ones_like(lse)
     kept = kept.double()
-    share = torch.ones_like(lse) if options["row_weights"] is None else options["row_weights"].unsqueeze(dim)
+    share = (
+        torch.ones_like(lse)
+        if options["row_weights"] is None
+        else options["row_weights"].unsqueeze(dim)
+    )
     mean = options["reduction"] == "mean"
     share_z = share * z_loss / ((share * kept).sum() if mean else 1.0) * kept
     share = share / ((share * mass).sum() if mean else 1.0)
@@ -337,7 +400,9 @@ def bounds(call: Call, x: Tensor, target: Tensor, options: dict[str, Any], slope
 
     log_sum = (lse - top).abs()
     of_terms = (at_label * (of_sum + reading)).sum(dim, keepdim=True)
-    of_terms += (spread * (of_sum + reading + ROUNDINGS * ((z - top).abs() + near + log_sum))).sum(dim, keepdim=True)
+    of_terms += (spread * (of_sum + reading + ROUNDINGS * ((z - top).abs() + near + log_sum))).sum(
+        dim, keepdim=True
+    )
     size = (at_label + spread).sum(dim, keepdim=True)
     value = share * of_terms + share_z * (2.0 * lse.abs() * of_sum + 4.0 * lse**2)
     if options["reduction"] == "none":
@@ -357,7 +422,7 @@ def bounds(call: Call, x: Tensor, target: Tensor, options: dict[str, Any], slope
     return value, gradient
 
 
-# ---- The comparison --------------------------------------------------------------------------------------------------
+# ---- The comparison ------------------------------------------------------------------------------
 
 
 def compare(call: Call) -> None:
@@ -367,7 +432,9 @@ def compare(call: Call) -> None:
     options: dict[str, Any] = dict(call.options)
     if call.loss == "log_softmax":
         if call.infinite and x.numel():
-            x[(torch.rand(x.shape, generator=number) < 0.3) & (x < x.amax(call.dim, keepdim=True))] = -torch.inf
+            x[
+                (torch.rand(x.shape, generator=number) < 0.3) & (x < x.amax(call.dim, keepdim=True))
+            ] = -torch.inf
         arguments = (call.dim, call.to)
     else:
         target = target_of(call, x, number)
@@ -415,9 +482,13 @@ def compare(call: Call) -> None:
                 * torch.finfo(cpu.accumulator(call.dtype)).eps
                 * nll.nll_loss(-truth_x.abs(), *of_truth, **exact)
             )
-        gradient_bound = ROUNDINGS * torch.finfo(cpu.accumulator(call.dtype)).eps * truth_gradient.abs()
+        gradient_bound = (
+            ROUNDINGS * torch.finfo(cpu.accumulator(call.dtype)).eps * truth_gradient.abs()
+        )
     check("value", value, truth, value_bound + rounded(truth, value.dtype))
-    check("gradient", gradient, truth_gradient, gradient_bound + rounded(truth_gradient, call.dtype))
+    check(
+        "gradient", gradient, truth_gradient, gradient_bound + rounded(truth_gradient, call.dtype)
+    )
 
 
 def in_place(call: Call, room: Tensor, arguments: tuple, options: dict[str, Any]):
@@ -428,7 +499,9 @@ def in_place(call: Call, room: Tensor, arguments: tuple, options: dict[str, Any]
         computed.append(leaf.clone())  # a product with 1 may change the bits of NaN
         return call.layout.view(computed[0], call.shape)
 
-    value, gradient, slope = run(call, room, arguments, {**options, "inplace_backward": True}, None, view)
+    value, gradient, slope = run(
+        call, room, arguments, {**options, "inplace_backward": True}, None, view
+    )
     gradient = call.layout.view(gradient, call.shape)
     after, before = computed[0].detach().clone(), room.clone()
     here = call.layout.view(after, call.shape)
@@ -447,7 +520,9 @@ def log_softmax_bounds(call: Call, x: Tensor, y: Tensor, slope: Tensor) -> tuple
     top, p, size = x.amax(call.dim, keepdim=True), y.exp(), y.abs()
     distance = torch.where(p > 0.0, top - x, 0.0)
     value = eps * (ROUNDINGS * (1.0 + (p * distance).sum(call.dim, keepdim=True)) + 2.0 * distance)
-    of_p = ROUNDINGS * eps * (1.0 + torch.where(p > 0.0, size, 0.0)) + of_result * torch.where(p > 0.0, size, 0.0)
+    of_p = ROUNDINGS * eps * (1.0 + torch.where(p > 0.0, size, 0.0)) + of_result * torch.where(
+        p > 0.0, size, 0.0
+    )
     total = slope.sum(call.dim, keepdim=True).abs()
     total_size = slope.abs().sum(call.dim, keepdim=True)
     of_sum = ROUNDINGS * eps * total_size

@@ -1,4 +1,6 @@
-"""The sums of a softmax regression: by operators against autodiff, compiled against the operators."""
+"""The sums of a softmax regression: by operators against autodiff, compiled against the
+operators.
+"""
 
 import pytest
 import torch
@@ -24,7 +26,17 @@ def implementation(request):
     cpu._cpu.use_instruction_set(SETS[1])
 
 
-def problem(n: int, p: int, classes: int, *, counted=False, weighted=True, offset=False, intercept=True, seed=0):
+def problem(
+    n: int,
+    p: int,
+    classes: int,
+    *,
+    counted=False,
+    weighted=True,
+    offset=False,
+    intercept=True,
+    seed=0,
+):
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(n, p, dtype=torch.float64, generator=draw)
     labels = torch.randint(0, classes, (n,), generator=draw)
@@ -32,7 +44,9 @@ def problem(n: int, p: int, classes: int, *, counted=False, weighted=True, offse
     weights = torch.randint(0, 4, (n,), generator=draw).double() if weighted else None
     moved = torch.randn(n, classes, dtype=torch.float64, generator=draw) if offset else None
     standard = Standard(
-        torch.randn(p, dtype=torch.float64, generator=draw), torch.rand(p, generator=draw).double() + 0.5, intercept
+        torch.randn(p, dtype=torch.float64, generator=draw),
+        torch.rand(p, generator=draw).double() + 0.5,
+        intercept,
     )
     theta = torch.randn(classes - 1, p + intercept, dtype=torch.float64, generator=draw)
     return Rows(x, None if counted else labels, weights, target, moved), standard, theta
@@ -43,7 +57,11 @@ def log_likelihood(rows: Rows, standard: Standard, theta: Tensor, each: bool = F
     x = torch.cat([torch.ones(len(x), 1), x], 1) if standard.intercept else x
     scores = torch.cat([torch.zeros(len(x), 1), x @ theta.T], 1)
     log_p = (scores if rows.offset is None else scores + rows.offset).log_softmax(1)
-    own = log_p.gather(1, rows.labels[:, None])[:, 0] if rows.target is None else (rows.target * log_p).sum(1)
+    own = (
+        log_p.gather(1, rows.labels[:, None])[:, 0]
+        if rows.target is None
+        else (rows.target * log_p).sum(1)
+    )
     return own if each else (own if rows.weights is None else rows.weights * own).sum()
 
 
@@ -67,12 +85,18 @@ def test_sums_are_the_derivatives(implementation, n, p, classes, kind):
     information = -torch.autograd.functional.hessian(flat, theta.reshape(-1))
     found = implementation(rows, standard, theta, square="information")
     size = float(information.abs().max())
-    torch.testing.assert_close(found.log_likelihood, flat(theta.reshape(-1)), rtol=1e-13, atol=1e-12)
-    torch.testing.assert_close(found.score.reshape(-1), score, rtol=0, atol=1e-13 * (float(score.abs().max()) + n))
+    torch.testing.assert_close(
+        found.log_likelihood, flat(theta.reshape(-1)), rtol=1e-13, atol=1e-12
+    )
+    torch.testing.assert_close(
+        found.score.reshape(-1), score, rtol=0, atol=1e-13 * (float(score.abs().max()) + n)
+    )
     torch.testing.assert_close(found.square, information, rtol=0, atol=1e-13 * (size + 1))
     direction = theta.flip(0) + 0.5
     moved = implementation(rows, standard, theta, direction=direction).score.reshape(-1)
-    torch.testing.assert_close(moved, information @ direction.reshape(-1), rtol=1e-11, atol=1e-12 * (size + 1))
+    torch.testing.assert_close(
+        moved, information @ direction.reshape(-1), rtol=1e-11, atol=1e-12 * (size + 1)
+    )
 
 
 @pytest.mark.skipif(cpu.MISSING is not None, reason=f"{cpu.MISSING}")
@@ -82,8 +106,12 @@ def test_products_with_probabilities_that_are_known(counted):
     kept = torch.full((5, 777), torch.nan, dtype=torch.float64)
     first = row_sums(rows, standard, theta, probabilities=kept)
     torch.testing.assert_close(first.score, row_sums(rows, standard, theta).score, rtol=0, atol=0)
-    torch.testing.assert_close(kept.sum(0), torch.ones(777, dtype=torch.float64), rtol=1e-14, atol=0)
-    again = row_sums(rows, standard, theta, direction=theta + 1, probabilities=kept, known=True).score
+    torch.testing.assert_close(
+        kept.sum(0), torch.ones(777, dtype=torch.float64), rtol=1e-14, atol=0
+    )
+    again = row_sums(
+        rows, standard, theta, direction=theta + 1, probabilities=kept, known=True
+    ).score
     anew = row_sums(rows, standard, theta, direction=theta + 1).score
     torch.testing.assert_close(again, anew, rtol=1e-12, atol=1e-11)
 
@@ -93,7 +121,8 @@ def test_products_with_probabilities_that_are_known(counted):
 def test_outer_products_of_the_rows_scores(implementation, square, counted):
     rows, standard, theta = problem(211, 3, 4, counted=counted)
     each = torch.autograd.functional.jacobian(
-        lambda vector: log_likelihood(rows, standard, vector.reshape(theta.shape), each=True), theta.reshape(-1)
+        lambda vector: log_likelihood(rows, standard, vector.reshape(theta.shape), each=True),
+        theta.reshape(-1),
     )
     factor = rows.weights if square == "scores" else rows.weights**2
     found = implementation(rows, standard, theta, square=square).square
@@ -111,7 +140,9 @@ def test_layouts_and_types_do_not_matter(implementation):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     single = rows._replace(x=rows.x.float())
     found = implementation(single, standard, theta, square="information")
-    expected = implementation(single._replace(x=single.x.double()), standard, theta, square="information")
+    expected = implementation(
+        single._replace(x=single.x.double()), standard, theta, square="information"
+    )
     torch.testing.assert_close(found.square, expected.square, rtol=1e-13, atol=1e-13)
 
 
@@ -121,7 +152,9 @@ def test_rows_that_are_fitted_almost_surely_keep_their_digits(implementation):
         pytest.skip("PyTorch's log_softmax has rounded it away")
     rows = Rows(torch.tensor([[80.0], [-80.0]], dtype=torch.float64), torch.tensor([1, 0]))
     standard = Standard(torch.zeros(1).double(), torch.ones(1).double(), False)
-    found = implementation(rows, standard, torch.ones(1, 1, dtype=torch.float64), square="information")
+    found = implementation(
+        rows, standard, torch.ones(1, 1, dtype=torch.float64), square="information"
+    )
     tail = torch.tensor(-80.0, dtype=torch.float64).exp()
     torch.testing.assert_close(found.log_likelihood, -2 * tail, rtol=1e-13, atol=0)
     torch.testing.assert_close(found.score[0, 0], 160 * tail, rtol=1e-13, atol=0)

@@ -1,4 +1,6 @@
-"""What the Triton kernels promise beyond the case table; on a processor they run under Triton's interpreter."""
+"""What the Triton kernels promise beyond the case table; on a processor they run under Triton's
+interpreter.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ import nll
 from nll.kernels.reference import Options
 from nll.losses import dispatch, linear
 
-pytestmark = pytest.mark.skipif(dispatch.TRITON_MISSING is not None, reason=f"{dispatch.TRITON_MISSING}")
+pytestmark = pytest.mark.skipif(
+    dispatch.TRITON_MISSING is not None, reason=f"{dispatch.TRITON_MISSING}"
+)
 ROOT = Path(__file__).parent.parent.parent
 DEVICE = DEVICES["triton"].type
 
@@ -62,7 +66,11 @@ def test_a_wrong_label_is_nan_and_is_told_of_later(wrong, late):
     assert rows[3].isnan()
     torch.testing.assert_close(rows[:3].detach(), truth[:3])
     wait()
-    with pytest.raises(IndexError, match=rf"labels in \[0, 6\] or ignore_index=-100, got {wrong} at row 3"):
+    with pytest.raises(
+        IndexError,
+        match=rf"labels in \[0, 6\] or ignore_index=-100, got {wrong} "
+        rf"at row 3",
+    ):
         nll.cross_entropy(*problem())
     nll.cross_entropy(*problem())  # once is enough
 
@@ -86,7 +94,11 @@ def test_labels_that_no_kernel_of_a_loss_reads_are_looked_at():
 
     y = torch.tensor([[3, 0], [9, -100], [8, 1]], device=DEVICE)
     labels.look(y, 4, -100)
-    with pytest.raises(IndexError, match=r"labels in \[0, 3\] or ignore_index=-100, got 9 at row 2"):
+    with pytest.raises(
+        IndexError,
+        match=r"labels in \[0, 3\] or ignore_index=-100, got 9 at row "
+        r"2",
+    ):
         nll.check_labels()
     labels.look(y, 10, -100)
     nll.check_labels()
@@ -119,9 +131,12 @@ def test_any_upstream_gradient(factor, dtype):
     loss = nll.cross_entropy(x, y)
     first, second = (torch.autograd.grad(factor * loss, x, retain_graph=True)[0] for _ in range(2))
     truth = torch.autograd.grad(factor * F.cross_entropy(x.double(), y), x)[0]
-    # The one that came with the loss is rounded once more than one that is computed for this factor.
+    # The one that came with the loss is rounded once more than one that is computed for this
+    # factor.
     for gradient, roundings in ((first, 2), (second, 1)):
-        torch.testing.assert_close(gradient, truth.to(dtype), rtol=roundings * torch.finfo(dtype).eps, atol=1e-7)
+        torch.testing.assert_close(
+            gradient, truth.to(dtype), rtol=roundings * torch.finfo(dtype).eps, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("classes", [5, 300, 9000])
@@ -137,7 +152,9 @@ def test_a_row_has_the_same_bits_in_any_company(classes):
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 3.0}])
-@pytest.mark.parametrize("shape", [(3, 8192), (2, 8193), (2, 20000), (2, 100, 33), (70, 9), (1, 1, 40)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 8192), (2, 8193), (2, 20000), (2, 100, 33), (70, 9), (1, 1, 40)], ids=str
+)
 def test_tiles_of_every_kind(shape, options):
     draw = torch.Generator().manual_seed(0)
     x = (5.0 * torch.randn(shape, generator=draw)).to(DEVICE).requires_grad_()
@@ -148,8 +165,12 @@ def test_tiles_of_every_kind(shape, options):
             loss = nll.cross_entropy(input, y, **options)
             in_place = nll.cross_entropy(1.0 * input, y, inplace_backward=True, **options)
             log_p = nll.log_softmax(input, 1)
-            slope = torch.linspace(-1.0, 1.0, log_p.numel(), dtype=log_p.dtype, device=DEVICE).view(log_p.shape)
-            gradients = [torch.autograd.grad(t, input)[0] for t in (loss, in_place, (slope * log_p).sum())]
+            slope = torch.linspace(-1.0, 1.0, log_p.numel(), dtype=log_p.dtype, device=DEVICE).view(
+                log_p.shape
+            )
+            gradients = [
+                torch.autograd.grad(t, input)[0] for t in (loss, in_place, (slope * log_p).sum())
+            ]
             results.append([t.detach().double() for t in (loss, in_place, log_p, *gradients)])
     for ours, truth in zip(*results, strict=True):
         torch.testing.assert_close(ours, truth, rtol=2e-6, atol=2e-6 * float(truth.abs().max()))
@@ -252,7 +273,9 @@ def test_statistics(kernels):
         z[1, y[1]] = z[1].max()  # equal scores: the first counts
         found = kernels.statistics_block(z, y, 0.7, 3.0 if classes == 600 else None, True)
         with nll.use_backend("reference"):
-            truth = dispatch.choose(z).statistics_block(z.double(), y, 0.7, 3.0 if classes == 600 else None, True)
+            truth = dispatch.choose(z).statistics_block(
+                z.double(), y, 0.7, 3.0 if classes == 600 else None, True
+            )
         for ours, true in zip(found[:3], truth[:3], strict=True):
             torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-5)
         assert torch.equal(found.rank, truth.rank)
@@ -271,10 +294,14 @@ def test_rows_that_are_kept_come_first_without_asking_the_device():
         for count in (kept, kept + 3):
             first = linear.cross_entropy_of_first(given, options, None, count)
             torch.testing.assert_close(first, whole)
-            gradients = [torch.autograd.grad(t.sum(), (x, head), retain_graph=True) for t in (first, whole)]
+            gradients = [
+                torch.autograd.grad(t.sum(), (x, head), retain_graph=True) for t in (first, whole)
+            ]
             torch.testing.assert_close(*gradients)
         assert linear.cross_entropy_of_first(given, options, None, kept - 1).isnan().all()
-    with pytest.raises(ValueError, match=f"at most valid_rows=5 labels that are not ignored, got {kept}"):
+    with pytest.raises(
+        ValueError, match=f"at most valid_rows=5 labels that are not ignored, got {kept}"
+    ):
         nll.linear_cross_entropy(x, head, y, valid_rows=5)
     torch.testing.assert_close(
         nll.linear_cross_entropy(x, head, y, valid_rows=kept), nll.linear_cross_entropy(x, head, y)
@@ -290,8 +317,10 @@ def test_what_a_kernel_cannot_do_goes_to_the_reference():
 
 def test_without_an_accelerator_triton_is_not_imported():
     code = (
-        "import sys, torch, nll; x = torch.randn(500, 600, requires_grad=True); y = torch.zeros(500).long();"
-        "nll.cross_entropy(x, y).backward(); nll.explain(nll.cross_entropy, x, y); nll.check_labels();"
+        "import sys, torch, nll; x = torch.randn(500, 600, requires_grad=True); y = "
+        "torch.zeros(500).long();"
+        "nll.cross_entropy(x, y).backward(); nll.explain(nll.cross_entropy, x, y); "
+        "nll.check_labels();"
         "assert not any(name.split('.')[0] == 'triton' for name in sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -302,9 +331,22 @@ def test_without_an_accelerator_triton_is_not_imported():
 @pytest.mark.slow
 def test_the_benchmark_of_accelerators_runs(tmp_path):
     found = tmp_path / "found.json"
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", DEVICE, "--rounds", "1", "--json", found]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "gpu.py",
+        "--device",
+        DEVICE,
+        "--rounds",
+        "1",
+        "--json",
+        found,
+    ]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "| nll, in place |" in run.stdout
-    losses = {case: result["nll"]["errors"][0] for case, result in json.loads(found.read_text()).items() if "(" in case}
+    losses = {
+        case: result["nll"]["errors"][0]
+        for case, result in json.loads(found.read_text()).items()
+        if "(" in case
+    }
     assert max(losses.values()) < 1e-3, losses

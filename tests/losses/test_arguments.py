@@ -53,7 +53,9 @@ SHAPES = "(C), (N, C) or (N, C, d1, ...)"
 SHARED = {
     # log_softmax
     "log_softmax of integers": Bad(
-        lambda ns: ns.log_softmax(Y, 0), NotImplementedError, f"expected input of type {FLOATS}, got int64"
+        lambda ns: ns.log_softmax(Y, 0),
+        NotImplementedError,
+        f"expected input of type {FLOATS}, got int64",
     ),
     "log_softmax of complex numbers": Bad(
         lambda ns: ns.log_softmax(X.cfloat(), 0),
@@ -72,7 +74,9 @@ SHARED = {
         lambda ns: ns.log_softmax(X, -3), IndexError, "expected dim to be in [-2, 1], got -3"
     ),
     "log_softmax of a scalar along dimension 1": Bad(
-        lambda ns: ns.log_softmax(torch.tensor(1.0), 1), IndexError, "expected dim to be in [-1, 0], got 1"
+        lambda ns: ns.log_softmax(torch.tensor(1.0), 1),
+        IndexError,
+        "expected dim to be in [-1, 0], got 1",
     ),
     "log_softmax along a name": Bad(
         lambda ns: ns.log_softmax(X, "classes"), TypeError, "expected dim to be an int, got str"
@@ -81,31 +85,45 @@ SHARED = {
         lambda ns: ns.log_softmax(X, 1.0), TypeError, "expected dim to be an int, got float"
     ),
     "log_softmax into a type by name": Bad(
-        lambda ns: ns.log_softmax(X, 1, dtype="float32"), TypeError, "expected dtype to be a torch.dtype, got str"
+        lambda ns: ns.log_softmax(X, 1, dtype="float32"),
+        TypeError,
+        "expected dtype to be a torch.dtype, got str",
     ),
     # what is not a tensor
-    "nll_loss of a list": Bad(lambda ns: ns.nll_loss([[0.1]], Y), TypeError, "expected input to be a Tensor, got list"),
+    "nll_loss of a list": Bad(
+        lambda ns: ns.nll_loss([[0.1]], Y), TypeError, "expected input to be a Tensor, got list"
+    ),
     "nll_loss against a list": Bad(
         lambda ns: ns.nll_loss(X, [1, 0, 3]), TypeError, "expected target to be a Tensor, got list"
     ),
     "nll_loss weighted by a list": Bad(
-        lambda ns: ns.nll_loss(X, Y, [1.0] * 5), TypeError, "expected weight to be a Tensor, got list"
+        lambda ns: ns.nll_loss(X, Y, [1.0] * 5),
+        TypeError,
+        "expected weight to be a Tensor, got list",
     ),
     "cross_entropy of None": Bad(
-        lambda ns: ns.cross_entropy(None, Y), TypeError, "expected input to be a Tensor, got NoneType"
+        lambda ns: ns.cross_entropy(None, Y),
+        TypeError,
+        "expected input to be a Tensor, got NoneType",
     ),
     "cross_entropy against an int": Bad(
         lambda ns: ns.cross_entropy(X, 1), TypeError, "expected target to be a Tensor, got int"
     ),
     "cross_entropy weighted by a list": Bad(
-        lambda ns: ns.cross_entropy(X, Q, [1.0] * 5), TypeError, "expected weight to be a Tensor, got list"
+        lambda ns: ns.cross_entropy(X, Q, [1.0] * 5),
+        TypeError,
+        "expected weight to be a Tensor, got list",
     ),
     # types of tensors
     "nll_loss of integers": Bad(
-        lambda ns: ns.nll_loss(zeros(3, 5), Y), NotImplementedError, f"expected input of type {FLOATS}, got int64"
+        lambda ns: ns.nll_loss(zeros(3, 5), Y),
+        NotImplementedError,
+        f"expected input of type {FLOATS}, got int64",
     ),
     "cross_entropy of bools": Bad(
-        lambda ns: ns.cross_entropy(X > 0, Y), NotImplementedError, f"expected input of type {FLOATS}, got bool"
+        lambda ns: ns.cross_entropy(X > 0, Y),
+        NotImplementedError,
+        f"expected input of type {FLOATS}, got bool",
     ),
     "cross_entropy of complex numbers": Bad(
         lambda ns: ns.cross_entropy(X.cfloat(), Y),
@@ -113,10 +131,14 @@ SHARED = {
         f"expected input of type {FLOATS}, got complex64",
     ),
     "labels of int32": Bad(
-        lambda ns: ns.nll_loss(X, Y.int()), RuntimeError, "expected labels of type int64 or uint8, got int32"
+        lambda ns: ns.nll_loss(X, Y.int()),
+        RuntimeError,
+        "expected labels of type int64 or uint8, got int32",
     ),
     "labels of bool": Bad(
-        lambda ns: ns.cross_entropy(X, Y > 0), RuntimeError, "expected labels of type int64 or uint8, got bool"
+        lambda ns: ns.cross_entropy(X, Y > 0),
+        RuntimeError,
+        "expected labels of type int64 or uint8, got bool",
     ),
     "labels of float": Bad(
         lambda ns: ns.cross_entropy(X, Y.float()),
@@ -126,23 +148,30 @@ SHARED = {
     "probabilities of int64": Bad(
         lambda ns: ns.cross_entropy(X, zeros(3, 5)),
         RuntimeError,
-        "expected class probabilities of floating point type for a target of the input's shape (3, 5), got int64",
+        "expected class probabilities of floating point type for a target of the input's shape (3, "
+        "5), got int64",
     ),
     "probabilities of complex64": Bad(
         lambda ns: ns.cross_entropy(X, Q.cfloat()),
         RuntimeError,
-        "expected class probabilities of floating point type for a target of the input's shape (3, 5), got complex64",
+        "expected class probabilities of floating point type for a target of the input's shape (3, "
+        "5), got complex64",
     ),
     "one label for one class, which has the shape of probabilities": Bad(
         lambda ns: ns.cross_entropy(torch.zeros(1), zeros(1)),
         RuntimeError,
-        "expected class probabilities of floating point type for a target of the input's shape (1,), got int64",
+        "expected class probabilities of floating point type for a target of the input's shape "
+        "(1,), got int64",
     ),
     "weights of float64 for float32": Bad(
-        lambda ns: ns.cross_entropy(X, Y, W.double()), RuntimeError, "expected weight of type float32, got float64"
+        lambda ns: ns.cross_entropy(X, Y, W.double()),
+        RuntimeError,
+        "expected weight of type float32, got float64",
     ),
     "weights of float32 for float64": Bad(
-        lambda ns: ns.nll_loss(X.double(), Y, W), RuntimeError, "expected weight of type float64, got float32"
+        lambda ns: ns.nll_loss(X.double(), Y, W),
+        RuntimeError,
+        "expected weight of type float64, got float32",
     ),
     "weights of float16 for bfloat16": Bad(
         lambda ns: ns.nll_loss(X.bfloat16(), Y, W.half()),
@@ -151,12 +180,15 @@ SHARED = {
     ),
     # shapes
     "nll_loss of a scalar": Bad(
-        lambda ns: ns.nll_loss(X[0, 0], Y[0]), ValueError, f"expected input of shape {SHAPES}, got a scalar"
+        lambda ns: ns.nll_loss(X[0, 0], Y[0]),
+        ValueError,
+        f"expected input of shape {SHAPES}, got a scalar",
     ),
     "cross_entropy of a scalar against a label": Bad(
         lambda ns: ns.cross_entropy(X[0, 0], Y[0]),
         RuntimeError,
-        "expected class probabilities of floating point type for a target of the input's shape (), got int64",
+        "expected class probabilities of floating point type for a target of the input's shape (), "
+        "got int64",
     ),
     "three labels for one row": Bad(
         lambda ns: ns.nll_loss(X[0], Y),
@@ -174,7 +206,9 @@ SHARED = {
         "expected a target of shape (3,) for an input of (3, 5), got (2,)",
     ),
     "one scalar label for three rows": Bad(
-        lambda ns: ns.nll_loss(X, Y[0]), ValueError, "expected a target of shape (3,) for an input of (3, 5), got ()"
+        lambda ns: ns.nll_loss(X, Y[0]),
+        ValueError,
+        "expected a target of shape (3,) for an input of (3, 5), got ()",
     ),
     "a column of labels": Bad(
         lambda ns: ns.cross_entropy(X, Y[:, None]),
@@ -294,7 +328,9 @@ SHARED = {
         "expected reduction to be one of 'none', 'mean', 'sum', got None",
     ),
     "an ignore_index of 1.0": Bad(
-        lambda ns: ns.nll_loss(X, Y, ignore_index=1.0), TypeError, "expected ignore_index to be an int, got float"
+        lambda ns: ns.nll_loss(X, Y, ignore_index=1.0),
+        TypeError,
+        "expected ignore_index to be an int, got float",
     ),
     "an ignore_index of None": Bad(
         lambda ns: ns.cross_entropy(X, Y, ignore_index=None),
@@ -331,7 +367,9 @@ SHARED = {
         lambda ns: ns.LogSoftmax(dim=2)(X), IndexError, "expected dim to be in [-2, 1], got 2"
     ),
     "LogSoftmax of integers": Bad(
-        lambda ns: ns.LogSoftmax(dim=0)(Y), NotImplementedError, f"expected input of type {FLOATS}, got int64"
+        lambda ns: ns.LogSoftmax(dim=0)(Y),
+        NotImplementedError,
+        f"expected input of type {FLOATS}, got int64",
     ),
     "NLLLoss with an unknown reduction": Bad(
         lambda ns: ns.NLLLoss(reduction="avg")(X, Y),
@@ -363,13 +401,17 @@ SHARED = {
 # Bad input that PyTorch has no argument for, or takes without a word.
 OURS = {
     "log_softmax of a list": Bad(
-        lambda ns: ns.log_softmax([1.0, 2.0], 0), TypeError, "expected input to be a Tensor, got list"
+        lambda ns: ns.log_softmax([1.0, 2.0], 0),
+        TypeError,
+        "expected input to be a Tensor, got list",
     ),
     "log_softmax along None": Bad(
         lambda ns: ns.log_softmax(X, None), TypeError, "expected dim to be an int, got NoneType"
     ),
     "probabilities for a scalar": Bad(
-        lambda ns: ns.cross_entropy(X[0, 0], Q[0, 0]), ValueError, f"expected input of shape {SHAPES}, got a scalar"
+        lambda ns: ns.cross_entropy(X[0, 0], Q[0, 0]),
+        ValueError,
+        f"expected input of shape {SHAPES}, got a scalar",
     ),
     "smoothing by less than nothing": Bad(
         lambda ns: ns.cross_entropy(X, Y, label_smoothing=-0.1),
@@ -541,7 +583,9 @@ def test_bad_input_raises_with_these_words(name):
 def test_pytorch_raises_the_same_type_or_its_parent(name):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is what is being compared
         SHARED[name].call(PYTORCH)
-    assert issubclass(caught.type, SHARED[name].error) or issubclass(SHARED[name].error, caught.type)
+    assert issubclass(caught.type, SHARED[name].error) or issubclass(
+        SHARED[name].error, caught.type
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ BUDGETS = [None, 100_000]
 
 
 def statistics(x: Tensor, head: Tensor, budget) -> Tensor:
-    found = nll.token_statistics(x, LABELS, linear_weight=head, entropy=True, topk=3, max_memory=budget)
+    found = nll.token_statistics(
+        x, LABELS, linear_weight=head, entropy=True, topk=3, max_memory=budget
+    )
     return (found.entropy - found.log_prob).mean()
 
 
@@ -40,14 +42,23 @@ LOSSES: dict[str, tuple[Callable, Callable]] = {
     ),
     "linear_cross_entropy with everything": (
         lambda x, head, budget: nll.linear_cross_entropy(
-            x, head, LABELS, label_smoothing=0.1, weight=torch.ones(CLASSES), row_weights=torch.ones(ROWS)
+            x,
+            head,
+            LABELS,
+            label_smoothing=0.1,
+            weight=torch.ones(CLASSES),
+            row_weights=torch.ones(ROWS),
         ),
         lambda z: F.cross_entropy(z, LABELS, label_smoothing=0.1),
     ),
     "token_statistics": (statistics, plain_statistics),
     "linear_kl_divergence": (
-        lambda x, head, budget: nll.linear_kl_divergence(x, head, x.flip(0), head, max_memory=budget),
-        lambda z: F.kl_div(z.log_softmax(1), z.flip(0).log_softmax(1), reduction="batchmean", log_target=True),
+        lambda x, head, budget: nll.linear_kl_divergence(
+            x, head, x.flip(0), head, max_memory=budget
+        ),
+        lambda z: F.kl_div(
+            z.log_softmax(1), z.flip(0).log_softmax(1), reduction="batchmean", log_target=True
+        ),
     ),
     "sampled_cross_entropy": (
         lambda x, head, budget: nll.sampled_cross_entropy(x, head, LABELS, CLASSES),

@@ -1,4 +1,6 @@
-"""Every derivative of the losses, in eager and in compiled code, judged in float64 by the definition's."""
+"""Every derivative of the losses, in eager and in compiled code, judged in float64 by the
+definition's.
+"""
 
 from __future__ import annotations
 
@@ -61,11 +63,14 @@ LINEAR = [
 
 
 class Function(NamedTuple):
-    """A scalar function of some tensors, by our loss and by its definition, and a point to differentiate at."""
+    """A scalar function of some tensors, by our loss and by its definition, and a point to
+    differentiate at.
+    """
 
     ours: Callable[..., Tensor]
     truth: Callable[..., Tensor]
-    at: tuple[Tensor, ...]  # the input; then, where they are given, class probabilities and row weights
+    # the input; then, where they are given, class probabilities and row weights
+    at: tuple[Tensor, ...]
 
 
 def scalar(
@@ -75,12 +80,15 @@ def scalar(
     reduction: str,
     device: torch.device,
 ) -> Function:
-    """Fix labels and options; sum the rows of reduction "none" with weights, that none may hide another."""
+    """Fix labels and options; sum the rows of reduction "none" with weights, that none may hide
+    another.
+    """
     build = case.build_nll if loss is nll.nll_loss else case.build
     input, target, kwargs = build(torch.float64, device)
     kwargs = {**kwargs, "reduction": reduction}
     soft, weighted = target.is_floating_point(), "row_weights" in kwargs
-    support = target != 0  # probabilities stay 0 for a class that is not allowed, else the loss is infinite
+    # probabilities stay 0 for a class that is not allowed, else the loss is infinite
+    support = target != 0
 
     def call(function):
         def of(input, *rest):
@@ -212,7 +220,11 @@ def test_double_backward(function):
     x, *rest = leaves(function)
     v = direction(x)
     (gradient,) = torch.autograd.grad(function.ours(x, *rest), x, create_graph=True)
-    product = torch.autograd.grad((gradient * v).sum(), x)[0] if gradient.requires_grad else torch.zeros_like(x)
+    product = (
+        torch.autograd.grad((gradient * v).sum(), x)[0]
+        if gradient.requires_grad
+        else torch.zeros_like(x)
+    )
     assert_equal_to(product, hessian_product(function, v))
 
 
@@ -220,7 +232,9 @@ def test_forward_mode(function):
     tangents = tuple(direction(tensor, seed) for seed, tensor in enumerate(function.at))
     _, derivative = torch.func.jvp(function.ours, function.at, tangents)
     gradients = torch.autograd.grad(function.truth(*(at := leaves(function))), at)
-    assert_equal_to(derivative, sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True)))
+    assert_equal_to(
+        derivative, sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True))
+    )
 
 
 def of_input(function: Function) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
@@ -256,7 +270,9 @@ def test_hessian(function):
 
 
 def batch(name: str, device: torch.device) -> tuple[list[Tensor], list[Tensor], list[dict], dict]:
-    """Three problems drawn from different seeds: inputs, targets, what else differs, and what they share."""
+    """Three problems drawn from different seeds: inputs, targets, what else differs, and what they
+    share.
+    """
     problems = [replace(CASES[name], seed=seed).build(torch.float64, device) for seed in range(3)]
     own = {"row_weights", "allowed_classes"}
     shared = {key: value for key, value in problems[0].kwargs.items() if key not in own}
@@ -289,7 +305,9 @@ def test_vmap_is_a_loop(name, reduction, backend, device):
     def loss(x, y, own):
         return nll.cross_entropy(x, y, reduction=reduction, **own, **shared)
 
-    looped = torch.stack([loss(*problem) for problem in zip(inputs, targets, differing, strict=True)])
+    looped = torch.stack(
+        [loss(*problem) for problem in zip(inputs, targets, differing, strict=True)]
+    )
     stacked = {key: torch.stack([own[key] for own in differing]) for key in differing[0]}
     assert_equal_to(torch.vmap(loss)(torch.stack(inputs), torch.stack(targets), stacked), looped)
 
@@ -314,13 +332,23 @@ def test_gradients_per_sample(backend, device):
 COMPILED = [
     "log_softmax",
     "nll_loss, ignored with weights",
-    *(name for name in FUNCTIONS if name.startswith(("C with", "N C d1 with", "everything by", "everything with"))),
-    *(name for name in FUNCTIONS if name.startswith(("linear, N C", "linear, ignored", "linear, everything"))),
+    *(
+        name
+        for name in FUNCTIONS
+        if name.startswith(("C with", "N C d1 with", "everything by", "everything with"))
+    ),
+    *(
+        name
+        for name in FUNCTIONS
+        if name.startswith(("linear, N C", "linear, ignored", "linear, everything"))
+    ),
 ]
 
 
 def compiled(function: Callable, **options) -> Callable:
-    """Compile without a break; by default through the whole compiler but the generation of machine code."""
+    """Compile without a break; by default through the whole compiler but the generation of machine
+    code.
+    """
     torch.compiler.reset()
     return torch.compile(function, fullgraph=True, **{"backend": "aot_eager", **options})
 
@@ -343,7 +371,9 @@ def assert_forward_mode_compiles(name: str, device: torch.device, **options) -> 
     truth = function.truth(*(at := leaves(function)))
     gradients = torch.autograd.grad(truth, at)
     assert_equal_to(value, truth.detach())
-    assert_equal_to(derivative, sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True)))
+    assert_equal_to(
+        derivative, sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True))
+    )
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -379,7 +409,11 @@ def test_compiled_once_for_every_number_of_rows(backend, device):
         return graph.forward
 
     weight = torch.tensor([0.5, 1.0, 1.5], device=device)
-    loss = compiled(lambda x, y: nll.cross_entropy(x, y, weight, label_smoothing=0.1), backend=count, dynamic=True)
+    loss = compiled(
+        lambda x, y: nll.cross_entropy(x, y, weight, label_smoothing=0.1),
+        backend=count,
+        dynamic=True,
+    )
     for rows in (2, 3, 7):
         x = torch.arange(3.0 * rows, device=device).view(rows, 3).sin()
         y = torch.arange(rows, device=device) % 3
@@ -404,7 +438,10 @@ def test_compiled_with_a_deprecated_flag(backend, device):
 
 @pytest.mark.parametrize(
     "module",
-    [nll.NLLLoss(), nll.CrossEntropyLoss(torch.tensor([0.5, 1.0, 1.5]), label_smoothing=0.1, softcap=2.0)],
+    [
+        nll.NLLLoss(),
+        nll.CrossEntropyLoss(torch.tensor([0.5, 1.0, 1.5]), label_smoothing=0.1, softcap=2.0),
+    ],
     ids=["NLLLoss", "CrossEntropyLoss"],
 )
 def test_compiled_modules(module, backend, device):

@@ -1,4 +1,6 @@
-"""Digits: what all scores have in common costs none; shapes and sizes at the edge; numbers beyond the range of exp."""
+"""Digits: what all scores have in common costs none; shapes and sizes at the edge; numbers beyond
+the range of exp.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def backend(request):
 
 
 def scores(constant: float) -> Tensor:
-    """Multiples of 1/4, which float32 holds with the constant too: the same differences to the last bit."""
+    """Multiples of 1/4, which float32 holds with the constant too: the same differences to the last
+    bit.
+    """
     draw = torch.Generator().manual_seed(0)
     return torch.randint(-20, 20, (ROWS, CLASSES), generator=draw) / 4.0 + constant
 
@@ -66,7 +70,9 @@ def test_gradients_of_statistics(constant, backend):
             value = (function(point)[:, :2] * slope.to(point.dtype)).sum()
             (g,) = torch.autograd.grad(value, point, create_graph=order == 2)
             if order == 2:
-                (g,) = torch.autograd.grad((g * torch.linspace(0, 1, CLASSES, dtype=g.dtype)).sum(), point)
+                (g,) = torch.autograd.grad(
+                    (g * torch.linspace(0, 1, CLASSES, dtype=g.dtype)).sum(), point
+                )
             gradients.append(g.detach())
         torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-5, atol=2e-6)
 
@@ -83,9 +89,13 @@ def test_losses(constant, backend):
     for ours in (rows, of_layer):
         torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=2e-6)
     q = scores(0.0).flip(1)
-    divergence = nll.linear_kl_divergence(x, head, q, head, linear_bias=bias, target_bias=bias, reduction="none")
+    divergence = nll.linear_kl_divergence(
+        x, head, q, head, linear_bias=bias, target_bias=bias, reduction="none"
+    )
     log_p, log_q = (t.double().log_softmax(1) for t in (z, q))
-    torch.testing.assert_close(divergence.double(), (log_q.exp() * (log_q - log_p)).sum(1), rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(
+        divergence.double(), (log_q.exp() * (log_q - log_p)).sum(1), rtol=5e-6, atol=5e-6
+    )
 
 
 def test_perplexity_beyond_the_range_of_exp():
@@ -93,7 +103,9 @@ def test_perplexity_beyond_the_range_of_exp():
     value = nll.perplexity(found)
     assert value.value == math.inf
     assert value.standard_error == math.inf
-    assert nll.perplexity(nll.token_statistics(torch.zeros(2, 3), torch.tensor([0, 1]))).value == pytest.approx(3.0)
+    assert nll.perplexity(
+        nll.token_statistics(torch.zeros(2, 3), torch.tensor([0, 1]))
+    ).value == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("head", [False, True])
@@ -110,8 +122,12 @@ def test_one_label_of_no_dimension(head, backend):
     for clusters in ("token", "sequence"):
         assert nll.perplexity(found, clusters=clusters).n == 1
         assert nll.accuracy([found, found], clusters=clusters).n == 2
-    torch.testing.assert_close(nll.linear_cross_entropy(h, weights, torch.tensor(2)), -(weights @ h).log_softmax(0)[2])
-    many = torch.func.vmap(lambda x, y: nll.token_statistics(x, y).log_prob)(torch.zeros(4, 5), torch.arange(4))
+    torch.testing.assert_close(
+        nll.linear_cross_entropy(h, weights, torch.tensor(2)), -(weights @ h).log_softmax(0)[2]
+    )
+    many = torch.func.vmap(lambda x, y: nll.token_statistics(x, y).log_prob)(
+        torch.zeros(4, 5), torch.arange(4)
+    )
     torch.testing.assert_close(many, torch.full((4,), -math.log(5.0)))
 
 
@@ -119,7 +135,9 @@ def test_batches_of_nothing(backend):
     empty = nll.token_statistics(torch.zeros(0, 3, 4), torch.zeros(0, 3, dtype=torch.long))
     some = nll.token_statistics(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long))
     for clusters in ("token", "sequence"):
-        assert nll.perplexity([empty, some], clusters=clusters) == nll.perplexity(some, clusters=clusters)
+        assert nll.perplexity([empty, some], clusters=clusters) == nll.perplexity(
+            some, clusters=clusters
+        )
         assert math.isnan(nll.perplexity(empty, clusters=clusters).value)
 
 
@@ -143,7 +161,11 @@ def test_a_layer_of_no_features_has_its_bias_for_scores(bias, backend):
 
 
 def test_no_classes_for_no_rows(backend):
-    x, head, y = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3, requires_grad=True), torch.zeros(0).long()
+    x, head, y = (
+        torch.zeros(0, 3, requires_grad=True),
+        torch.zeros(0, 3, requires_grad=True),
+        torch.zeros(0).long(),
+    )
     nll.linear_cross_entropy(x, head, y, reduction="sum").backward()
     assert nll.linear_cross_entropy(x, head, y).isnan()
     assert nll.linear_cross_entropy(x, head, y, reduction="none").shape == (0,)
@@ -167,9 +189,14 @@ def test_gradients_of_logsumexp(constant, create_graph, backend):
     functions = {
         "statistic": (lambda x: nll.token_statistics(x, LABELS).lse.sum(), p),
         "z-loss": (lambda x: nll.cross_entropy(x, LABELS, z_loss=1.0), by_z_loss),
-        "z-loss, mask": (lambda x: nll.cross_entropy(x, LABELS, z_loss=1.0, allowed_classes=allowed), by_z_loss),
+        "z-loss, mask": (
+            lambda x: nll.cross_entropy(x, LABELS, z_loss=1.0, allowed_classes=allowed),
+            by_z_loss,
+        ),
     }
     for function, expected in functions.values():
         x = z.clone().requires_grad_()
         (g,) = torch.autograd.grad(function(x), x, create_graph=create_graph)
-        torch.testing.assert_close(g.detach().double(), expected, rtol=5e-6, atol=5e-6 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            g.detach().double(), expected, rtol=5e-6, atol=5e-6 * float(expected.abs().max())
+        )

@@ -1,4 +1,6 @@
-"""What users ask of a loss: the rows of a table in docs/losses.md, each with the test that shows it."""
+"""What users ask of a loss: the rows of a table in docs/losses.md, each with the test that shows
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +25,32 @@ LOSSES = ["cross_entropy", "linear_cross_entropy"]
 
 
 class Given:
-    """Features, a head, labels; the loss of the scores, or of the layer in blocks of a row or two."""
+    """Features, a head, labels; the loss of the scores, or of the layer in blocks of a row or
+    two.
+    """
 
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         draw = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+            return (
+                torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+            )
 
-        self.x, self.head, self.bias = normal(ROWS, FEATURES), normal(CLASSES, FEATURES), normal(CLASSES)
+        self.x, self.head, self.bias = (
+            normal(ROWS, FEATURES),
+            normal(CLASSES, FEATURES),
+            normal(CLASSES),
+        )
         self.y = torch.randint(0, CLASSES, (ROWS,), generator=draw)
         self.q = torch.softmax(normal(ROWS, CLASSES).detach(), 1).requires_grad_()
 
     def scores(self) -> Tensor:
         return F.linear(self.x, self.head)
 
-    def loss(self, name: str, target: Tensor | None = None, x: Tensor | None = None, **options) -> Tensor:
+    def loss(
+        self, name: str, target: Tensor | None = None, x: Tensor | None = None, **options
+    ) -> Tensor:
         x, target = self.x if x is None else x, self.y if target is None else target
         if name == "cross_entropy":
             return nll.cross_entropy(F.linear(x, self.head), target, **options)
@@ -53,7 +65,9 @@ def agree(given: Given, ours: Tensor, theirs: Tensor) -> None:
     """The values, and the gradients by features and head."""
     same(ours, theirs)
     leaves = given.x, given.head
-    gradients = [torch.autograd.grad(loss.sum(), leaves, retain_graph=True) for loss in (ours, theirs)]
+    gradients = [
+        torch.autograd.grad(loss.sum(), leaves, retain_graph=True) for loss in (ours, theirs)
+    ]
     same(*gradients)
 
 
@@ -78,12 +92,20 @@ def test_class_weights(name, given):
 @pytest.mark.parametrize("name", LOSSES)
 def test_ignore_index(name, given):
     given.y[::2] = -7
-    agree(given, given.loss(name, ignore_index=-7), F.cross_entropy(given.scores(), given.y, ignore_index=-7))
+    agree(
+        given,
+        given.loss(name, ignore_index=-7),
+        F.cross_entropy(given.scores(), given.y, ignore_index=-7),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_label_smoothing(name, given):
-    agree(given, given.loss(name, label_smoothing=0.2), F.cross_entropy(given.scores(), given.y, label_smoothing=0.2))
+    agree(
+        given,
+        given.loss(name, label_smoothing=0.2),
+        F.cross_entropy(given.scores(), given.y, label_smoothing=0.2),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -105,14 +127,20 @@ def test_further_dimensions():
 
 
 def test_leading_dimensions(given):
-    shaped = nll.linear_cross_entropy(given.x.view(2, 3, FEATURES), given.head, given.y.view(2, 3), reduction="none")
+    shaped = nll.linear_cross_entropy(
+        given.x.view(2, 3, FEATURES), given.head, given.y.view(2, 3), reduction="none"
+    )
     same(shaped, F.cross_entropy(given.scores(), given.y, reduction="none").view(2, 3))
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_reductions(name, reduction, given):
-    agree(given, given.loss(name, reduction=reduction), F.cross_entropy(given.scores(), given.y, reduction=reduction))
+    agree(
+        given,
+        given.loss(name, reduction=reduction),
+        F.cross_entropy(given.scores(), given.y, reduction=reduction),
+    )
 
 
 def test_bias(given):
@@ -123,12 +151,20 @@ def test_bias(given):
 @pytest.mark.parametrize("name", LOSSES)
 def test_z_loss(name, given):
     z = given.scores()
-    agree(given, given.loss(name, z_loss=0.1), F.cross_entropy(z, given.y) + 0.1 * z.logsumexp(1).square().mean())
+    agree(
+        given,
+        given.loss(name, z_loss=0.1),
+        F.cross_entropy(z, given.y) + 0.1 * z.logsumexp(1).square().mean(),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_softcap(name, given):
-    agree(given, given.loss(name, softcap=0.7), F.cross_entropy(0.7 * torch.tanh(given.scores() / 0.7), given.y))
+    agree(
+        given,
+        given.loss(name, softcap=0.7),
+        F.cross_entropy(0.7 * torch.tanh(given.scores() / 0.7), given.y),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -155,7 +191,9 @@ def test_allowed_classes(name, given):
 def test_differentiable_logsumexp_entropy_and_log_probability(layer, given):
     z = given.scores()
     found = (
-        nll.token_statistics(given.x, given.y, linear_weight=given.head, entropy=True, max_memory=200)
+        nll.token_statistics(
+            given.x, given.y, linear_weight=given.head, entropy=True, max_memory=200
+        )
         if layer
         else nll.token_statistics(z, given.y, entropy=True)
     )
@@ -177,10 +215,12 @@ def test_accuracy_and_top_k(given):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_float32_sums(dtype):
-    # 4000 rows that each add 1/2 to the head's gradient, one at a time: in the half types the sum would stop at 256, or
-    # 1024.
+    # 4000 rows that each add 1/2 to the head's gradient, one at a time: in the half types the sum
+    # would stop at 256, or 1024.
     x, head = torch.ones(4000, 1, dtype=dtype), torch.zeros(2, 1, dtype=dtype, requires_grad=True)
-    loss = nll.linear_cross_entropy(x, head, torch.zeros(4000, dtype=torch.int64), reduction="sum", max_memory=1)
+    loss = nll.linear_cross_entropy(
+        x, head, torch.zeros(4000, dtype=torch.int64), reduction="sum", max_memory=1
+    )
     assert loss.dtype == torch.float32
     assert torch.autograd.grad(loss, head)[0].flatten().tolist() == [-2000.0, 2000.0]
 
@@ -190,12 +230,15 @@ def test_exact(name):
     # No term is dropped for being small: a class with probability 1e-12 has the gradient 1e-12.
     x = torch.tensor([[0.0, -27.631]], dtype=torch.float64, requires_grad=True)
     eye, y = torch.eye(2, dtype=torch.float64), torch.tensor([0])
-    loss = nll.cross_entropy(x, y) if name == "cross_entropy" else nll.linear_cross_entropy(x, eye, y)
+    loss = (
+        nll.cross_entropy(x, y) if name == "cross_entropy" else nll.linear_cross_entropy(x, eye, y)
+    )
     p = torch.sigmoid(x.detach()[0, 1])
     same(torch.autograd.grad(loss, x)[0], torch.stack([-p, p])[None])
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's forward mode
+# PyTorch's forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", LOSSES)
 def test_second_derivatives_forward_mode_and_vmap(name, given):
     def ours(x):
@@ -250,14 +293,21 @@ def test_no_wait_for_the_device(name):
 
 
 def test_sampled_softmax(given):
-    same(nll.sampled_cross_entropy(given.x, given.head, given.y, CLASSES), F.cross_entropy(given.scores(), given.y))
+    same(
+        nll.sampled_cross_entropy(given.x, given.head, given.y, CLASSES),
+        F.cross_entropy(given.scores(), given.y),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_float8_is_refused(name, given):
     scores, x = given.scores().to(torch.float8_e4m3fn), given.x.to(torch.float8_e4m3fn)
     arguments = (scores, given.y) if name == "cross_entropy" else (x, given.head, given.y)
-    with pytest.raises(NotImplementedError, match=r"float32, float64, bfloat16 or float16, got float8_e4m3fn"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"float32, float64, bfloat16 or float16, got "
+        r"float8_e4m3fn",
+    ):
         getattr(nll, name)(*arguments)
 
 
@@ -267,7 +317,9 @@ def _in_a_shard(rank: int, port: int) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
     from torch.distributed.tensor.parallel import loss_parallel
 
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(
+        MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2"
+    )
     distributed.init_process_group("gloo")
     mesh, given = init_device_mesh("cpu", (2,)), Given()
     full = given.scores().detach().requires_grad_()
@@ -279,11 +331,21 @@ def _in_a_shard(rank: int, port: int) -> None:
     truth = nll.cross_entropy(full, given.y, temperature=0.7)
     same(loss.full_tensor(), truth.detach())  # type: ignore[attr-defined]
     same(z.grad.full_tensor(), torch.autograd.grad(truth, full)[0])  # type: ignore[union-attr]
-    for options in ({"label_smoothing": 0.1}, {"target": distribute_tensor(given.q.detach(), mesh, [Shard(1)])}):
-        with loss_parallel(), pytest.raises(RuntimeError, match="expected scores whose classes are in one place"):
+    for options in (
+        {"label_smoothing": 0.1},
+        {"target": distribute_tensor(given.q.detach(), mesh, [Shard(1)])},
+    ):
+        with (
+            loss_parallel(),
+            pytest.raises(RuntimeError, match="expected scores whose classes are in one place"),
+        ):
             nll.cross_entropy(z, **{"target": y, **options})
     head = distribute_tensor(given.head.detach(), mesh, [Shard(0)])
-    with pytest.raises(TypeError, match=r"expected linear_weight to be a plain Tensor, got DTensor: .*\(full_tensor\)"):
+    with pytest.raises(
+        TypeError,
+        match=r"expected linear_weight to be a plain Tensor, got "
+        r"DTensor: .*\(full_tensor\)",
+    ):
         nll.linear_cross_entropy(given.x, head, given.y)
     distributed.destroy_process_group()
 
@@ -293,8 +355,13 @@ def test_classes_over_processes():
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     here = str(Path(__file__).parent)
-    run = "import sys; sys.path.insert(0, {!r}); import test_features; test_features._in_a_shard({}, {})"
-    both = [subprocess.Popen([sys.executable, "-c", run.format(here, rank, port)]) for rank in (0, 1)]
+    run = (
+        "import sys; sys.path.insert(0, {!r}); import test_features; "
+        "test_features._in_a_shard({}, {})"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", run.format(here, rank, port)]) for rank in (0, 1)
+    ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
 
 
@@ -305,7 +372,13 @@ def test_processors_without_amx_multiply_half_types_in_float32(given):
 
 
 def test_the_page_names_every_test():
-    table = PAGE.read_text(encoding="utf-8").split("## What is there, and what is not")[1].split("\n## ")[0]
+    table = (
+        PAGE.read_text(encoding="utf-8")
+        .split("## What is there, and what is not")[1]
+        .split("\n## ")[0]
+    )
     named = set(re.findall(r"`(test_\w+)`", table))
-    here = {name for name in globals() if name.startswith("test_")} - {"test_the_page_names_every_test"}
+    here = {name for name in globals() if name.startswith("test_")} - {
+        "test_the_page_names_every_test"
+    }
     assert named == here

@@ -36,7 +36,9 @@ LAYOUTS = [case for case in CASES if case.in_nll_loss and case.name.endswith(", 
 
 
 def by_name(value) -> str | None:
-    return getattr(value, "name", None) or (str(value).removeprefix("torch.") if value in DTYPES else None)
+    return getattr(value, "name", None) or (
+        str(value).removeprefix("torch.") if value in DTYPES else None
+    )
 
 
 @pytest.fixture(params=BACKENDS)
@@ -52,7 +54,9 @@ def unit_in_the_last_place(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def assert_accurate(actual: Tensor, truth: Tensor, error: Tensor | float) -> None:
-    """Assert an error of at most `error` where the truth is finite, and the truth's inf and NaN elsewhere."""
+    """Assert an error of at most `error` where the truth is finite, and the truth's inf and NaN
+    elsewhere.
+    """
     finite = truth.isfinite()
     torch.testing.assert_close(actual.double()[~finite], truth[~finite], equal_nan=True)
     off = (actual.double() - truth).abs()
@@ -60,29 +64,46 @@ def assert_accurate(actual: Tensor, truth: Tensor, error: Tensor | float) -> Non
 
 
 def assert_judged(loss, define, case, problem) -> None:
-    """Judge the loss and its gradient by their truth in float64, and by PyTorch's error where it has the case."""
+    """Judge the loss and its gradient by their truth in float64, and by PyTorch's error where it
+    has the case.
+    """
     value, gradient = differentiate(loss, problem)
     in_double = problem._replace(input=problem.input.double())
-    true_value, true_gradient = differentiate(lambda *args, **kwargs: define(*args, **kwargs).loss, in_double)
+    true_value, true_gradient = differentiate(
+        lambda *args, **kwargs: define(*args, **kwargs).loss, in_double
+    )
 
     if case.in_pytorch and problem.input.dtype is not torch.float64:
         torch_value, torch_gradient = pytorch(loss, problem)
-        value_error, gradient_error = largest(torch_value - true_value), largest(torch_gradient - true_gradient)
+        value_error, gradient_error = (
+            largest(torch_value - true_value),
+            largest(torch_gradient - true_gradient),
+        )
     else:
-        # PyTorch lacks an argument, or the truth is itself no more exact than the result: the rounding of a few
-        # operations on terms of this size, in the dtype of the arithmetic.
+        # PyTorch lacks an argument, or the truth is itself no more exact than the result: the
+        # rounding of a few operations on terms of this size, in the dtype of the arithmetic.
         scale = define(problem.input, problem.target, **problem.kwargs).scale.nan_to_num(0.0)
         eps = torch.finfo(torch.float32 if problem.input.dtype in HALF else problem.input.dtype).eps
         value_error = 8.0 * eps * scale
         gradient_error = largest(value_error) / case.options.get("temperature", 1.0)
-    # PyTorch may add the same rows in another order; adding n numbers in pairs rounds log2(n) times.
-    units = 1 if problem.kwargs["reduction"] == "none" else 1 + math.ceil(math.log2(max(1, problem.target.numel())))
-    assert_accurate(value, true_value, value_error + units * unit_in_the_last_place(true_value, value.dtype))
-    # An element of the gradient is a difference of terms, whose rounding it keeps where they cancel.
+    # PyTorch may add the same rows in another order; adding n numbers in pairs rounds log2(n)
+    # times.
+    units = (
+        1
+        if problem.kwargs["reduction"] == "none"
+        else 1 + math.ceil(math.log2(max(1, problem.target.numel())))
+    )
+    assert_accurate(
+        value, true_value, value_error + units * unit_in_the_last_place(true_value, value.dtype)
+    )
+    # An element of the gradient is a difference of terms, whose rounding it keeps where they
+    # cancel.
     size = largest(true_gradient)
     if problem.target.is_floating_point():  # p - q, of which q is as large as this
         rows = problem.input.numel() // problem.input.shape[min(1, problem.input.dim() - 1)]
-        size = size.maximum(largest(problem.target) / (rows if problem.kwargs["reduction"] == "mean" else 1))
+        size = size.maximum(
+            largest(problem.target) / (rows if problem.kwargs["reduction"] == "mean" else 1)
+        )
     terms = unit_in_the_last_place(size, torch.float32)
     units = unit_in_the_last_place(true_gradient, gradient.dtype)
     assert_accurate(gradient, true_gradient, gradient_error + terms + units)
@@ -94,7 +115,9 @@ def largest(error: Tensor) -> Tensor:
     return error.double().abs().nan_to_num(0.0, posinf=torch.inf).flatten().max()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.layout != "contiguous"], ids=by_name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.layout != "contiguous"], ids=by_name
+)
 def test_cases_are_not_contiguous_where_they_say_so(case):
     assert not case.build(torch.float32).input.is_contiguous()
 
@@ -157,7 +180,10 @@ def test_worked_example_log_softmax(backend, device):
 
 @pytest.mark.parametrize(
     "loss",
-    [lambda x, y: nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), y), lambda x, y: nll.CrossEntropyLoss()(x, y)],
+    [
+        lambda x, y: nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), y),
+        lambda x, y: nll.CrossEntropyLoss()(x, y),
+    ],
     ids=["NLLLoss of LogSoftmax", "CrossEntropyLoss"],
 )
 def test_worked_example_loss_and_gradient(loss, backend, device):
@@ -211,7 +237,8 @@ def test_log_softmax_converts_before_it_computes(dtype, backend, device):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("dtype", HALF, ids=by_name)
 def test_nll_loss_adds_half_types_in_float32(dtype, reduction, seed, backend, device):
-    # The only rounding to the half type is that of the result: it is the number nearest to the truth.
+    # The only rounding to the half type is that of the result: it is the number nearest to the
+    # truth.
     draw = torch.Generator().manual_seed(seed)
     log_p = torch.randn(1000, 5, generator=draw).log_softmax(1).to(device, dtype)
     target = torch.randint(0, 5, (1000,), generator=draw).to(device)
@@ -284,9 +311,14 @@ SPECIAL_WEIGHTS = {
 @pytest.mark.parametrize("weight", SPECIAL_WEIGHTS)
 @pytest.mark.parametrize("target", SPECIAL_TARGETS)
 @pytest.mark.parametrize("scores", SPECIAL_SCORES)
-def test_nan_and_inf_are_where_pytorch_has_them_but_for_0_log_0(scores, target, weight, backend, device):
+def test_nan_and_inf_are_where_pytorch_has_them_but_for_0_log_0(
+    scores, target, weight, backend, device
+):
     if backend == "triton" and weight == "a weight of inf":
-        pytest.skip("a kernel does not look for infinite weights: NaN is where they are, and may be elsewhere")
+        pytest.skip(
+            "a kernel does not look for infinite weights: NaN is where they are, and may "
+            "be elsewhere"
+        )
     x = torch.tensor([SPECIAL_SCORES[scores], [0.5, -1.0, 0.25]], device=device)
     y, w = SPECIAL_TARGETS[target].to(device), SPECIAL_WEIGHTS[weight]
     w = None if w is None else w.to(device)
@@ -296,7 +328,9 @@ def test_nan_and_inf_are_where_pytorch_has_them_but_for_0_log_0(scores, target, 
         ours, theirs = (differentiate(f, problem) for f in (nll.cross_entropy, F.cross_entropy))
         if weight in ("no weights", "weights", "a weight of 0"):  # its NaN of 0 log 0 is 0 here
             truth = differentiate(lambda *args, **kwargs: definition(*args, **kwargs).loss, problem)
-            theirs = tuple(torch.where(a.isnan(), b.to(a.dtype), a) for a, b in zip(theirs, truth, strict=True))
+            theirs = tuple(
+                torch.where(a.isnan(), b.to(a.dtype), a) for a, b in zip(theirs, truth, strict=True)
+            )
         elif weight == "a weight of inf" and label_smoothing == 1.0:
             continue  # the label counts for nothing here, and 0 times infinity for NaN there
         finite = weight in ("no weights", "weights", "a weight of 0")  # others go to the reference
@@ -305,7 +339,9 @@ def test_nan_and_inf_are_where_pytorch_has_them_but_for_0_log_0(scores, target, 
         ):  # it does not read such a row: no NaN comes of it
             assert ours[1][0].count_nonzero() == 0
             theirs[1][0] = 0.0
-        torch.testing.assert_close(ours, theirs, equal_nan=True, msg=lambda text: f"{options}: {text}")  # noqa: B023
+        torch.testing.assert_close(
+            ours, theirs, equal_nan=True, msg=lambda text, at=options: f"{at}: {text}"
+        )
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -330,7 +366,8 @@ def test_a_row_that_allows_no_class_counts_for_nothing_when_ignored(backend, dev
 
 
 def test_smoothing_all_away_leaves_the_label_no_share(backend, device):
-    # -sum_c q_c log p_c with q uniform over the allowed classes, of which the label is none: 0 log 0 = 0.
+    # -sum_c q_c log p_c with q uniform over the allowed classes, of which the label is none: 0 log
+    # 0 = 0.
     allowed = torch.tensor([True, False, True, True, True], device=device)
     x, y = torch.tensor(FEATURES[0], device=device), torch.tensor(1, device=device)
     loss = nll.cross_entropy(x, y, label_smoothing=1.0, allowed_classes=allowed)
@@ -351,7 +388,9 @@ def test_scores_of_a_class_not_allowed_change_nothing(backend, device):
 def test_zero_classes_of_probabilities_have_no_mean(backend, device):
     empty = torch.zeros(3, 0, device=device)
     for reduction in REDUCTIONS:
-        ours, theirs = (loss(empty, empty, reduction=reduction) for loss in (nll.cross_entropy, F.cross_entropy))
+        ours, theirs = (
+            loss(empty, empty, reduction=reduction) for loss in (nll.cross_entropy, F.cross_entropy)
+        )
         torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
@@ -363,7 +402,10 @@ def with_warnings(call):
 
 
 DEPRECATED = [
-    *[{"size_average": s, "reduce": r} for s, r in itertools.product((None, True, False), repeat=2)],
+    *[
+        {"size_average": s, "reduce": r}
+        for s, r in itertools.product((None, True, False), repeat=2)
+    ],
     {"size_average": 0},
     {"reduce": 0},
     {"reduce": False, "reduction": "sum"},
@@ -394,7 +436,9 @@ def test_the_warning_points_at_the_call(name, backend, device):
 @pytest.mark.parametrize("name", ["nll_loss", "cross_entropy"])
 def test_arguments_stand_where_pytorch_has_them(name):
     def signature(function):
-        return [(p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()]
+        return [
+            (p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()
+        ]
 
     ours, theirs = signature(getattr(nll, name)), signature(getattr(F, name))
     assert ours[: len(theirs)] == theirs
@@ -419,7 +463,9 @@ def test_autocast_gives_the_types_of_pytorch(name, dtype, backend, device):
         ours, theirs = getattr(nll, name)(x, second), getattr(F, name)(x, second)
     assert ours.dtype == theirs.dtype
     # cross_entropy in bfloat16: PyTorch rounds the log-probabilities to bfloat16, we do not.
-    loose = {"atol": 0.0, "rtol": torch.finfo(torch.bfloat16).eps} if dtype is torch.bfloat16 else {}
+    loose = (
+        {"atol": 0.0, "rtol": torch.finfo(torch.bfloat16).eps} if dtype is torch.bfloat16 else {}
+    )
     torch.testing.assert_close(ours, theirs, **loose)
 
 
@@ -446,7 +492,9 @@ def test_meta_tensors_have_the_shape_and_type_of_the_result(case, backend):
     )
 
 
-@pytest.mark.parametrize("case", [case for case in NLL_CASES if case.name.endswith("none")], ids=by_name)
+@pytest.mark.parametrize(
+    "case", [case for case in NLL_CASES if case.name.endswith("none")], ids=by_name
+)
 def test_pick_or_nan_picks_what_nll_loss_picks(case):
     log_p, target, kwargs = case.build_nll(torch.float32)
     ignore_index = kwargs.get("ignore_index", -100)
@@ -459,7 +507,8 @@ def test_pick_or_nan_picks_what_nll_loss_picks(case):
     [
         ([0, 3, 2], -100, [0.1, torch.nan, 2.2]),
         ([-1, 1, -100], -100, [torch.nan, 1.1, 0.0]),
-        ([3, -100, 1], 1, [torch.nan, torch.nan, 0.0]),  # -100 is a label like any other when 1 is ignored
+        # -100 is a label like any other when 1 is ignored
+        ([3, -100, 1], 1, [torch.nan, torch.nan, 0.0]),
         ([9, 9, 0], 9, [0.0, 0.0, 2.0]),
         ([2**40, -(2**40), 0], -100, [torch.nan, torch.nan, 2.0]),
     ],
@@ -468,7 +517,9 @@ def test_pick_or_nan_picks_what_nll_loss_picks(case):
 def test_pick_or_nan_marks_labels_out_of_range(target, ignore_index, expected):
     log_p = -torch.tensor([[0.1, 0.2, 0.3], [1.0, 1.1, 1.2], [2.0, 2.1, 2.2]])
     torch.testing.assert_close(
-        pick_or_nan(log_p, torch.tensor(target), ignore_index), torch.tensor(expected), equal_nan=True
+        pick_or_nan(log_p, torch.tensor(target), ignore_index),
+        torch.tensor(expected),
+        equal_nan=True,
     )
 
 

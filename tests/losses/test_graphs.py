@@ -1,4 +1,6 @@
-"""The losses inside a graph: arguments that hang together, hooks, many gradients at once, tensors changed meanwhile."""
+"""The losses inside a graph: arguments that hang together, hooks, many gradients at once, tensors
+changed meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ def dtype_of(backend: str) -> torch.dtype:
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
-    loose = {"rtol": 1e-4, "atol": 1e-5} if actual.dtype is torch.float32 else {"rtol": 1e-9, "atol": 1e-10}
+    loose = (
+        {"rtol": 1e-4, "atol": 1e-5}
+        if actual.dtype is torch.float32
+        else {"rtol": 1e-9, "atol": 1e-10}
+    )
     torch.testing.assert_close(actual, expected, **loose)
 
 
@@ -36,13 +42,17 @@ def leaves(loss, dtype) -> list[Tensor]:
 
 def weighted(value: Tensor) -> Tensor:
     """A number that tells every entry from every other."""
-    return (value * torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)).sum()
+    return (
+        value * torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)
+    ).sum()
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
 def test_arguments_made_of_one_tensor(name, create_graph, backend):
-    """As a head that is the embedding too: each argument is a function of the one before it and of one seed."""
+    """As a head that is the embedding too: each argument is a function of the one before it and of
+    one seed.
+    """
     loss, dtype = LOSSES[name], dtype_of(backend)
     seed = torch.linspace(-1.0, 1.0, 7, dtype=dtype)
 
@@ -61,7 +71,9 @@ def test_arguments_made_of_one_tensor(name, create_graph, backend):
     results = []
     for function in (loss.ours, loss.plain):
         s = seed.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(weighted(function(*build(s))), s, create_graph=create_graph)
+        (gradient,) = torch.autograd.grad(
+            weighted(function(*build(s))), s, create_graph=create_graph
+        )
         results.append([gradient.detach()])
         if create_graph:
             direction = torch.arange(7, dtype=dtype) - 2.0
@@ -121,7 +133,8 @@ def test_vectorised_jacobian_and_hessian(name, backend):
         close(ours, plain)
     first, *rest = at
     hessians = [
-        functional.hessian(lambda x, f=f: weighted(f(x, *rest)), first, vectorize=True) for f in (loss.ours, loss.plain)
+        functional.hessian(lambda x, f=f: weighted(f(x, *rest)), first, vectorize=True)
+        for f in (loss.ours, loss.plain)
     ]
     close(*hessians)
 
@@ -129,22 +142,28 @@ def test_vectorised_jacobian_and_hessian(name, backend):
 def test_many_upstream_gradients_do_not_go_over_the_scores(backend):
     x = torch.randn(6, 9).requires_grad_()
     loss = nll.cross_entropy(x * 1.0, torch.arange(6), inplace_backward=True)
-    with pytest.raises(RuntimeError, match="expected one upstream gradient with inplace_backward, got a batch"):
+    with pytest.raises(
+        RuntimeError, match="expected one upstream gradient with inplace_backward, got a batch"
+    ):
         torch.autograd.grad(loss, x, torch.ones(3), is_grads_batched=True)
 
 
-# ---- Tensors that are changed between the loss and its backward pass ----------------------------------------------
+# ---- Tensors that are changed between the loss and its backward pass -----------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("shape", [(4, 5), (300, 1000)], ids=str)
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1}], ids=["plain", "options"])
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1}], ids=["plain", "options"]
+)
 def test_scores_may_change_before_a_first_backward(shape, reduction, dtype, options):
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=draw).to(dtype).requires_grad_()
     y = torch.randint(0, shape[1], shape[:1], generator=draw)
-    expected = torch.autograd.grad(0.3 * nll.cross_entropy(x, y, reduction=reduction, **options), x)[0]
+    expected = torch.autograd.grad(
+        0.3 * nll.cross_entropy(x, y, reduction=reduction, **options), x
+    )[0]
     s = x * 1.0
     loss = nll.cross_entropy(s, y, reduction=reduction, **options)
     with torch.no_grad():
@@ -156,7 +175,11 @@ def test_scores_may_change_before_a_first_backward(shape, reduction, dtype, opti
 @pytest.mark.parametrize("again", ["float16", "retained", "create_graph"])
 def test_where_the_scores_are_read_again_autograd_says_that_they_changed(again):
     dtype = torch.float16 if again == "float16" else torch.float32
-    x = torch.randn(300, 1000, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    x = (
+        torch.randn(300, 1000, generator=torch.Generator().manual_seed(0))
+        .to(dtype)
+        .requires_grad_()
+    )
     s = x * 1.0
     loss = nll.cross_entropy(s, torch.arange(300))
     if again == "retained":
@@ -183,9 +206,16 @@ def test_a_layer_may_change_before_a_first_backward():
 def test_row_weights_of_zero_are_nan_without_a_gradient_in_every_path(ours, dtype, backend):
     x = torch.randn(6, 9, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     y, zeros = torch.arange(6), torch.zeros(6)
-    for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}, {"weight": torch.ones(9, dtype=dtype)}):
+    for options in (
+        {},
+        {"label_smoothing": 0.1},
+        {"z_loss": 0.1},
+        {"weight": torch.ones(9, dtype=dtype)},
+    ):
         if ours is None:
-            loss = nll.linear_cross_entropy(x, torch.eye(9, dtype=dtype), y, row_weights=zeros, **options)
+            loss = nll.linear_cross_entropy(
+                x, torch.eye(9, dtype=dtype), y, row_weights=zeros, **options
+            )
         else:
             loss = ours(x, y, row_weights=zeros, **options)
         assert loss.isnan()
@@ -194,7 +224,9 @@ def test_row_weights_of_zero_are_nan_without_a_gradient_in_every_path(ours, dtyp
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}], ids=str)
 def test_class_weights_of_zero_leave_no_gradient(options, backend):
-    """The mean over nothing is NaN, as PyTorch's; its gradient is 0, as where every row is ignored."""
+    """The mean over nothing is NaN, as PyTorch's; its gradient is 0, as where every row is
+    ignored.
+    """
     x, y = torch.randn(6, 9, requires_grad=True), torch.arange(6)
     loss = nll.cross_entropy(x, y, torch.zeros(9), **options)
     assert loss.isnan() == ("reduction" not in options)
@@ -202,7 +234,9 @@ def test_class_weights_of_zero_leave_no_gradient(options, backend):
 
 
 def test_ours_in_the_place_of_pytorch_s(monkeypatch):
-    """The names that a program replaces in a model of somebody else's are not those that ours call."""
+    """The names that a program replaces in a model of somebody else's are not those that ours
+    call.
+    """
     x, y = torch.randn(40, 50), torch.arange(40)
     calls = {
         "nll_loss": lambda f: f(x.log_softmax(1), y, weight=torch.ones(50)),
@@ -221,7 +255,7 @@ def test_ours_in_the_place_of_pytorch_s(monkeypatch):
             nll.linear_kl_divergence(x, torch.ones(9, 50), x, torch.ones(9, 50))
 
 
-# ---- Hooks on what the graph saves: offloading, checkpoints --------------------------------------------------------
+# ---- Hooks on what the graph saves: offloading, checkpoints --------------------------------------
 
 
 def penalty(loss, at: list[Tensor]) -> Tensor:
@@ -235,7 +269,11 @@ def penalty(loss, at: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", [name for name in LOSSES if "sampled" not in name])
 def test_saved_tensor_hooks_and_checkpoints(name, how, backend):
     loss, dtype = LOSSES[name], dtype_of(backend)
-    function = (lambda *t: weighted(loss.ours(*t))) if "reentrant" in how else (lambda *t: penalty(loss.ours, list(t)))
+    function = (
+        (lambda *t: weighted(loss.ours(*t)))
+        if "reentrant" in how
+        else (lambda *t: penalty(loss.ours, list(t)))
+    )
     at = leaves(loss, dtype)
     expected = torch.autograd.grad(function(*at), at)
     at = leaves(loss, dtype)
@@ -244,7 +282,9 @@ def test_saved_tensor_hooks_and_checkpoints(name, how, backend):
             function(*(t * 1.0 for t in at)).backward()
     else:
         run = torch.utils.checkpoint.checkpoint
-        run(lambda *t: function(*(x * 1.0 for x in t)), *at, use_reentrant="reentrant" in how).backward()
+        run(
+            lambda *t: function(*(x * 1.0 for x in t)), *at, use_reentrant="reentrant" in how
+        ).backward()
     for leaf, truth in zip(at, expected, strict=True):
         close(leaf.grad, truth)
 
@@ -260,6 +300,9 @@ def test_what_others_raise_inside_a_loss_is_passed_on(shape):
 
     calls = []
     x, y = torch.randn(shape, requires_grad=True), torch.zeros(shape[0], dtype=torch.int64)
-    with pytest.raises(StopError), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        pytest.raises(StopError),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         nll.cross_entropy(x, y)
     assert len(calls) == 1

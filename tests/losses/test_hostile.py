@@ -1,4 +1,5 @@
-"""The table of cases under settings that a program may have made: a default device, a default type, anomaly mode ...
+"""The table of cases under settings that a program may have made: a default device, a default type,
+anomaly mode ...
 
 The arguments are made beforehand; each call and its backward pass run inside.
 """
@@ -68,17 +69,28 @@ def losses_of(case: Case, dtype: torch.dtype):
     input, target, kwargs = case.build(dtype)
     classes = input.shape[0 if input.dim() == 1 else 1]
     calls = [(lambda x: nll.cross_entropy(x, target, **kwargs), input)]
-    calls.append((lambda x: nll.cross_entropy(1.0 * x, target, inplace_backward=True, **kwargs), input))
+    calls.append(
+        (lambda x: nll.cross_entropy(1.0 * x, target, inplace_backward=True, **kwargs), input)
+    )
     if case.in_nll_loss:
         log_p, label, more = case.build_nll(dtype)
         calls.append((lambda x: nll.nll_loss(x, label, **more), log_p))
     calls.append((lambda x: nll.log_softmax(x, 0 if x.dim() == 1 else 1), input))
     if input.dim() <= 2 and input.numel():
         head = torch.eye(classes, dtype=dtype)
-        calls.append((lambda x: nll.linear_cross_entropy(x, head, target, max_memory=2000, **kwargs), input))
+        calls.append(
+            (lambda x: nll.linear_cross_entropy(x, head, target, max_memory=2000, **kwargs), input)
+        )
         if target.shape == input.shape[:-1]:
             index = kwargs.get("ignore_index", -100)
-            calls.append((lambda x: nll.token_statistics(x, target, ignore_index=index, entropy=True).entropy, input))
+            calls.append(
+                (
+                    lambda x: (
+                        nll.token_statistics(x, target, ignore_index=index, entropy=True).entropy
+                    ),
+                    input,
+                )
+            )
     return calls
 
 
@@ -89,13 +101,18 @@ def value_and_gradient(call, at: Tensor, slope: Tensor | None = None) -> tuple[T
 
 
 # Every case for the compiled loops; one in six for the others, whose memory is PyTorch's own.
-TABLE = [(case, backend) for backend in BACKENDS for case in (PLAIN if backend == "cpu" else PLAIN[::6])]
+TABLE = [
+    (case, backend) for backend in BACKENDS for case in (PLAIN if backend == "cpu" else PLAIN[::6])
+]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
-    ("case", "backend"), TABLE, ids=lambda value: getattr(value, "name", value), indirect=["backend"]
+    ("case", "backend"),
+    TABLE,
+    ids=lambda value: getattr(value, "name", value),
+    indirect=["backend"],
 )
 def test_the_table_of_cases(case, setting, backend):
     if setting == "anomaly mode" and case.ignored == "all":
@@ -112,7 +129,9 @@ def test_the_table_of_cases(case, setting, backend):
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", [name for name in LOSSES if "linear" in name or "statistics" in name])
+@pytest.mark.parametrize(
+    "name", [name for name in LOSSES if "linear" in name or "statistics" in name]
+)
 def test_the_losses_of_layers_and_second_derivatives(name, setting, backend):
     loss, made = LOSSES[name], points(torch.float32)
     at = [made[key].clone().requires_grad_() for key in loss.arguments]
@@ -120,7 +139,11 @@ def test_the_losses_of_layers_and_second_derivatives(name, setting, backend):
     def results():
         value = loss.ours(*at)
         (g,) = torch.autograd.grad(value, at[:1], torch.ones_like(value), create_graph=True)
-        return value.detach(), g.detach(), *torch.autograd.grad(g.square().sum(), at, allow_unused=True)
+        return (
+            value.detach(),
+            g.detach(),
+            *torch.autograd.grad(g.square().sum(), at, allow_unused=True),
+        )
 
     expected = results()
     with SETTINGS[setting]():

@@ -1,4 +1,6 @@
-"""`inplace_backward`: the gradient is right, lies where the scores were, and nothing else is overwritten."""
+"""`inplace_backward`: the gradient is right, lies where the scores were, and nothing else is
+overwritten.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_arguments_with_derivatives_of_their_own(arguments, backend):
     else:
         kwargs["allowed_classes"] = torch.arange(600) >= 0
     expected = torch.autograd.grad(nll.cross_entropy(leaf * 1.0, target, **kwargs), at)
-    actual = torch.autograd.grad(nll.cross_entropy(leaf * 1.0, target, inplace_backward=True, **kwargs), at)
+    actual = torch.autograd.grad(
+        nll.cross_entropy(leaf * 1.0, target, inplace_backward=True, **kwargs), at
+    )
     torch.testing.assert_close(actual, expected)
 
 
@@ -88,7 +92,9 @@ def test_the_memory_around_a_slice_is_left_alone(backend):
     leaf = torch.randn(40, 700, requires_grad=True)
     scores = leaf * 1.0
     before = scores.detach().clone()
-    nll.cross_entropy(scores[3:20, 50:650], torch.zeros(17, dtype=torch.int64), inplace_backward=True).backward()
+    nll.cross_entropy(
+        scores[3:20, 50:650], torch.zeros(17, dtype=torch.int64), inplace_backward=True
+    ).backward()
     changed = scores.detach() != before
     assert changed[3:20, 50:650].all()
     changed[3:20, 50:650] = False
@@ -116,7 +122,9 @@ class TestRefusals:
     @pytest.mark.parametrize("reduction", ["mean", "none"])
     def test_a_second_backward(self, shape, reduction, backend):
         leaf, target = problem(shape)
-        loss = nll.cross_entropy(leaf * 1.0, target, reduction=reduction, inplace_backward=True).sum()
+        loss = nll.cross_entropy(
+            leaf * 1.0, target, reduction=reduction, inplace_backward=True
+        ).sum()
         loss.backward(retain_graph=True)
         with pytest.raises(RuntimeError, match="got a second"):
             loss.backward()
@@ -140,7 +148,9 @@ class TestNothingToOverwrite:
     def test_without_a_backward(self, shape, backend):
         scores, target = problem(shape)
         expected = nll.cross_entropy(scores, target)
-        assert torch.equal(nll.cross_entropy(scores.detach(), target, inplace_backward=True), expected)
+        assert torch.equal(
+            nll.cross_entropy(scores.detach(), target, inplace_backward=True), expected
+        )
         with torch.no_grad():
             assert torch.equal(nll.cross_entropy(scores, target, inplace_backward=True), expected)
 
@@ -156,7 +166,9 @@ class TestNothingToOverwrite:
 
         expected = torch.func.grad(lambda x: nll.cross_entropy(x, target))(scores)
         torch.testing.assert_close(torch.func.grad(loss)(scores), expected)
-        torch.testing.assert_close(torch.func.jvp(loss, (scores,), (scores,))[1], (expected * scores).sum())
+        torch.testing.assert_close(
+            torch.func.jvp(loss, (scores,), (scores,))[1], (expected * scores).sum()
+        )
         leaf = scores.clone().requires_grad_()
         torch.compile(loss, backend="aot_eager", fullgraph=True)(leaf).backward()
         torch.testing.assert_close(leaf.grad, expected)

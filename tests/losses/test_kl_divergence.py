@@ -11,13 +11,17 @@ import nll
 
 
 def normal(*shape: int, seed: int, dtype=torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def problem(dtype=torch.float64) -> tuple[Tensor, ...]:
     """Features and head of a model with a bias, and of a target of other features."""
     shapes = [(2, 6, 4), (9, 4), (9,), (2, 6, 3), (9, 3), (9,)]
-    return tuple(normal(*shape, seed=i, dtype=dtype).requires_grad_() for i, shape in enumerate(shapes))
+    return tuple(
+        normal(*shape, seed=i, dtype=dtype).requires_grad_() for i, shape in enumerate(shapes)
+    )
 
 
 def formula(x, head, bias, y, other, other_bias, reverse: bool) -> Tensor:
@@ -53,7 +57,9 @@ def test_two_heads(dtype, reverse):
     torch.testing.assert_close(found.double(), truth, rtol=tolerance, atol=tolerance)
     weights = torch.linspace(0.0, 1.0, 12, dtype=torch.float64).view(2, 6)
     mean = ours(*at, reverse=reverse, row_weights=weights)
-    torch.testing.assert_close(mean.double(), (truth * weights).sum() / weights.sum(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        mean.double(), (truth * weights).sum() / weights.sum(), rtol=tolerance, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
@@ -81,8 +87,15 @@ def test_a_distribution_is_no_distance_from_itself():
 BAD = [
     ({"target": torch.ones(2, 5)}, r"probabilities of shape \(2, 4\), got float32 of \(2, 5\)"),
     ({"target_bias": torch.ones(4)}, "target_bias with a target_weight only"),
-    ({"target": torch.ones(3, 7), "target_weight": torch.ones(4, 7)}, r"rows \(2,\) as the input has, got \(3,\)"),
-    ({"target": torch.ones(2, 7), "target_weight": torch.ones(5, 7)}, "target_weight of 4 classes, got 5"),
+    (
+        {"target": torch.ones(3, 7), "target_weight": torch.ones(4, 7)},
+        r"rows \(2,\) as the input "
+        r"has, got \(3,\)",
+    ),
+    (
+        {"target": torch.ones(2, 7), "target_weight": torch.ones(5, 7)},
+        "target_weight of 4 classes, got 5",
+    ),
     ({"temperature": -1.0}, "temperature above 0"),
     ({"row_weights": torch.ones(5)}, r"rows' shape \(2,\), got \(5,\)"),
 ]
@@ -90,6 +103,11 @@ BAD = [
 
 @pytest.mark.parametrize(("wrong", "message"), BAD, ids=lambda value: str(value)[:40])
 def test_bad_input(wrong, message):
-    arguments = {"input": torch.ones(2, 3), "linear_weight": torch.ones(4, 3), "target": torch.ones(2, 4) / 4, **wrong}
+    arguments = {
+        "input": torch.ones(2, 3),
+        "linear_weight": torch.ones(4, 3),
+        "target": torch.ones(2, 4) / 4,
+        **wrong,
+    }
     with pytest.raises(ValueError, match=message):
         nll.linear_kl_divergence(**arguments)

@@ -1,4 +1,6 @@
-"""Losses of a linear layer's scores in blocks, judged by the float64 definition of the scores as a whole."""
+"""Losses of a linear layer's scores in blocks, judged by the float64 definition of the scores as a
+whole.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from nll.kernels import reference
 from nll.losses import autograd, functional, matmul
 
 FEATURES = 7
-TAKEN = [case for case in CASES if len(case.shape) <= 2 and case.logits == "normal" and case.layout == "contiguous"]
+TAKEN = [
+    case
+    for case in CASES
+    if len(case.shape) <= 2 and case.logits == "normal" and case.layout == "contiguous"
+]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -36,14 +42,22 @@ class Layer:
         draw = torch.Generator().manual_seed(case.seed + 1)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+            return (
+                torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+            )
 
         classes = scores.shape[-1]
-        self.tensors = normal(*scores.shape[:-1], FEATURES), normal(classes, FEATURES), normal(classes)
+        self.tensors = (
+            normal(*scores.shape[:-1], FEATURES),
+            normal(classes, FEATURES),
+            normal(classes),
+        )
 
     def ours(self, **options) -> Tensor:
         x, head, bias = self.tensors
-        return nll.linear_cross_entropy(x, head, self.target, linear_bias=bias, **self.kwargs, **options)
+        return nll.linear_cross_entropy(
+            x, head, self.target, linear_bias=bias, **self.kwargs, **options
+        )
 
     def by(self, loss, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The loss of the scores as a whole, in another type, and its gradients."""
@@ -62,11 +76,15 @@ def is_float(value) -> bool:
 
 
 def by_name(value) -> str | None:
-    return getattr(value, "name", None) or (str(value).removeprefix("torch.") if value in DTYPES else None)
+    return getattr(value, "name", None) or (
+        str(value).removeprefix("torch.") if value in DTYPES else None
+    )
 
 
 def error(actual: Tensor, truth: Tensor) -> float:
-    """The largest error, in units of the largest number; infinite where one is not finite and the other is."""
+    """The largest error, in units of the largest number; infinite where one is not finite and the
+    other is.
+    """
     assert torch.equal(actual.isfinite(), truth.isfinite()), f"{actual}\n{truth}"
     finite = truth.isfinite()
     largest = truth[finite].abs().max() if finite.any() else 0.0
@@ -88,7 +106,9 @@ def test_float64_is_the_definition_s(case, budget, backend):
 
 IN_PYTORCH = [case for case in TAKEN if case.in_pytorch]
 # The interpreter is slow: it takes one case in four, and the whole table without a layer.
-BY_BACKEND = [(case, b) for b in BACKENDS for case in (IN_PYTORCH[::4] if b == "triton" else IN_PYTORCH)]
+BY_BACKEND = [
+    (case, b) for b in BACKENDS for case in (IN_PYTORCH[::4] if b == "triton" else IN_PYTORCH)
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=by_name)
@@ -102,7 +122,8 @@ def test_error_is_pytorch_s_or_less(case, dtype, backend):
     theirs, their_gradients = layer.by(F.cross_entropy, dtype)
     assert value.dtype == torch.float32
     unit = torch.finfo(dtype).eps
-    # The scores are rounded to the dtype as theirs are; two sums of the same numbers differ in the last place.
+    # The scores are rounded to the dtype as theirs are; two sums of the same numbers differ in the
+    # last place.
     assert error(value.detach(), truth) <= error(theirs, truth) + 2 * unit
     for gradient, their, true in zip(gradients, their_gradients, true_gradients, strict=True):
         assert gradient.dtype == dtype
@@ -112,21 +133,31 @@ def test_error_is_pytorch_s_or_less(case, dtype, backend):
 def layer_of(rows: int, classes: int, dtype=torch.float64, features: int = FEATURES):
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(rows, features, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
-    head = torch.randn(classes, features, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+    head = (
+        torch.randn(classes, features, generator=draw, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
     return x, head, torch.randint(0, classes, (rows,), generator=draw)
 
 
 def test_leading_dimensions(backend):
     x, head, y = layer_of(24, 11)
-    shaped = nll.linear_cross_entropy(x.view(2, 3, 4, FEATURES), head, y.view(2, 3, 4), reduction="none")
+    shaped = nll.linear_cross_entropy(
+        x.view(2, 3, 4, FEATURES), head, y.view(2, 3, 4), reduction="none"
+    )
     assert shaped.shape == (2, 3, 4)
-    torch.testing.assert_close(shaped.flatten(), nll.linear_cross_entropy(x, head, y, reduction="none"))
+    torch.testing.assert_close(
+        shaped.flatten(), nll.linear_cross_entropy(x, head, y, reduction="none")
+    )
     weights = torch.linspace(0.5, 1.5, 24, dtype=torch.float64)
     allowed = torch.arange(24 * 11).view(24, 11) % 5 != 0
     flat = nll.linear_cross_entropy(x, head, y, row_weights=weights, allowed_classes=allowed)
     parts = {"row_weights": weights.view(4, 6), "allowed_classes": allowed.view(4, 6, 11)}
     torch.testing.assert_close(
-        nll.linear_cross_entropy(x.view(4, 6, FEATURES), head, y.view(4, 6), **parts), flat, equal_nan=True
+        nll.linear_cross_entropy(x.view(4, 6, FEATURES), head, y.view(4, 6), **parts),
+        flat,
+        equal_nan=True,
     )
 
 
@@ -143,7 +174,9 @@ def test_a_stored_gradient_is_handed_over_and_a_second_is_computed(backend):
 def test_what_nobody_asks_for_is_not_computed(monkeypatch):
     products = []
     plain = matmul.Products._add_to_head
-    monkeypatch.setattr(matmul.Products, "_add_to_head", lambda *args: (products.append("head"), plain(*args)))
+    monkeypatch.setattr(
+        matmul.Products, "_add_to_head", lambda *args: (products.append("head"), plain(*args))
+    )
     x, head, y = layer_of(30, 11)
     nll.linear_cross_entropy(x, head.detach(), y).backward()
     assert not products
@@ -158,7 +191,9 @@ def test_what_nobody_asks_for_is_not_computed(monkeypatch):
 def test_ignored_rows_are_not_multiplied(monkeypatch):
     multiplied = []
     plain = matmul.Products.scores
-    monkeypatch.setattr(matmul.Products, "scores", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1])
+    monkeypatch.setattr(
+        matmul.Products, "scores", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1]
+    )
     x, head, y = layer_of(100, 11)
     y[::4] = -100
     with torch.no_grad():
@@ -214,13 +249,16 @@ def test_float16_keeps_the_gradient_of_a_mean_over_many_rows():
 
 
 def test_float16_keeps_small_gradients_of_a_scaled_loss():
-    # Small weights: x's gradient is some 1e-4 / N, which is nothing in float16, and plain times the loss's factor.
+    # Small weights: x's gradient is some 1e-4 / N, which is nothing in float16, and plain times the
+    # loss's factor.
     x, head, y = layer_of(3000, 40, torch.float16)
     with torch.no_grad():
         head *= 1e-4
     (gradient,) = torch.autograd.grad(2.0**24 * nll.linear_cross_entropy(x, head, y), x)
     x64 = x.detach().double().requires_grad_()
-    (truth,) = torch.autograd.grad(2.0**24 * F.cross_entropy(x64 @ head.detach().double().T, y), x64)
+    (truth,) = torch.autograd.grad(
+        2.0**24 * F.cross_entropy(x64 @ head.detach().double().T, y), x64
+    )
     assert (gradient.double() - truth).abs().max() / truth.abs().max() < 2e-3
     wrong = (gradient.double() - truth).abs() / truth.abs()
     assert wrong.median() < 1e-3
@@ -233,9 +271,13 @@ def test_autocast(reduction, backend):
         loss = nll.linear_cross_entropy(x, head, y, reduction=reduction, max_memory=3000)
         gradients = torch.autograd.grad(loss.sum(), (x, head))
     assert loss.dtype == torch.float32
-    expected = nll.linear_cross_entropy(x.bfloat16(), head.bfloat16(), y, reduction=reduction, max_memory=3000)
+    expected = nll.linear_cross_entropy(
+        x.bfloat16(), head.bfloat16(), y, reduction=reduction, max_memory=3000
+    )
     torch.testing.assert_close(loss, expected, rtol=0.0, atol=0.0)
-    for gradient, true in zip(gradients, torch.autograd.grad(expected.sum(), (x, head)), strict=True):
+    for gradient, true in zip(
+        gradients, torch.autograd.grad(expected.sum(), (x, head)), strict=True
+    ):
         assert gradient.dtype == torch.float32
         torch.testing.assert_close(gradient, true, rtol=0.0, atol=0.0)
 
@@ -243,7 +285,23 @@ def test_autocast(reduction, backend):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_the_operator_that_the_compiler_sees(reduction):
     x, head, y = layer_of(6, 5)
-    arguments = (x, head, None, y, None, None, None, -100, reduction, 0.1, 1.0, None, 0.0, 1000, [True, True, False])
+    arguments = (
+        x,
+        head,
+        None,
+        y,
+        None,
+        None,
+        None,
+        -100,
+        reduction,
+        0.1,
+        1.0,
+        None,
+        0.0,
+        1000,
+        [True, True, False],
+    )
     torch.library.opcheck(torch.ops.nll.linear_cross_entropy.default, arguments)
 
 
@@ -265,8 +323,17 @@ def test_compiled_once_for_every_number_of_rows():
 BAD = [
     ({"input": torch.tensor(1.0)}, ValueError, "got a scalar"),
     ({"input": [1.0]}, TypeError, "expected input to be a Tensor, got list"),
-    ({"linear_weight": torch.ones(5, 4)}, ValueError, r"linear_weight of shape \(C, 3\).*got \(5, 4\)"),
-    ({"linear_weight": torch.ones(5, 3, dtype=torch.float64)}, RuntimeError, "type float32, got float64"),
+    (
+        {"linear_weight": torch.ones(5, 4)},
+        ValueError,
+        r"linear_weight of shape \(C, 3\).*got \(5, "
+        r"4\)",
+    ),
+    (
+        {"linear_weight": torch.ones(5, 3, dtype=torch.float64)},
+        RuntimeError,
+        "type float32, got float64",
+    ),
     ({"linear_bias": torch.ones(4)}, ValueError, r"linear_bias of shape \(5,\), got \(4,\)"),
     (
         {"target": torch.zeros(3, dtype=torch.int64)},
@@ -275,9 +342,23 @@ BAD = [
     ),
     ({"target": torch.tensor([0, 5])}, IndexError, r"labels in \[0, 4\].*got 5 at row 1"),
     ({"target": torch.tensor([-1, 0])}, IndexError, "got -1 at row 0"),
-    ({"target": torch.tensor([0.0, 1.0])}, RuntimeError, "labels of type int64 or uint8, got float32"),
-    ({"row_weights": torch.ones(3)}, ValueError, r"row_weights of the rows' shape \(2,\), got \(3,\)"),
-    ({"allowed_classes": torch.ones(4, dtype=torch.bool)}, ValueError, r"\(5,\) or \(2, 5\), got \(4,\)"),
+    (
+        {"target": torch.tensor([0.0, 1.0])},
+        RuntimeError,
+        "labels of type int64 or uint8, got float32",
+    ),
+    (
+        {"row_weights": torch.ones(3)},
+        ValueError,
+        r"row_weights of the rows' shape \(2,\), got "
+        r"\(3,\)",
+    ),
+    (
+        {"allowed_classes": torch.ones(4, dtype=torch.bool)},
+        ValueError,
+        r"\(5,\) or \(2, 5\), got "
+        r"\(4,\)",
+    ),
     ({"allowed_classes": torch.ones(5)}, ValueError, "mask of bool, got float32"),
     ({"max_memory": 0}, ValueError, "max_memory of at least one byte, got 0"),
     ({"max_memory": 1.5}, TypeError, "max_memory to be an int, got float"),
@@ -288,7 +369,12 @@ BAD = [
 
 @pytest.mark.parametrize(("wrong", "kind", "message"), BAD, ids=lambda value: str(value)[:40])
 def test_bad_input(wrong, kind, message):
-    arguments = {"input": torch.ones(2, 3), "linear_weight": torch.ones(5, 3), "target": torch.tensor([0, 1]), **wrong}
+    arguments = {
+        "input": torch.ones(2, 3),
+        "linear_weight": torch.ones(5, 3),
+        "target": torch.tensor([0, 1]),
+        **wrong,
+    }
     with pytest.raises(kind, match=message):
         nll.linear_cross_entropy(**arguments)
 
@@ -357,8 +443,8 @@ def test_peak_memory_is_the_predicted(budget, dtype):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
 @pytest.mark.parametrize(("what", "features", "times"), [("statistics", 256, 1), ("second", 16, 3)])
 def test_peak_memory_of_statistics_and_of_second_derivatives(what, features, times):
-    # The latter hold more than is planned for, and several gradients by the head; as a whole the scores are 320 MB, of
-    # which autograd would hold a dozen.
+    # The latter hold more than is planned for, and several gradients by the head; as a whole the
+    # scores are 320 MB, of which autograd would hold a dozen.
     assert peak("float32", 16_000_000, what, features) < times * 16_000_000 + 20_000_000
 
 
@@ -388,7 +474,10 @@ def test_explain_tells_the_backend():
     if "cpu" in BACKENDS:
         assert "allowed_classes" in told.reason
         assert (
-            nll.explain(nll.cross_entropy, torch.ones(3000, 500), torch.zeros(3000, dtype=torch.int64)).backend == "cpu"
+            nll.explain(
+                nll.cross_entropy, torch.ones(3000, 500), torch.zeros(3000, dtype=torch.int64)
+            ).backend
+            == "cpu"
         )
         assert nll.explain(nll.log_softmax, torch.ones(3000, 500), 1).backend == "cpu"
     with pytest.raises(TypeError, match=r"expected one of nll\.log_softmax.*got <built-in"):
@@ -415,7 +504,11 @@ def test_explain_tells_the_backend():
 )
 @pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
 def test_explain_names_what_is_called(shape, options, monkeypatch):
-    made = {"classes": torch.ones(shape[1]), "rows": torch.ones(shape[0]), "mask": torch.ones(shape[1]) > 0}
+    made = {
+        "classes": torch.ones(shape[1]),
+        "rows": torch.ones(shape[0]),
+        "mask": torch.ones(shape[1]) > 0,
+    }
     options = {name: made.get(str(value), value) for name, value in options.items()}
     x, y = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
     calls = []
@@ -423,7 +516,9 @@ def test_explain_names_what_is_called(shape, options, monkeypatch):
     def spy(name, function):
         return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
 
-    monkeypatch.setattr(functional, "_cross_entropy_loss", spy("pytorch", functional._cross_entropy_loss))
+    monkeypatch.setattr(
+        functional, "_cross_entropy_loss", spy("pytorch", functional._cross_entropy_loss)
+    )
     monkeypatch.setattr(reference, "cross_entropy", spy("reference", reference.cross_entropy))
     if "cpu" in BACKENDS:
         kernels = autograd.CPU.kernels
@@ -437,7 +532,11 @@ def test_explain_names_what_is_called(shape, options, monkeypatch):
 def test_explain_of_a_layer_names_what_its_blocks_call():
     x, head, y = layer_of(300, 400, torch.float32)
     mask = torch.arange(400) < 300
-    for options in ({}, {"allowed_classes": mask}, {"allowed_classes": mask, "label_smoothing": 0.1}):
+    for options in (
+        {},
+        {"allowed_classes": mask},
+        {"allowed_classes": mask, "label_smoothing": 0.1},
+    ):
         told = nll.explain(nll.linear_cross_entropy, x, head, y % 300, **options)
         ruled_out = "label_smoothing" in options  # else a score of -inf is all that the mask takes
         assert told.backend == ("reference" if ruled_out or "cpu" not in BACKENDS else "cpu")
@@ -447,13 +546,17 @@ def test_explain_of_a_layer_names_what_its_blocks_call():
 
 def test_module():
     torch.manual_seed(0)
-    module = nll.LinearCrossEntropyLoss(8, 20, bias=True, label_smoothing=0.1, weight=torch.rand(20), softcap=5.0)
+    module = nll.LinearCrossEntropyLoss(
+        8, 20, bias=True, label_smoothing=0.1, weight=torch.rand(20), softcap=5.0
+    )
     x, y = torch.randn(4, 6, 8), torch.randint(0, 20, (4, 6))
     loss = module(x, y)
     loss.backward()
     linear = module.linear
     options = {"label_smoothing": 0.1, "weight": module.weight, "softcap": 5.0}
-    torch.testing.assert_close(loss, nll.cross_entropy(linear(x).flatten(0, 1), y.flatten(), **options))
+    torch.testing.assert_close(
+        loss, nll.cross_entropy(linear(x).flatten(0, 1), y.flatten(), **options)
+    )
     assert linear.weight.grad is not None
     assert set(module.state_dict()) == {"linear.weight", "linear.bias", "weight"}
     assert "label_smoothing=0.1" in repr(module)

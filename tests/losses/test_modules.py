@@ -92,7 +92,9 @@ def test_probabilities_are_targets_too():
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value)[:40])
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
 def test_a_copy_gives_the_same_loss(clone, name, options):
     module = getattr(nll, name)(**options)
     assert torch.equal(clone(module)(X, Y), module(X, Y))
@@ -144,14 +146,18 @@ def test_no_parameters_to_train():
 
 
 @pytest.mark.parametrize("name", ["NLLLoss", "CrossEntropyLoss"])
-@pytest.mark.parametrize("flags", [{"size_average": False}, {"reduce": False}, {"size_average": True}], ids=str)
+@pytest.mark.parametrize(
+    "flags", [{"size_average": False}, {"reduce": False}, {"size_average": True}], ids=str
+)
 def test_deprecated_flags_warn_when_the_module_is_made_and_only_then(name, flags):
     made = []
     for namespace in (nll, nn):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             module = getattr(namespace, name)(**flags)
-        made.append((module.reduction, [(warning.category, str(warning.message)) for warning in caught]))
+        made.append(
+            (module.reduction, [(warning.category, str(warning.message)) for warning in caught])
+        )
         module(X, Y)  # a warning here would be an error
     assert made[0] == made[1]
 
@@ -190,10 +196,16 @@ def test_a_module_trains_inside_a_model():
 
 
 def test_the_options_of_a_module_show():
-    module = nll.CrossEntropyLoss(ignore_index=0, z_loss=1e-4, allowed_classes=torch.ones(5, dtype=torch.bool))
-    assert repr(module) == "CrossEntropyLoss(ignore_index=0, z_loss=0.0001, allowed_classes=(tensor of (5,)))"
+    module = nll.CrossEntropyLoss(
+        ignore_index=0, z_loss=1e-4, allowed_classes=torch.ones(5, dtype=torch.bool)
+    )
+    assert repr(module) == (
+        "CrossEntropyLoss(ignore_index=0, z_loss=0.0001, allowed_classes=(tensor of (5,)))"
+    )
     assert repr(nll.CrossEntropyLoss()) == "CrossEntropyLoss()"
-    assert repr(nll.NLLLoss(torch.ones(3), reduction="sum")) == "NLLLoss(weight=(tensor of (3,)), reduction='sum')"
+    assert repr(nll.NLLLoss(torch.ones(3), reduction="sum")) == (
+        "NLLLoss(weight=(tensor of (3,)), reduction='sum')"
+    )
 
 
 @pytest.mark.parametrize("name", [*NAMES, "LinearCrossEntropyLoss"])

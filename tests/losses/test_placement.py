@@ -1,4 +1,6 @@
-"""Where results lie: with the tensors, whatever the default device, in memory like PyTorch's own."""
+"""Where results lie: with the tensors, whatever the default device, in memory like PyTorch's
+own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ for device in ("cpu", "meta"):
         float(fit.params["rate"]), float(low), float(high), fit.test({"rate": 1.0}, "lr").p_value,
         float(fit.bootstrap(10).standard_errors["rate"]), float(fit.nll),
         float(nll.fit(nll.mixture(Normal, 2), [*x, 9.0, 9.5, 8.8]).nll),
-        float(nll.SoftmaxRegression().fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]).predict_proba([[1.5]])[0, 0]),
+        float(nll.SoftmaxRegression()
+              .fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]).predict_proba([[1.5]])[0, 0]),
         str(nll.compare([Gamma, Weibull], x)),
     ])
 assert found[0] == found[1], found
@@ -46,7 +49,9 @@ def backend(request):
 def run(loss, at, dtype):
     tensors = [at[name].detach().clone().requires_grad_() for name in loss.arguments]
     value = loss.ours(*tensors)
-    slope = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype, device="cpu").view(value.shape)
+    slope = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype, device="cpu").view(
+        value.shape
+    )
     return value.detach(), *torch.autograd.grad(value, tensors, slope)
 
 
@@ -86,7 +91,7 @@ def test_estimation_on_a_processor_whatever_the_default_device():
     subprocess.run([sys.executable, "-c", ESTIMATION], check=True)
 
 
-# ---- Tensors without memory ----------------------------------------------------------------------------------------
+# ---- Tensors without memory ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -147,12 +152,14 @@ def test_real_tensors_under_a_fake_mode_do_not_end_the_process():
         assert nll.cross_entropy(x, y).shape == ()
 
 
-# ---- Numbers that are to be negated, or conjugated, when they are read ---------------------------------------------
+# ---- Numbers that are to be negated, or conjugated, when they are read ---------------------------
 
 
 @pytest.mark.parametrize("size", [(6, 9), (300, 1000)], ids=str)
 def test_lazily_negated_tensors(size, backend):
-    """Scores, probabilities, weights and what comes from above, each as a view that says: read me negated."""
+    """Scores, probabilities, weights and what comes from above, each as a view that says: read me
+    negated.
+    """
     if backend == "triton" and size[0] > 6:
         pytest.skip("minutes in the interpreter")
     draw = torch.Generator().manual_seed(0)
@@ -180,24 +187,34 @@ def test_lazily_negated_tensors(size, backend):
                 nll.cross_entropy(s, f(q), weight=f(weight)),
                 nll.nll_loss(s, y, reduction="none"),
                 nll.token_statistics(s, y, entropy=True).log_prob,
-                nll.linear_cross_entropy(s, f(x[:50]), y % min(50, size[0]), row_weights=f(row_weights)),
+                nll.linear_cross_entropy(
+                    s, f(x[:50]), y % min(50, size[0]), row_weights=f(row_weights)
+                ),
             ]
             grads = [
-                torch.autograd.grad(r, z, f(slope[:, 0]) if r.dim() else f(torch.tensor(2.0)), retain_graph=True)[0]
+                torch.autograd.grad(
+                    r, z, f(slope[:, 0]) if r.dim() else f(torch.tensor(2.0)), retain_graph=True
+                )[0]
                 for r in rows
             ]
             log_p = nll.log_softmax(s, 1)
             grads.append(torch.autograd.grad(log_p, z, f(slope))[0])
             if not f(x).is_neg():
-                grads.append(torch.autograd.grad(nll.cross_entropy(z * 1.0, y, inplace_backward=True), z)[0])
+                grads.append(
+                    torch.autograd.grad(nll.cross_entropy(z * 1.0, y, inplace_backward=True), z)[0]
+                )
             else:
-                grads.append(torch.autograd.grad(nll.cross_entropy(f(z * 1.0), y, inplace_backward=True), z)[0])
+                grads.append(
+                    torch.autograd.grad(nll.cross_entropy(f(z * 1.0), y, inplace_backward=True), z)[
+                        0
+                    ]
+                )
             results.append([*rows, log_p, *grads])
         for ours, truth in zip(results[1], results[0], strict=True):
             torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-6)
 
 
-# ---- Memory like PyTorch's own -------------------------------------------------------------------------------------
+# ---- Memory like PyTorch's own -------------------------------------------------------------------
 
 
 def large_gradient() -> torch.Tensor:

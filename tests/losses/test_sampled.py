@@ -1,4 +1,6 @@
-"""Sampled cross entropy: exact with every class, and a bias that falls as one over the number of samples."""
+"""Sampled cross entropy: exact with every class, and a bias that falls as one over the number of
+samples.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,16 @@ from nll.losses import sampled as _sampled
 
 def layer(rows: int = 8, classes: int = 200, features: int = 6):
     draw = torch.Generator().manual_seed(0)
-    x, head = (torch.randn(n, features, generator=draw, dtype=torch.float64) for n in (rows, classes))
+    x, head = (
+        torch.randn(n, features, generator=draw, dtype=torch.float64) for n in (rows, classes)
+    )
     bias = torch.randn(classes, generator=draw, dtype=torch.float64)
-    return x.requires_grad_(), head.requires_grad_(), bias, torch.randint(0, classes, (rows,), generator=draw)
+    return (
+        x.requires_grad_(),
+        head.requires_grad_(),
+        bias,
+        torch.randint(0, classes, (rows,), generator=draw),
+    )
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -28,7 +37,9 @@ def test_every_class_is_the_full_softmax(reduction):
     sampled = nll.sampled_cross_entropy(x, head, y, 200, row_weights=weights, **options)
     full = nll.linear_cross_entropy(x, head, y, row_weights=weights, **options)
     torch.testing.assert_close(sampled, full)
-    for a, b in zip(*(torch.autograd.grad(loss.sum(), (x, head)) for loss in (sampled, full)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad(loss.sum(), (x, head)) for loss in (sampled, full)), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -45,21 +56,32 @@ def expected_gradient(count: int, share: list[float], monkeypatch) -> Tensor:
         for second in range(count + 1 - first):
             counts = first, second, count - first - second
             log_ways = math.lgamma(count + 1) - sum(math.lgamma(n + 1) for n in counts)
-            probability = math.exp(log_ways + sum(n * math.log(p) for n, p in zip(counts, share, strict=True)))
+            probability = math.exp(
+                log_ways + sum(n * math.log(p) for n, p in zip(counts, share, strict=True))
+            )
             chosen = torch.arange(3).repeat_interleave(torch.tensor(counts))
             log_expected = torch.log(count * torch.tensor(share, dtype=torch.float64)[chosen])
             monkeypatch.setattr(_sampled, "draw", lambda *_, sample=(chosen, log_expected): sample)
-            loss = nll.sampled_cross_entropy(x, head, torch.tensor([0, 2]), 1, linear_bias=bias, reduction="sum")
+            loss = nll.sampled_cross_entropy(
+                x, head, torch.tensor([0, 2]), 1, linear_bias=bias, reduction="sum"
+            )
             total += probability * torch.autograd.grad(loss, x)[0]
     return total
 
 
-@pytest.mark.parametrize("share", [[1 / 3, 1 / 3, 1 / 3], [0.2, 0.3, 0.5]], ids=["uniform", "by frequency"])
+@pytest.mark.parametrize(
+    "share", [[1 / 3, 1 / 3, 1 / 3], [0.2, 0.3, 0.5]], ids=["uniform", "by frequency"]
+)
 def test_the_bias_falls_as_one_over_the_samples(share, monkeypatch):
     x, head, bias, _ = small_layer()
-    full = nll.linear_cross_entropy(x, head, torch.tensor([0, 2]), linear_bias=bias, reduction="sum")
+    full = nll.linear_cross_entropy(
+        x, head, torch.tensor([0, 2]), linear_bias=bias, reduction="sum"
+    )
     (truth,) = torch.autograd.grad(full, x)
-    off = [(expected_gradient(count, share, monkeypatch) - truth).norm().item() for count in (20, 40, 80)]
+    off = [
+        (expected_gradient(count, share, monkeypatch) - truth).norm().item()
+        for count in (20, 40, 80)
+    ]
     assert off[0] > 0.003 * truth.norm().item()  # it is there
     assert off[0] / off[1] == pytest.approx(2.0, rel=0.2)
     assert off[1] / off[2] == pytest.approx(2.0, rel=0.1)
@@ -102,7 +124,10 @@ def test_sparse_gradient():
     x, head, _, y = layer()
     dense, sparse = (
         torch.autograd.grad(
-            nll.sampled_cross_entropy(x, head, y, 5, sparse=kind, generator=torch.Generator().manual_seed(1)), head
+            nll.sampled_cross_entropy(
+                x, head, y, 5, sparse=kind, generator=torch.Generator().manual_seed(1)
+            ),
+            head,
         )[0]
         for kind in (False, True)
     )

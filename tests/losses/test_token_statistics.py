@@ -20,7 +20,9 @@ def backend(request):
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def labels(*shape: int, classes: int, ignored: int = 3) -> Tensor:
@@ -30,7 +32,9 @@ def labels(*shape: int, classes: int, ignored: int = 3) -> Tensor:
 
 
 def formula(z: Tensor, y: Tensor, topk: int) -> tuple[Tensor, ...]:
-    """log p, lse, entropy, correct, rank, the largest log p and their classes; of ignored rows too."""
+    """log p, lse, entropy, correct, rank, the largest log p and their classes; of ignored rows
+    too.
+    """
     log_p = z.log_softmax(-1)
     picked = log_p.gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     entropy = torch.special.entr(log_p.exp()).sum(-1)
@@ -44,7 +48,11 @@ def formula(z: Tensor, y: Tensor, topk: int) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("budget", [1, 3000, None])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_statistics_of_a_linear_layer(dtype, budget, options):
-    x, head, bias = normal(4, 6, 5, dtype=dtype), normal(30, 5, seed=1, dtype=dtype), normal(30, seed=2, dtype=dtype)
+    x, head, bias = (
+        normal(4, 6, 5, dtype=dtype),
+        normal(30, 5, seed=1, dtype=dtype),
+        normal(30, seed=2, dtype=dtype),
+    )
     y = labels(4, 6, classes=30)
     layer = {"linear_weight": head, "linear_bias": bias}
     found = nll.token_statistics(x, y, entropy=True, topk=4, max_memory=budget, **layer, **options)
@@ -54,7 +62,9 @@ def test_statistics_of_a_linear_layer(dtype, budget, options):
     log_p, lse, entropy, correct, rank, top, index = formula(z, y, 4)
     kept = y != -100
     assert torch.equal(found.kept, kept)
-    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype is torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
+    tolerance = (
+        {"rtol": 1e-12, "atol": 1e-12} if dtype is torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
+    )
     for actual, truth in (
         (found.log_prob, log_p),
         (found.lse, lse),
@@ -81,7 +91,9 @@ def test_statistics_of_scores_are_those_of_a_layer():
 def test_log_probability_is_minus_the_cross_entropy():
     x, head, y = normal(12, 5), normal(30, 5, seed=1), labels(12, classes=30)
     loss = nll.linear_cross_entropy(x, head, y, reduction="none", softcap=3.0)
-    torch.testing.assert_close(nll.token_statistics(x, y, linear_weight=head, softcap=3.0).log_prob, -loss)
+    torch.testing.assert_close(
+        nll.token_statistics(x, y, linear_weight=head, softcap=3.0).log_prob, -loss
+    )
 
 
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
@@ -91,7 +103,14 @@ def test_derivatives(check):
 
     def statistics(x, head, bias):
         found = nll.token_statistics(
-            x, y, linear_weight=head, linear_bias=bias, entropy=True, topk=2, temperature=0.8, max_memory=1000
+            x,
+            y,
+            linear_weight=head,
+            linear_bias=bias,
+            entropy=True,
+            topk=2,
+            temperature=0.8,
+            max_memory=1000,
         )
         assert not found.rank.requires_grad
         assert not found.topk_log_prob.requires_grad
@@ -100,7 +119,8 @@ def test_derivatives(check):
     assert check(statistics, at)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # PyTorch's forward mode
+# PyTorch's forward mode
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_torch_func():
     x, head, y = normal(6, 3), normal(7, 3, seed=1), labels(6, classes=7)
 
@@ -111,7 +131,10 @@ def test_torch_func():
     def plain(x):
         log_p, _, entropy, *_ = formula(x @ head.T, y, 1)
         kept = y != -100
-        return (torch.where(kept, log_p, 0.0) * torch.arange(6) + torch.where(kept, entropy, 0.0).square()).sum()
+        return (
+            torch.where(kept, log_p, 0.0) * torch.arange(6)
+            + torch.where(kept, entropy, 0.0).square()
+        ).sum()
 
     v = normal(6, 3, seed=3)
     for transform in (
@@ -147,7 +170,9 @@ def test_infinite_scores():
     z = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
     found = nll.token_statistics(z, torch.tensor([2]), entropy=True)
     p = 1.0 / (1.0 + math.exp(-1.0))
-    assert found.entropy.item() == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-6)
+    assert found.entropy.item() == pytest.approx(
+        -p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-6
+    )
     (gradient,) = torch.autograd.grad(found.entropy.sum(), z)
     assert gradient.isfinite().all()
 
@@ -156,20 +181,28 @@ def test_perplexity_and_accuracy():
     z, y = normal(8, 10, 20), labels(8, 10, classes=20)
     batches = [nll.token_statistics(z[i : i + 2], y[i : i + 2]) for i in range(0, 8, 2)]
     kept = y != -100
-    loss = torch.nn.functional.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="none")[kept.flatten()]
+    loss = torch.nn.functional.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="none")[
+        kept.flatten()
+    ]
     found = nll.perplexity(batches)
     assert found.n == kept.sum()
     assert found.value == pytest.approx(loss.mean().exp().item(), rel=1e-12)
-    assert found.standard_error == pytest.approx((loss.std() / len(loss) ** 0.5 * loss.mean().exp()).item(), rel=1e-10)
+    assert found.standard_error == pytest.approx(
+        (loss.std() / len(loss) ** 0.5 * loss.mean().exp()).item(), rel=1e-10
+    )
     assert nll.perplexity(iter(batches)) == found
     right = nll.accuracy(nll.token_statistics(z, y))
     assert right.value == pytest.approx((z.argmax(-1) == y)[kept].double().mean().item())
 
 
 def test_labels_of_one_sequence_are_not_independent():
-    # Each label counted twice is no more known: by sequence the error stays, by token it falls by sqrt(2).
+    # Each label counted twice is no more known: by sequence the error stays, by token it falls by
+    # sqrt(2).
     z, y = normal(40, 1, 20), labels(40, 1, classes=20, ignored=100)
-    once, twice = nll.token_statistics(z, y), nll.token_statistics(z.expand(40, 2, 20), y.expand(40, 2))
+    once, twice = (
+        nll.token_statistics(z, y),
+        nll.token_statistics(z.expand(40, 2, 20), y.expand(40, 2)),
+    )
     by_sequence = [nll.perplexity(s, clusters="sequence").standard_error for s in (once, twice)]
     assert by_sequence[1] == pytest.approx(by_sequence[0], rel=1e-10)
     by_token = [nll.perplexity(s).standard_error for s in (once, twice)]
@@ -177,14 +210,16 @@ def test_labels_of_one_sequence_are_not_independent():
 
 
 def test_standard_error_covers():
-    # 95 of 100 intervals of plus and minus 1.96 errors should hold the truth, a share of 0.5; sequences of 5 labels
-    # that agree with each other.
+    # 95 of 100 intervals of plus and minus 1.96 errors should hold the truth, a share of 0.5;
+    # sequences of 5 labels that agree with each other.
     draw = torch.Generator().manual_seed(1)
     covered = 0
     for _ in range(400):
         right = (torch.rand(60, 1, generator=draw) < 0.5).expand(60, 5)
         z = torch.stack([right.double(), 0.5 * torch.ones(60, 5, dtype=torch.float64)], -1)
-        found = nll.accuracy(nll.token_statistics(z, torch.zeros(60, 5, dtype=torch.int64)), clusters="sequence")
+        found = nll.accuracy(
+            nll.token_statistics(z, torch.zeros(60, 5, dtype=torch.int64)), clusters="sequence"
+        )
         covered += abs(found.value - 0.5) < 1.96 * found.standard_error
     assert 0.92 < covered / 400 < 0.98
 
@@ -215,5 +250,7 @@ def test_bad_input(wrong, kind, message):
 
 
 def test_bad_clusters():
-    with pytest.raises(ValueError, match="expected clusters to be 'token' or 'sequence', got 'document'"):
+    with pytest.raises(
+        ValueError, match="expected clusters to be 'token' or 'sequence', got 'document'"
+    ):
         nll.perplexity([], clusters="document")

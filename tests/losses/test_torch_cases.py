@@ -1,4 +1,5 @@
-"""PyTorch's own cases for its own losses, run through ours: the same values, gradients and types of error.
+"""PyTorch's own cases for its own losses, run through ours: the same values, gradients and types of
+error.
 
 They come with PyTorch as `op_db` and `module_db`; how many ran is printed below pytest's results.
 """
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 import nll
 
-# Ours, PyTorch's, and what of PyTorch's to compare with for half types: its answer in the half type; its
-# answer in float32 rounded, as our nll_loss adds in float32; or its answer in float32, the type of ours.
+# Ours, PyTorch's, and what of PyTorch's to compare with for half types: its answer in the half
+# type; its answer in float32 rounded, as our nll_loss adds in float32; or its answer in float32,
+# the type of ours.
 FUNCTIONS = {
     "log_softmax": (nll.log_softmax, torch.log_softmax, "half"),
     "nn.functional.nll_loss": (nll.nll_loss, F.nll_loss, "rounded"),
@@ -32,8 +34,8 @@ MODULES = {
     "nn.CrossEntropyLoss": (nll.CrossEntropyLoss, nn.CrossEntropyLoss, "float32"),
 }
 # PyTorch's own tolerances between its backends; in float64, where those are wide, rounding alone.
-# Half types: log_softmax rounds its result, and the gradient is made of that; the last digits are a matter of taste,
-# which test_functional.py judges against float64.
+# Half types: log_softmax rounds its result, and the gradient is made of that; the last digits are a
+# matter of taste, which test_functional.py judges against float64.
 CLOSE = {
     torch.float64: {"rtol": 1e-13, "atol": 1e-13},
     torch.bfloat16: {"rtol": 0.016, "atol": 0.03},
@@ -66,7 +68,9 @@ class Result(NamedTuple):
 
 
 def run(function: Callable[..., Tensor], args, kwargs, *, in_float32: bool = False) -> Result:
-    """Call a function; differentiate by every argument that asks for it, in the argument's own dtype."""
+    """Call a function; differentiate by every argument that asks for it, in the argument's own
+    dtype.
+    """
     leaves = []
 
     def prepare(value: Any) -> Any:
@@ -85,13 +89,17 @@ def run(function: Callable[..., Tensor], args, kwargs, *, in_float32: bool = Fal
 
 
 def assert_same(ours: Callable, theirs: Callable, args, kwargs, half: str) -> None:
-    """Compare the value and every gradient with PyTorch's, for half types as the tables above say."""
+    """Compare the value and every gradient with PyTorch's, for half types as the tables above
+    say.
+    """
     in_float32 = args[0].dtype in HALF and half != "half"
     actual, expected = run(ours, args, kwargs), run(theirs, args, kwargs, in_float32=in_float32)
     if in_float32 and half == "rounded":
         expected = expected._replace(value=expected.value.to(args[0].dtype))
     assert len(actual.gradients) == len(expected.gradients)
-    for a, b in zip((actual.value, *actual.gradients), (expected.value, *expected.gradients), strict=True):
+    for a, b in zip(
+        (actual.value, *actual.gradients), (expected.value, *expected.gradients), strict=True
+    ):
         torch.testing.assert_close(a, b, equal_nan=True, **CLOSE.get(a.dtype, {}))
 
 
@@ -168,7 +176,10 @@ def test_module_errors(name, databases, backend, device, record_property):
         for dtype in info.dtypes if info.module_error_inputs_func else ():
             make = info.module_error_inputs_func
             for error in make(info, device.type, dtype, True, training=True):
-                made, call = error.module_error_input.constructor_input, error.module_error_input.forward_input
+                made, call = (
+                    error.module_error_input.constructor_input,
+                    error.module_error_input.forward_input,
+                )
                 with pytest.raises(error.error_type):
                     ours(*made.args, **made.kwargs)(*call.args, **call.kwargs)
                 count += 1

@@ -1,4 +1,6 @@
-"""Tracers, exported programs and registered operators: the graph of the definition for other numbers, or an error."""
+"""Tracers, exported programs and registered operators: the graph of the definition for other
+numbers, or an error.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ def test_a_trace_holds_for_other_numbers(name, tracer, backend):
         return torch.autograd.grad(loss(*inner).sum(), inner)
 
     function = gradients if "gradients" in tracer else loss
-    trace = make_fx(function) if "make_fx" in tracer else lambda *at: torch.jit.trace(loss, at, check_trace=False)
+    trace = (
+        make_fx(function)
+        if "make_fx" in tracer
+        else lambda *at: torch.jit.trace(loss, at, check_trace=False)
+    )
     traced = trace(*at)
     torch.testing.assert_close(traced(*other), function(*other), rtol=1e-4, atol=1e-5)
 
@@ -67,8 +73,12 @@ def test_a_trace_holds_for_other_numbers_of_rows(backend):
     y = torch.arange(40) % 30
     losses = {
         "linear_cross_entropy": lambda x, y: nll.linear_cross_entropy(x, head, y, max_memory=3000),
-        "token_statistics": lambda x, y: nll.token_statistics(x, y, linear_weight=head, max_memory=3000).log_prob,
-        "linear_kl_divergence": lambda x, y: nll.linear_kl_divergence(x, head, x, head + 1.0, max_memory=3000),
+        "token_statistics": lambda x, y: (
+            nll.token_statistics(x, y, linear_weight=head, max_memory=3000).log_prob
+        ),
+        "linear_kl_divergence": lambda x, y: nll.linear_kl_divergence(
+            x, head, x, head + 1.0, max_memory=3000
+        ),
         "cross_entropy": lambda x, y: nll.cross_entropy(x @ head.T, y, label_smoothing=0.1),
     }
     twice = torch.cat([x, 2.0 * x]), torch.cat([y, y])
@@ -100,19 +110,29 @@ DYNAMIC = {
     "cross_entropy with options": lambda a, t: nll.cross_entropy(
         a @ HEAD.T, t, torch.ones(300), label_smoothing=0.1, z_loss=0.1, softcap=3.0
     ),
-    "cross_entropy of allowed classes": lambda a, t: nll.cross_entropy(a @ HEAD.T, t, allowed_classes=MASK),
-    "cross_entropy of probabilities": lambda a, t: nll.cross_entropy(a @ HEAD.T, (a @ HEAD.T).softmax(1)),
+    "cross_entropy of allowed classes": lambda a, t: nll.cross_entropy(
+        a @ HEAD.T, t, allowed_classes=MASK
+    ),
+    "cross_entropy of probabilities": lambda a, t: nll.cross_entropy(
+        a @ HEAD.T, (a @ HEAD.T).softmax(1)
+    ),
     "nll_loss": lambda a, t: nll.nll_loss(a @ HEAD.T, t),
     "log_softmax": lambda a, t: nll.log_softmax(a @ HEAD.T, 1),
     "linear_cross_entropy": of_layer(),
     "linear_cross_entropy none": of_layer(reduction="none"),
-    "linear_cross_entropy with options": of_layer(label_smoothing=0.1, z_loss=0.1, weight=torch.ones(300)),
+    "linear_cross_entropy with options": of_layer(
+        label_smoothing=0.1, z_loss=0.1, weight=torch.ones(300)
+    ),
     "linear_cross_entropy of allowed classes": of_layer(allowed_classes=MASK, max_memory=10_000),
     "token_statistics": lambda a, t: nll.token_statistics(a @ HEAD.T, t).log_prob,
     "token_statistics of a layer": lambda a, t: (
-        nll.token_statistics(a, t, linear_weight=HEAD, entropy=True, topk=3, max_memory=10_000).entropy
+        nll.token_statistics(
+            a, t, linear_weight=HEAD, entropy=True, topk=3, max_memory=10_000
+        ).entropy
     ),
-    "linear_kl_divergence": lambda a, t: nll.linear_kl_divergence(a, HEAD, a.flip(1), HEAD, max_memory=100_000),
+    "linear_kl_divergence": lambda a, t: nll.linear_kl_divergence(
+        a, HEAD, a.flip(1), HEAD, max_memory=100_000
+    ),
     "linear_kl_divergence from probabilities": lambda a, t: nll.linear_kl_divergence(
         a, HEAD, (a.flip(1) @ HEAD.T).softmax(1), reverse=True
     ),
@@ -120,7 +140,9 @@ DYNAMIC = {
 }
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["exported without a gradient", "exported with one"])
+@pytest.mark.parametrize(
+    "asked", [False, True], ids=["exported without a gradient", "exported with one"]
+)
 @pytest.mark.parametrize("strict", [False, True], ids=["not strict", "strict"])
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_exported_programs_take_any_number_of_rows_and_give_gradients(name, strict, asked):
@@ -129,7 +151,9 @@ def test_exported_programs_take_any_number_of_rows_and_give_gradients(name, stri
     y = torch.arange(40) % 200
     n = torch.export.Dim("n", min=2)
     example = a.clone().requires_grad_(asked)
-    program = torch.export.export(Module(loss), (example, y), dynamic_shapes=(({0: n}, {0: n}),), strict=strict)
+    program = torch.export.export(
+        Module(loss), (example, y), dynamic_shapes=(({0: n}, {0: n}),), strict=strict
+    )
     program = program.module()
     for rows in (2, 40, 70):
         x, t = torch.cat([a, 2.0 * a])[:rows].clone(), torch.cat([y, y])[:rows]
@@ -141,7 +165,9 @@ def test_exported_programs_take_any_number_of_rows_and_give_gradients(name, stri
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "linear_cross_entropy", "token_statistics", "linear_kl_divergence"])
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "linear_cross_entropy", "token_statistics", "linear_kl_divergence"]
+)
 def test_second_derivatives_of_an_exported_program_are_right(name):
     loss = DYNAMIC[name]
     a, y = torch.randn(40, 16, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 200
@@ -158,7 +184,9 @@ def test_a_program_exported_without_gradients_by_weights():
     a, y, r = torch.randn(40, 16), torch.arange(40), torch.ones(40)
     layer = Module(lambda a, r: nll.linear_cross_entropy(a, HEAD, y, row_weights=r))
     value = torch.export.export(layer, (a, r)).module()(a, r.clone().requires_grad_())
-    with pytest.raises(RuntimeError, match="expected no gradient by the target or by weights in a program exported"):
+    with pytest.raises(
+        RuntimeError, match="expected no gradient by the target or by weights in a program exported"
+    ):
         value.backward()
     scores = Module(lambda a, r: nll.cross_entropy(a @ HEAD.T, y, row_weights=r))
     found = []
@@ -194,16 +222,24 @@ MODULES = {
 @pytest.mark.parametrize("name", MODULES)
 def test_what_does_not_work_says_what_does(name):
     module = MODULES[name]()
-    with pytest.raises(RuntimeError, match=rf"does not compile nll\.{name}: use torch\.compile or torch\.export"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"does not compile nll\.{name}: use torch\.compile or "
+        rf"torch\.export",
+    ):
         torch.jit.script(module)
     with pytest.raises(RuntimeError, match=rf"does not compile nll\.{name}"):
         torch.jit.script(nn.Sequential(nn.Linear(3, 3), module))
-    with pytest.raises(TypeError, match=r"torch\.fx\.symbolic_trace does not trace nll: use torch\.export"):
+    with pytest.raises(
+        TypeError,
+        match=r"torch\.fx\.symbolic_trace does not trace nll: use "
+        r"torch\.export",
+    ):
         torch.fx.symbolic_trace(module)
     assert repr(copy.deepcopy(module)) == repr(module)
 
 
-# ---- The operators -------------------------------------------------------------------------------------------------
+# ---- The operators -------------------------------------------------------------------------------
 
 
 def operators() -> dict:
@@ -218,21 +254,53 @@ def operators() -> dict:
         for said, (weight, row_weights) in more.items():
             for reduction in ("mean", "none"):
                 z, q = normal(6, CLASSES, dtype=dtype), normal(6, CLASSES, dtype=dtype).softmax(1)
-                options = (-100, reduction, 0.1 if said else 0.0, 1.0, 3.0 if said else None, 0.1 if said else 0.0)
+                options = (
+                    -100,
+                    reduction,
+                    0.1 if said else 0.0,
+                    1.0,
+                    3.0 if said else None,
+                    0.1 if said else 0.0,
+                )
                 of = f"{reduction}, {dtype}{said}"
-                table[f"cross_entropy {of}"] = ops.cross_entropy, (z, LABELS, weight, row_weights, *options)
-                table[f"cross_entropy {of}, probabilities"] = ops.cross_entropy, (z, q, weight, row_weights, *options)
-                sums = torch.stack([z.float().amax(1), (z.float() - z.float().amax(1, keepdim=True)).exp().sum(1)])
+                table[f"cross_entropy {of}"] = (
+                    ops.cross_entropy,
+                    (z, LABELS, weight, row_weights, *options),
+                )
+                table[f"cross_entropy {of}, probabilities"] = (
+                    ops.cross_entropy,
+                    (z, q, weight, row_weights, *options),
+                )
+                sums = torch.stack(
+                    [z.float().amax(1), (z.float() - z.float().amax(1, keepdim=True)).exp().sum(1)]
+                )
                 slope = torch.ones(6 if reduction == "none" else ())
                 arguments = slope, sums, z, LABELS, weight, row_weights, *options
                 table[f"cross_entropy_backward {of}"] = ops.cross_entropy_backward, arguments
-                x, head, bias = normal(6, 4, dtype=dtype), normal(CLASSES, 4, dtype=dtype), normal(CLASSES, dtype=dtype)
-                layer = x, head, bias if said else None, LABELS, weight, row_weights, None, *options, MEMORY
+                x, head, bias = (
+                    normal(6, 4, dtype=dtype),
+                    normal(CLASSES, 4, dtype=dtype),
+                    normal(CLASSES, dtype=dtype),
+                )
+                layer = (
+                    x,
+                    head,
+                    bias if said else None,
+                    LABELS,
+                    weight,
+                    row_weights,
+                    None,
+                    *options,
+                    MEMORY,
+                )
                 for wanted in ([True, True, bool(said)], [False, True, False], [False] * 3):
                     at = f"{of}, {wanted}"
                     table[f"linear_cross_entropy {at}"] = ops.linear_cross_entropy, (*layer, wanted)
                     backward = slope, *layer, wanted
-                    table[f"linear_cross_entropy_backward {at}"] = ops.linear_cross_entropy_backward, backward
+                    table[f"linear_cross_entropy_backward {at}"] = (
+                        ops.linear_cross_entropy_backward,
+                        backward,
+                    )
         label, kept = LABELS.clamp(min=0), LABELS != -100
         for entropy, topk in ((False, 0), (True, 3)):
             x, head = normal(6, 4, dtype=dtype), normal(CLASSES, 4, dtype=dtype)
@@ -242,12 +310,18 @@ def operators() -> dict:
                 table[f"token_statistics {at}"] = ops.token_statistics, asked
                 rows = [torch.ones(6) if entropy or i not in (2, 5) else None for i in range(6)]
                 wanted = [True, of_head is not None, False]
-                table[f"token_statistics_backward {at}"] = ops.token_statistics_backward, (*rows, *asked, wanted)
+                table[f"token_statistics_backward {at}"] = (
+                    ops.token_statistics_backward,
+                    (*rows, *asked, wanted),
+                )
         y, other = normal(6, 3, dtype=dtype), normal(CLASSES, 3, dtype=dtype)
         q = normal(6, CLASSES, dtype=dtype).softmax(1)
         for target, target_head in ((y, other), (q, None)):
             sides = x, head, None, target, target_head, None, 1.0, 2.0, False, MEMORY
-            table[f"linear_kl_divergence {dtype}, {target_head is None}"] = ops.linear_kl_divergence, sides
+            table[f"linear_kl_divergence {dtype}, {target_head is None}"] = (
+                ops.linear_kl_divergence,
+                sides,
+            )
             wanted = [True, True, False, True, target_head is not None, False]
             table[f"linear_kl_divergence_backward {dtype}, {target_head is None}"] = (
                 ops.linear_kl_divergence_backward,
@@ -278,7 +352,9 @@ GRADIENTS = [name for name in OPERATORS if "backward" not in name and "float32" 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_opcheck_with_gradients(name, backend):
     operator, arguments = OPERATORS[name]
-    floating = [i for i, t in enumerate(arguments) if isinstance(t, Tensor) and t.is_floating_point()]
+    floating = [
+        i for i, t in enumerate(arguments) if isinstance(t, Tensor) and t.is_floating_point()
+    ]
     of = floating[:1] if operator is torch.ops.nll.cross_entropy else floating[:2]
     if operator is torch.ops.nll.linear_cross_entropy:
         arguments = (*arguments[:-1], [True, True, False])
@@ -297,5 +373,9 @@ def test_an_open_number_of_classes():
     compiled = torch.compile(loss, backend="aot_eager", dynamic=True, fullgraph=True)
     traced = make_fx(lambda z, q: nll.cross_entropy(z, q), tracing_mode="symbolic")(z, q)
     for c in (9, 8):
-        torch.testing.assert_close(compiled(z[:, :c], q[:, :c], mask[:c]), loss(z[:, :c], q[:, :c], mask[:c]))
-        torch.testing.assert_close(traced(z[:, :c], q[:, :c]), nll.cross_entropy(z[:, :c], q[:, :c]))
+        torch.testing.assert_close(
+            compiled(z[:, :c], q[:, :c], mask[:c]), loss(z[:, :c], q[:, :c], mask[:c])
+        )
+        torch.testing.assert_close(
+            traced(z[:, :c], q[:, :c]), nll.cross_entropy(z[:, :c], q[:, :c])
+        )

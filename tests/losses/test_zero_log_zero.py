@@ -1,4 +1,6 @@
-"""0 log 0 = 0: a term whose factor is 0 counts for nothing, in value and every derivative; any other stays infinite."""
+"""0 log 0 = 0: a term whose factor is 0 counts for nothing, in value and every derivative; any
+other stays infinite.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def dtype_of(backend: str) -> torch.dtype:
 
 
 def scores(dtype: torch.dtype, rows: int = 3) -> Tensor:
-    z = torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    z = torch.randn(
+        rows, CLASSES, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(dtype)
     z[:, OUT] = -INF
     return z
 
@@ -56,10 +60,14 @@ def value_and_gradients(loss, *tensors: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_probability_of_0_at_a_score_of_minus_infinity(reduction, weighted, create_graph, backend):
+def test_a_probability_of_0_at_a_score_of_minus_infinity(
+    reduction, weighted, create_graph, backend
+):
     dtype = dtype_of(backend)
     z = scores(dtype)
-    q = without(torch.rand(3, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).softmax(1)
+    q = without(
+        torch.rand(3, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ).softmax(1)
     q, w = F.pad(q, (0, 1)).to(dtype), torch.linspace(0.5, 1.5, CLASSES, dtype=dtype)
     options = {"reduction": reduction}
     for by in ((z,), (z, q), (z, q, w)):
@@ -75,7 +83,9 @@ def test_a_probability_of_0_at_a_score_of_minus_infinity(reduction, weighted, cr
 
         if len(by) == 3 and not weighted:
             continue
-        assert_as_without_the_class(value_and_gradients(ours, *by), value_and_gradients(truth, *map(without, by)))
+        assert_as_without_the_class(
+            value_and_gradients(ours, *by), value_and_gradients(truth, *map(without, by))
+        )
         if create_graph:
             s = z.clone().requires_grad_()
             (g,) = torch.autograd.grad(ours(s, *(q, w)[: len(by) - 1]), s, create_graph=True)
@@ -89,7 +99,12 @@ def test_a_class_weight_of_0(reduction, backend):
     z, w = scores(dtype), torch.tensor([1.0, 2.0, 0.5, 1.5, 0.0], dtype=dtype)
     y = torch.tensor([0, OUT, 3])
     q = F.one_hot(y, CLASSES).to(dtype)
-    for target, options in ((y, {}), (y, {"label_smoothing": 0.1}), (q, {}), (q, {"label_smoothing": 0.1})):
+    for target, options in (
+        (y, {}),
+        (y, {"label_smoothing": 0.1}),
+        (q, {}),
+        (q, {"label_smoothing": 0.1}),
+    ):
         rows = nll.cross_entropy(z, target, w, reduction="none", **options)
         log_p = z.double().log_softmax(1)
         smoothing = options.get("label_smoothing", 0.0)
@@ -172,11 +187,17 @@ def test_gradients_by_the_weights_of_classes_that_are_not_allowed(layer, smoothi
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("target", ["head", "probabilities"])
 def test_divergence_where_both_have_no_probability(target, reverse, backend):
-    """A class that a bias of -inf rules out on both sides; gradients by everything on both sides."""
+    """A class that a bias of -inf rules out on both sides; gradients by everything on both
+    sides.
+    """
     dtype = dtype_of(backend)
     draw = torch.Generator().manual_seed(0)
-    x, head = (torch.randn(n, 3, generator=draw, dtype=torch.float64).to(dtype) for n in (2, CLASSES))
-    y, other = (torch.randn(n, 2, generator=draw, dtype=torch.float64).to(dtype) for n in (2, CLASSES))
+    x, head = (
+        torch.randn(n, 3, generator=draw, dtype=torch.float64).to(dtype) for n in (2, CLASSES)
+    )
+    y, other = (
+        torch.randn(n, 2, generator=draw, dtype=torch.float64).to(dtype) for n in (2, CLASSES)
+    )
     bias = torch.tensor([0.1, 0.2, 0.3, 0.4, -INF], dtype=dtype)
     if target == "probabilities":
         q = (y @ other.T + bias).softmax(1)
@@ -220,7 +241,9 @@ def test_what_has_a_factor_above_0_stays_infinite(backend):
     head = torch.eye(CLASSES, dtype=dtype)[:, :OUT]
     assert nll.linear_kl_divergence(without(z), head, q, linear_bias=bias) == INF
     certain = F.one_hot(y.clamp(max=3), CLASSES).to(dtype)
-    assert nll.linear_kl_divergence(without(z), head, certain, linear_bias=bias, reverse=True) == INF
+    assert (
+        nll.linear_kl_divergence(without(z), head, certain, linear_bias=bias, reverse=True) == INF
+    )
 
 
 def test_entropy_of_classes_without_probability(backend):
@@ -236,12 +259,20 @@ def test_entropy_of_classes_without_probability(backend):
 
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_row_weight_of_0_at_an_infinite_loss_leaves_no_other_gradient(reduction, create_graph, backend):
+def test_a_row_weight_of_0_at_an_infinite_loss_leaves_no_other_gradient(
+    reduction, create_graph, backend
+):
     """By class weights, probabilities, and both heads of a divergence: what the other rows give."""
     dtype = dtype_of(backend)
-    z, r, w = scores(dtype), torch.tensor([0.5, 0.0, 2.0], dtype=dtype), torch.linspace(0.5, 1.5, CLASSES, dtype=dtype)
+    z, r, w = (
+        scores(dtype),
+        torch.tensor([0.5, 0.0, 2.0], dtype=dtype),
+        torch.linspace(0.5, 1.5, CLASSES, dtype=dtype),
+    )
     kept = torch.tensor([0, 2])
-    q = without(torch.rand(3, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).softmax(1)
+    q = without(
+        torch.rand(3, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ).softmax(1)
     q = F.pad(q, (0, 1)).to(dtype)
     q[1, OUT] = 0.5  # against a probability of 0
     y = torch.tensor([0, OUT, 3])
@@ -250,8 +281,14 @@ def test_a_row_weight_of_0_at_an_infinite_loss_leaves_no_other_gradient(reductio
     t = torch.zeros(3, OUT, dtype=dtype)
     options = {"reduction": reduction}
     losses = {
-        "class weights": (lambda w, rows: nll.cross_entropy(z[rows], y[rows], w, row_weights=r[rows], **options), w),
-        "probabilities": (lambda q, rows: nll.cross_entropy(z[rows], q[rows], row_weights=r[rows], **options), q),
+        "class weights": (
+            lambda w, rows: nll.cross_entropy(z[rows], y[rows], w, row_weights=r[rows], **options),
+            w,
+        ),
+        "probabilities": (
+            lambda q, rows: nll.cross_entropy(z[rows], q[rows], row_weights=r[rows], **options),
+            q,
+        ),
         "class weights of a layer": (
             lambda w, rows: nll.linear_cross_entropy(
                 x[rows], head, y[rows], linear_bias=out, weight=w, row_weights=r[rows], **options

@@ -1,4 +1,6 @@
-"""Responses whose one parameter is linear in the columns: against statsmodels, and against their own derivatives."""
+"""Responses whose one parameter is linear in the columns: against statsmodels, and against their
+own derivatives.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +56,18 @@ def log_likelihood(family: str, x: Tensor, y: Tensor, theta: Tensor) -> Tensor:
 
 
 def same(found: Tensor, expected, rel: float) -> None:
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=torch.float64), rtol=rel, atol=0)
+    torch.testing.assert_close(
+        found, torch.as_tensor(expected, dtype=torch.float64), rtol=rel, atol=0
+    )
 
 
 # Against statsmodels.
 
 
 @pytest.mark.parametrize(
-    ("family", "model"), [("bernoulli", sm.Logit), ("poisson", sm.Poisson)], ids=["bernoulli", "poisson"]
+    ("family", "model"),
+    [("bernoulli", sm.Logit), ("poisson", sm.Poisson)],
+    ids=["bernoulli", "poisson"],
 )
 def test_one_parameter(family, model):
     x, y = sample(family)
@@ -75,7 +81,9 @@ def test_one_parameter(family, model):
 
 
 def test_normal():
-    """Least squares, with the maximum likelihood scale sqrt(SSR / n) and the errors that go with it."""
+    """Least squares, with the maximum likelihood scale sqrt(SSR / n) and the errors that go with
+    it.
+    """
     x, y = sample("normal")
     peer = sm.OLS(y, sm.add_constant(x)).fit()
     result = fitted("normal", x, y)
@@ -92,7 +100,9 @@ def test_normal():
 def test_negative_binomial():
     """statsmodels' alpha is 1 / total_count."""
     x, y = sample("negative_binomial")
-    peer = NegativeBinomial(y, sm.add_constant(x)).fit(disp=0, method="newton", maxiter=200, tol=1e-12)
+    peer = NegativeBinomial(y, sm.add_constant(x)).fit(
+        disp=0, method="newton", maxiter=200, tol=1e-12
+    )
     result = fitted("negative_binomial", x, y)
     alpha, error = peer.params[-1], peer.bse[-1]
     same(result.params["coef"], peer.params[:-1], 1e-7)
@@ -109,7 +119,9 @@ def test_negative_binomial():
 @families
 @pytest.mark.parametrize("intercept", [True, False])
 def test_score_and_information(family, intercept):
-    """At the estimate the gradient of torch.distributions' log_prob is 0, and its Hessian the information."""
+    """At the estimate the gradient of torch.distributions' log_prob is 0, and its Hessian the
+    information.
+    """
     x, y = sample(family)
     result = fitted(family, x, y, intercept=intercept)
     columns = torch.from_numpy(np.c_[np.ones(300), x] if intercept else x)
@@ -129,10 +141,16 @@ def test_score_and_information(family, intercept):
 def test_derivatives_away_from_the_estimate(family):
     x, y = sample(family)
     columns = Columns.of(torch.from_numpy(x), None, intercept=True)
-    problem = LinearLikelihood(RESPONSES[family], columns, torch.from_numpy(y), torch.linspace(0.5, 2, 300).double())
-    theta = torch.tensor([0.3, -0.2, 0.1, 0.4][: 3 + bool(RESPONSES[family].second)], dtype=torch.float64)
+    problem = LinearLikelihood(
+        RESPONSES[family], columns, torch.from_numpy(y), torch.linspace(0.5, 2, 300).double()
+    )
+    theta = torch.tensor(
+        [0.3, -0.2, 0.1, 0.4][: 3 + bool(RESPONSES[family].second)], dtype=torch.float64
+    )
     sums = problem.sums(theta)
-    assert float(sums.log_likelihood) == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-13)
+    assert float(sums.log_likelihood) == pytest.approx(
+        float(problem.log_likelihood(theta)), rel=1e-13
+    )
     same(sums.score, torch.func.grad(problem.log_likelihood)(theta), 1e-11)
     same(sums.information, -torch.autograd.functional.hessian(problem.log_likelihood, theta), 1e-10)
 
@@ -144,7 +162,10 @@ def test_derivatives_away_from_the_estimate(family):
 def test_weights_are_repeated_rows(family):
     x, y = sample(family)
     weights = np.random.default_rng(1).integers(1, 4, 300)
-    weighted, repeated = fitted(family, x, y, weights), fitted(family, np.repeat(x, weights, 0), np.repeat(y, weights))
+    weighted, repeated = (
+        fitted(family, x, y, weights),
+        fitted(family, np.repeat(x, weights, 0), np.repeat(y, weights)),
+    )
     same(weighted.vector, repeated.vector, 1e-9)
     torch.testing.assert_close(weighted.covariance, repeated.covariance, rtol=1e-8, atol=1e-15)
     assert weighted.log_likelihood == pytest.approx(repeated.log_likelihood, rel=1e-12)
@@ -166,7 +187,9 @@ def test_units_of_a_column_do_not_matter(family, centre, spread):
         same(found[2], expected[2], 1e-8)
 
 
-@pytest.mark.parametrize(("centre", "spread"), [(1e9, 1.0), (1e13, 100.0), (0.0, 1e-140), (0.0, 1e140)])
+@pytest.mark.parametrize(
+    ("centre", "spread"), [(1e9, 1.0), (1e13, 100.0), (0.0, 1e-140), (0.0, 1e140)]
+)
 def test_units_of_a_normal_response_do_not_matter(centre, spread):
     x, y = sample("normal")
     y = np.round(y, 2)
@@ -176,7 +199,9 @@ def test_units_of_a_normal_response_do_not_matter(centre, spread):
     same(moved.params["coef"][1:] / spread, plain.params["coef"][1:], 1e-6)
     same(moved.params["scale"] / spread, plain.params["scale"], 1e-6)
     same(moved.standard_errors["coef"] / spread, plain.standard_errors["coef"], 1e-6)
-    assert moved.log_likelihood == pytest.approx(plain.log_likelihood - 300 * math.log(spread), rel=1e-8)
+    assert moved.log_likelihood == pytest.approx(
+        plain.log_likelihood - 300 * math.log(spread), rel=1e-8
+    )
 
 
 @pytest.mark.parametrize("spread", [1e-200, 1e200])
@@ -223,7 +248,8 @@ def test_counts_that_vary_no_more_than_poisson():
     y = np.random.default_rng(0).binomial(6, 0.5, 300).astype(float)
     result, poisson = fitted("negative_binomial", x, y), fitted("poisson", x, y)
     assert result.status == (
-        "at the border of the parameter space: total_count = inf, the counts vary no more than Poisson's do"
+        "at the border of the parameter space: total_count = inf, the counts vary no more than "
+        "Poisson's do"
     )
     assert result.converged
     assert float(result.params["total_count"]) == math.inf
@@ -235,7 +261,9 @@ def test_counts_that_vary_no_more_than_poisson():
 
 
 def test_counts_that_vary_a_little_more_than_poisson():
-    """A total_count in the hundreds is found, not taken for infinity; the mean is that of the data."""
+    """A total_count in the hundreds is found, not taken for infinity; the mean is that of the
+    data.
+    """
     y = np.random.default_rng(1).poisson(3, 1000).astype(float)
 
     def nll(log_r: float) -> float:
@@ -245,12 +273,15 @@ def test_counts_that_vary_a_little_more_than_poisson():
     peer = optimize.minimize_scalar(nll, bounds=(0, 12), method="bounded", options={"xatol": 1e-8})
     result = fitted("negative_binomial", np.zeros((1000, 0)), y)
     assert result.converged
-    assert math.log(result.params["total_count"]) == pytest.approx(peer.x, abs=1e-2)  # the peak is flat
+    # the peak is flat
+    assert math.log(result.params["total_count"]) == pytest.approx(peer.x, abs=1e-2)
     assert result.nll == pytest.approx(peer.fun, abs=1e-8)
 
 
 def test_the_null_model_of_a_border_is_of_the_same_family():
-    """Both are negative binomial: the null model may be overdispersed where the columns explain it."""
+    """Both are negative binomial: the null model may be overdispersed where the columns explain
+    it.
+    """
     x = np.repeat([0.0, 3.0], 100)
     y = np.random.default_rng(0).binomial(40, np.where(x == 0, 0.05, 0.6)).astype(float)
     result = fitted("negative_binomial", x[:, None], y)
@@ -264,7 +295,8 @@ def test_a_response_that_is_fitted_exactly(rows, intercept):
     x, _ = sample("normal", n=rows)
     result = fitted("normal", x, x @ [2.0, -1.0] + (3.0 if intercept else 0.0), intercept=intercept)
     assert result.status == (
-        "no maximum: the response is fitted exactly, and the likelihood grows without bound towards scale = 0"
+        "no maximum: the response is fitted exactly, and the likelihood grows without bound "
+        "towards scale = 0"
     )
     assert not result.converged
     assert all(bool(error.isnan().all()) for error in result.standard_errors.values())
@@ -287,8 +319,12 @@ GROUPS = np.repeat([0.0, 1.0], 150)
     ("family", "x", "y"),
     [
         pytest.param("bernoulli", np.arange(300.0), np.arange(300.0) > 100, id="bernoulli: apart"),
-        pytest.param("bernoulli", GROUPS, GROUPS * sample("bernoulli")[1], id="bernoulli: a group of zeros"),
-        pytest.param("poisson", GROUPS, GROUPS * sample("poisson")[1], id="poisson: a group of zeros"),
+        pytest.param(
+            "bernoulli", GROUPS, GROUPS * sample("bernoulli")[1], id="bernoulli: a group of zeros"
+        ),
+        pytest.param(
+            "poisson", GROUPS, GROUPS * sample("poisson")[1], id="poisson: a group of zeros"
+        ),
         pytest.param(
             "negative_binomial",
             GROUPS,
@@ -299,7 +335,9 @@ GROUPS = np.repeat([0.0, 1.0], 150)
 )
 def test_separation(family, x, y):
     result = fitted(family, x[:, None], y)
-    assert result.status == "no finite estimate: the likelihood keeps rising along a direction of the coefficients"
+    assert result.status == (
+        "no finite estimate: the likelihood keeps rising along a direction of the coefficients"
+    )
     assert not result.converged
     assert all(bool(error.isnan().all()) for error in result.standard_errors.values())
 
@@ -312,16 +350,20 @@ OUTSIDE = "data outside the support of "
     ("family", "x", "y", "message"),
     [
         ("bernoulli", X, [0, 1, 2], OUTSIDE + "bernoulli: expected 0 or 1, got 2 at row 2"),
-        ("poisson", X, [0, 1.5, 2], OUTSIDE + "poisson: expected a non-negative integer, got 1.5 at row 1"),
-        ("normal", X, [0, math.inf, 2], OUTSIDE + "normal: expected a finite number, got inf at row 1"),
+        ("poisson", X, [0, 1.5, 2], OUTSIDE + "poisson: expected a non-negative integer, got 1.5 "
+                                              "at row 1"),
+        ("normal", X, [0, math.inf, 2], OUTSIDE + "normal: expected a finite number, got inf at "
+                                                  "row 1"),
         ("negative_binomial", X, [-1, 1, 2],
          OUTSIDE + "negative_binomial: expected a non-negative integer, got -1 at row 0"),
         ("bernoulli", X, [1, 1, 1], "expected a response that varies, got 1 in every row"),
         ("normal", X, [2, 2, 2], "expected a response that varies, got 2 in every row"),
         ("poisson", X, [0, 0, 0], "expected a response that varies, got 0 in every row"),
-        ("poisson", np.c_[X, X], [0, 2, 1], "expected linearly independent columns, got 'x1' = +1 x0 in every row"),
+        ("poisson", np.c_[X, X], [0, 2, 1], "expected linearly independent columns, got 'x1' = +1 "
+                                            "x0 in every row"),
         ("poisson", X[:2] * 0 + 7, [2, 1], "expected columns that vary, got constant column 'x0'"),
-        ("poisson", np.eye(2), [2, 1], "expected at least as many rows as coefficients, got 2 for 3"),
+        ("poisson", np.eye(2), [2, 1], "expected at least as many rows as coefficients, got 2 for "
+                                       "3"),
     ],
 )  # fmt: skip
 def test_bad_input(family, x, y, message):
@@ -333,7 +375,9 @@ def test_bad_input(family, x, y, message):
 
 
 def test_the_highest_peak_of_the_dispersion():
-    """At the Poisson limit the slope says border; inside there is a higher maximum, which Stata's nbreg has."""
+    """At the Poisson limit the slope says border; inside there is a higher maximum, which Stata's
+    nbreg has.
+    """
     punished = cpunish.load()  # 17 states, executions - 1
     x, y = np.array(punished.exog), np.asarray(punished.endog) - 1
     x[:, 3] = np.log(x[:, 3])
@@ -362,19 +406,26 @@ def test_no_start_of_another_optimiser_is_higher():
             )  # SciPy loses digits above
             return -stats.nbinom.logpmf(y, r, r / (r + mean)).sum()
 
-        best = min(optimize.minimize(loss, [0, 0, 0, log_r], method="BFGS").fun for log_r in (-2.0, 1.0, 5.0))
+        best = min(
+            optimize.minimize(loss, [0, 0, 0, log_r], method="BFGS").fun
+            for log_r in (-2.0, 1.0, 5.0)
+        )
         assert result.log_likelihood >= -best - 1e-5 * abs(best)
 
 
 def test_a_group_of_zeros_that_varies_no_more_than_poisson():
     y = [1, 3, 2, 0, 4, 1, 2, 2, 3, 1] + [0] * 5
     result = fitted("negative_binomial", np.repeat([0.0, 1.0], [10, 5])[:, None], y)
-    assert result.status.startswith("no finite estimate: the likelihood keeps rising along a direction of the coef")
+    assert result.status.startswith(
+        "no finite estimate: the likelihood keeps rising along a direction of the coef"
+    )
     assert "total_count = inf" in result.status
     assert not result.converged
 
 
 def test_the_last_digits_of_a_likely_row():
     for score in (15.0, 25.0, 40.0, 800.0):
-        got = RESPONSES["bernoulli"].log_prob(torch.ones(1), torch.tensor([score]).double(), torch.zeros(1))
+        got = RESPONSES["bernoulli"].log_prob(
+            torch.ones(1), torch.tensor([score]).double(), torch.zeros(1)
+        )
         assert float(got) == pytest.approx(-math.log1p(math.exp(-score)), rel=1e-15, abs=0)

@@ -30,7 +30,11 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset", "data")]
+        self.links += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "xlink:href", "srcset", "data")
+        ]
         self._inside = tag in ("td", "th", "dt", "dd", "h1", "h2", "h3", "title")
         if self._inside:
             self.cells.append("")
@@ -55,7 +59,8 @@ def regression_page(names=("no", "yes"), **options) -> tuple:
         classes=list(model.classes_),
         confusion=confusion(codes, probabilities, np.ones(32)),
         calibration=[
-            calibration(name, probabilities[:, k], codes == k, np.ones(32)) for k, name in enumerate(model.classes_)
+            calibration(name, probabilities[:, k], codes == k, np.ones(32))
+            for k, name in enumerate(model.classes_)
         ],
         **options,
     )
@@ -73,7 +78,9 @@ def test_one_file_and_nothing_from_elsewhere(make):
     reader = Reader(text)
     assert text.startswith("<!doctype html>")
     assert all(link.startswith("#") for link in reader.links)
-    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(reader.tags)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(
+        reader.tags
+    )
     assert "@import" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
 
@@ -111,7 +118,9 @@ def test_pictures():
 
 def test_sections_that_have_nothing_to_show_are_left_out():
     cells = Reader(page(fit(td.Poisson, [0, 0]), title="zeros")).cells
-    assert not {"Confusion matrix", "Calibration", "The likelihood along each parameter"} & set(cells)
+    assert not {"Confusion matrix", "Calibration", "The likelihood along each parameter"} & set(
+        cells
+    )
 
 
 def test_names_are_text_and_no_markup():
@@ -143,5 +152,7 @@ def test_how_many_parameters_are_drawn_is_said(monkeypatch):
     result, text = regression_page()
     assert "parameters with an error are shown" not in text
     everything = plots.likelihood_curves
-    monkeypatch.setattr(plots, "likelihood_curves", lambda fit, level, **more: everything(fit, level, most=3))
+    monkeypatch.setattr(
+        plots, "likelihood_curves", lambda fit, level, **more: everything(fit, level, most=3)
+    )
     assert "The first 3 of 4 parameters with an error are shown." in page(result, title="")

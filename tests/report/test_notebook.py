@@ -18,7 +18,10 @@ def cells(text: str) -> list[str]:
 
 def test_the_whole_table_is_there():
     data = anes96()
-    for found in (fit(td.Normal, [1.0, 2.0, 4.0]), SoftmaxRegression().fit(data[["age"]], data.PID).result_):
+    for found in (
+        fit(td.Normal, [1.0, 2.0, 4.0]),
+        SoftmaxRegression().fit(data[["age"]], data.PID).result_,
+    ):
         shown = cells(found._repr_html_())
         for name, value in table.header(found):
             assert shown[shown.index(name) + 1] == value

@@ -35,13 +35,18 @@ def test_a_panel_for_each_parameter():
 
 def test_no_error_no_panel():
     shares = fit(td.Categorical, [0, 2, 2])  # nobody chose 1
-    assert [axis.get_title() for axis in plots.likelihood_curves(shares).axes] == ["probs[0]", "probs[2]"]
+    assert [axis.get_title() for axis in plots.likelihood_curves(shares).axes] == [
+        "probs[0]",
+        "probs[2]",
+    ]
     assert plots.likelihood_curves(fit(td.Poisson, [0, 0])) is None
     assert plots.likelihood_curves(fit(td.Uniform, NORMAL)) is None
     assert plots.likelihood_curves(fit(td.Normal, [1.0, 1.0])) is None
 
 
-@pytest.mark.parametrize("make", [anes, lambda: fit(td.Normal, NORMAL), lambda: fit(td.Laplace, NORMAL)])
+@pytest.mark.parametrize(
+    "make", [anes, lambda: fit(td.Normal, NORMAL), lambda: fit(td.Laplace, NORMAL)]
+)
 def test_the_curves_peak_at_the_estimate(make):
     result = make()
     axes = plots.likelihood_curves(result).axes
@@ -79,7 +84,9 @@ def test_density(model):
     """The bars and the curve enclose about the same area."""
     data = torch.rand(400, generator=torch.Generator().manual_seed(0)) + 0.1
     _, (axis,) = distribution(model, data)
-    assert sum(bar.get_width() * bar.get_height() for bar in axis.patches) == pytest.approx(1, rel=1e-12)
+    assert sum(bar.get_width() * bar.get_height() for bar in axis.patches) == pytest.approx(
+        1, rel=1e-12
+    )
     x, density = axis.get_lines()[0].get_data()
     inside = np.trapezoid(density, x)
     assert inside == pytest.approx(float(inside_of(model, data)), abs=1e-3)
@@ -116,7 +123,9 @@ def test_large_counts_do_not_need_a_bar_for_each_number(counts):
 
 def test_calibration():
     draw = np.random.default_rng(0)
-    curves = [calibration(str(k), draw.random(50), draw.random(50) < 0.5, np.ones(50)) for k in range(7)]
+    curves = [
+        calibration(str(k), draw.random(50), draw.random(50) < 0.5, np.ones(50)) for k in range(7)
+    ]
     figure = plots.calibration(curves)
     assert [axis.get_title() for axis in figure.axes] == list("0123456")
     diagonal, points = figure.axes[0].get_lines()[:2]
@@ -151,5 +160,7 @@ nll.fit(torch.distributions.Poisson, [1.0, 2.0, 4.0]).plot()
 assert os.environ["MPLBACKEND"] == "nonsense"
 """
     environment = {**os.environ, "MPLBACKEND": "nonsense"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def spector() -> Fit:
     table = truth.spector()
-    found = SoftmaxRegression().fit(table[list(truth.SPECTOR.columns)], table.GRADE.astype(int)).result_
+    found = (
+        SoftmaxRegression().fit(table[list(truth.SPECTOR.columns)], table.GRADE.astype(int)).result_
+    )
     return replace(found, decrement=1.5e-28)  # a rounding error, which differs between machines
 
 
@@ -38,7 +40,9 @@ def test_golden(name):
     assert FITS[name]().summary() + "\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("level", "low", "high"), [(0.95, "[0.025", "0.975]"), (0.9, "[0.05", "0.95]")])
+@pytest.mark.parametrize(
+    ("level", "low", "high"), [(0.95, "[0.025", "0.975]"), (0.9, "[0.05", "0.95]")]
+)
 def test_level(level, low, high):
     result = fit(Normal, [4.1, 3.9, 5.2])
     text = summary(result, level)

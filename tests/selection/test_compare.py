@@ -1,4 +1,6 @@
-"""Candidates ranked: criteria by statsmodels and by hand, and an honest word on the best of them."""
+"""Candidates ranked: criteria by statsmodels and by hand, and an honest word on the best of
+them.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_weights_are_copies():
     ],
 )
 def test_the_right_family_wins(truth, x):
-    found = compare([td.Exponential, td.Gamma, td.LogNormal, td.Weibull, td.Normal], x, criterion="bic")
+    found = compare(
+        [td.Exponential, td.Gamma, td.LogNormal, td.Weibull, td.Normal], x, criterion="bic"
+    )
     assert found.best == truth
     assert row(found, truth).goodness.p_values["anderson_darling"] > 0.05
     assert "does not reject it (Anderson-Darling, p = " in found.status
@@ -117,7 +121,8 @@ def test_what_is_near_is_named():
     assert 0 < found.table[1].delta < 2
     first, second = (at.name for at in found.table)
     assert found.status == (
-        f"{first} has the smallest AIC, but {second} is within 2 units of it: the data do not decide between them"
+        f"{first} has the smallest AIC, but {second} is within 2 units of it: the data do not "
+        f"decide between them"
     )
 
 
@@ -135,16 +140,21 @@ def test_a_support_without_the_data_is_no_error():
     assert [at.name for at in found.ranked] == ["Normal"]
     assert list(found.fits) == ["Normal"]
     at = row(found, "Gamma")
-    assert at.status.startswith("not possible: data outside the support of Gamma: expected a positive number, got -")
+    assert at.status.startswith(
+        "not possible: data outside the support of Gamma: expected a positive number, got -"
+    )
     assert (at.df, math.isnan(at.aic)) == (None, True)
 
 
 def test_tails_that_are_not_known_are_no_error():
-    found = compare([td.Uniform, td.Gamma], nll.censored(POSITIVE, right=POSITIVE > 9), replicates=19)
+    found = compare(
+        [td.Uniform, td.Gamma], nll.censored(POSITIVE, right=POSITIVE > 9), replicates=19
+    )
     assert found.best == "Gamma"
     assert row(found, "Uniform").status.startswith("not possible: expected ")
     assert found.status == (
-        "Gamma has the smallest AIC. Its fit is not tested: not for censored or truncated observations"
+        "Gamma has the smallest AIC. Its fit is not tested: not for censored or truncated "
+        "observations"
     )
 
 
@@ -168,7 +178,9 @@ def test_angles_next_to_numbers():
     """On the line the density of an angle adds up to more than 1."""
     found = compare([td.VonMises, td.Normal], 10 * REAL, replicates=0)
     assert found.best == "Normal"
-    assert row(found, "VonMises").status == "not possible: expected angles within one turn, next to models of numbers"
+    assert row(found, "VonMises").status == (
+        "not possible: expected angles within one turn, next to models of numbers"
+    )
     assert compare([td.VonMises], 10 * REAL, replicates=0).best == "VonMises"
     assert len(compare([td.VonMises, td.Normal], REAL / 10, replicates=0).ranked) == 2
 
@@ -197,7 +209,9 @@ def test_fixed_is_of_one_model():
 def test_a_likelihood_next_to_a_family():
     found = compare({"unit": LINE, "free": td.Normal}, REAL / 3)
     assert row(found, "unit").goodness is None
-    assert row(found, "unit").log_likelihood == pytest.approx(stats.norm(REAL.mean() / 3).logpdf(REAL / 3).sum())
+    assert row(found, "unit").log_likelihood == pytest.approx(
+        stats.norm(REAL.mean() / 3).logpdf(REAL / 3).sum()
+    )
     assert {at.name: at.df for at in found.table} == {"unit": 1, "free": 2}
 
 
@@ -234,24 +248,69 @@ def test_rows_that_are_missing_are_counted():
     ("call", "message"),
     [
         (lambda: compare([], REAL), "at least one model, got none"),
-        (lambda: compare([td.Normal, td.Normal], REAL), "different names, got 'Normal' twice; a dict names them"),
-        (lambda: compare([td.Normal, td.Poisson], COUNTS), "counts or of measurements, got Poisson and Normal"),
-        (lambda: compare([td.Normal], REAL, criterion="mdl"), "criterion to be one of aic, aicc, bic, got 'mdl'"),
-        (lambda: compare([td.Gamma, td.Beta], REAL), "a family that can be fitted, got none: data outside the support"),
+        (
+            lambda: compare([td.Normal, td.Normal], REAL),
+            "different names, got 'Normal' twice; a dict names them",
+        ),
+        (
+            lambda: compare([td.Normal, td.Poisson], COUNTS),
+            "counts or of measurements, got Poisson and Normal",
+        ),
+        (
+            lambda: compare([td.Normal], REAL, criterion="mdl"),
+            "criterion to be one of aic, aicc, bic, got 'mdl'",
+        ),
+        (
+            lambda: compare([td.Gamma, td.Beta], REAL),
+            "a family that can be fitted, got none: data outside the support",
+        ),
         (lambda: compare([td.Normal]), "expected data, as not all models are fits, got None"),
-        (lambda: compare([td.Normal, td.Gamma], [1.0, math.nan]), "no missing values, got 1, the first at row 1"),
-        (lambda: compare([td.Normal], REAL, weights=-np.ones(300)), "finite weights of at least 0, got -1 at row 0"),
+        (
+            lambda: compare([td.Normal, td.Gamma], [1.0, math.nan]),
+            "no missing values, got 1, the first at row 1",
+        ),
+        (
+            lambda: compare([td.Normal], REAL, weights=-np.ones(300)),
+            "finite weights of at least 0, got -1 at row 0",
+        ),
         (lambda: compare([td.Normal], REAL, weights=[1]), "expected 300 weights"),
-        (lambda: compare([td.Normal], REAL, missing="keep"), "missing to be 'raise' or 'drop', got 'keep'"),
-        (lambda: compare([td.Normal], REAL, replicates=-1), "replicates as an integer of at least 0, got -1"),
-        (lambda: compare([td.GeneralizedPareto], POSITIVE), r"expected fixed=\{'GeneralizedPareto': \{'loc': ...\}\}"),
-        (lambda: compare([td.Normal], REAL, fixed={"Gamma": {}}), r"one of the models to fit \(Normal\), got 'Gamma'"),
-        (lambda: compare([td.Normal], REAL, fixed={"Normal": {"rate": 1}}), "scale in fixed for Normal, got 'rate'"),
-        (lambda: compare({"a": NORMAL, "b": fit(td.Normal, REAL[1:])}), "got n = 300 for a and 299 for b"),
-        (lambda: compare({"a": NORMAL, "b": fit(td.Normal, -REAL)}), "got other data for a than for b"),
-        (lambda: compare({"a": NORMAL, "b": fit(td.Normal, CENSORED)}), "got other data for a than for b"),
+        (
+            lambda: compare([td.Normal], REAL, missing="keep"),
+            "missing to be 'raise' or 'drop', got 'keep'",
+        ),
+        (
+            lambda: compare([td.Normal], REAL, replicates=-1),
+            "replicates as an integer of at least 0, got -1",
+        ),
+        (
+            lambda: compare([td.GeneralizedPareto], POSITIVE),
+            r"expected "
+            r"fixed=\{'GeneralizedPareto': "
+            r"\{'loc': ...\}\}",
+        ),
+        (
+            lambda: compare([td.Normal], REAL, fixed={"Gamma": {}}),
+            r"one of the models to fit "
+            r"\(Normal\), got 'Gamma'",
+        ),
+        (
+            lambda: compare([td.Normal], REAL, fixed={"Normal": {"rate": 1}}),
+            "scale in fixed for Normal, got 'rate'",
+        ),
+        (
+            lambda: compare({"a": NORMAL, "b": fit(td.Normal, REAL[1:])}),
+            "got n = 300 for a and 299 for b",
+        ),
+        (
+            lambda: compare({"a": NORMAL, "b": fit(td.Normal, -REAL)}),
+            "got other data for a than for b",
+        ),
+        (
+            lambda: compare({"a": NORMAL, "b": fit(td.Normal, CENSORED)}),
+            "got other data for a than for b",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -260,10 +319,19 @@ def test_bad_input_is_named(call, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: compare(td.Normal, REAL), "models as a list, or a dict of name -> model, got type"),
+        (
+            lambda: compare(td.Normal, REAL),
+            "models as a list, or a dict of name -> model, got type",
+        ),
         (lambda: compare("normal", REAL), "models as a list, or a dict of name -> model, got str"),
-        (lambda: compare([LINE], REAL), "classes or fits, or a dict of name -> model, got Likelihood"),
-        (lambda: compare([dict], REAL), "a class of torch.distributions such as Normal, or a Likelihood, got dict"),
+        (
+            lambda: compare([LINE], REAL),
+            "classes or fits, or a dict of name -> model, got Likelihood",
+        ),
+        (
+            lambda: compare([dict], REAL),
+            "a class of torch.distributions such as Normal, or a Likelihood, got dict",
+        ),
         (lambda: compare([td.Normal], ["a", "b"]), "real numbers, got 'a' at row 0"),
     ],
 )
@@ -282,8 +350,10 @@ def test_the_table():
         "Normal   2          -8.828  21.655  27.655  20.874  0.000   0.502\n"
         "Gamma    2          -8.834  21.669  27.669  20.887  0.013   0.498\n"
         "Beta\n"
-        "Normal has the smallest AIC, but Gamma is within 2 units of it: the data do not decide between them.\n"
-        "Beta: not possible: data outside the support of Beta: expected a number between 0 and 1, got 1 at row 0"
+        "Normal has the smallest AIC, but Gamma is within 2 units of it: the data do not decide "
+        "between them.\n"
+        "Beta: not possible: data outside the support of Beta: expected a number between 0 and 1, "
+        "got 1 at row 0"
     )
 
 
@@ -293,7 +363,8 @@ def test_p_values_are_in_the_table():
     assert head.split()[-6:] == ["KS", "p", "CvM", "p", "AD", "p"]
     shown = [f"{p:.3f}" for p in found.table[0].goodness.p_values.values()]
     assert first.split()[-3:] == shown
-    assert len(second.split()) == len(first.split()) - 1  # Uniform has no Anderson-Darling statistic
+    # Uniform has no Anderson-Darling statistic
+    assert len(second.split()) == len(first.split()) - 1
     assert "\nUniform: the Anderson-Darling statistic is infinite" in str(found)
 
 

@@ -1,4 +1,6 @@
-"""Goodness of fit: statistics against SciPy's and brute force, p-values that keep their level and see what is wrong."""
+"""Goodness of fit: statistics against SciPy's and brute force, p-values that keep their level and
+see what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -32,26 +34,46 @@ SCIPY = [
     (td.Laplace, REAL, stats.laplace, lambda p: {"loc": p["loc"], "scale": p["scale"]}),
     (td.StudentT, stats.t.rvs(3, size=80, random_state=0), stats.t, lambda p: p),
     (td.Exponential, POSITIVE, stats.expon, lambda p: {"loc": 0, "scale": 1 / p["rate"]}),
-    (td.Gamma, POSITIVE, stats.gamma, lambda p: {"a": p["concentration"], "loc": 0, "scale": 1 / p["rate"]}),
-    (td.Weibull, POSITIVE, stats.weibull_min, lambda p: {"c": p["concentration"], "loc": 0, "scale": p["scale"]}),
-    (td.Beta, POSITIVE / 40, stats.beta,
-     lambda p: {"a": p["concentration1"], "b": p["concentration0"], "loc": 0, "scale": 1}),
-]  # fmt: skip
+    (
+        td.Gamma,
+        POSITIVE,
+        stats.gamma,
+        lambda p: {"a": p["concentration"], "loc": 0, "scale": 1 / p["rate"]},
+    ),
+    (
+        td.Weibull,
+        POSITIVE,
+        stats.weibull_min,
+        lambda p: {"c": p["concentration"], "loc": 0, "scale": p["scale"]},
+    ),
+    (
+        td.Beta,
+        POSITIVE / 40,
+        stats.beta,
+        lambda p: {"a": p["concentration1"], "b": p["concentration0"], "loc": 0, "scale": 1},
+    ),
+]
 
 
-@pytest.mark.parametrize(("family", "x", "theirs", "to_theirs"), SCIPY, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize(
+    ("family", "x", "theirs", "to_theirs"), SCIPY, ids=lambda v: getattr(v, "__name__", "")
+)
 def test_statistics_are_scipys(family, x, theirs, to_theirs):
     fit = nll.fit(family, x)
     found = goodness_of_fit(fit, replicates=0)
     known = to_theirs(numbers(fit))
     for name, short in zip(NAMES, ("ks", "cvm", "ad"), strict=True):
-        expected = stats.goodness_of_fit(theirs, x, known_params=known, statistic=short, n_mc_samples=1).statistic
+        expected = stats.goodness_of_fit(
+            theirs, x, known_params=known, statistic=short, n_mc_samples=1
+        ).statistic
         assert found.statistics[name] == pytest.approx(expected, rel=1e-10)
     assert all(math.isnan(p) for p in found.p_values.values())
     assert (found.replicates, found.note) == (0, "")
 
 
-@pytest.mark.parametrize(("family", "x"), [(td.Uniform, REAL), (td.Pareto, POSITIVE)], ids=["Uniform", "Pareto"])
+@pytest.mark.parametrize(
+    ("family", "x"), [(td.Uniform, REAL), (td.Pareto, POSITIVE)], ids=["Uniform", "Pareto"]
+)
 def test_ends_that_are_estimated_by_the_extremes(family, x):
     fit = nll.fit(family, x)
     p = numbers(fit)
@@ -62,7 +84,9 @@ def test_ends_that_are_estimated_by_the_extremes(family, x):
     )
     found = goodness_of_fit(fit, replicates=99)
     assert found.statistics[KS] == pytest.approx(stats.kstest(x, law.cdf).statistic, rel=1e-10)
-    assert found.statistics[CVM] == pytest.approx(stats.cramervonmises(x, law.cdf).statistic, rel=1e-10)
+    assert found.statistics[CVM] == pytest.approx(
+        stats.cramervonmises(x, law.cdf).statistic, rel=1e-10
+    )
     assert found.statistics[AD] == math.inf
     assert 0 < found.p_values[KS] <= 1
     assert math.isnan(found.p_values[AD])
@@ -84,7 +108,10 @@ def test_distances_far_in_the_tails():
     """Where 1 - F is exp(-800)."""
     x = np.array([-1.0, 0.0, 0.5, 40.0])
     one = torch.ones(1, 4, dtype=torch.float64)
-    params = {"loc": torch.zeros(1, dtype=torch.float64), "scale": torch.ones(1, dtype=torch.float64)}
+    params = {
+        "loc": torch.zeros(1, dtype=torch.float64),
+        "scale": torch.ones(1, dtype=torch.float64),
+    }
     found = distances(FAMILIES[td.Normal], torch.from_numpy(x)[None], one, params)
     i = np.arange(1, 5)
     expected = -4 - np.mean((2 * i - 1) * (stats.norm.logcdf(x) + stats.norm.logsf(x[::-1])))
@@ -121,7 +148,9 @@ def test_p_values_are_scipys():
     x = np.random.default_rng(3).standard_t(4, size=60)
     ours = goodness_of_fit(td.Normal, x, replicates=999).p_values
     for name, short in zip(NAMES, ("ks", "cvm", "ad"), strict=True):
-        theirs = stats.goodness_of_fit(stats.norm, x, statistic=short, n_mc_samples=999, rng=0).pvalue
+        theirs = stats.goodness_of_fit(
+            stats.norm, x, statistic=short, n_mc_samples=999, rng=0
+        ).pvalue
         error = math.sqrt(2 * max(theirs * (1 - theirs), 0.01) / 1000)
         assert abs(ours[name] - theirs) < 4 * error, name
 
@@ -137,7 +166,9 @@ def test_p_values_are_scipys():
 def test_p_values_are_those_of_lilliefors(family, dist, x):
     _, expected = lilliefors(x, dist, pvalmethod="table")
     assert 0.001 < expected < 0.2  # where the table has an answer
-    assert goodness_of_fit(family, x, replicates=999).p_values[KS] == pytest.approx(expected, abs=0.03)
+    assert goodness_of_fit(family, x, replicates=999).p_values[KS] == pytest.approx(
+        expected, abs=0.03
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,10 +182,15 @@ def test_p_values_are_those_of_lilliefors(family, dist, x):
     ids=["Normal", "Exponential", "Gumbel", "StudentT"],
 )
 def test_p_values_are_uniform_where_the_family_is_true(family, draw):
-    """A p-value of 99 replicates is one of 1 / 100, ..., 1; less a uniform hundredth it is uniform on (0, 1)."""
+    """A p-value of 99 replicates is one of 1 / 100, ..., 1; less a uniform hundredth it is uniform
+    on (0, 1).
+    """
     rng = np.random.default_rng(0)
     p = np.array(
-        [list(goodness_of_fit(family, draw(rng), replicates=99, seed=i).p_values.values()) for i in range(200)]
+        [
+            list(goodness_of_fit(family, draw(rng), replicates=99, seed=i).p_values.values())
+            for i in range(200)
+        ]
     )
     p = p - rng.random((200, 1)) / 100
     for column in p.T:
@@ -163,7 +199,9 @@ def test_p_values_are_uniform_where_the_family_is_true(family, draw):
 
 def test_p_values_of_counts_keep_their_level():
     rng = np.random.default_rng(0)
-    found = [goodness_of_fit(td.Poisson, rng.poisson(2.0, 30), replicates=99, seed=i) for i in range(200)]
+    found = [
+        goodness_of_fit(td.Poisson, rng.poisson(2.0, 30), replicates=99, seed=i) for i in range(200)
+    ]
     for name in NAMES:
         rejected = sum(of.p_values[name] <= 0.05 for of in found)
         assert rejected <= 10 + 3 * math.sqrt(200 * 0.05 * 0.95)
@@ -171,7 +209,12 @@ def test_p_values_of_counts_keep_their_level():
 
 @pytest.mark.parametrize(
     ("family", "x"),
-    [(td.Normal, POSITIVE**2), (td.Exponential, REAL + 10), (td.Poisson, COUNTS), (td.Uniform, POSITIVE)],
+    [
+        (td.Normal, POSITIVE**2),
+        (td.Exponential, REAL + 10),
+        (td.Poisson, COUNTS),
+        (td.Uniform, POSITIVE),
+    ],
     ids=["Normal", "Exponential", "Poisson", "Uniform"],
 )
 def test_a_wrong_family_is_rejected(family, x):
@@ -229,7 +272,9 @@ def test_the_seed_decides_and_pytorchs_own_stays():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, two, other = (goodness_of_fit(td.Gamma, POSITIVE, replicates=99, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (
+        goodness_of_fit(td.Gamma, POSITIVE, replicates=99, seed=seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.rand(1), expected)
     assert one == two
     assert one.p_values != other.p_values
@@ -241,7 +286,10 @@ def test_the_budget_is_kept_and_told():
     assert found.replicates == 40
     assert found.note == "40 replicates, not 999: at most 3200 numbers are drawn"
     none = goodness_of_fit(td.Normal, REAL, replicates=999, budget=80 * 10)
-    assert (none.replicates, none.note) == (0, "no p-values: 19 replicates of 80 rows are more than 800 numbers")
+    assert (none.replicates, none.note) == (
+        0,
+        "no p-values: 19 replicates of 80 rows are more than 800 numbers",
+    )
     assert math.isnan(none.p_values[KS])
     assert not math.isnan(none.statistics[KS])
 
@@ -266,9 +314,18 @@ LINE = nll.Likelihood(lambda x, m: td.Normal(m, torch.ones_like(m)), {"m": td.co
 @pytest.mark.parametrize(
     ("fit", "note"),
     [
-        (lambda: nll.fit(td.Normal, nll.censored(REAL, right=REAL > 4)), "not for censored or truncated observations"),
-        (lambda: nll.fit(td.Gumbel, nll.truncated(REAL, low=-20.0)), "not for censored or truncated observations"),
-        (lambda: nll.fit(td.Gumbel, REAL, weights=nll.sampling(POSITIVE)), "not for sampling weights"),
+        (
+            lambda: nll.fit(td.Normal, nll.censored(REAL, right=REAL > 4)),
+            "not for censored or truncated observations",
+        ),
+        (
+            lambda: nll.fit(td.Gumbel, nll.truncated(REAL, low=-20.0)),
+            "not for censored or truncated observations",
+        ),
+        (
+            lambda: nll.fit(td.Gumbel, REAL, weights=nll.sampling(POSITIVE)),
+            "not for sampling weights",
+        ),
         (lambda: nll.fit(td.Dirichlet, [[0.6, 0.4], [0.5, 0.5], [0.3, 0.7]]), "of several columns"),
         (lambda: nll.fit(td.Bernoulli, [0, 1, 1]), "Bernoulli fits any sample exactly"),
         (lambda: nll.fit(td.Categorical, ["a", "b", "b"]), "Categorical fits any sample exactly"),
@@ -276,14 +333,19 @@ LINE = nll.Likelihood(lambda x, m: td.Normal(m, torch.ones_like(m)), {"m": td.co
         (lambda: nll.fit(td.VonMises, REAL), "the distribution function of VonMises is not known"),
         (lambda: nll.fit(Wave, POSITIVE), "the distribution function of Wave is not known"),
         (lambda: nll.fit(LINE, REAL), "not for a model other than a family of distributions"),
-        (lambda: nll.fit(td.Binomial, COUNTS, fixed={"total_count": 40 + COUNTS}), "not identically distributed"),
+        (
+            lambda: nll.fit(td.Binomial, COUNTS, fixed={"total_count": 40 + COUNTS}),
+            "not identically distributed",
+        ),
     ],
 )
 def test_what_has_no_statistic_says_so(fit, note):
     found = goodness_of_fit(fit(), replicates=19)
     assert note in found.note
     assert found.replicates == 0
-    assert all(math.isnan(value) for value in (*found.statistics.values(), *found.p_values.values()))
+    assert all(
+        math.isnan(value) for value in (*found.statistics.values(), *found.p_values.values())
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,7 +363,9 @@ def test_parameters_that_are_not_free_have_statistics_only(options):
     assert found.note == "no p-values: parameters are given, fixed or bounded"
     p = numbers(fit)
     law = stats.gamma(p["concentration"], scale=1 / p["rate"])
-    assert found.statistics[KS] == pytest.approx(stats.kstest(POSITIVE, law.cdf).statistic, rel=1e-10)
+    assert found.statistics[KS] == pytest.approx(
+        stats.kstest(POSITIVE, law.cdf).statistic, rel=1e-10
+    )
     assert math.isnan(found.p_values[KS])
 
 
@@ -320,10 +384,22 @@ def test_a_start_leaves_the_parameters_free():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: goodness_of_fit(td.Normal, REAL, replicates=-1), "replicates as an integer of at least 0, got -1"),
-        (lambda: goodness_of_fit(td.Normal, REAL, replicates=9.5), "replicates as an integer of at least 0, got 9.5"),
-        (lambda: goodness_of_fit(td.Normal, REAL, seed=True), "seed as an integer of at least 0, got True"),
-        (lambda: goodness_of_fit(nll.fit(td.Normal, REAL), REAL), "either data or a Fit, which has them, got both"),
+        (
+            lambda: goodness_of_fit(td.Normal, REAL, replicates=-1),
+            "replicates as an integer of at least 0, got -1",
+        ),
+        (
+            lambda: goodness_of_fit(td.Normal, REAL, replicates=9.5),
+            "replicates as an integer of at least 0, got 9.5",
+        ),
+        (
+            lambda: goodness_of_fit(td.Normal, REAL, seed=True),
+            "seed as an integer of at least 0, got True",
+        ),
+        (
+            lambda: goodness_of_fit(nll.fit(td.Normal, REAL), REAL),
+            "either data or a Fit, which has them, got both",
+        ),
         (lambda: goodness_of_fit(td.Gamma, REAL), "data outside the support of Gamma"),
     ],
 )
@@ -334,7 +410,13 @@ def test_bad_input_is_named(call, message):
 
 def test_the_table():
     found = GoodnessOfFit(
-        "Normal", 30.0, dict(zip(NAMES, (0.1, 0.02, 0.3), strict=True)), dict.fromkeys(NAMES, 0.25), 99, 1, "a note"
+        "Normal",
+        30.0,
+        dict(zip(NAMES, (0.1, 0.02, 0.3), strict=True)),
+        dict.fromkeys(NAMES, 0.25),
+        99,
+        1,
+        "a note",
     )
     assert str(found) == (
         "Normal, n = 30\n"

@@ -19,7 +19,9 @@ def test_the_two_boxes():
     """Box A holds 99 white balls and a black one, box B the reverse; the ball is white."""
     choice = most_likely({"A": td.Bernoulli(0.99), "B": td.Bernoulli(0.01)}, WHITE)
     assert (choice.winner, choice.tied, choice.impossible, choice.n) == ("A", (), (), 1)
-    assert choice.log_likelihoods == pytest.approx({"A": math.log(0.99), "B": math.log(0.01)}, rel=1e-15)
+    assert choice.log_likelihoods == pytest.approx(
+        {"A": math.log(0.99), "B": math.log(0.01)}, rel=1e-15
+    )
     assert choice.likelihood_ratios == pytest.approx({"A": 1, "B": 99}, rel=1e-14)
     assert choice.status == "A makes the data most likely"
 
@@ -107,7 +109,10 @@ def test_log_likelihoods_are_those_of_the_sample(sample, p):
             id="outside the support",
         ),
         pytest.param(
-            {"A": td.Categorical(torch.tensor([1.0, 0.0])), "B": td.Categorical(torch.tensor([0.9, 0.1]))},
+            {
+                "A": td.Categorical(torch.tensor([1.0, 0.0])),
+                "B": td.Categorical(torch.tensor([0.9, 0.1])),
+            },
             [0, 1],
             "B",
             (),
@@ -125,13 +130,24 @@ def test_log_likelihoods_are_those_of_the_sample(sample, p):
             id="certain",
         ),
         pytest.param(
-            {"only": td.Normal(0.0, 1.0)}, 0.3, "only", (), (), "only makes the data most likely", id="no rival"
+            {"only": td.Normal(0.0, 1.0)},
+            0.3,
+            "only",
+            (),
+            (),
+            "only makes the data most likely",
+            id="no rival",
         ),
     ],
 )
 def test_winners_ties_and_the_impossible(hypotheses, data, winner, tied, impossible, status):
     choice = most_likely(hypotheses, data)
-    assert (choice.winner, choice.tied, choice.impossible, choice.status) == (winner, tied, impossible, status)
+    assert (choice.winner, choice.tied, choice.impossible, choice.status) == (
+        winner,
+        tied,
+        impossible,
+        status,
+    )
     assert [choice.log_likelihoods[name] for name in impossible] == [-math.inf] * len(impossible)
 
 
@@ -151,7 +167,9 @@ def test_functions_are_hypotheses():
         seen.append(x)
         return -x.square()
 
-    choice = most_likely({"rows": parabola, "all": lambda x: -3, "list": lambda x: [-1.0, -5.0]}, [1, 2])
+    choice = most_likely(
+        {"rows": parabola, "all": lambda x: -3, "list": lambda x: [-1.0, -5.0]}, [1, 2]
+    )
     assert choice.log_likelihoods == {"rows": -5.0, "all": -3.0, "list": -6.0}
     assert choice.winner == "all"
     assert (seen[0].dtype, seen[0].shape) == (torch.float64, (2,))
@@ -159,7 +177,9 @@ def test_functions_are_hypotheses():
 
 def test_a_function_that_is_being_trained():
     parameter = torch.tensor(0.5, requires_grad=True)
-    assert most_likely({"net": lambda x: -(x - parameter).square()}, [0.5]).log_likelihoods == {"net": 0.0}
+    assert most_likely({"net": lambda x: -(x - parameter).square()}, [0.5]).log_likelihoods == {
+        "net": 0.0
+    }
 
 
 # One of each kind of support and of parameters, on data that fit it.
@@ -184,15 +204,26 @@ DISTRIBUTIONS = {
     "StudentT": (td.StudentT(3.0), [1.5, -40.0]),
     "VonMises": (td.VonMises(0.1, 2.0), [0.5, -2.0]),
     "Weibull": (td.Weibull(1.5, 2.0), [0.5, 2.0]),
-    "transformed": (td.TransformedDistribution(td.Normal(0.0, 1.0), [td.transforms.ExpTransform()]), [0.5, 2.0]),
+    "transformed": (
+        td.TransformedDistribution(td.Normal(0.0, 1.0), [td.transforms.ExpTransform()]),
+        [0.5, 2.0],
+    ),
     "mixture": (
-        td.MixtureSameFamily(td.Categorical(torch.tensor([0.3, 0.7])), td.Normal(torch.tensor([0.0, 4.0]), 1.0)),
+        td.MixtureSameFamily(
+            td.Categorical(torch.tensor([0.3, 0.7])), td.Normal(torch.tensor([0.0, 4.0]), 1.0)
+        ),
         [0.5, 3.0],
     ),
     "Dirichlet": (td.Dirichlet(torch.tensor([0.5, 1.5])), [[0.25, 0.75], [0.5, 0.5]]),
-    "Independent": (td.Independent(td.Normal(torch.zeros(2), torch.ones(2)), 1), [[0.25, 0.75], [-2.0, 0.5]]),
+    "Independent": (
+        td.Independent(td.Normal(torch.zeros(2), torch.ones(2)), 1),
+        [[0.25, 0.75], [-2.0, 0.5]],
+    ),
     "Multinomial": (td.Multinomial(3, torch.tensor([0.2, 0.8])), [[1, 2], [3, 0]]),
-    "MultivariateNormal": (td.MultivariateNormal(torch.zeros(2), 2 * torch.eye(2)), [[0.25, 0.75], [-2.0, 0.5]]),
+    "MultivariateNormal": (
+        td.MultivariateNormal(torch.zeros(2), 2 * torch.eye(2)),
+        [[0.25, 0.75], [-2.0, 0.5]],
+    ),
     "OneHotCategorical": (td.OneHotCategorical(torch.tensor([0.2, 0.8])), [[1, 0], [0, 1]]),
 }
 
@@ -207,9 +238,14 @@ def test_every_distribution_of_torch(name):
 
 
 def test_parameters_are_the_decimals_that_were_written():
-    """Bernoulli(0.99) holds a float32 near 0.99; the tie with a float64 0.99 shows what is meant."""
+    """Bernoulli(0.99) holds a float32 near 0.99; the tie with a float64 0.99 shows what is
+    meant.
+    """
     exact = td.Bernoulli(torch.tensor(0.99, dtype=torch.float64))
-    assert most_likely({"float32": td.Bernoulli(0.99), "float64": exact}, [1, 1, 0]).tied == ("float32", "float64")
+    assert most_likely({"float32": td.Bernoulli(0.99), "float64": exact}, [1, 1, 0]).tied == (
+        "float32",
+        "float64",
+    )
 
 
 def test_a_distribution_that_is_being_trained():

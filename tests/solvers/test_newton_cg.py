@@ -31,9 +31,14 @@ def search(function, start: Tensor):
 
 
 CASES = [
-    (lambda t: -0.5 * ((t - 3) ** 2 * torch.logspace(-4, 4, 40, dtype=torch.float64)).sum(), torch.zeros(40), 3.0),
+    (
+        lambda t: -0.5 * ((t - 3) ** 2 * torch.logspace(-4, 4, 40, dtype=torch.float64)).sum(),
+        torch.zeros(40),
+        3.0,
+    ),
     (lambda t: -((1 - t[0]) ** 2) - 100 * (t[1] - t[0] ** 2) ** 2, torch.tensor([-1.2, 1.0]), 1.0),
-    (lambda t: torch.exp(-0.5 * (t - 1).square().sum()), torch.full((4,), 2.5), 1.0),  # convex at the start
+    # convex at the start
+    (lambda t: torch.exp(-0.5 * (t - 1).square().sum()), torch.full((4,), 2.5), 1.0),
     (lambda t: -torch.cosh(t - 2).log().sum(), torch.full((3,), 30.0), 2.0),
 ]
 
@@ -58,18 +63,25 @@ def logistic(n: int, p: int):
     scale = torch.logspace(-3, 3, p, dtype=torch.float64)
     x = torch.randn(n, p, dtype=torch.float64) * scale
     y = td.Bernoulli(logits=x @ (torch.randn(p, dtype=torch.float64) / scale / p**0.5)).sample()
-    return Likelihood(lambda x, y, b: td.Bernoulli(logits=x @ b), {"b": (constraints.real, p)}), (x, y)
+    return Likelihood(lambda x, y, b: td.Bernoulli(logits=x @ b), {"b": (constraints.real, p)}), (
+        x,
+        y,
+    )
 
 
 def test_many_parameters_are_fitted_as_few_are(monkeypatch):
     model, data = logistic(3000, 300)
     found = fit(model, data)
-    assert found.status == "converged: the Newton steps reached a maximum, by conjugate gradients for 300 parameters"
+    assert found.status == (
+        "converged: the Newton steps reached a maximum, by conjugate gradients for 300 parameters"
+    )
     monkeypatch.setattr(objective, "MANY_PARAMETERS", 1000)
     exact = fit(model, data)
     assert found.log_likelihood == pytest.approx(exact.log_likelihood, abs=1e-9)
     errors = exact.standard_errors["b"]
-    torch.testing.assert_close(found.params["b"] / errors, exact.params["b"] / errors, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        found.params["b"] / errors, exact.params["b"] / errors, rtol=0, atol=1e-4
+    )
     torch.testing.assert_close(found.standard_errors["b"], errors, rtol=1e-5, atol=0)
 
 
@@ -96,7 +108,9 @@ def test_more_parameters_than_a_matrix_has_room_for():
             return td.Independent(td.Normal(self.layer(x), 1.0), 1)
 
     found = fit(Lines(), (x, y))
-    assert found.status == "converged: the Newton steps reached a maximum; no standard errors for 8000 parameters"
+    assert found.status == (
+        "converged: the Newton steps reached a maximum; no standard errors for 8000 parameters"
+    )
     design = torch.cat([x, torch.ones(50, 1, dtype=torch.float64)], 1)
     ours = torch.cat([found.params["layer_weight"].T, found.params["layer_bias"][None]])
     torch.testing.assert_close(ours, torch.linalg.lstsq(design, y).solution, rtol=0, atol=1e-6)
@@ -111,7 +125,11 @@ def test_a_large_number_with_a_large_error_is_no_border():
     line = Likelihood(lambda x, y, b: td.Normal(b * x, 1.0), {"b": constraints.real})
     found = fit(line, (x, y))
     assert found.status.startswith("converged")
-    assert float(found.standard_errors["b"]) == pytest.approx(float(x.square().sum().rsqrt()), rel=1e-9)
-    wide = fit(td.StudentT, 1e3 + 1e3 * td.StudentT(3.0).sample((200,)), groups=torch.arange(200) % 2)
+    assert float(found.standard_errors["b"]) == pytest.approx(
+        float(x.square().sum().rsqrt()), rel=1e-9
+    )
+    wide = fit(
+        td.StudentT, 1e3 + 1e3 * td.StudentT(3.0).sample((200,)), groups=torch.arange(200) % 2
+    )
     assert bool(wide.converged.all())
     assert "skewness = inf" in fit(SkewNormal, [0.02, 0.03, 0.05, 0.4, 0.7, 0.9, 1.3, 2.0]).status

@@ -83,9 +83,9 @@ def test_bounds_and_the_constraint_itself_both_hold(constraint, limits, inside, 
     assert not bool(bounded.check(torch.tensor(outside)))
     value = own.natural(torch.linspace(-20, 20, 41, dtype=torch.float64)[:, None])["x"]
     assert bool((bounded.check(value) | (value - inside).abs().isfinite()).all())
-    assert own.natural(own.numbers({"x": torch.tensor([inside], dtype=torch.float64)}))["x"].item() == pytest.approx(
-        inside
-    )
+    assert own.natural(own.numbers({"x": torch.tensor([inside], dtype=torch.float64)}))[
+        "x"
+    ].item() == pytest.approx(inside)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,32 @@ def test_bounds_and_the_constraint_itself_both_hold(constraint, limits, inside, 
         ({"x": -1.0}, None, ValueError, "expected x to be positive, got -1.0"),
         ({"x": [1.0, 2.0]}, None, ValueError, r"expected x of shape \(\), got \(2,\)"),
         ({"x": None}, None, TypeError, "expected a number for x, got None"),
-        ({"x": "x"}, None, ValueError, "expected fixed.'x'. to name another parameter of its shape, got 'x'"),
-        ({"x": "v"}, None, ValueError, "expected fixed.'x'. to name another parameter of its shape, got 'v'"),
-        ({"x": "y", "y": "x"}, None, ValueError, "expected fixed.'x'. to name a parameter that is free or fixed"),
+        (
+            {"x": "x"},
+            None,
+            ValueError,
+            "expected fixed.'x'. to name another parameter of its shape, got 'x'",
+        ),
+        (
+            {"x": "v"},
+            None,
+            ValueError,
+            "expected fixed.'x'. to name another parameter of its shape, got 'v'",
+        ),
+        (
+            {"x": "y", "y": "x"},
+            None,
+            ValueError,
+            "expected fixed.'x'. to name a parameter that is free or fixed",
+        ),
         ([1.0], None, TypeError, "expected fixed as a dict of name -> value, got list"),
         (None, {"y": (2.0, 1.0)}, ValueError, "expected bounds.'y'. with room for y"),
-        (None, {"x": (-2.0, -1.0)}, ValueError, "expected bounds.'x'. with room for x, which is positive"),
+        (
+            None,
+            {"x": (-2.0, -1.0)},
+            ValueError,
+            "expected bounds.'x'. with room for x, which is positive",
+        ),
         (None, {"y": 3.0}, TypeError, r"expected bounds.'y'. as a pair \(low, high\), got 3.0"),
     ],
 )

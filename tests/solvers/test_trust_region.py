@@ -36,7 +36,9 @@ def quadratic(theta: Tensor) -> Tensor:
 
 def test_a_quadratic_takes_one_step():
     seen = []
-    found = maximise(sums_of(quadratic), tensor(10.0, 10.0), progress=lambda *what: seen.append(what))
+    found = maximise(
+        sums_of(quadratic), tensor(10.0, 10.0), progress=lambda *what: seen.append(what)
+    )
     assert found.theta.tolist() == pytest.approx(PEAK.tolist(), rel=1e-14)
     assert (found.reached, found.status) == (True, "converged")
     # The expected gain of the first step is all of it; the second step sees that nothing is left.
@@ -62,11 +64,14 @@ def cauchy(theta: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("function", "start", "peak"),
     [
-        # Curved the wrong way at the start, where Newton's own step would lead downhill or to a saddle.
+        # Curved the wrong way at the start, where Newton's own step would lead downhill or to a
+        # saddle.
         pytest.param(rosenbrock, (-1.2, 1.0), (1.0, 1.0), id="a bent ridge"),
         pytest.param(bell, (3.0, -2.0), (1.0, 1.0), id="the flank of a bell"),
         pytest.param(cauchy, (-8.0,), None, id="far from heavy tails"),
-        pytest.param(lambda t: -(t**4).sum() + (t**2).sum(), (1e-3,), (0.5**0.5,), id="beside a minimum"),
+        pytest.param(
+            lambda t: -(t**4).sum() + (t**2).sum(), (1e-3,), (0.5**0.5,), id="beside a minimum"
+        ),
     ],
 )
 def test_from_where_it_is_not_concave(function, start, peak):
@@ -81,7 +86,9 @@ def test_from_where_it_is_not_concave(function, start, peak):
 
 @pytest.mark.parametrize("unit", [1e-150, 1e-12, 1e-3, 1e5, 1e12, 1e150])
 def test_the_units_of_a_parameter_do_not_matter(unit):
-    """Scaling by powers of ten, the same points are visited and the same decrements found, to rounding."""
+    """Scaling by powers of ten, the same points are visited and the same decrements found, to
+    rounding.
+    """
 
     def path(scale: Tensor) -> tuple[list, list, int]:
         trail, gains = [], []
@@ -89,9 +96,15 @@ def test_the_units_of_a_parameter_do_not_matter(unit):
         def sums(theta):
             trail.append((theta / scale).tolist())
             plain = sums_of(rosenbrock)(theta / scale)
-            return Sums(plain.log_likelihood, plain.score / scale, plain.information / scale / scale[:, None])
+            return Sums(
+                plain.log_likelihood,
+                plain.score / scale,
+                plain.information / scale / scale[:, None],
+            )
 
-        found = maximise(sums, tensor(-1.2, 1.0) * scale, lambda step, value, gain: gains.append(gain))
+        found = maximise(
+            sums, tensor(-1.2, 1.0) * scale, lambda step, value, gain: gains.append(gain)
+        )
         assert found.reached
         return trail, gains, found.steps
 
@@ -99,7 +112,8 @@ def test_the_units_of_a_parameter_do_not_matter(unit):
     expected, expected_gains, expected_steps = path(tensor(1.0, 1.0))
     assert steps == expected_steps
     assert trail[-1] == pytest.approx(expected[-1], rel=1e-9)
-    assert gains[:-2] == pytest.approx(expected_gains[:-2], rel=1e-6)  # the last ones are rounding errors
+    # the last ones are rounding errors
+    assert gains[:-2] == pytest.approx(expected_gains[:-2], rel=1e-6)
 
 
 def test_steps_into_nowhere_are_halved():
@@ -108,7 +122,9 @@ def test_steps_into_nowhere_are_halved():
 
     def sums(theta: Tensor) -> Sums:
         visited.append(float(theta))
-        return Sums(theta.log().sum() - 2 * theta.sum(), 1 / theta - 2, torch.diag(1 / theta.square()))
+        return Sums(
+            theta.log().sum() - 2 * theta.sum(), 1 / theta - 2, torch.diag(1 / theta.square())
+        )
 
     found = maximise(sums, tensor(5.0))
     assert min(visited) < 0
@@ -137,14 +153,18 @@ def test_a_value_that_rises_for_ever_is_not_reached():
 
 
 def test_a_wrong_score_is_found_out():
-    """The score points uphill where there is only downhill: no step is taken, and nothing is claimed."""
+    """The score points uphill where there is only downhill: no step is taken, and nothing is
+    claimed.
+    """
 
     def sums(theta: Tensor) -> Sums:
         return Sums(-1e6 * theta.abs().sum(), 1 + 2 * theta, 2 * torch.eye(1, dtype=torch.float64))
 
     found = maximise(sums, tensor(0.0))
     assert (found.reached, found.theta.tolist(), found.steps) == (False, [0.0], 0)
-    assert found.status == "stopped: no step along the ascent direction raises the likelihood (expected gain 0.25)"
+    assert found.status == (
+        "stopped: no step along the ascent direction raises the likelihood (expected gain 0.25)"
+    )
 
 
 def test_reached_means_that_nothing_is_left_to_gain():
@@ -167,7 +187,9 @@ def test_the_decrement_is_what_a_quadratic_still_gains():
 
 @pytest.mark.parametrize("size", [3, 80])
 def test_many_searches_at_once_are_as_each_alone(size):
-    """Quadratics and a function with a flank that curves the wrong way, of few and of many parameters."""
+    """Quadratics and a function with a flank that curves the wrong way, of few and of many
+    parameters.
+    """
     draw = torch.Generator().manual_seed(3)
     peaks = torch.randn(6, size, generator=draw, dtype=torch.float64)
     root = torch.randn(6, size, size, generator=draw, dtype=torch.float64)
@@ -176,7 +198,11 @@ def test_many_searches_at_once_are_as_each_alone(size):
     def one(index):
         def function(theta):
             away = theta - peaks[index]
-            return -0.5 * away @ curved[index] @ away if index % 2 else torch.exp(-away.square().sum() / size)
+            return (
+                -0.5 * away @ curved[index] @ away
+                if index % 2
+                else torch.exp(-away.square().sum() / size)
+            )
 
         return function
 
@@ -196,7 +222,8 @@ def test_many_searches_at_once_are_as_each_alone(size):
 
 def test_on_a_border_the_step_has_the_radius_as_its_length():
     values = torch.tensor([[-1.0, 2.0], [0.5, 2.0], [-1.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
-    score = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)  # the third: no slope
+    # the third: no slope
+    score = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     radius = torch.tensor([2.0, 0.1, 3.0, 5.0], dtype=torch.float64)
     step, inside = _within(score, values, radius)
     torch.testing.assert_close(step.square().sum(1).sqrt(), radius, rtol=1e-5, atol=0)

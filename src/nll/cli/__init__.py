@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-_NEEDED = ("typer", "rich", "formulaic", "pandas", "pyarrow", "sklearn", "matplotlib", "jinja2", "sympy")
+_NEEDED = (
+    "typer",
+    "rich",
+    "formulaic",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "matplotlib",
+    "jinja2",
+    "sympy",
+)
 
 
 def main() -> None:

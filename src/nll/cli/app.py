@@ -1,4 +1,6 @@
-"""The subcommands and the exit codes: 0 a fit to trust, 1 a fit that did not converge, 2 bad input."""
+"""The subcommands and the exit codes: 0 a fit to trust, 1 a fit that did not converge, 2 bad
+input.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ app = typer.Typer(
 
 @app.callback()
 def about(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
 ) -> None:
     """Maximum likelihood: fit a likelihood to a table."""
     if version:

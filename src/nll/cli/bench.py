@@ -1,7 +1,9 @@
 """`nll bench`: the losses against PyTorch's, on this machine.
 
-Every case is measured as a user would meet it: forward, then the gradient of the scores. The contenders take turns
-within one run, and medians are compared: on a machine that others use too, times come and go, ratios stay.
+Every case is measured as a user would meet it: forward, then the gradient of the scores. The
+    contenders take turns
+within one run, and medians are compared: on a machine that others use too, times come and go,
+    ratios stay.
 """
 
 from __future__ import annotations
@@ -138,13 +140,16 @@ def measure(case: Case, rounds: int, compiled: bool, device: str = "cpu") -> dic
         "dtype": str(case.dtype).removeprefix("torch."),
         "bytes": 2 * problem.scores.numel() * problem.scores.element_size(),
     }
-    found["errors"] = errors(case, problem, {name: step for name, step in steps.items() if name != "compile"})
+    found["errors"] = errors(
+        case, problem, {name: step for name, step in steps.items() if name != "compile"}
+    )
     found["extra_bytes"] = {name: extra_memory(step, case, problem) for name, step in steps.items()}
     source, copy = problem.scores, torch.zeros_like(problem.scores)
     repeats = max(1, min(1000, (1 << 17) // source.numel()))
     device = source.device.type
     measures = {
-        name: partial(timed, step, problem, case.in_place and name == "nll", repeats) for name, step in steps.items()
+        name: partial(timed, step, problem, case.in_place and name == "nll", repeats)
+        for name, step in steps.items()
     }
     measures["copy"] = partial(clock.seconds, device, lambda: copy.copy_(source), repeats)
     times = clock.in_turn(measures, rounds)
@@ -160,8 +165,13 @@ def timed(step: Step, problem: Problem, computed: bool, repeats: int) -> float:
 
 
 def errors(case: Case, problem: Problem, steps: dict[str, Step]) -> dict[str, float]:
-    """The largest error of each gradient against float64, in units of its largest element; over the first rows."""
-    gradients = {name: step(problem.fresh(case.in_place and name == "nll")).detach() for name, step in steps.items()}
+    """The largest error of each gradient against float64, in units of its largest element; over the
+    first rows.
+    """
+    gradients = {
+        name: step(problem.fresh(case.in_place and name == "nll")).detach()
+        for name, step in steps.items()
+    }
     worst, largest = dict.fromkeys(steps, 0.0), 0.0
     kept = (problem.labels != -100).sum() if problem.slope.dim() == 0 else 1
     options = {**case.options, "reduction": "none"}
@@ -190,7 +200,10 @@ def machine(device: str) -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+            model,
+        )
     return {
         "processor": model,
         "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
@@ -210,7 +223,13 @@ def table(results: list[dict[str, Any]]) -> Table:
     compiled = any("compile" in result["seconds"] for result in results)
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     made.add_column("Forward and gradient", min_width=26)
-    headings = ["nll", "eager", *["compile"] * compiled, "eager\n/ nll", *["compile\n/ nll"] * compiled]
+    headings = [
+        "nll",
+        "eager",
+        *["compile"] * compiled,
+        "eager\n/ nll",
+        *["compile\n/ nll"] * compiled,
+    ]
     for heading in [*headings, "nll\n/ copy", "GB/s", "MiB\nnll, eager", "error\nnll, eager"]:
         made.add_column(heading, justify="right", no_wrap=True)
     for result in results:
@@ -238,7 +257,9 @@ def bench(
     device: Annotated[
         str, typer.Option(help="cpu, or cuda for an accelerator of PyTorch's, of whichever make.")
     ] = "cpu",
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compare with torch.compile too.")] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compare with torch.compile too.")
+    ] = True,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file; - is stdout.")
     ] = None,
@@ -248,10 +269,14 @@ def bench(
     chosen = [case for case in CASES if only in f"{case.name} {case.dtype}"]
     if not chosen:
         names = ", ".join(case.name for case in CASES)
-        raise typer.BadParameter(f"expected a part of one of: {names}; got {only!r}", param_hint="--only")
+        raise typer.BadParameter(
+            f"expected a part of one of: {names}; got {only!r}", param_hint="--only"
+        )
     if device not in clock.devices():
         there = " or ".join(clock.devices())
-        raise typer.BadParameter(f"expected a device that is there, {there}; got {device!r}", param_hint="--device")
+        raise typer.BadParameter(
+            f"expected a device that is there, {there}; got {device!r}", param_hint="--device"
+        )
     console, about = terminal.console(stderr=True), machine(device)
     results = []
     for case in chosen:
@@ -261,10 +286,13 @@ def bench(
     if json_path is None or str(json_path) != "-":
         out = terminal.console(stderr=False)
         out.print(table(results))
-        place = about["accelerator"] or f"{about['processor']}, {about['threads']} threads, {about['instruction_set']}"
+        place = about["accelerator"] or (
+            f"{about['processor']}, {about['threads']} threads, {about['instruction_set']}"
+        )
         out.print(
             f"\n{place}; PyTorch {about['torch']}.\n"
-            "Medians of times taken in turn. GB/s: the scores once and the gradient once. MiB: the most that a call "
+            "Medians of times taken in turn. GB/s: the scores once and the gradient once. MiB: the "
+            "most that a call "
             "holds besides the scores. Error: of the gradient, in units of its largest element."
         )
     if json_path is not None:

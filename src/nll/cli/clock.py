@@ -19,7 +19,9 @@ def devices() -> list[str]:
 
 
 def seconds(device: str, step: Callable[[], Any], repeats: int = 1) -> float:
-    """Of one call out of several; on an accelerator by its own events, the host's time where that is the longer."""
+    """Of one call out of several; on an accelerator by its own events, the host's time where that
+    is the longer.
+    """
     if device != "cuda":
         start = time.perf_counter()
         for _ in range(repeats):
@@ -36,7 +38,9 @@ def seconds(device: str, step: Callable[[], Any], repeats: int = 1) -> float:
 
 
 def in_turn(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each measure once in every round, after two rounds to warm up: what disturbs one disturbs all."""
+    """Each measure once in every round, after two rounds to warm up: what disturbs one disturbs
+    all.
+    """
     found: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(rounds + 2):
         for name, measure in measures.items():
@@ -45,7 +49,9 @@ def in_turn(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 
 def held(device: str, step: Callable[[], Any]) -> int | None:
-    """The most bytes that a call holds besides what is there before it; None where the system does not tell."""
+    """The most bytes that a call holds besides what is there before it; None where the system does
+    not tell.
+    """
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,4 +1,6 @@
-"""Columns of a table as the data of a fit, in their places, so that errors name the rows of the table."""
+"""Columns of a table as the data of a fit, in their places, so that errors name the rows of the
+table.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,11 @@ def in_place(complete: pd.DataFrame, column: str, rows: int) -> np.ndarray:
     return data
 
 
-def right_censored(complete: pd.DataFrame, data: np.ndarray, censored_right: str | None, event: str | None) -> Censored:
-    """Values of which some are lower bounds only: those with 1 in `censored_right`, or with 0 in `event`.
+def right_censored(
+    complete: pd.DataFrame, data: np.ndarray, censored_right: str | None, event: str | None
+) -> Censored:
+    """Values of which some are lower bounds only: those with 1 in `censored_right`, or with 0 in
+    `event`.
 
     ValueError for both columns, or another mark.
     """

@@ -39,21 +39,36 @@ def compare(
     column: Annotated[str, typer.Option(help="The column whose distribution is asked for.")],
     families: Annotated[
         str | None,
-        typer.Option(help="For example normal,gamma,weibull; else the usual ones that the column's values can have."),
+        typer.Option(
+            help="For example normal,gamma,weibull; else the usual ones that the column's "
+            "values can have."
+        ),
     ] = None,
     criterion: Annotated[Criterion, typer.Option(help="What ranks the families.")] = Criterion.aic,
-    weights: Annotated[str | None, typer.Option(help="The column of frequencies: how often a row was seen.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The column of frequencies: how often a row was seen.")
+    ] = None,
     censored_right: Annotated[
-        str | None, typer.Option(help="The column that is 1 where the value is a lower bound, else 0.")
+        str | None,
+        typer.Option(help="The column that is 1 where the value is a lower bound, else 0."),
     ] = None,
     event: Annotated[
         str | None,
-        typer.Option(help="The same by its opposite: 1 where the value was seen, 0 where it is a lower bound."),
+        typer.Option(
+            help="The same by its opposite: 1 where the value was seen, 0 where it is a "
+            "lower bound."
+        ),
     ] = None,
-    missing: Annotated[Missing, typer.Option(help="Rows with a missing value: an error, or left out.")] = Missing.error,
-    replicates: Annotated[int, typer.Option(min=0, help="Of the tests of goodness of fit; 0 leaves them out.")] = 199,
+    missing: Annotated[
+        Missing, typer.Option(help="Rows with a missing value: an error, or left out.")
+    ] = Missing.error,
+    replicates: Annotated[
+        int, typer.Option(min=0, help="Of the tests of goodness of fit; 0 leaves them out.")
+    ] = 199,
     seed: Annotated[int, typer.Option(min=0, help="Of the tests' draws.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")
+    ] = None,
     sep: Sep = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
@@ -67,13 +82,19 @@ def compare(
     with terminal.Stages(console) as stages:
         stages.say(f"Reading {name_of(table)}")
         marks = (censored_right, event)
-        wanted = list(dict.fromkeys([column, *(name for name in (weights, *marks) if name is not None)]))
+        wanted = list(
+            dict.fromkeys([column, *(name for name in (weights, *marks) if name is not None)])
+        )
         frame = read_table(table, wanted, dialect_of(sep, decimal, encoding))
         designs.require_columns(wanted, [str(name) for name in frame.columns])
-        complete, _ = designs.complete_rows(frame, wanted, "drop" if missing is Missing.drop else "raise")
+        complete, _ = designs.complete_rows(
+            frame, wanted, "drop" if missing is Missing.drop else "raise"
+        )
         data = in_place(complete, column, len(frame))
         seen = np.zeros(len(frame))
-        seen[complete.index] = 1.0 if weights is None else designs.numbers(complete[weights], weights)
+        seen[complete.index] = (
+            1.0 if weights is None else designs.numbers(complete[weights], weights)
+        )
         chosen = _chosen(families, data[complete.index])
         stages.say(f"Comparing {', '.join(chosen)}")
         found = compare_families(

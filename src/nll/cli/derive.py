@@ -31,10 +31,16 @@ FAMILIES = {snake(known.__name__): known for known in TABLE}
 
 def derive(
     family: Annotated[str, typer.Argument(help=", ".join(FAMILIES), show_default=False)],
-    data: Annotated[str | None, typer.Option(help="Numbers with commas between, for example 1,0,1,1.")] = None,
-    table: Annotated[Path | None, typer.Option(help="A CSV or Parquet file with the data, in --column.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Numbers with commas between, for example 1,0,1,1.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="A CSV or Parquet file with the data, in --column.")
+    ] = None,
     column: Annotated[str | None, typer.Option(help="The column of --table.")] = None,
-    total_count: Annotated[int | None, typer.Option(min=1, help="The trials of a binomial observation.")] = None,
+    total_count: Annotated[
+        int | None, typer.Option(min=1, help="The trials of a binomial observation.")
+    ] = None,
     language: Annotated[Language, typer.Option(help="Of the sentences.")] = Language.en,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page; - prints it.")] = None,
@@ -54,7 +60,11 @@ def derive(
     given = {} if total_count is None else {"total_count": float(total_count)}
     numbers = _data(data, table, column, dialect_of(sep, decimal, encoding))
     found = derived(FAMILIES[family], numbers, **given)
-    text = found.html(language.value) if html else (found.latex if latex else found.text)(language.value)
+    text = (
+        found.html(language.value)
+        if html
+        else (found.latex if latex else found.text)(language.value)
+    )
     if html is None or str(html) == "-":
         show(text + "\n" * (html is None))
     else:
@@ -63,7 +73,9 @@ def derive(
     raise typer.Exit(0 if found.found is None or found.found.converged else 1)
 
 
-def _data(data: str | None, table: Path | None, column: str | None, dialect: Dialect) -> list[float] | None:
+def _data(
+    data: str | None, table: Path | None, column: str | None, dialect: Dialect
+) -> list[float] | None:
     if (table is None) != (column is None):
         raise ValueError("expected --table and --column together, got one of them")
     if data is not None and table is not None:
@@ -85,5 +97,7 @@ def _numbers(text: str) -> list[float]:
         try:
             found.append(float(part))
         except ValueError:
-            raise ValueError(f"expected numbers with commas between, got {part!r} at place {place}") from None
+            raise ValueError(
+                f"expected numbers with commas between, got {part!r} at place {place}"
+            ) from None
     return found

@@ -44,7 +44,10 @@ def facts() -> list[tuple[str, str]]:
         ("Threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),
         ("Devices", ", ".join(_devices())),
         ("Backend reference", _first_line(reference)),
-        ("Backend cpu", cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}"),
+        (
+            "Backend cpu",
+            cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}",
+        ),
     ]
     found.append(("Backend triton", _triton()))
     for package, (brings, extra) in _OPTIONAL.items():
@@ -56,7 +59,9 @@ def facts() -> list[tuple[str, str]]:
 def _devices() -> list[str]:
     devices = ["cpu"]
     if torch.cuda.is_available():
-        devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        devices += [
+            f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
+        ]
     if torch.backends.mps.is_available():
         devices.append("mps")
     return devices
@@ -65,7 +70,9 @@ def _devices() -> list[str]:
 def _triton() -> str:
     if dispatch.TRITON_MISSING is not None:
         return f"{dispatch.TRITON_MISSING}: a tensor on an accelerator goes to the reference"
-    return f"Triton {_version('triton')}" + (", interpreted on this processor" * dispatch.INTERPRETED)
+    return f"Triton {_version('triton')}" + (
+        ", interpreted on this processor" * dispatch.INTERPRETED
+    )
 
 
 def _version(package: str) -> str | None:

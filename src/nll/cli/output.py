@@ -1,4 +1,6 @@
-"""What the command writes, and how it says that something cannot be done: one line on stderr, exit code 2."""
+"""What the command writes, and how it says that something cannot be done: one line on stderr, exit
+code 2.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def _reported() -> Iterator[None]:
     except (MemoryError, RuntimeError, SystemError) as error:
         if not out_of_memory(error):
             raise
-        fail("expected memory for the table and its fit, got too little; a softmax regression also reads in blocks")
+        fail(
+            "expected memory for the table and its fit, got too little; a softmax regression also "
+            "reads in blocks"
+        )
 
 
 def fail(message: str) -> NoReturn:
@@ -66,16 +71,19 @@ def _say(message: str) -> None:
     typer.echo(f"nll: {' '.join(message.splitlines())}", err=True)
 
 
-def require_places(inputs: list[Path | None], outputs: list[Path | None], printed: Path | None = None) -> None:
-    """Complain before the work, not after it, about results that cannot be written or would overwrite one another.
+def require_places(
+    inputs: list[Path | None], outputs: list[Path | None], printed: Path | None = None
+) -> None:
+    """Complain before the work, not after it, about results that cannot be written or would
+    overwrite one another.
 
     Args:
         inputs: what is read: files, folders, or - for the standard input.
         outputs: where results go.
         printed: where another goes; - prints it.
 
-    Raises ValueError for a folder, one that does not exist or takes no files, and for a file that is read or is the
-    place of another result, under whatever name.
+    Raises ValueError for a folder, one that does not exist or takes no files, and for a file that
+    is read or is the place of another result, under whatever name.
     """
     taken = [path for path in map(_read, inputs) for path in path]
     for file in [*outputs, printed]:
@@ -86,11 +94,15 @@ def require_places(inputs: list[Path | None], outputs: list[Path | None], printe
         if file.is_dir():
             raise ValueError(f"expected a file to write, got the folder {file}")
         if not file.parent.is_dir():
-            raise ValueError(f"expected a folder that exists for {file}, got no such folder: {file.parent}")
+            raise ValueError(
+                f"expected a folder that exists for {file}, got no such folder: {file.parent}"
+            )
         if any(_same(file, other) for other in taken):
             raise ValueError(f"expected a file of its own for each result, got {file} again")
         if not os.access(file if file.exists() else file.resolve().parent, os.W_OK):
-            raise ValueError(f"expected a file that can be written, got {file} without the permission")
+            raise ValueError(
+                f"expected a file that can be written, got {file} without the permission"
+            )
         taken.append(file)
 
 

@@ -22,7 +22,13 @@ _LARGE_BYTES = 1 << 28
 
 
 def stream(
-    path: Path, formula: str, weights: str | None, cluster: str | None, missing: str, wanted: bool, dialect: Dialect
+    path: Path,
+    formula: str,
+    weights: str | None,
+    cluster: str | None,
+    missing: str,
+    wanted: bool,
+    dialect: Dialect,
 ) -> tuple[Stream, Terms] | None:
     """The table in blocks, and the formula's terms; None: it is to be read at once.
 
@@ -35,17 +41,22 @@ def stream(
         wanted: whether it must be in blocks.
         dialect: how CSV files are written.
 
-    Raises: ValueError where the table must be in blocks and the formula has terms that depend on all rows.
+    Raises: ValueError where the table must be in blocks and the formula has terms that depend on
+        all rows.
     """
     parsed = parse(formula)
     if wanted and not (path.is_file() or path.is_dir()) and (path.exists() or str(path) == "-"):
-        raise ValueError(f"expected a file or a folder to be read in blocks, again for each step, got {path}")
+        raise ValueError(
+            f"expected a file or a folder to be read in blocks, again for each step, got {path}"
+        )
     if not (wanted or (known_file(path) and _size(path, parsed) > _LARGE_BYTES)):
         return None
     data = source(path, dialect)
     response = response_of(parsed)
     if response not in variables(parsed):
-        raise ValueError(f"expected a column as the response of a table that is read in blocks, got {response!r}")
+        raise ValueError(
+            f"expected a column as the response of a table that is read in blocks, got {response!r}"
+        )
     plain = plain_columns(parsed)
     if plain is None or has_categories(data, parsed):
         found = formula_stream(data, formula, weights, cluster, missing)
@@ -53,9 +64,14 @@ def stream(
             return found
         if not wanted:
             return None
-        raise ValueError(f"expected terms of single rows in the formula of a table that is read in blocks, got {found}")
+        raise ValueError(
+            f"expected terms of single rows in the formula of a table that is read in "
+            f"blocks, got {found}"
+        )
     intercept = [INTERCEPT] if "1" in map(str, parsed.rhs) else []
-    terms = Terms(" + ".join(["1" if intercept else "0", *map(quoted, plain)]), (*intercept, *plain), {}, {})
+    terms = Terms(
+        " + ".join(["1" if intercept else "0", *map(quoted, plain)]), (*intercept, *plain), {}, {}
+    )
     return Stream(data, response, plain, weights, cluster, missing=missing), terms
 
 

@@ -17,10 +17,16 @@ import typer
 from nll.data.csv_files import Dialect
 from nll.data.stream import rounds
 
-Table = Annotated[Path, typer.Argument(help="A CSV or Parquet file; - is the standard input.", show_default=False)]
-Sep = Annotated[str | None, typer.Option(help="What separates the columns of a CSV file; , or ; is recognised.")]
+Table = Annotated[
+    Path, typer.Argument(help="A CSV or Parquet file; - is the standard input.", show_default=False)
+]
+Sep = Annotated[
+    str | None, typer.Option(help="What separates the columns of a CSV file; , or ; is recognised.")
+]
 Decimal = Annotated[str | None, typer.Option(help="The decimal sign of a CSV file, . or a comma.")]
-Encoding = Annotated[str | None, typer.Option(help="Of a CSV file, such as latin-1; UTF-8 unless given.")]
+Encoding = Annotated[
+    str | None, typer.Option(help="Of a CSV file, such as latin-1; UTF-8 unless given.")
+]
 
 _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _PARQUET = (".parquet", ".pq")
@@ -47,10 +53,13 @@ def is_piped(path: Path) -> bool:
     return str(path) == "-" or path.is_fifo() or path.is_char_device()
 
 
-def read_table(path: Path, wanted: list[str] | None = None, dialect: Dialect = _PLAIN) -> pd.DataFrame:
+def read_table(
+    path: Path, wanted: list[str] | None = None, dialect: Dialect = _PLAIN
+) -> pd.DataFrame:
     """Read a table; of a Parquet file, only the columns `wanted` that it has.
 
-    Raises ValueError for a file that is not there, is of another kind, or cannot be read as what it says it is.
+    Raises ValueError for a file that is not there, is of another kind, or cannot be read as what it
+    says it is.
     """
     name, piped = path.name.lower(), is_piped(path)
     if not piped and not path.exists():
@@ -61,7 +70,9 @@ def read_table(path: Path, wanted: list[str] | None = None, dialect: Dialect = _
         source: Any = _drained(path) if piped else path
         parquet = source[:4] == b"PAR1" if isinstance(source, bytes) else name.endswith(_PARQUET)
         if parquet and dialect != _PLAIN:
-            raise ValueError(f"expected --sep, --decimal and --encoding with a CSV file, got {name_of(path)}")
+            raise ValueError(
+                f"expected --sep, --decimal and --encoding with a CSV file, got {name_of(path)}"
+            )
         if parquet:
             return _frame(_parquet(source, wanted))
         if piped or name.endswith(_CSV):
@@ -95,7 +106,10 @@ def _parquet(source: Any, wanted: list[str] | None) -> pa.Table:
     present = schema.names
     for name in wanted or []:
         if name in present and pa.types.is_nested(schema.field(name).type):
-            raise ValueError(f"expected numbers, texts or times in column {name!r}, got {schema.field(name).type}")
+            raise ValueError(
+                f"expected numbers, texts or times in column {name!r}, got "
+                f"{schema.field(name).type}"
+            )
     # All columns when one is not there, so that the error can name those that are.
     columns = wanted if wanted is not None and set(wanted) <= set(present) else None
     return pyarrow.parquet.read_table(_open(source), columns=columns)
@@ -115,10 +129,13 @@ def _csv(source: Any, dialect: Dialect) -> pa.Table:
 def _frame(table: pa.Table) -> pd.DataFrame:
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise ValueError(f"expected columns with different names, got {', '.join(map(repr, twice))} twice")
+        raise ValueError(
+            f"expected columns with different names, got {', '.join(map(repr, twice))} twice"
+        )
     if table.num_rows == 0:
         raise ValueError("expected at least one row, got none")
-    frame = table.to_pandas(ignore_metadata=True)  # rows are numbered from 0, types are those of the file
+    # rows are numbered from 0, types are those of the file
+    frame = table.to_pandas(ignore_metadata=True)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count and pa.types.is_integer(column.type) and rounds(column):
             frame[name] = pd.array(column.to_pylist(), dtype="Int64")

@@ -26,7 +26,9 @@ class _Console(Console):
 
 
 def console(stderr: bool) -> Console:
-    """Return the terminal, or what stands for it: wide enough for a table where the output is a file or a pipe."""
+    """Return the terminal, or what stands for it: wide enough for a table where the output is a
+    file or a pipe.
+    """
     found = _Console(stderr=stderr)
     return found if found.is_terminal else _Console(stderr=stderr, width=120)
 
@@ -59,7 +61,9 @@ def show_tables(console: Console, groups: list[table.Group]) -> None:
 
 
 def show_groups(console: Console, fit: GroupedFit) -> None:
-    """Print a line for each group, estimates with their errors below the names; of many the first."""
+    """Print a line for each group, estimates with their errors below the names; of many the
+    first.
+    """
     columns = fit.to_dict()
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
     for name in columns:
@@ -71,7 +75,9 @@ def show_groups(console: Console, fit: GroupedFit) -> None:
         shown.add_row(*(Text(_cell(column[i])) for column in columns.values()))
     console.print(shown)
     if len(fit) > _GROUPS:
-        console.print(f"... and {len(fit) - _GROUPS} more; --json has all", highlight=False, markup=False)
+        console.print(
+            f"... and {len(fit) - _GROUPS} more; --json has all", highlight=False, markup=False
+        )
     left = f"; {fit.dropped} rows with missing values left out" if fit.dropped else ""
     console.print(f"\n{fit}{left}", highlight=False, markup=False)
 
@@ -84,11 +90,15 @@ def _cell(value: object) -> str:
 
 def _estimates(group: table.Group, widths: list[int]) -> Table:
     """Numbers are never cut short; on a narrow terminal the names fold."""
-    shown = Table(title=group.title or None, title_justify="left", title_style="bold", header_style="")
+    shown = Table(
+        title=group.title or None, title_justify="left", title_style="bold", header_style=""
+    )
     shown.box, shown.show_edge, shown.padding = box.SIMPLE_HEAD, False, (0, 0)
     for j, name in enumerate(group.columns):
         if j == 0:
-            shown.add_column(Text(name), min_width=min(widths[0], 12), max_width=widths[0], overflow="fold")
+            shown.add_column(
+                Text(name), min_width=min(widths[0], 12), max_width=widths[0], overflow="fold"
+            )
         else:
             shown.add_column(Text(name), justify="right", min_width=widths[j], no_wrap=True)
     for row in group.rows:
@@ -97,10 +107,17 @@ def _estimates(group: table.Group, widths: list[int]) -> Table:
 
 
 class Stages:
-    """A line with a moving bar for work that takes more than a second; nothing where no terminal listens."""
+    """A line with a moving bar for work that takes more than a second; nothing where no terminal
+    listens.
+    """
 
     def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
         self._bar = Progress(*columns, console=console, transient=True)
         self._task = self._bar.add_task("", total=None)
         self._timer = Timer(_PATIENCE, self._bar.start)
@@ -130,4 +147,7 @@ class Stages:
 
     def step(self, step: int, log_likelihood: float, decrement: float) -> None:
         """Report a step of the search: what `maximise` calls."""
-        self.say(f"Newton step {step}: log-likelihood {log_likelihood:.6f}, expected gain {decrement:.1e}")
+        self.say(
+            f"Newton step {step}: log-likelihood {log_likelihood:.6f}, expected gain "
+            f"{decrement:.1e}"
+        )

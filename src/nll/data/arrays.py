@@ -1,4 +1,6 @@
-"""What a user passes as a column or a table, as NumPy arrays: nothing missing is filled in, no values are merged."""
+"""What a user passes as a column or a table, as NumPy arrays: nothing missing is filled in, no
+values are merged.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +34,23 @@ def array_of(data: Any, what: str = "data") -> np.ndarray:
         return filled
     require_dense(data, what)
     rows = data.to_pylist if hasattr(data, "to_pylist") else getattr(data, "to_list", None)
-    if rows is not None and _has_nulls(data):  # of Arrow or polars: whole numbers would become floats
+    # of Arrow or polars: whole numbers would become floats
+    if rows is not None and _has_nulls(data):
         return np.array([*rows(), None], dtype=object)[:-1]
     try:
         return np.asarray(data)
     except ValueError:
-        raise ValueError(f"expected {what} of shape (n) or (n, k), got rows of different lengths") from None
+        raise ValueError(
+            f"expected {what} of shape (n) or (n, k), got rows of different lengths"
+        ) from None
 
 
 def require_dense(data: Any, what: str) -> None:
     """TypeError for one of SciPy's sparse matrices."""
     if hasattr(data, "tocsr"):
-        raise TypeError(f"expected {what} as a dense array, got a sparse matrix; its toarray() is one")
+        raise TypeError(
+            f"expected {what} as a dense array, got a sparse matrix; its toarray() is one"
+        )
 
 
 def _has_nulls(data: Any) -> bool:
@@ -59,17 +66,23 @@ def absent(array: np.ndarray) -> np.ndarray:
         return np.isnat(array)
     if array.dtype.kind != "O":
         return np.zeros(array.shape, dtype=bool)
-    return np.array([_is_absent(value) for value in array.reshape(-1)], dtype=bool).reshape(array.shape)
+    return np.array([_is_absent(value) for value in array.reshape(-1)], dtype=bool).reshape(
+        array.shape
+    )
 
 
 def _is_absent(value: Any) -> bool:
     if value is None or type(value).__name__ == "NAType":
         return True
-    return (isinstance(value, (float, Decimal, np.generic)) and value != value) or type(value).__name__ == "NaTType"
+    return (isinstance(value, (float, Decimal, np.generic)) and value != value) or type(
+        value
+    ).__name__ == "NaTType"
 
 
 def first_wrong(array: np.ndarray) -> tuple[tuple[int, ...], Any] | None:
-    """The place and value of the first entry that is no real number; None: all are, or are missing."""
+    """The place and value of the first entry that is no real number; None: all are, or are
+    missing.
+    """
     if array.dtype.kind in "biuf":
         return None
     for at, value in np.ndenumerate(array):
@@ -80,14 +93,28 @@ def first_wrong(array: np.ndarray) -> tuple[tuple[int, ...], Any] | None:
 
 def first_rounded(array: np.ndarray) -> tuple[tuple[int, ...], int] | None:
     """The place and value of the first integer that float64 would round; None: there is none."""
-    if array.dtype.kind in "iu" and array.size and max(-int(array.min()), int(array.max())) > _EXACT:
-        large = np.argwhere((array > _EXACT) | (array < -_EXACT) if array.dtype.kind == "i" else array > _EXACT)
+    if (
+        array.dtype.kind in "iu"
+        and array.size
+        and max(-int(array.min()), int(array.max())) > _EXACT
+    ):
+        large = np.argwhere(
+            (array > _EXACT) | (array < -_EXACT) if array.dtype.kind == "i" else array > _EXACT
+        )
         entries = ((tuple(map(int, at)), int(array[tuple(at)])) for at in large)
     elif array.dtype.kind == "O":
-        entries = ((at, value) for at, value in np.ndenumerate(array) if isinstance(value, (int, np.integer)))
+        entries = (
+            (at, value)
+            for at, value in np.ndenumerate(array)
+            if isinstance(value, (int, np.integer))
+        )
     else:
         return None
-    rounded = ((at, int(value)) for at, value in entries if _EXACT < abs(int(value)) < 2**1023 and _rounds(value))
+    rounded = (
+        (at, int(value))
+        for at, value in entries
+        if _EXACT < abs(int(value)) < 2**1023 and _rounds(value)
+    )
     return next(rounded, None)
 
 
@@ -110,18 +137,22 @@ def _is_number(value: Any) -> bool:
 def floats(array: np.ndarray, what: str = "data", exact: bool = False) -> np.ndarray:
     """The same as float64, NaN where a value is missing.
 
-    Raises: TypeError naming the first value that is no real number; ValueError for an integer beyond float64, or, with
-    `exact`, one that it would round.
+    Raises: TypeError naming the first value that is no real number; ValueError for an integer
+    beyond float64, or, with `exact`, one that it would round.
     """
     if array.dtype.kind in "cmM":
         raise TypeError(f"expected {what} of real numbers, got {array.dtype}")
     wrong = None if array.dtype.kind == "f" else first_wrong(array)
     if wrong is not None:
-        raise TypeError(f"expected {what} of real numbers, got {wrong[1]!r} at row {wrong[0][0] if wrong[0] else 0}")
+        raise TypeError(
+            f"expected {what} of real numbers, got {wrong[1]!r} at row "
+            f"{wrong[0][0] if wrong[0] else 0}"
+        )
     rounded = first_rounded(array) if exact else None
     if rounded is not None:
         raise ValueError(
-            f"expected {what} that float64 holds exactly, got the integer {rounded[1]} at row {rounded[0][0]}; "
+            f"expected {what} that float64 holds exactly, got the integer {rounded[1]} at row "
+            f"{rounded[0][0]}; "
             "subtract a constant, or pass floats"
         )
     if array.dtype.kind == "O":
@@ -129,8 +160,12 @@ def floats(array: np.ndarray, what: str = "data", exact: bool = False) -> np.nda
     try:
         return array.astype(np.float64, copy=False)
     except OverflowError:
-        row = next(row for row, value in enumerate(array.reshape(-1).tolist()) if abs(value) > 2**1023)
-        raise ValueError(f"expected numbers within float64, got an integer beyond 1e308 at row {row}") from None
+        row = next(
+            row for row, value in enumerate(array.reshape(-1).tolist()) if abs(value) > 2**1023
+        )
+        raise ValueError(
+            f"expected numbers within float64, got an integer beyond 1e308 at row {row}"
+        ) from None
 
 
 def in_microseconds(times: np.ndarray) -> np.ndarray:
@@ -145,11 +180,15 @@ def is_pandas(kind: Any) -> bool:
 
 
 def categories_of(data: Any) -> list[Any] | None:
-    """The categories of a pandas Categorical, or of another column whose type orders them; None: it has none."""
+    """The categories of a pandas Categorical, or of another column whose type orders them; None: it
+    has none.
+    """
     kind: Any = getattr(data, "dtype", None)
     arrow = getattr(kind, "pyarrow_dtype", None) or getattr(data, "type", None)
     if type(kind).__name__ in ("CategoricalDtype", "Enum"):
-        return list(kind.categories.to_list() if hasattr(kind.categories, "to_list") else kind.categories)
+        return list(
+            kind.categories.to_list() if hasattr(kind.categories, "to_list") else kind.categories
+        )
     if getattr(arrow, "ordered", False):
         chunks = getattr(data, "array", data)  # pandas has the Arrow column inside
         chunks = chunks.__arrow_array__() if hasattr(chunks, "__arrow_array__") else chunks
@@ -164,7 +203,10 @@ def present_levels(levels: list[Any], seen: Collection[Any], what: str) -> list[
     empty = [level for level in levels if level not in seen]
     if empty:
         names = ", ".join(map(str, empty))
-        warnings.warn(f"expected rows of every category of {what}, got none of {names}: left out", stacklevel=2)
+        warnings.warn(
+            f"expected rows of every category of {what}, got none of {names}: left out",
+            stacklevel=2,
+        )
     return [level for level in levels if level in seen]
 
 

@@ -1,8 +1,10 @@
-"""What the passes over a long stream have found, kept in a file: a search that was stopped goes on where it was.
+"""What the passes over a long stream have found, kept in a file: a search that was stopped goes on
+where it was.
 
-A search is a function of what its passes find. The file has the results in their order, and the sums of the pass that
-was under way with the number of its rows; the search runs again, is given what it found before, and goes on with the
-next row. The rows are compared with those of before as they are read (see `Ledger`).
+A search is a function of what its passes find. The file has the results in their order, and the
+sums of the pass that was under way with the number of its rows; the search runs again, is given
+what it found before, and goes on with the next row. The rows are compared with those of before as
+they are read (see `Ledger`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 _MAGIC = b"nll checkpoint 2\n"
 _DIGEST = 64  # characters of SHA-256
 _EVERY = 20.0  # seconds between two writings within a pass
-_TYPES = [date, datetime, time_of_day, timedelta, timezone]  # of classes, besides numbers, texts and bytes
+# of classes, besides numbers, texts and bytes
+_TYPES = [date, datetime, time_of_day, timedelta, timezone]
 
 
 class _Part(NamedTuple):
@@ -50,14 +53,16 @@ class Checkpoint:
         what: what tells this search's data and options from others', by name.
         ledger: of the rows.
 
-    Raises: ValueError for a file that is none of ours, damaged, of another search or in use, or cannot be written.
+    Raises: ValueError for a file that is none of ours, damaged, of another search or in use, or
+        cannot be written.
     """
 
     def __init__(self, path: str | Path | None, what: dict[str, str], ledger: Ledger) -> None:
         self.path = None if path is None else Path(os.path.realpath(path))
         self.what, self.ledger = what, ledger
         self.done: list[dict[str, Any]] = []  # the passes: their keys and sums
-        self.part: dict[str, Any] | None = None  # the one that was under way, and how many rows it had
+        # the one that was under way, and how many rows it had
+        self.part: dict[str, Any] | None = None
         self.next = 0  # the pass that is asked for next
         self._open = ExitStack()
 
@@ -66,7 +71,10 @@ class Checkpoint:
         if self.path is None:
             return self
         if not self.path.parent.is_dir():
-            raise ValueError(f"expected a folder that exists for {self.path}, got no such folder: {self.path.parent}")
+            raise ValueError(
+                f"expected a folder that exists for {self.path}, got no such folder: "
+                f"{self.path.parent}"
+            )
         if self.path.exists() and not self.path.is_file():
             raise ValueError(f"expected a file for the checkpoint, got {self.path}, which is none")
         with ExitStack() as stack:
@@ -91,8 +99,10 @@ class Checkpoint:
 
         Args:
             key: numbers that a pass depends on; where they are those of the file, so are the sums.
-            parts: what the blocks of rows add, but for so many rows at the start, with the rows up to their ends.
-            add: returns the sums, of tensors and plain values, and leaves those that it was given as they are.
+            parts: what the blocks of rows add, but for so many rows at the start, with the rows up
+                to their ends.
+            add: returns the sums, of tensors and plain values, and leaves those that it was given
+                as they are.
         """
         own = [part.detach().clone() for part in key]
         if self.next < len(self.done):
@@ -100,7 +110,8 @@ class Checkpoint:
             if _same(kept["key"], own):
                 self.next += 1
                 return deepcopy(kept["sums"])
-            del self.done[self.next :]  # the search has taken another way: a machine that rounds otherwise
+            # the search has taken another way: a machine that rounds otherwise
+            del self.done[self.next :]
         start = _Part(None, 0)
         if self.part is not None and _same(self.part["key"], own):
             start = _Part(self.part["sums"], self.part["rows"])
@@ -145,12 +156,15 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(f"expected a checkpoint that can be read, got: {error}") from None
         except ValueError as error:
-            raise ValueError(f"expected a checkpoint in {path}, got {error}; remove it to start anew") from None
+            raise ValueError(
+                f"expected a checkpoint in {path}, got {error}; remove it to start anew"
+            ) from None
         for name in {**self.what, **state["what"]}:
             before, now = state["what"].get(name), self.what.get(name)
             if before != now:
                 raise ValueError(
-                    f"expected the checkpoint of this fit in {path}, got that of another: {name} {before}, now {now}"
+                    f"expected the checkpoint of this fit in {path}, got that of another: {name} "
+                    f"{before}, now {now}"
                 )
         self.done, self.part = state["done"], state["part"]
         self.ledger.restore(state["rows"], f"the checkpoint {path}")
@@ -165,9 +179,13 @@ def packed(state: dict[str, Any]) -> bytes:
 
 
 def unpacked(data: bytes) -> dict[str, Any]:
-    """The inverse of `packed`; nothing is executed. ValueError, which says what they are, for other bytes."""
+    """The inverse of `packed`; nothing is executed. ValueError, which says what they are, for other
+    bytes.
+    """
     if data[: len(_MAGIC)] != _MAGIC:
-        raise ValueError("one of another version" if data.startswith(_MAGIC[:14]) else "another file")
+        raise ValueError(
+            "one of another version" if data.startswith(_MAGIC[:14]) else "another file"
+        )
     digest, data = data[len(_MAGIC) : len(_MAGIC) + _DIGEST], data[len(_MAGIC) + _DIGEST :]
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError("a damaged file")
@@ -192,7 +210,9 @@ def _beside(path: Path, what: str) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """A file for this process alone, by a lock that ends with it. ValueError where another has it."""
+    """A file for this process alone, by a lock that ends with it. ValueError where another has
+    it.
+    """
     try:
         import fcntl
     except ImportError:  # a system without such locks
@@ -208,7 +228,9 @@ def _alone(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise ValueError(f"expected a checkpoint of its own for each fit, got {path}, which is in use") from None
+            raise ValueError(
+                f"expected a checkpoint of its own for each fit, got {path}, which is in use"
+            ) from None
         except OSError:  # a file system without locks
             pass
         with suppress(FileNotFoundError):
@@ -226,7 +248,9 @@ def _alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt, where they would have killed."""
+    """SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt, where they would
+    have killed.
+    """
 
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)

@@ -27,13 +27,17 @@ def key(value: Any) -> tuple[str, Any]:
 
 
 def coded(y: np.ndarray) -> Coded:
-    """The different classes, sorted, and each row's; whole numbers near each other are counted, not sorted."""
+    """The different classes, sorted, and each row's; whole numbers near each other are counted, not
+    sorted.
+    """
     if y.dtype.kind in "iu" and len(y):
         low, high = int(y.min()), int(y.max())
         if high - low < max(len(y), 256) and abs(low) < 1 << 62:
             place = y.astype(np.int64) - low  # in a type of its own an int8 may overflow
             seen = np.bincount(place) > 0
-            return Coded((np.flatnonzero(seen) + low).astype(y.dtype).tolist(), (np.cumsum(seen) - 1)[place])
+            return Coded(
+                (np.flatnonzero(seen) + low).astype(y.dtype).tolist(), (np.cumsum(seen) - 1)[place]
+            )
     values, codes = np.unique(y, return_inverse=True)
     return Coded(values.tolist(), codes.reshape(-1))
 
@@ -61,11 +65,15 @@ def of_array(y: np.ndarray, name: str) -> tuple[Coded, np.ndarray | None]:
         raise ValueError(f"expected classes in column {name!r}, got {y.dtype}")
     present = ~absent(y)
     kept = y if present.all() else y[present]
-    values, codes = (_of_objects(kept, name) if y.dtype.kind == "O" else _of_times(kept)) or coded(kept)
+    values, codes = (_of_objects(kept, name) if y.dtype.kind == "O" else _of_times(kept)) or coded(
+        kept
+    )
     if len(kept) < len(y):
         codes, some = np.zeros(len(y), dtype=np.int64), codes
         codes[present] = some
-    return Coded([_plain(value, name) for value in values], codes), None if len(kept) == len(y) else present
+    return Coded([_plain(value, name) for value in values], codes), None if len(kept) == len(
+        y
+    ) else present
 
 
 def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
@@ -75,7 +83,9 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
     kind = column.type
     if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
         return of_array(column.to_numpy(zero_copy_only=False), name)
-    if pa.types.is_dictionary(kind) and (column.dictionary.null_count or is_pandas(column.dictionary.type)):
+    if pa.types.is_dictionary(kind) and (
+        column.dictionary.null_count or is_pandas(column.dictionary.type)
+    ):
         column = column.dictionary_decode()
     if is_pandas(column.type):
         return of_array(column.to_pandas().to_numpy(dtype=object), name)
@@ -88,8 +98,14 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
             return of_array(values, name)
     present = None if not column.null_count else column.is_valid().to_numpy(False)
     codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    used = np.bincount(codes if present is None else codes[present], minlength=len(column.dictionary)) > 0
-    values = [_plain(value, name) for value in column.dictionary.take(pa.array(np.flatnonzero(used))).to_pylist()]
+    used = (
+        np.bincount(codes if present is None else codes[present], minlength=len(column.dictionary))
+        > 0
+    )
+    values = [
+        _plain(value, name)
+        for value in column.dictionary.take(pa.array(np.flatnonzero(used))).to_pylist()
+    ]
     place = np.maximum(np.cumsum(used) - 1, 0)
     return Coded(values, place[codes] if len(place) else codes), present
 
@@ -97,7 +113,9 @@ def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
 def _of_objects(y: np.ndarray, name: str) -> Coded:
     try:
         number: dict[Any, int] = {}
-        codes = np.array([number.setdefault(key(value), len(number)) for value in y], dtype=np.int64)
+        codes = np.array(
+            [number.setdefault(key(value), len(number)) for value in y], dtype=np.int64
+        )
     except TypeError:
         wrong = next(value for value in y if type(value).__hash__ is None)
         raise ValueError(f"expected classes in column {name!r}, got {_short(wrong)}") from None
@@ -109,7 +127,9 @@ def _of_times(y: np.ndarray) -> Coded | None:
     if y.dtype.kind not in "mM":
         return None
     values, codes = np.unique(in_microseconds(y), return_inverse=True)
-    return Coded(list(values) if np.datetime_data(values.dtype)[0] in FINE else values.tolist(), codes)
+    return Coded(
+        list(values) if np.datetime_data(values.dtype)[0] in FINE else values.tolist(), codes
+    )
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -120,11 +140,15 @@ def _plain(value: Any, name: str) -> Any:
         if value % 1 != 0:  # NaN of an infinite value
             raise ValueError(f"expected classes in column {name!r}, got the measurement {value:g}")
         if isinstance(value, float) and abs(value) > _EXACT:
-            raise ValueError(f"expected classes in column {name!r}, got {value:.17g}, a float that others round to")
+            raise ValueError(
+                f"expected classes in column {name!r}, got {value:.17g}, a float that "
+                f"others round to"
+            )
         return int(value)
     if isinstance(value, (list, dict, set)):
         raise ValueError(f"expected classes in column {name!r}, got {_short(value)}")
-    for convert, rest in (("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds")):  # pandas' own
+    # pandas' own
+    for convert, rest in (("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds")):
         if hasattr(value, convert) and not getattr(value, rest) % 1000:
             value = getattr(value, convert)()
     if isinstance(value, datetime) and value.tzinfo is not None:  # of which there are many kinds

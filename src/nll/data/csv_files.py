@@ -1,4 +1,6 @@
-"""How the numbers of a CSV file are separated and written: as the caller says, or as the file shows."""
+"""How the numbers of a CSV file are separated and written: as the caller says, or as the file
+shows.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +24,28 @@ class Dialect(NamedTuple):
     def check(self) -> Dialect:
         """Return it. ValueError for what cannot be meant."""
         if self.sep is not None and (len(self.sep) != 1 or self.sep in '"\r\n'):
-            raise ValueError(f"expected a separator of one character, such as ; or a tab, got {self.sep!r}")
+            raise ValueError(
+                f"expected a separator of one character, such as ; or a tab, got {self.sep!r}"
+            )
         if self.decimal not in (None, ".", ","):
             raise ValueError(f"expected a decimal sign of . or a comma, got {self.decimal!r}")
         if self.sep is not None and self.sep == self.decimal:
-            raise ValueError(f"expected a separator other than the decimal sign, got {self.sep!r} for both")
+            raise ValueError(
+                f"expected a separator other than the decimal sign, got {self.sep!r} for both"
+            )
         try:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError:
-            raise ValueError(f"expected an encoding such as utf-8 or latin-1, got {self.encoding!r}") from None
+            raise ValueError(
+                f"expected an encoding such as utf-8 or latin-1, got {self.encoding!r}"
+            ) from None
         return self
 
     def of(self, source: Any, name: str) -> Dialect:
         """What a file is written in, by its first lines; `source` is its path, or its bytes.
 
-        Between semicolons numbers with a comma are taken as such where some could not be thousands (0,5 or 12,34) and
-        none has a point.
+        Between semicolons numbers with a comma are taken as such where some could not be thousands
+        (0,5 or 12,34) and none has a point.
 
         Raises: ValueError where the numbers may be read in both ways.
         """
@@ -47,13 +55,17 @@ class Dialect(NamedTuple):
         return Dialect(sep, decimal, self.encoding or "utf-8")
 
     def options(self, **convert: Any) -> dict[str, Any]:
-        """Arrow's options, to be given to its readers of CSV files; `convert`: more of those for the conversion."""
+        """Arrow's options, to be given to its readers of CSV files; `convert`: more of those for
+        the conversion.
+        """
         from pyarrow import csv
 
         return {
             "parse_options": csv.ParseOptions(delimiter=self.sep),
             "read_options": csv.ReadOptions(encoding=self.encoding),
-            "convert_options": csv.ConvertOptions(strings_can_be_null=True, decimal_point=self.decimal, **convert),
+            "convert_options": csv.ConvertOptions(
+                strings_can_be_null=True, decimal_point=self.decimal, **convert
+            ),
         }
 
 
@@ -62,12 +74,15 @@ def _sample(source: Any) -> bytes:
         return source[:_SAMPLE]
     import pyarrow as pa
 
-    with pa.input_stream(str(source) if isinstance(source, Path) else source) as file:  # decompresses by the name
+    # decompresses by the name
+    with pa.input_stream(str(source) if isinstance(source, Path) else source) as file:
         return file.read(_SAMPLE)
 
 
 def _separator(text: str) -> str:
-    """The first that occurs as often in each line, without what is quoted; else the first that the header has."""
+    """The first that occurs as often in each line, without what is quoted; else the first that the
+    header has.
+    """
     lines = re.sub(r'"[^"]*"', "", text[:_HEAD]).splitlines()[:_LINES] or [""]
     counts = {sign: {line.count(sign) for line in lines if line} for sign in _SEPARATORS}
     steady = (sign for sign in _SEPARATORS if len(counts[sign]) == 1 and 0 not in counts[sign])
@@ -77,10 +92,13 @@ def _separator(text: str) -> str:
 def _decimal(text: str, name: str) -> str:
     fields = [field.strip(' "') for line in text.splitlines()[1:] for field in line.split(";")]
     with_comma = [field for field in fields if re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", field)]
-    if not with_comma or any(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", field) for field in fields):
+    if not with_comma or any(
+        re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", field) for field in fields
+    ):
         return "."
     if all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", field) for field in with_comma):
         raise ValueError(
-            f"expected --decimal , or --decimal . for {name}, got {with_comma[0]}, where the comma may be either sign"
+            f"expected --decimal , or --decimal . for {name}, got {with_comma[0]}, where the comma "
+            f"may be either sign"
         )
     return ","

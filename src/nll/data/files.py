@@ -14,10 +14,12 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write bytes to, beside `path`, which takes its place at the end: a failed write leaves the old one.
+    """A file to write bytes to, beside `path`, which takes its place at the end: a failed write
+    leaves the old one.
 
-    Through a link its target is replaced; permissions are kept. Devices, pipes, the process's own output, and files in
-    a folder that takes no new ones are written in place. Raises OSError with the path as it was given.
+    Through a link its target is replaced; permissions are kept. Devices, pipes, the process's own
+    output, and files in a folder that takes no new ones are written in place. Raises OSError with
+    the path as it was given.
     """
     try:
         direct = _in_place(Path(path))
@@ -29,7 +31,10 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         beside = target.with_name(f".nll-{secrets.token_hex(8)}")
         try:
             with open(
-                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "wb"
+                os.open(
+                    beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+                ),
+                "wb",
             ) as file:
                 yield file
                 file.flush()

@@ -26,9 +26,11 @@ class Weights:
 
 
 def sampling(weights: Any) -> Weights:
-    """Sampling weights: each row stands for as many of the population, as the inverse of its chance to be drawn.
+    """Sampling weights: each row stands for as many of the population, as the inverse of its chance
+    to be drawn.
 
-    Only their ratios count: they are scaled to a sum of n, the number of rows. The covariance is the sandwich's.
+    Only their ratios count: they are scaled to a sum of n, the number of rows. The covariance is
+        the sandwich's.
     """
     return Weights(weights, "sampling")
 
@@ -36,8 +38,8 @@ def sampling(weights: Any) -> Weights:
 def importance(weights: Any) -> Weights:
     """Importance weights: the ratio of the wanted density to that which the rows were drawn from.
 
-    Only their ratios count: they are scaled to a sum of n = (sum w)^2 / sum w^2, the effective number of rows (Kish
-    1965). The covariance is the sandwich's.
+    Only their ratios count: they are scaled to a sum of n = (sum w)^2 / sum w^2, the effective
+    number of rows (Kish 1965). The covariance is the sandwich's.
     """
     return Weights(weights, "importance")
 
@@ -55,13 +57,15 @@ def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = N
 
     Args:
         values: (n) numbers; with `upper` the lower ends, -inf where there is none.
-        upper: (n), the upper ends, inf where there is none; equal to `values` where the observation is exact.
+        upper: (n), the upper ends, inf where there is none; equal to `values` where the observation
+            is exact.
         left: (n) mask of the values above the true ones (detection limits).
         right: (n) mask of the values below the true ones (still running at the end of a trial).
 
     For counts the ends belong to the interval: right-censored at 5 means 5 or more.
 
-    Raises: ValueError for both `upper` and masks, shapes that differ, or an upper end below the lower one.
+    Raises: ValueError for both `upper` and masks, shapes that differ, or an upper end below the
+        lower one.
     """
     low = floats(array_of(values, "values"), "values")
     if upper is not None and (left is not None or right is not None):
@@ -87,7 +91,9 @@ def _mask(name: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, dtype=bool)
     found = array_of(mask, name)
     if found.shape != shape or not np.isin(found, (0, 1)).all():
-        raise ValueError(f"expected {name} as a mask of shape {shape}, got {found.dtype} of shape {found.shape}")
+        raise ValueError(
+            f"expected {name} as a mask of shape {shape}, got {found.dtype} of shape {found.shape}"
+        )
     return found.astype(bool)
 
 
@@ -101,7 +107,8 @@ class Truncated:
 
 
 def truncated(data: Any, low: Any = -math.inf, high: Any = math.inf) -> Truncated:
-    """Observations that would not be in the data outside of [low, high]; numbers, or one for each row.
+    """Observations that would not be in the data outside of [low, high]; numbers, or one for each
+    row.
 
     `data` may be `censored`.
     """
@@ -109,7 +116,9 @@ def truncated(data: Any, low: Any = -math.inf, high: Any = math.inf) -> Truncate
 
 
 class Censoring(NamedTuple):
-    """How many rows were seen exactly, and how many are known up to an interval, which side of it open."""
+    """How many rows were seen exactly, and how many are known up to an interval, which side of it
+    open.
+    """
 
     events: float
     right: float
@@ -123,7 +132,11 @@ class Censoring(NamedTuple):
 
     def __str__(self) -> str:
         """The censored rows by their kind."""
-        return ", ".join(f"{count:.12g} {name}" for name, count in self._asdict().items() if count and name != "events")
+        return ", ".join(
+            f"{count:.12g} {name}"
+            for name, count in self._asdict().items()
+            if count and name != "events"
+        )
 
 
 @dataclass(frozen=True)
@@ -137,8 +150,10 @@ class Observations:
     dropped: int = 0  # rows with a missing value that were left out
     categories: tuple[str, ...] | None = None  # the names of the integers, where the data were text
     kind: str = "frequency"  # of the weights
-    ends: tuple[Tensor, Tensor] | None = None  # (n) each: what is known of censored rows; their value is in between
-    window: tuple[Tensor, Tensor] | None = None  # (1) or (n) each: where the rows would not be seen outside of
+    # (n) each: what is known of censored rows; their value is in between
+    ends: tuple[Tensor, Tensor] | None = None
+    # (1) or (n) each: where the rows would not be seen outside of
+    window: tuple[Tensor, Tensor] | None = None
 
     @property
     def rows(self) -> Tensor:
@@ -157,12 +172,19 @@ class Observations:
             return None
         low, high = self.ends
         kinds = (low == high, high == math.inf, low == -math.inf)
-        sums = [float(self.weights[kind].sum()) for kind in (*kinds, ~(kinds[0] | kinds[1] | kinds[2]))]
+        sums = [
+            float(self.weights[kind].sum()) for kind in (*kinds, ~(kinds[0] | kinds[1] | kinds[2]))
+        ]
         return Censoring(*sums)
 
     def of(self, which: Tensor) -> Observations:
         """Some of the rows, by a mask."""
-        part = {"values": self.values[which], "weights": self.weights[which], "numbers": self.rows[which], "dropped": 0}
+        part = {
+            "values": self.values[which],
+            "weights": self.weights[which],
+            "numbers": self.rows[which],
+            "dropped": 0,
+        }
         ends = None if self.ends is None else (self.ends[0][which], self.ends[1][which])
         window = self.window
         if window is not None:
@@ -185,7 +207,9 @@ class Observations:
 
 
 def total(weights: Tensor, values: Tensor | None = None) -> Tensor:
-    """The weighted sum along the last dimension, or that of the weights; of one weight for all by a plain sum."""
+    """The weighted sum along the last dimension, or that of the weights; of one weight for all by a
+    plain sum.
+    """
     if weights.dim() == 1 and weights.stride(0) == 0 and len(weights):
         return weights[0] * (len(weights) if values is None else values.sum())
     if values is None:
@@ -195,40 +219,53 @@ def total(weights: Tensor, values: Tensor | None = None) -> Tensor:
     return (weights * values).sum(-1)
 
 
-def totals(weights: Tensor, values: Tensor, statistics: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-    """The weighted sum of each statistic of the values, block by block: fresh memory costs more than arithmetic."""
+def totals(
+    weights: Tensor, values: Tensor, statistics: Callable[[Tensor], tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """The weighted sum of each statistic of the values, block by block: fresh memory costs more
+    than arithmetic.
+    """
     found = []
     for x, w in zip(values.split(_BLOCK, -1), weights.split(_BLOCK, -1), strict=True):
         found.append(torch.stack([total(w, statistic) for statistic in statistics(x)]))
     return list(torch.stack(found).sum(0))
 
 
-def first_two_totals(weights: Tensor, values: Tensor, standard: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def first_two_totals(
+    weights: Tensor, values: Tensor, standard: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """The weighted sums of z and of z^2, z = standard(values), without keeping the squares."""
     found = []
     for x, w in zip(values.split(_BLOCK, -1), weights.split(_BLOCK, -1), strict=True):
         z = standard(x)
         weighted = z if w.dim() == 1 and w.stride(0) == 0 else w * z
-        found.append(torch.stack([weighted.sum(-1), torch.linalg.vecdot(weighted, z.expand_as(weighted))]))
+        found.append(
+            torch.stack([weighted.sum(-1), torch.linalg.vecdot(weighted, z.expand_as(weighted))])
+        )
     first, second = torch.stack(found).sum(0)
     scale = weights[0] if weights.dim() == 1 and weights.stride(0) == 0 else 1.0
     return scale * first, scale * second
 
 
-def observe(data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False) -> Observations:
+def observe(
+    data: Any, weights: Any = None, *, missing: str = "raise", categorical: bool = False
+) -> Observations:
     """Turn a list, array, tensor or column into observations. Those in float64 are not copied.
 
-    Raises ValueError naming the first row that is missing (unless `missing="drop"`), or the first weight that
-    is not a frequency; TypeError for data that are not numbers.
+    Raises ValueError naming the first row that is missing (unless `missing="drop"`), or the first
+    weight that is not a frequency; TypeError for data that are not numbers.
     """
     if missing not in ("raise", "drop"):
         raise ValueError(f"expected missing to be 'raise' or 'drop', got {missing!r}")
     values, categories = _numbers(data, categorical)
     if values.dim() not in (1, 2):
         raise ValueError(f"expected data of shape (n) or (n, k), got {tuple(values.shape)}")
-    if weights is None and math.isfinite(float(values.sum())) and len(values):  # then nothing is missing
+    # then nothing is missing
+    if weights is None and math.isfinite(float(values.sum())) and len(values):
         n = len(values)
-        return Observations(values, torch.ones((), dtype=torch.float64).expand(n), None, n, 0, categories)
+        return Observations(
+            values, torch.ones((), dtype=torch.float64).expand(n), None, n, 0, categories
+        )
     kind = kind_of(weights)
     frequency = frequencies(weights, values.shape[0])
     absent = values.isnan() if values.dim() == 1 else values.isnan().any(1)
@@ -236,13 +273,20 @@ def observe(data: Any, weights: Any = None, *, missing: str = "raise", categoric
         row = int(absent.nonzero()[0])
         count = int(absent.sum())
         raise ValueError(
-            f"expected no missing values, got {count}, the first at row {row}; missing='drop' leaves them out"
+            f"expected no missing values, got {count}, the first at row {row}; missing='drop' "
+            f"leaves them out"
         )
     seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")
     return Observations(
-        values[seen], scaled(frequency[seen], kind), seen, len(values), int(absent.sum()), categories, kind
+        values[seen],
+        scaled(frequency[seen], kind),
+        seen,
+        len(values),
+        int(absent.sum()),
+        categories,
+        kind,
     )
 
 
@@ -270,12 +314,18 @@ def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -
 def _end(end: Any, observed: Observations) -> Tensor:
     number, _ = _numbers(end, False, "an end of the window")
     if bool(number.isnan().any()) or (number.numel() != 1 and number.shape != (observed.given,)):
-        raise ValueError(f"expected an end of the window as a number, or one for each row, got {end!r}")
+        raise ValueError(
+            f"expected an end of the window as a number, or one for each row, got {end!r}"
+        )
     return number.reshape(1) if number.numel() == 1 else number[observed.rows]
 
 
-def observe_parts(data: Any, weights: Any = None, *, missing: str = "raise") -> tuple[tuple[Tensor, ...], Observations]:
-    """The parts of the data, (n, ...) each, without the rows that miss something; and what `observe` says of them."""
+def observe_parts(
+    data: Any, weights: Any = None, *, missing: str = "raise"
+) -> tuple[tuple[Tensor, ...], Observations]:
+    """The parts of the data, (n, ...) each, without the rows that miss something; and what
+    `observe` says of them.
+    """
     given = data if isinstance(data, tuple) else (data,)
     if not given:
         raise ValueError("expected at least one part of the data, got none")
@@ -285,7 +335,8 @@ def observe_parts(data: Any, weights: Any = None, *, missing: str = "raise") -> 
         if part.dim() == 0 or len(part) != len(parts[0]):
             shape = tuple(part.shape)
             raise ValueError(
-                f"expected parts with a row per observation, {len(parts[0])}, got shape {shape} in part {i}"
+                f"expected parts with a row per observation, {len(parts[0])}, got shape {shape} in "
+                f"part {i}"
             )
     flat = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
     observed = observe(flat, weights, missing=missing)
@@ -298,9 +349,11 @@ def kind_of(weights: Any, otherwise: str = "frequency") -> str:
 
 
 def scaled(weights: Tensor, kind: str) -> Tensor:
-    """Weights in the unit of the likelihood: of those that are no frequencies only the ratios count.
+    """Weights in the unit of the likelihood: of those that are no frequencies only the ratios
+    count.
 
-    Sampling weights add up to the number of rows that count, importance weights to (sum w)^2 / sum w^2.
+    Sampling weights add up to the number of rows that count, importance weights to (sum w)^2 / sum
+    w^2.
     """
     if kind == "frequency":
         return weights
@@ -316,7 +369,9 @@ def require_support(
     model: str,
     interval: bool = False,
 ) -> None:
-    """Raise ValueError naming the first row and value outside the support of a model; `interval`: whether it is one."""
+    """Raise ValueError naming the first row and value outside the support of a model; `interval`:
+    whether it is one.
+    """
     if interval and bool(inside(torch.stack(observed.values.aminmax())).all()):
         return
     ok = inside(observed.values)
@@ -332,10 +387,13 @@ def require_support(
     )
 
 
-def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, tuple[str, ...] | None]:
+def _numbers(
+    data: Any, categorical: bool, what: str = "data"
+) -> tuple[Tensor, tuple[str, ...] | None]:
     if isinstance(data, Tensor) and data.is_floating_point():
         values = data.detach().to_dense().cpu().to(torch.float64)
-        return values.clone() if values.is_inference() else values, None  # which autograd cannot keep
+        # which autograd cannot keep
+        return values.clone() if values.is_inference() else values, None
     array = array_of(data, what)
     levels = categories_of(data) if categorical else None
     if categorical and (array.dtype.kind in "OUSTmM" or levels is not None):
@@ -344,7 +402,9 @@ def _numbers(data: Any, categorical: bool, what: str = "data") -> tuple[Tensor, 
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """The array's memory where PyTorch can have it: it knows neither read-only memory nor negative strides."""
+    """The array's memory where PyTorch can have it: it knows neither read-only memory nor negative
+    strides.
+    """
     array = np.ascontiguousarray(array)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
@@ -358,8 +418,12 @@ def _encode(array: np.ndarray, levels: list[Any] | None) -> tuple[Tensor, tuple[
     try:
         seen = set(present)
     except TypeError:
-        row = next(row for row, value in enumerate(array) if getattr(value, "__hash__", None) is None)
-        raise TypeError(f"expected categories that are single values, got {array[row]!r} at row {row}") from None
+        row = next(
+            row for row, value in enumerate(array) if getattr(value, "__hash__", None) is None
+        )
+        raise TypeError(
+            f"expected categories that are single values, got {array[row]!r} at row {row}"
+        ) from None
     if levels is None:
         try:
             levels = sorted(seen)
@@ -379,13 +443,17 @@ def label(value: Any) -> str:
 
 
 def frequencies(weights: Any, n: int, rows: Sequence[Any] | None = None) -> Tensor:
-    """Check weights of n rows, of any kind; None: each row was seen once. `rows`: their numbers, in messages."""
+    """Check weights of n rows, of any kind; None: each row was seen once. `rows`: their numbers, in
+    messages.
+    """
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
     given = weights.values if isinstance(weights, Weights) else weights
     frequency, _ = _numbers(given, categorical=False, what="weights")
     if frequency.shape != (n,):
-        raise ValueError(f"expected {n} weights, one for each row, got shape {tuple(frequency.shape)}")
+        raise ValueError(
+            f"expected {n} weights, one for each row, got shape {tuple(frequency.shape)}"
+        )
     wrong = ~(torch.isfinite(frequency) & (frequency >= 0))
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
@@ -407,7 +475,8 @@ def _plain(value: Any) -> str:
 
 
 def cluster_codes(clusters: Any, given: int, rows: Any) -> Tensor:
-    """The number of the cluster of each row that is kept, from 0; `rows`: which of the rows as given.
+    """The number of the cluster of each row that is kept, from 0; `rows`: which of the rows as
+    given.
 
     Raises: ValueError for labels of another length, a missing one, or a single cluster.
     """
@@ -418,13 +487,16 @@ def cluster_codes(clusters: Any, given: int, rows: Any) -> Tensor:
 
 
 def label_codes(labels: Any, given: int, rows: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """The different labels of the rows that are kept, sorted, and the number of each row's; `what`: of which kind.
+    """The different labels of the rows that are kept, sorted, and the number of each row's; `what`:
+    of which kind.
 
     Raises: ValueError for labels of another length, or a missing one.
     """
     array = array_of(labels, f"{what} labels")
     if array.shape != (given,):
-        raise ValueError(f"expected {given} {what} labels, one for each row, got shape {array.shape}")
+        raise ValueError(
+            f"expected {given} {what} labels, one for each row, got shape {array.shape}"
+        )
     missing = absent(array[rows])
     if missing.any():
         row = int(np.arange(given)[rows][missing][0])

@@ -15,14 +15,18 @@ T = TypeVar("T")
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Yield slices that cover `rows`; `width` is how many float64 numbers a row needs at the most."""
+    """Yield slices that cover `rows`; `width` is how many float64 numbers a row needs at the
+    most.
+    """
     size = max(64, _BLOCK_BYTES // (8 * max(width, 1)))
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
 
 def in_order(function: Callable[[S], T], items: Iterable[S], lanes: int) -> Iterator[T]:
-    """What a function makes of each item, in the items' order; so many are worked on side by side."""
+    """What a function makes of each item, in the items' order; so many are worked on side by
+    side.
+    """
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(lanes) as others:
         for item in items:

@@ -1,4 +1,6 @@
-"""Tables that may be larger than memory, a block of rows at a time, as often as they are asked for."""
+"""Tables that may be larger than memory, a block of rows at a time, as often as they are asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +49,22 @@ class Stream:
     """The rows of a table, read again for each pass.
 
     Args:
-        data: a Parquet or CSV file, or a folder of such; a pandas, polars or Arrow table, or an Arrow dataset; (X, y)
-            or (X, y, weights) of arrays or tensors, memory-mapped ones too; an iterable of any of these, such as a list
-            of files, or a function without arguments that returns one.
+        data: a Parquet or CSV file, or a folder of such; a pandas, polars or Arrow table, or an
+            Arrow dataset; (X, y) or (X, y, weights) of arrays or tensors, memory-mapped ones too;
+            an iterable of any of these, such as a list of files, or a function without arguments
+            that returns one.
         response: of tables, the name of the column of classes.
         columns: of tables, the names of the columns of numbers; None: all others.
         weights: of tables, the name of the column of frequencies.
-        clusters: of tables, the name of the column of groups of rows that are not independent of each other.
+        clusters: of tables, the name of the column of groups of rows that are not independent of
+            each other.
         missing: "raise", or "drop" to leave out rows with a missing value in a column that is used.
         block_rows: how many rows are read at a time, at the most; None: as many as take 16 MB.
         progress: called with the number of rows that a pass has read, again and again.
 
-    Raises: ValueError, when the rows are read, for a column that is not there, a text in a column of numbers, missing
-    or infinite values, negative weights; TypeError for data that cannot be gone through twice.
+    Raises: ValueError, when the rows are read, for a column that is not there, a text in a column
+    of numbers, missing or infinite values, negative weights; TypeError for data that cannot be gone
+    through twice.
     """
 
     def __init__(
@@ -83,14 +88,20 @@ class Stream:
             raise TypeError(f"expected columns as a list of names, got the text {columns!r}")
         if hasattr(data, "__next__"):
             raise TypeError(
-                f"expected data that can be gone through more than once, got a {type(data).__name__}; "
+                f"expected data that can be gone through more than once, got a "
+                f"{type(data).__name__}; "
                 "a function that returns one can be called again"
             )
         self.data, self.response, self.weights, self.clusters = data, response, weights, clusters
         self.columns = None if columns is None else [str(name) for name in columns]
-        named = [str(name) for name in data[0].columns] if _is_arrays(data) and hasattr(data[0], "columns") else None
+        named = (
+            [str(name) for name in data[0].columns]
+            if _is_arrays(data) and hasattr(data[0], "columns")
+            else None
+        )
         self.names = named if columns is None else self.columns  # None: as the first block has them
-        self.levels = categories_of(data[1]) if _is_arrays(data) else None  # of the response, where it has an order
+        # of the response, where it has an order
+        self.levels = categories_of(data[1]) if _is_arrays(data) else None
         self.missing, self.block_rows, self.progress = missing, block_rows, progress
 
     def __iter__(self) -> Iterator[Block]:
@@ -99,17 +110,23 @@ class Stream:
         return (block for block in blocks if block is not None and (len(block.x) or block.dropped))
 
     def read(
-        self, function: Callable[[Block], T], along: Tensor | None = None, skip: int = 0, clusters: bool = False
+        self,
+        function: Callable[[Block], T],
+        along: Tensor | None = None,
+        skip: int = 0,
+        clusters: bool = False,
     ) -> Iterator[tuple[int, np.ndarray, T | None]]:
         """Go through the blocks in their order; several are worked on side by side.
 
         Args:
             function: what is made of each block.
             along: (q), of the sums of the rows; None: ones.
-            skip: so many rows at the start, for which there is None in place of the function's result.
+            skip: so many rows at the start, for which there is None in place of the function's
+                result.
             clusters: whether they count in the sums.
 
-        Yields: the number of rows up to the block's end, its sums (see `sums_of`), and the function's result.
+        Yields: the number of rows up to the block's end, its sums (see `sums_of`), and the
+            function's result.
         """
 
         def made(piece: tuple[int, Any]) -> tuple[int, np.ndarray, T | None]:
@@ -121,13 +138,19 @@ class Stream:
         return in_order(made, self._numbered(skip), min(torch.get_num_threads(), _LANES))
 
     def _numbered(self, cut: int = 0) -> Iterator[tuple[int, Any]]:
-        """The number of its first row and each piece of the data; the first tells the names of the columns."""
+        """The number of its first row and each piece of the data; the first tells the names of the
+        columns.
+        """
         first = 0
         for whole in pieces(self.data, self.block_rows, self._wanted):
             inside = first < cut < first + _length(whole)
             if first == 0 and not isinstance(whole, tuple) and self.response in whole.schema.names:
                 self.levels = categories_of(whole.column(self.response))
-            for piece in (_rows(whole, 0, cut - first), _rows(whole, cut - first, None)) if inside else (whole,):
+            for piece in (
+                (_rows(whole, 0, cut - first), _rows(whole, cut - first, None))
+                if inside
+                else (whole,)
+            ):
                 if self.names is None:
                     self._of(first, piece)
                 yield first, piece
@@ -141,7 +164,10 @@ class Stream:
 
     def first(self) -> Block | None:
         """The first block that has rows; None: there are no rows."""
-        return next((block for block in (self._of(*piece) for piece in self._numbered()) if len(block.x)), None)
+        return next(
+            (block for block in (self._of(*piece) for piece in self._numbered()) if len(block.x)),
+            None,
+        )
 
     def stamps(self) -> list[tuple[str, int, int]]:
         """The name, the size and the time of each file of the data."""
@@ -156,56 +182,87 @@ class Stream:
 
     def _of_table(self, table: Any, first: int, along: Tensor | None) -> Block:
         if self.response is None:
-            raise ValueError(f"expected the name of the response, one of {', '.join(table.schema.names)}, got none")
+            raise ValueError(
+                f"expected the name of the response, one of "
+                f"{', '.join(table.schema.names)}, got none"
+            )
         if self.names is None:
             self.names = [
-                name for name in table.schema.names if name not in (self.response, self.weights, self.clusters)
+                name
+                for name in table.schema.names
+                if name not in (self.response, self.weights, self.clusters)
             ]
         require(self._wanted or [], table.schema.names)
         numbers = [numbers_of(table.column(name), name, first) for name in self.names]
-        dtype = np.float32 if all(part.dtype == np.float32 for part in numbers) and numbers else np.float64
+        dtype = (
+            np.float32
+            if all(part.dtype == np.float32 for part in numbers) and numbers
+            else np.float64
+        )
         x = np.empty((len(numbers), table.num_rows), dtype=dtype)
         for to, part in zip(x, numbers, strict=True):
             to[:] = part
-        weights = None if self.weights is None else numbers_of(table.column(self.weights), self.weights, first)
+        weights = (
+            None
+            if self.weights is None
+            else numbers_of(table.column(self.weights), self.weights, first)
+        )
         y, present = classes.of_arrow(table.column(self.response), self.response)
         known, groups = {self.response: present}, None
         if self.clusters is not None:
-            groups, known[self.clusters] = classes.of_arrow(table.column(self.clusters), self.clusters)
+            groups, known[self.clusters] = classes.of_arrow(
+                table.column(self.clusters), self.clusters
+            )
         return self._block(first, torch.from_numpy(x).T, y, known, weights, along, groups)
 
     def _of_arrays(self, parts: tuple[Any, ...], first: int, along: Tensor | None) -> Block:
         x, y, *more = parts
         y = y.reshape(-1) if y.shape == (len(x), 1) else y
         weights = _floats(more[0], "weights", first) if more else None
-        if x.ndim != 2 or y.shape != (len(x),) or (weights is not None and weights.shape != (len(x),)):
+        if (
+            x.ndim != 2
+            or y.shape != (len(x),)
+            or (weights is not None and weights.shape != (len(x),))
+        ):
             shapes = ", ".join(str(tuple(part.shape)) for part in (x, y, *more))
-            raise ValueError(f"expected blocks (n, columns), (n) and weights (n), got shapes {shapes}")
+            raise ValueError(
+                f"expected blocks (n, columns), (n) and weights (n), got shapes {shapes}"
+            )
         if self.names is None:
             self.names = [f"x{j}" for j in range(x.shape[1])]
         if x.shape[1] != len(self.names):
-            raise ValueError(f"expected blocks of {len(self.names)} columns, got {x.shape[1]} at row {first}")
+            raise ValueError(
+                f"expected blocks of {len(self.names)} columns, got {x.shape[1]} at row {first}"
+            )
         numbers = _floats(x, "X", first)
-        if not numbers.flags.writeable or any(stride < 0 for stride in numbers.strides):  # which PyTorch has not
+        # which PyTorch has not
+        if not numbers.flags.writeable or any(stride < 0 for stride in numbers.strides):
             numbers = np.array(numbers)
         name = self.response or "y"
         response, present = classes.of_array(y, name)
-        return self._block(first, torch.from_numpy(numbers), response, {name: present}, weights, along)
+        return self._block(
+            first, torch.from_numpy(numbers), response, {name: present}, weights, along
+        )
 
     def _block(
         self,
         first: int,
         x: Tensor,
         response: Coded,
-        known: dict[str, np.ndarray | None],  # where the classes and clusters are known; None: everywhere
+        # where the classes and clusters are known; None: everywhere
+        known: dict[str, np.ndarray | None],
         weights: np.ndarray | None,
         along: Tensor | None,
         clusters: Coded | None = None,
     ) -> Block:
         """The rows that are complete and weigh something."""
         unknown = {name: ~mask for name, mask in known.items() if mask is not None}
-        product = x @ (torch.ones(x.shape[1], dtype=x.dtype) if along is None else along.to(x.dtype))
-        finite = bool(product.sum().isfinite()) and (weights is None or bool(np.isfinite(weights.sum())))
+        product = x @ (
+            torch.ones(x.shape[1], dtype=x.dtype) if along is None else along.to(x.dtype)
+        )
+        finite = bool(product.sum().isfinite()) and (
+            weights is None or bool(np.isfinite(weights.sum()))
+        )
         absent = np.zeros(0, dtype=bool)
         if unknown or not finite:
             masks = [*unknown.values(), *([] if weights is None else [np.isnan(weights)])]
@@ -215,7 +272,9 @@ class Stream:
         if weights is not None:
             if (weights[kept] < 0).any():
                 row = int(np.flatnonzero(kept & (weights < 0))[0])
-                raise ValueError(f"expected weights of at least 0, got {weights[row]:g} at row {first + row}")
+                raise ValueError(
+                    f"expected weights of at least 0, got {weights[row]:g} at row {first + row}"
+                )
             kept &= weights > 0
         dropped = int(absent.sum())
         own = None if weights is None else torch.from_numpy(np.array(weights, dtype=np.float64))
@@ -227,7 +286,12 @@ class Stream:
         return Block(x[at], codes, None if own is None else own[at], dropped, product[at], groups)
 
     def _look(
-        self, first: int, x: np.ndarray, unknown: dict[str, np.ndarray], weights: np.ndarray | None, absent: np.ndarray
+        self,
+        first: int,
+        x: np.ndarray,
+        unknown: dict[str, np.ndarray],
+        weights: np.ndarray | None,
+        absent: np.ndarray,
     ) -> None:
         """Name what is infinite, and what is missing where it may not be."""
         assert self.names is not None
@@ -237,7 +301,10 @@ class Stream:
             wrong = np.isinf(part)
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                raise ValueError(f"expected finite values in column {name!r}, got {part[row]:g} at row {first + row}")
+                raise ValueError(
+                    f"expected finite values in column {name!r}, got {part[row]:g} at "
+                    f"row {first + row}"
+                )
         if self.missing == "drop" or not absent.any():
             return
         row = int(np.flatnonzero(absent)[0])
@@ -260,7 +327,9 @@ def require_different(names: Sequence[str]) -> None:
     """ValueError for a name that several columns have."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise ValueError(f"expected columns with different names, got {', '.join(map(repr, twice))} twice")
+        raise ValueError(
+            f"expected columns with different names, got {', '.join(map(repr, twice))} twice"
+        )
 
 
 def _length(piece: Any) -> int:
@@ -299,7 +368,13 @@ def numbers_of(column: Any, name: str, first: int) -> np.ndarray:
     kind = column.type
     if pa.types.is_floating(kind) and kind != pa.float16():
         return column.to_numpy(zero_copy_only=column.null_count == 0)
-    known = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+    known = (
+        pa.types.is_floating,
+        pa.types.is_integer,
+        pa.types.is_boolean,
+        pa.types.is_decimal,
+        pa.types.is_null,
+    )
     if not any(is_one(kind) for is_one in known):
         row = column.is_valid().index(True).as_py()
         got = f"{column[row].as_py()!r} at row {first + row}" if row >= 0 else f"a column of {kind}"
@@ -313,7 +388,8 @@ def _require_exact(integers: list[int | None], what: str, first: int) -> None:
     for row, value in enumerate(integers):
         if value is not None and int(float(value)) != value:
             raise ValueError(
-                f"expected numbers that float64 holds exactly in {what}, got the integer {value} at row {first + row}; "
+                f"expected numbers that float64 holds exactly in {what}, got the integer {value} "
+                f"at row {first + row}; "
                 "subtract a constant, or pass floats"
             )
 
@@ -327,7 +403,9 @@ def _height(rows: Height, width: int) -> int:
 
 
 def pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
-    """Arrow batches or tuples of arrays, each of at most so many rows; None: by how wide they are."""
+    """Arrow batches or tuples of arrays, each of at most so many rows; None: by how wide they
+    are.
+    """
     if isinstance(data, (str, Path)):
         for file in files_of(Path(data)):
             yield from _of_file(file, rows, wanted)
@@ -345,7 +423,8 @@ def pieces(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
             yield from pieces(part, rows, wanted)
     else:
         raise TypeError(
-            f"expected a file, a folder, a table, (X, y) or an iterable of these, got {type(data).__name__}"
+            f"expected a file, a folder, a table, (X, y) or an iterable of these, got "
+            f"{type(data).__name__}"
         )
 
 
@@ -363,7 +442,11 @@ def _is_arrays(data: Any) -> bool:
 
 
 def _is_table(data: Any) -> bool:
-    return hasattr(data, "__dataframe__") or hasattr(data, "__arrow_c_stream__") or hasattr(data, "to_batches")
+    return (
+        hasattr(data, "__dataframe__")
+        or hasattr(data, "__arrow_c_stream__")
+        or hasattr(data, "to_batches")
+    )
 
 
 def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
@@ -371,13 +454,17 @@ def _of_table(data: Any, rows: Height, wanted: Wanted) -> Iterator[Any]:
 
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
-    names = data.schema.names if hasattr(data, "to_batches") else [str(name) for name in data.columns]
+    names = (
+        data.schema.names if hasattr(data, "to_batches") else [str(name) for name in data.columns]
+    )
     require(wanted or [], names)
     used = [name for name in names if wanted is None or name in wanted]
     require_different(used)
     rows = _height(rows, len(used))
     if hasattr(data, "scanner"):  # a dataset
-        for batch in data.to_batches(columns=used, batch_size=rows, batch_readahead=1, fragment_readahead=1):
+        for batch in data.to_batches(
+            columns=used, batch_size=rows, batch_readahead=1, fragment_readahead=1
+        ):
             yield from _cut(batch, rows)
     elif hasattr(data, "to_batches"):
         for batch in data.select(used).to_batches(max_chunksize=rows):
@@ -400,7 +487,9 @@ def _of_pandas(table: Any, first: int) -> Any:
         found = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
     except (pa.ArrowException, TypeError) as error:
         said = "; ".join(map(str, error.args))
-        raise ValueError(f"expected columns of values of one type, got: {said} (from row {first} on)") from None
+        raise ValueError(
+            f"expected columns of values of one type, got: {said} (from row {first} on)"
+        ) from None
     for at, column in enumerate(found.columns):
         if pa.types.is_dictionary(column.type):  # the order of a Categorical counts
             part = column.chunk(0)
@@ -423,7 +512,11 @@ def files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     hidden = (".", "_")
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(hidden)]
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not file.name.startswith(hidden)
+    ]
     known = [file for file in files if file.suffix.lower() in _FILES]
     if not known:
         raise ValueError(f"expected a folder with files named {', '.join(_FILES)}, got {path}")
@@ -431,8 +524,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def stamps(data: Any) -> list[tuple[str, int, int]]:
-    """The name, the size and the time of each file of some data; what is made by a function is asked for its first
-    argument.
+    """The name, the size and the time of each file of some data; what is made by a function is
+    asked for its first argument.
     """
     if isinstance(data, partial):
         return stamps(data.args[0])
@@ -444,19 +537,30 @@ def stamps(data: Any) -> list[tuple[str, int, int]]:
         parts = [part for part in data if isinstance(part, np.memmap)] if _is_arrays(data) else data
         return [stamp for part in parts for stamp in stamps(part)]
     else:
-        files = [Path(name) for name in data.files] if hasattr(data, "scanner") and hasattr(data, "files") else []
-    found = [(file, file.stat()) for file in files if file.exists()]  # a dataset's may lie elsewhere
+        files = (
+            [Path(name) for name in data.files]
+            if hasattr(data, "scanner") and hasattr(data, "files")
+            else []
+        )
+    # a dataset's may lie elsewhere
+    found = [(file, file.stat()) for file in files if file.exists()]
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
 
 
-def _of_file(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None = None) -> Iterator[Any]:
+def _of_file(
+    path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None = None
+) -> Iterator[Any]:
     import pyarrow as pa
 
     kind = _FILES.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"expected a file named {', '.join(_FILES)}, got {path.name}")
     try:
-        yield from _of_parquet(path, rows, wanted) if kind == "parquet" else _of_csv(path, rows, wanted, dialect)
+        yield from (
+            _of_parquet(path, rows, wanted)
+            if kind == "parquet"
+            else _of_csv(path, rows, wanted, dialect)
+        )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"expected a readable table in {path}, got: {error}") from None
 
@@ -475,21 +579,34 @@ def _of_parquet(path: Path, rows: Height, wanted: Wanted) -> Iterator[Any]:
         readers = []
         for share in shares:
             file = stack.enter_context(ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False))
-            readers.append(ahead(file.iter_batches(_height(rows, len(names)), columns=share, use_threads=False)))
+            readers.append(
+                ahead(
+                    file.iter_batches(_height(rows, len(names)), columns=share, use_threads=False)
+                )
+            )
         for parts in zip(*readers, strict=True):
-            columns = {name: column for part in parts for name, column in zip(part.schema.names, part, strict=True)}
+            columns = {
+                name: column
+                for part in parts
+                for name, column in zip(part.schema.names, part, strict=True)
+            }
             yield pa.RecordBatch.from_pydict({name: columns[name] for name in names})
 
 
 def _of_csv(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None) -> Iterator[Any]:
-    """The types are those that the whole file needs: a column that starts with whole numbers may go on with others."""
+    """The types are those that the whole file needs: a column that starts with whole numbers may go
+    on with others.
+    """
     from pyarrow import csv
 
     written = (dialect or Dialect()).of(path, path.name)
     with csv.open_csv(path, **written.options()) as reader:
         require_different(reader.schema.names)
         start = next(iter(reader), None)
-        types = {field.name: _wide(field.type, start and start.column(field.name)) for field in reader.schema}
+        types = {
+            field.name: _wide(field.type, start and start.column(field.name))
+            for field in reader.schema
+        }
     require(wanted or [], list(types))
     used = [name for name in types if wanted is None or name in wanted]
     with csv.open_csv(path, **written.options(column_types=types, include_columns=used)) as reader:
@@ -498,7 +615,9 @@ def _of_csv(path: Path, rows: Height, wanted: Wanted, dialect: Dialect | None) -
 
 
 def blocks_in(path: Path, dialect: Dialect) -> Iterator[Any]:
-    """The rows of a file, or of a folder's, in Arrow batches; CSV files are written in the dialect."""
+    """The rows of a file, or of a folder's, in Arrow batches; CSV files are written in the
+    dialect.
+    """
     for file in files_of(path):
         yield from _of_file(file, None, None, dialect)
 

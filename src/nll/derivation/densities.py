@@ -1,8 +1,8 @@
 """Log-densities as expressions: what a derivation starts from, a row for each family.
 
-The parameters are those of torch.distributions, written with the letters that the field uses. Densities and moments:
-Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions" (1994), and Johnson, Kemp and Kotz, "Univariate
-Discrete Distributions" (2005).
+The parameters are those of torch.distributions, written with the letters that the field uses.
+Densities and moments: Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions" (1994),
+and Johnson, Kemp and Kotz, "Univariate Discrete Distributions" (2005).
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ class Symbolic:
     log_density: Expr  # of X
     closed: bool = False  # whether the likelihood equations have a solution in formulas
     moments: dict[Expr, Expr] = field(default_factory=dict)  # function of X -> its mean
-    mean: Callable[[Expr], Expr] | None = None  # of any function of X, where the moments do not tell
+    # of any function of X, where the moments do not tell
+    mean: Callable[[Expr], Expr] | None = None
     curved: bool = True  # whether the second derivatives are information
-    informed: tuple[Symbol, ...] | None = None  # the parameters that they inform on, where not on all
+    # the parameters that they inform on, where not on all
+    informed: tuple[Symbol, ...] | None = None
     given: dict[str, Symbol] = field(default_factory=dict)  # what the data do not tell
     irregular: str | None = None  # the word for why the equations are not the way
-    extremes: dict[str, Expr] = field(default_factory=dict)  # parameter -> the solution by order statistics
+    # parameter -> the solution by order statistics
+    extremes: dict[str, Expr] = field(default_factory=dict)
 
     @property
     def symbols(self) -> tuple[Symbol, ...]:
@@ -61,7 +64,11 @@ SUMS: dict[Expr, Symbol] = {
     sp.sin(X): Symbol("D", real=True),
 }
 LEAST, MOST = Symbol("x_min", real=True), Symbol("x_max", real=True)
-MIDDLE, SPREAD, LOGS = Symbol("m", real=True), Symbol("A", positive=True), Symbol("W", positive=True)
+MIDDLE, SPREAD, LOGS = (
+    Symbol("m", real=True),
+    Symbol("A", positive=True),
+    Symbol("W", positive=True),
+)
 
 
 def _median(values: Sequence[Any]) -> Any:
@@ -82,7 +89,9 @@ def _letters(names: str, **assumed: bool) -> Any:
 
 
 _P = Symbol("p", positive=True)
-_RATE, _SCALE, _SHAPE, _SHAPE0, _DF, _R, _M = _letters("lambda sigma alpha beta nu r m", positive=True)
+_RATE, _SCALE, _SHAPE, _SHAPE0, _DF, _R, _M = _letters(
+    "lambda sigma alpha beta nu r m", positive=True
+)
 _LOC, _LEFT, _RIGHT, _XI, _SKEW = _letters("mu a b xi alpha", real=True)
 _MEAN, _KAPPA, _K = _letters("mu kappa k", positive=True)
 _Z = (X - _LOC) / _SCALE
@@ -95,11 +104,16 @@ def _log_beta(a: Expr, b: Expr) -> Expr:
 
 
 def of_exponential(expr: Expr, y: Symbol) -> Expr:
-    """The mean of c y^a log(y)^b + ... for y with density exp(-y): E y^s = Gamma(1 + s), and its derivatives by s."""
+    """The mean of c y^a log(y)^b + ... for y with density exp(-y): E y^s = Gamma(1 + s), and its
+    derivatives by s.
+    """
     s, logs, total = sp.Dummy("s"), sp.Dummy("log y"), sp.Integer(0)
     for term in sp.Add.make_args(sp.expand(sp.expand_log(sp.powsimp(sp.expand(expr), force=True)))):
         factor, own = term.subs(sp.log(y), logs).as_independent(y, logs, as_Add=False)
-        power, count = sp.simplify(y * sp.diff(own, y) / own), sp.simplify(logs * sp.diff(own, logs) / own)
+        power, count = (
+            sp.simplify(y * sp.diff(own, y) / own),
+            sp.simplify(logs * sp.diff(own, logs) / own),
+        )
         total += factor * sp.diff(sp.gamma(1 + s), s, count).subs(s, power)
     return total
 
@@ -108,10 +122,14 @@ _Y = Symbol("y", positive=True)
 
 
 def _by_exponential(*places: Expr) -> Callable[[Expr], Expr]:
-    """Means of functions of X, which is one of these functions of a standard exponential variable, each as likely."""
+    """Means of functions of X, which is one of these functions of a standard exponential variable,
+    each as likely.
+    """
 
     def mean(expr: Expr) -> Expr:
-        return sum((of_exponential(sp.simplify(expr.subs(X, at)), _Y) for at in places), sp.S.Zero) / len(places)
+        return sum(
+            (of_exponential(sp.simplify(expr.subs(X, at)), _Y) for at in places), sp.S.Zero
+        ) / len(places)
 
     return mean
 
@@ -129,7 +147,9 @@ def _rows() -> dict[type[td.Distribution], Symbolic]:
             given={"total_count": _M},
         ),
         td.Geometric: Symbolic({"probs": _P}, log(_P) + X * log(1 - _P), True, {X: (1 - _P) / _P}),
-        td.Poisson: Symbolic({"rate": _RATE}, X * log(_RATE) - _RATE - log(sp.factorial(X)), True, {X: _RATE}),
+        td.Poisson: Symbolic(
+            {"rate": _RATE}, X * log(_RATE) - _RATE - log(sp.factorial(X)), True, {X: _RATE}
+        ),
         td.Exponential: Symbolic({"rate": _RATE}, log(_RATE) - _RATE * X, True, {X: 1 / _RATE}),
         td.Normal: Symbolic(_LOC_SCALE, -log(_SCALE) - log(_TAU) / 2 - _Z**2 / 2, True, normal),
         td.LogNormal: Symbolic(
@@ -139,7 +159,10 @@ def _rows() -> dict[type[td.Distribution], Symbolic]:
             {log(own) if own == X else log(X) ** 2: value for own, value in normal.items()},
         ),
         td.HalfNormal: Symbolic(
-            {"scale": _SCALE}, log(2) - log(_SCALE) - log(_TAU) / 2 - X**2 / (2 * _SCALE**2), True, {X**2: _SCALE**2}
+            {"scale": _SCALE},
+            log(2) - log(_SCALE) - log(_TAU) / 2 - X**2 / (2 * _SCALE**2),
+            True,
+            {X**2: _SCALE**2},
         ),
         InverseGaussian: Symbolic(
             {"loc": _MEAN, "concentration": _KAPPA},
@@ -184,7 +207,9 @@ def _rows() -> dict[type[td.Distribution], Symbolic]:
             moments={1 / X: _SHAPE / _RATE},
         ),
         td.Chi2: Symbolic(
-            {"df": _DF}, (_DF / 2 - 1) * log(X) - X / 2 - _DF / 2 * log(2) - sp.loggamma(_DF / 2), moments={X: _DF}
+            {"df": _DF},
+            (_DF / 2 - 1) * log(X) - X / 2 - _DF / 2 * log(2) - sp.loggamma(_DF / 2),
+            moments={X: _DF},
         ),
         td.Beta: Symbolic(
             {"concentration1": _SHAPE, "concentration0": _SHAPE0},
@@ -196,9 +221,15 @@ def _rows() -> dict[type[td.Distribution], Symbolic]:
             log(_K) - _K * log(_SCALE) + (_K - 1) * log(X) - (X / _SCALE) ** _K,
             mean=_by_exponential(_SCALE * _Y ** (1 / _K)),
         ),
-        td.Gumbel: Symbolic(_LOC_SCALE, -_Z - sp.exp(-_Z) - log(_SCALE), mean=_by_exponential(_LOC - _SCALE * log(_Y))),
+        td.Gumbel: Symbolic(
+            _LOC_SCALE,
+            -_Z - sp.exp(-_Z) - log(_SCALE),
+            mean=_by_exponential(_LOC - _SCALE * log(_Y)),
+        ),
         td.Cauchy: Symbolic(_LOC_SCALE, -log(sp.pi) - log(_SCALE) - log(1 + _Z**2)),
-        td.HalfCauchy: Symbolic({"scale": _SCALE}, log(2 / sp.pi) - log(_SCALE) - log(1 + (X / _SCALE) ** 2)),
+        td.HalfCauchy: Symbolic(
+            {"scale": _SCALE}, log(2 / sp.pi) - log(_SCALE) - log(1 + (X / _SCALE) ** 2)
+        ),
         td.StudentT: Symbolic(
             {"df": _DF, **_LOC_SCALE},
             sp.loggamma((_DF + 1) / 2)
@@ -209,11 +240,17 @@ def _rows() -> dict[type[td.Distribution], Symbolic]:
         ),
         td.NegativeBinomial: Symbolic(
             {"total_count": _R, "probs": _P},
-            sp.loggamma(X + _R) - sp.loggamma(_R) - log(sp.factorial(X)) + _R * log(1 - _P) + X * log(_P),
+            sp.loggamma(X + _R)
+            - sp.loggamma(_R)
+            - log(sp.factorial(X))
+            + _R * log(1 - _P)
+            + X * log(_P),
         ),
         td.VonMises: Symbolic(
             {"loc": _LOC, "concentration": _KAPPA},
-            _KAPPA * (sp.cos(_LOC) * sp.cos(X) + sp.sin(_LOC) * sp.sin(X)) - log(_TAU) - log(sp.besseli(0, _KAPPA)),
+            _KAPPA * (sp.cos(_LOC) * sp.cos(X) + sp.sin(_LOC) * sp.sin(X))
+            - log(_TAU)
+            - log(sp.besseli(0, _KAPPA)),
             moments={
                 sp.cos(X): sp.cos(_LOC) * sp.besseli(1, _KAPPA) / sp.besseli(0, _KAPPA),
                 sp.sin(X): sp.sin(_LOC) * sp.besseli(1, _KAPPA) / sp.besseli(0, _KAPPA),
@@ -235,7 +272,9 @@ def _rows() -> dict[type[td.Distribution], Symbolic]:
 
 
 def categorical(count: int) -> Symbolic:
-    """Shares of `count` categories; the last is what the others leave, so that the equations need no multiplier."""
+    """Shares of `count` categories; the last is what the others leave, so that the equations need
+    no multiplier.
+    """
     shares = sp.symbols(f"p0:{count - 1}", positive=True)
     seen = [sp.KroneckerDelta(X, k) for k in range(count - 1)]
     terms = [own * sp.log(share) for own, share in zip(seen, shares, strict=True)]

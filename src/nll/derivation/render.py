@@ -36,7 +36,9 @@ def _lines(found: Derivation, language: str) -> Iterator[Line]:
     log_likelihood = sp.log(likelihood)
     comma, colon = ("，", "：") if language == "zh" else (", ", ": ")
     yield "title", words["title"].format(family=found.family)
-    pairs = [f"{name} = {sp.pretty(letter)}" for name, letter in {**known.params, **known.given}.items()]
+    pairs = [
+        f"{name} = {sp.pretty(letter)}" for name, letter in {**known.params, **known.given}.items()
+    ]
     yield "said", words["letters"].format(letters=comma.join(pairs))
     yield "head", words["likelihood"]
     yield "said", words["likelihood_said"]
@@ -62,7 +64,11 @@ def _lines(found: Derivation, language: str) -> Iterator[Line]:
         yield "formula", (sp.Derivative(log_likelihood, p), "=", equation, *zero)
     if any(equation.has(sp.polygamma) for equation in found.equations.values()):
         yield "said", words["functions"]
-    if found.numbers and regular and not any(equation.has(sp.Sum) for equation in found.equations.values()):
+    if (
+        found.numbers
+        and regular
+        and not any(equation.has(sp.Sum) for equation in found.equations.values())
+    ):
         yield "said", words["numbers"]
         short = {letter: _short(value) for letter, value in found.numbers.items()}
         for equation in found.equations.values():
@@ -90,7 +96,9 @@ def _factors(found: Derivation) -> Formula:
     parts = [found.density.subs(given).subs(X, written(value)) for value in found.data]
     if sum(int(sp.count_ops(part)) + 1 for part in parts) > _WRITTEN:
         return ()
-    pieces = [piece for part in parts for piece in ("·", *(("(", part, ")") if part.is_Add else (part,)))]
+    pieces = [
+        piece for part in parts for piece in ("·", *(("(", part, ")") if part.is_Add else (part,)))
+    ]
     return (*pieces[1:], "=", sp.powsimp(sp.Mul(*parts)))
 
 
@@ -124,13 +132,17 @@ def _sample(found: Derivation, words: dict[str, str], colon: str) -> Iterator[Li
     for letter, value in found.numbers.items():
         yield "formula", (letter, "=", _short(value))
     if fit.converged:
-        at = found.estimate or dict(zip(known.symbols, map(_limit, fit.vector.tolist()), strict=False))
+        at = found.estimate or dict(
+            zip(known.symbols, map(_limit, fit.vector.tolist()), strict=False)
+        )
         errors = fit.covariance.diagonal().clamp(min=0).sqrt().tolist()
         yield "said", words["estimate"]
         for p, error in zip(known.symbols, errors, strict=False):
             yield "formula", (p, "=", *_both(at[p]))
             if error == error:
-                formula = None if found.errors is None else found.errors[p].subs({**found.numbers, **at})
+                formula = (
+                    None if found.errors is None else found.errors[p].subs({**found.numbers, **at})
+                )
                 exact = () if formula is None or formula.has(sp.Float) else (formula, "=")
                 yield "formula", (sp.Function("se")(p), "=", *exact, sp.Float(error, 7))
         yield "said", words["reached"]
@@ -144,7 +156,11 @@ def _negative(expr: Expr) -> Expr:
     """The terms with the other sign, which a sum of negative ones in a term takes."""
     total = sp.Integer(0)
     for term in sp.Add.make_args(expr):
-        below = (f for f in sp.Mul.make_args(term) if f.is_Add and all(t.as_coeff_Mul()[0].is_negative for t in f.args))
+        below = (
+            f
+            for f in sp.Mul.make_args(term)
+            if f.is_Add and all(t.as_coeff_Mul()[0].is_negative for t in f.args)
+        )
         factor = next(below, sp.Integer(1))
         total += -term if factor == 1 else term / factor * -factor
     return total
@@ -182,11 +198,13 @@ class _Ordered:
 
     def _as_ordered_terms(self, expr: Any, order: Any = None) -> list[Expr]:
         terms = super()._as_ordered_terms(expr, order=order)  # type: ignore[misc]
-        first = next((k for k, term in enumerate(terms) if not term.as_coeff_Mul()[0].is_negative), 0)
+        first = next(
+            (k for k, term in enumerate(terms) if not term.as_coeff_Mul()[0].is_negative), 0
+        )
         return [terms[first], *terms[:first], *terms[first + 1 :]]
 
 
-# ---- Text ----------------------------------------------------------------------------------------------------------
+# ---- Text ----------------------------------------------------------------------------------------
 
 
 class _Pretty(_Ordered, PrettyPrinter):
@@ -215,7 +233,10 @@ def text(found: Derivation, language: str) -> str:
             apart = len(lines) > 2 and not lines[-1].startswith(("-", "="))
             lines += [""] * apart + (wrap(what, _COLUMNS) if language == "en" else [what])
         else:
-            lines += ([""] if lines else []) + [what, ("=" if kind == "title" else "-") * _width(what)]
+            lines += ([""] if lines else []) + [
+                what,
+                ("=" if kind == "title" else "-") * _width(what),
+            ]
     return "\n".join(lines)
 
 
@@ -229,15 +250,26 @@ _SPACED = {"(": "(", ")": ")"}
 
 def _drawn(formula: Formula) -> str:
     printer = _Pretty({"use_unicode": True, "wrap_line": False, "full_prec": False})
-    pieces = [_SPACED.get(one, f" {one} ") if isinstance(one, str) else printer._print(_shown(one)) for one in formula]
+    pieces = [
+        _SPACED.get(one, f" {one} ") if isinstance(one, str) else printer._print(_shown(one))
+        for one in formula
+    ]
     signs = [prettyForm(piece) if isinstance(piece, str) else piece for piece in pieces]
     return prettyForm(*stringPict.next(*signs)).render(wrap_line=False)
 
 
-# ---- LaTeX and HTML ------------------------------------------------------------------------------------------------
+# ---- LaTeX and HTML ------------------------------------------------------------------------------
 
 _TEX = {"·": r"\cdot"}
-_ESCAPED = {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "ψ": r"$\psi$", "₁": "$_1$", "Γ": r"$\Gamma$"}
+_ESCAPED = {
+    "_": r"\_",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "ψ": r"$\psi$",
+    "₁": "$_1$",
+    "Γ": r"$\Gamma$",
+}
 
 
 class _Latex(_Ordered, LatexPrinter):
@@ -245,7 +277,9 @@ class _Latex(_Ordered, LatexPrinter):
 
 
 class _MathML(_Ordered, MathMLPresentationPrinter):
-    """With sums and products over the sample, and functions by their names, which SymPy's printer lacks."""
+    """With sums and products over the sample, and functions by their names, which SymPy's printer
+    lacks.
+    """
 
     def _print_Idx(self, expr: Any) -> Any:
         return self._print(Symbol(str(expr)))
@@ -297,7 +331,10 @@ def latex(found: Derivation, language: str) -> str:
     return "\n".join(
         r"\[ "
         + " ".join(
-            _TEX.get(p, p) if isinstance(p, str) else _Latex({"full_prec": False}).doprint(_shown(p)) for p in what
+            _TEX.get(p, p)
+            if isinstance(p, str)
+            else _Latex({"full_prec": False}).doprint(_shown(p))
+            for p in what
         )
         + r" \]"
         if kind == "formula"
@@ -314,7 +351,8 @@ def _tex(sign: str) -> str:
 
 
 _STYLE = (
-    "body{font:16px/1.55 system-ui,sans-serif;max-width:54rem;margin:2rem auto;padding:0 1rem;color:#1c2330}"
+    "body{font:16px/1.55 system-ui,sans-serif;max-width:54rem;margin:2rem auto;padding:0 "
+    "1rem;color:#1c2330}"
     "h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d8dce3}"
     "div{overflow-x:auto;padding:.35rem 0 .35rem 2rem}"
     "@media(prefers-color-scheme:dark){body{background:#14171c;color:#e6e8ec}}"
@@ -333,13 +371,19 @@ def html(found: Derivation, language: str) -> str:
     title = escape(WORDS[language]["title"].format(family=found.family))
     return (
         f'<!doctype html>\n<html lang="{language}">\n<head><meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>\n<title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, '
+        f'initial-scale=1"/>\n<title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
     )
 
 
 def _mathml(formula: Formula) -> str:
     pieces = [
-        f"<mo>{escape(piece)}</mo>" if isinstance(piece, str) else _MathML().doprint(_shown(piece)) for piece in formula
+        f"<mo>{escape(piece)}</mo>" if isinstance(piece, str) else _MathML().doprint(_shown(piece))
+        for piece in formula
     ]
-    return "<mrow>" + "".join(pieces).replace("<mo>&dd;</mo>", "<mi>d</mi>").replace("&ExponentialE;", "e") + "</mrow>"
+    return (
+        "<mrow>"
+        + "".join(pieces).replace("<mo>&dd;</mo>", "<mi>d</mi>").replace("&ExponentialE;", "e")
+        + "</mrow>"
+    )

@@ -1,7 +1,9 @@
-"""The four steps of maximum likelihood in symbols: likelihood, logarithm, equations, solution; then the information.
+"""The four steps of maximum likelihood in symbols: likelihood, logarithm, equations, solution; then
+the information.
 
-The log-density is a sum of terms. A term whose functions of x are free of the parameters enters by the sums of these
-over the sample, which have names; the others stay sums. Derivatives, solutions and the information are SymPy's.
+The log-density is a sum of terms. A term whose functions of x are free of the parameters enters by
+the sums of these over the sample, which have names; the others stay sums. Derivatives, solutions
+and the information are SymPy's.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _SHORT = 12  # observations, and the signs of each, that are worked with exactly
 class Derivation:
     """A family's likelihood, its equations and their solution; with data also in numbers.
 
-    The letters of the formulas stand for `symbolic.params`; `statistics` says which sums have which letter.
+    The letters of the formulas stand for `symbolic.params`; `statistics` says which sums have which
+    letter.
     """
 
     family: str
@@ -41,13 +44,15 @@ class Derivation:
     statistics: dict[Symbol, Expr]  # letter -> the function of x that is summed
     equations: dict[Symbol, Expr]  # parameter -> what is zero at an inner maximum
     solution: dict[Symbol, Expr] | None  # by the equations, or by the order of the data
-    information: sp.Matrix | None  # minus the second derivatives; None where they are no information
+    # minus the second derivatives; None where they are no information
+    information: sp.Matrix | None
     expected: sp.Matrix | None  # their mean, where it is known
     errors: dict[Symbol, Expr] | None  # standard errors at the solution
     data: tuple[float, ...] = ()
     found: Fit | None = None  # the fit of the data
     numbers: dict[Symbol, Expr] = field(default_factory=dict)  # the statistics of the data
-    estimate: dict[Symbol, Expr] | None = None  # exact where the numbers are, else to fifteen digits
+    # exact where the numbers are, else to fifteen digits
+    estimate: dict[Symbol, Expr] | None = None
 
     def text(self, language: str = "en") -> str:
         """For a terminal. ValueError for a language that is not "en" or "zh"."""
@@ -56,13 +61,17 @@ class Derivation:
         return text(self, language)
 
     def latex(self, language: str = "en") -> str:
-        """A piece of a LaTeX document (with ctex for Chinese). ValueError for another language than "en" or "zh"."""
+        """A piece of a LaTeX document (with ctex for Chinese). ValueError for another language than
+        "en" or "zh".
+        """
         from nll.derivation.render import latex
 
         return latex(self, language)
 
     def html(self, language: str = "en") -> str:
-        """A page of its own, formulas in MathML. ValueError for another language than "en" or "zh"."""
+        """A page of its own, formulas in MathML. ValueError for another language than "en" or
+        "zh".
+        """
         from nll.derivation.render import html
 
         return html(self, language)
@@ -77,20 +86,24 @@ def derive(family: Any, data: Any = None, **given: float) -> Derivation:
 
     Args:
         family: a class of torch.distributions, or one of the library's, that is known in symbols.
-        data: (n) numbers, for the steps in numbers too, at most 10 000; they are checked against `nll.fit`.
+        data: (n) numbers, for the steps in numbers too, at most 10 000; they are checked against
+            `nll.fit`.
         given: what the data do not tell, with data: total_count=10 of Binomial.
 
-    Raises: ValueError for a family that is not known in symbols, or data that `fit` refuses; AssertionError where
-    formulas and fit disagree, which is an error of this library.
+    Raises: ValueError for a family that is not known in symbols, or data that `fit` refuses;
+    AssertionError where formulas and fit disagree, which is an error of this library.
     """
     if not isinstance(family, type) or family not in TABLE:
         names = ", ".join(known.__name__ for known in TABLE)
-        raise ValueError(f"expected a family that is known in symbols ({names}), got {_name(family)}")
+        raise ValueError(
+            f"expected a family that is known in symbols ({names}), got {_name(family)}"
+        )
     known = TABLE[family]
     if set(given) - set(known.given):
         wanted = " or ".join(known.given) or "no further numbers"
         raise ValueError(
-            f"expected {wanted} for {family.__name__}, got {', '.join(sorted(set(given) - set(known.given)))}"
+            f"expected {wanted} for {family.__name__}, got "
+            f"{', '.join(sorted(set(given) - set(known.given)))}"
         )
     if data is None:
         return symbols(family.__name__, known)
@@ -102,27 +115,34 @@ def derive(family: Any, data: Any = None, **given: float) -> Derivation:
             raise ValueError(f"expected {name} as one number, got {value!r}")
     if len(data) > _MOST:
         raise ValueError(
-            f"expected at most {_MOST} observations to work with by hand, got {len(data)}; nll.fit takes more"
+            f"expected at most {_MOST} observations to work with by hand, got {len(data)}; nll.fit "
+            f"takes more"
         )
     found = fit(family, data, fixed=given or None)
     try:
         values = torch.as_tensor(data, dtype=torch.float64).reshape(-1).tolist()
     except (ValueError, TypeError):  # categories of texts
-        raise ValueError(f"expected numbers to work with by hand, got {data[0]!r} at row 0") from None
+        raise ValueError(
+            f"expected numbers to work with by hand, got {data[0]!r} at row 0"
+        ) from None
     if family is Categorical:
         count = len(found.vector)
         if not 2 <= count <= CATEGORIES:
-            raise ValueError(f"expected from 2 to {CATEGORIES} categories, numbered from 0, got {count}")
+            raise ValueError(
+                f"expected from 2 to {CATEGORIES} categories, numbered from 0, got {count}"
+            )
         known = categorical(count)
     plain = symbols(family.__name__, known)
-    return _with_data(plain, found, values, {known.given[name]: float(value) for name, value in given.items()})
+    return _with_data(
+        plain, found, values, {known.given[name]: float(value) for name, value in given.items()}
+    )
 
 
 def _name(family: Any) -> str:
     return getattr(family, "__name__", None) or f"an instance of {type(family).__name__}"
 
 
-# ---- In symbols ----------------------------------------------------------------------------------------------------
+# ---- In symbols ----------------------------------------------------------------------------------
 
 
 def symbols(name: str, known: Symbolic) -> Derivation:
@@ -154,13 +174,17 @@ def symbols(name: str, known: Symbolic) -> Derivation:
 
 
 def summed(term: Expr, known: Symbolic, statistics: dict[Symbol, Expr]) -> Expr:
-    """The sum over the sample of a function of x and the parameters; sums that get a letter go to `statistics`."""
+    """The sum over the sample of a function of x and the parameters; sums that get a letter go to
+    `statistics`.
+    """
     fixed, total, rest = {X, *known.given.values()}, sp.Integer(0), []
     for one in sp.Add.make_args(sp.sympify(term)):
         factor, own = one.as_independent(X, as_Add=False)
         parts = [part.as_independent(X, as_Add=False) for part in sp.Add.make_args(sp.expand(own))]
         if all(what == 1 or what.free_symbols <= fixed for _, what in parts):
-            content, inner = sp.Add(*(scale * _letter(what, statistics) for scale, what in parts)).primitive()
+            content, inner = sp.Add(
+                *(scale * _letter(what, statistics) for scale, what in parts)
+            ).primitive()
             total += factor * content * inner
         else:
             rest.append((factor, own))
@@ -182,7 +206,9 @@ def _power(log: Expr) -> Expr:
     """exp(log), a sum of logarithms becoming a product of powers."""
     product, rest = sp.Integer(1), sp.Integer(0)
     for term in sp.Add.make_args(log):
-        inner = next((f for f in sp.Mul.make_args(term) if isinstance(f, (sp.log, sp.loggamma))), None)
+        inner = next(
+            (f for f in sp.Mul.make_args(term) if isinstance(f, (sp.log, sp.loggamma))), None
+        )
         if inner is None:
             rest += term
         else:
@@ -198,7 +224,9 @@ def _solved(equations: dict[Symbol, Expr]) -> dict[Symbol, Expr]:
 
 
 def _expected(known: Symbolic, curvature: sp.Matrix) -> sp.Matrix | None:
-    """n times the mean of one observation's part; from the scores' products where there is a corner."""
+    """n times the mean of one observation's part; from the scores' products where there is a
+    corner.
+    """
     if known.mean is None and not known.moments:
         return None
     if known.mean is None:
@@ -217,8 +245,12 @@ def _mean(one: Expr, moments: dict[Expr, Expr]) -> Expr:
     return total
 
 
-def _errors(known: Symbolic, expected: sp.Matrix | None, solution: Any) -> dict[Symbol, Expr] | None:
-    """By the expected information at the solution, which is the observed one there or stands for it."""
+def _errors(
+    known: Symbolic, expected: sp.Matrix | None, solution: Any
+) -> dict[Symbol, Expr] | None:
+    """By the expected information at the solution, which is the observed one there or stands for
+    it.
+    """
     if expected is None or solution is None:
         return None
     inverse = expected.inv()
@@ -235,15 +267,21 @@ def _tidy(expr: Expr) -> Expr:
     expr = sp.factor_terms(sp.simplify(expr))
     for factor in sp.Mul.make_args(expr) if expr.could_extract_minus_sign() else ():
         base, power = factor.as_base_exp()
-        if base.is_Add and power in (1, -1) and base.could_extract_minus_sign() != (-base).could_extract_minus_sign():
+        if (
+            base.is_Add
+            and power in (1, -1)
+            and base.could_extract_minus_sign() != (-base).could_extract_minus_sign()
+        ):
             return -(expr / factor) * (-base) ** power
     return expr
 
 
-# ---- In numbers ----------------------------------------------------------------------------------------------------
+# ---- In numbers ----------------------------------------------------------------------------------
 
 
-def _with_data(plain: Derivation, found: Fit, values: list[float], given: dict[Symbol, float]) -> Derivation:
+def _with_data(
+    plain: Derivation, found: Fit, values: list[float], given: dict[Symbol, float]
+) -> Derivation:
     precise = _statistics(plain, [sp.Float(value, _DIGITS) for value in values], given)
     short = len(values) <= _SHORT and all(len(repr(value)) <= _SHORT for value in values)
     exact = _statistics(plain, list(map(written, values)), given) if short else {}
@@ -252,10 +290,14 @@ def _with_data(plain: Derivation, found: Fit, values: list[float], given: dict[S
     if not found.converged or not bool(found.vector.isfinite().all()):
         return worked
     names = plain.symbolic.symbols
-    at = dict(zip(names, (sp.Float(value, _DIGITS) for value in found.vector.tolist()), strict=False))
+    at = dict(
+        zip(names, (sp.Float(value, _DIGITS) for value in found.vector.tolist()), strict=False)
+    )
     if plain.solution is not None:
         at = {p: value.subs(precise).evalf(_DIGITS) for p, value in plain.solution.items()}
-    verify.check(worked, at, {letter: value for letter, value in precise.items() if letter in given})
+    verify.check(
+        worked, at, {letter: value for letter, value in precise.items() if letter in given}
+    )
     if plain.solution is not None and short:
         solved = {p: value.subs(shown) for p, value in plain.solution.items()}
         at = {p: solved[p] if solved[p].is_Rational else value for p, value in at.items()}
@@ -267,9 +309,14 @@ def written(value: float) -> Expr:
     return sp.Rational(repr(value))
 
 
-def _statistics(plain: Derivation, values: list[Expr], given: dict[Symbol, float]) -> dict[Symbol, Expr]:
+def _statistics(
+    plain: Derivation, values: list[Expr], given: dict[Symbol, float]
+) -> dict[Symbol, Expr]:
     """The letters that a sample gives a value, and n."""
-    numbers = {N: sp.Integer(len(values)), **{letter: written(value) for letter, value in given.items()}}
+    numbers = {
+        N: sp.Integer(len(values)),
+        **{letter: written(value) for letter, value in given.items()},
+    }
     for letter, own in plain.statistics.items():
         function, fixed = verify.numeric(own.subs(numbers)), own.subs(numbers)
         exactly = values[0].is_Rational

@@ -1,4 +1,6 @@
-"""The result of a family whose estimate is a formula: the estimate judged, at borders and where there is none."""
+"""The result of a family whose estimate is a formula: the estimate judged, at borders and where
+there is none.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
     if float(size) == 0.0:
         raise ValueError(f"expected at least one trial for {family.name}, got none")
     params = family.estimate(values, weights, **given)
-    covariance, status, attained = _judge(family, params, family.covariance(params, float(size)), observed)
+    covariance, status, attained = _judge(
+        family, params, family.covariance(params, float(size)), observed
+    )
     log_likelihood = _FamilyLogLikelihood(
         family, observed, given, {name: value.shape for name, value in params.items()}
     )
@@ -43,8 +47,11 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
         known = family.maximum
         maximum = log_likelihood(flat) if known is None else float(known(params, observed.n))
     variances = covariance.diagonal()
-    lost = variances.isinf() | (variances < torch.finfo(torch.float64).tiny)  # NaN where there is a border
-    if attained and not (math.isfinite(maximum) and not bool(lost.any()) and bool(torch.isfinite(flat).all())):
+    # NaN where there is a border
+    lost = variances.isinf() | (variances < torch.finfo(torch.float64).tiny)
+    if attained and not (
+        math.isfinite(maximum) and not bool(lost.any()) and bool(torch.isfinite(flat).all())
+    ):
         status = "not finite: the likelihood or its curvature overflows float64; rescale the data"
         covariance, attained = torch.full_like(covariance, torch.nan), False
     interval = None if family.interval is None else partial(family.interval, params, observed.n)
@@ -66,11 +73,16 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
     )
 
 
-def _judge(family: Family, params: Params, covariance: Tensor, observed: Observations) -> tuple[Tensor, str, bool]:
-    """Return the covariance with NaN where there is none, the status, and whether the maximum is attained."""
+def _judge(
+    family: Family, params: Params, covariance: Tensor, observed: Observations
+) -> tuple[Tensor, str, bool]:
+    """Return the covariance with NaN where there is none, the status, and whether the maximum is
+    attained.
+    """
     closed, open_ = _borders(family, params)
     single = family.distribution is Exponential and float(observed.values[0]) != 0.0
-    if open_ and not single and observed.equal:  # and not a number too large or too small for float64
+    # and not a number too large or too small for float64
+    if open_ and not single and observed.equal:
         return torch.full_like(covariance, torch.nan), _unbounded(open_), False
     if family.not_regular:
         return covariance, f"not regular: {family.not_regular}", True
@@ -80,16 +92,25 @@ def _judge(family: Family, params: Params, covariance: Tensor, observed: Observa
     for index, _ in closed:
         covariance[index, :] = covariance[:, index] = torch.nan
     where = ", ".join(name for _, name in closed)
-    return covariance, f"at the border of the parameter space: {where}; no standard error there", True
+    return (
+        covariance,
+        f"at the border of the parameter space: {where}; no standard error there",
+        True,
+    )
 
 
 def _unbounded(borders: list[tuple[int, str]]) -> str:
     where = ", ".join(name for _, name in borders)
-    return f"no maximum: the data are all equal, and the likelihood grows without bound towards {where}"
+    return (
+        f"no maximum: the data are all equal, and the likelihood grows without bound towards "
+        f"{where}"
+    )
 
 
 def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """The flat parameters (index, "name = value") at a border that belongs to the space, and at one that does not."""
+    """The flat parameters (index, "name = value") at a border that belongs to the space, and at one
+    that does not.
+    """
     closed, open_, index = [], [], 0
     if family.distribution is torch.distributions.Uniform:
         return [], [(0, "high = low")] if bool(params["low"] == params["high"]) else []
@@ -98,7 +119,9 @@ def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], lis
         for at, number in enumerate(value.reshape(-1).tolist()):
             label = f"{name}{f'[{at}]' if value.dim() else ''} = {number:g}"
             probability = constraint in (constraints.unit_interval, constraints.simplex)
-            if (probability and number in (0.0, 1.0)) or (constraint is constraints.nonnegative and number == 0.0):
+            if (probability and number in (0.0, 1.0)) or (
+                constraint is constraints.nonnegative and number == 0.0
+            ):
                 closed.append((index, label))
             elif constraint is constraints.positive and number in (0.0, torch.inf):
                 open_.append((index, label))
@@ -124,7 +147,13 @@ def labels_of(params: Params, observed: Observations) -> dict[str, Labels]:
 class _FamilyLogLikelihood(LogLikelihood):
     """The log-likelihood of the data as a function of the flattened parameters."""
 
-    def __init__(self, family: Family, observed: Observations, given: dict[str, Tensor], shapes: dict[str, Any]):
+    def __init__(
+        self,
+        family: Family,
+        observed: Observations,
+        given: dict[str, Tensor],
+        shapes: dict[str, Any],
+    ):
         self.family, self.observed, self.given, self.shapes = family, observed, given, shapes
 
     @property
@@ -133,11 +162,16 @@ class _FamilyLogLikelihood(LogLikelihood):
         known: dict[str, Parameter] = {}
         for name, shape in self.shapes.items():
             constraint = constraints.simplex if self.family.simplex else constraints.real
-            known[name] = Parameter(constraints.positive_definite if len(shape) == 2 else constraint, tuple(shape))
+            known[name] = Parameter(
+                constraints.positive_definite if len(shape) == 2 else constraint, tuple(shape)
+            )
         return known
 
     def __call__(self, vector: Tensor) -> float:
         parts = vector.split([shape.numel() for shape in self.shapes.values()])
-        params = {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        params = {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
         rows = self.family.log_probs(self.observed.values, params, self.given)
         return float((self.observed.weights * rows).sum())

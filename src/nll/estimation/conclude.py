@@ -1,4 +1,6 @@
-"""The result of a search: covariances of every kind, and what is said where the maximum is not inside."""
+"""The result of a search: covariances of every kind, and what is said where the maximum is not
+inside.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,30 @@ class Wish:
         """Raise TypeError or ValueError for what is not understood."""
         for name in ("start", "fixed", "bounds"):
             if not isinstance(getattr(self, name), Mapping):
-                raise TypeError(f"expected {name} as a dict of name -> value, got {type(getattr(self, name)).__name__}")
+                raise TypeError(
+                    f"expected {name} as a dict of name -> value, got "
+                    f"{type(getattr(self, name)).__name__}"
+                )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"expected seed to be an integer, got {self.seed!r}")
         if self.covariance not in cov.KINDS:
-            raise ValueError(f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}")
+            raise ValueError(
+                f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}"
+            )
 
     @property
     def plain(self) -> bool:
         """Whether nothing is asked that a closed form does not give."""
-        return not (self.start or self.fixed or self.bounds) and self.covariance == "observed" and self.clusters is None
+        return (
+            not (self.start or self.fixed or self.bounds)
+            and self.covariance == "observed"
+            and self.clusters is None
+        )
 
 
-def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, family: Family | None) -> Fit:
+def searched_fit(
+    name: str, found: Found, observed: Observations, wish: Wish, family: Family | None
+) -> Fit:
     """The estimate, its covariance and its status."""
     found = replace(found, weighted=observed.kind != "frequency")
     status, converged = judge(found, observed.numbers)
@@ -74,7 +87,11 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         status, converged = _of_family(family, found, status)
     if not converged:
         covariance = torch.full_like(covariance, torch.nan)
-    elif abs(math.log2(found.units.scale)) > _EXTREME and not runaways(found) and bool(covariance.isnan().any()):
+    elif (
+        abs(math.log2(found.units.scale)) > _EXTREME
+        and not runaways(found)
+        and bool(covariance.isnan().any())
+    ):
         status += "; the covariance is beyond float64: rescale the data for standard errors"
     return Fit(
         model=name,
@@ -92,18 +109,26 @@ def searched_fit(name: str, found: Found, observed: Observations, wish: Wish, fa
         dropped=observed.dropped,
         log_likelihood_at=AtParameters(found),
         search=_Itself(found),
-        supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
+        supports={
+            name: parameter.constraint
+            for name, parameter in found.problem.layout.parameters.items()
+        },
         starts=found.starts,
     )
 
 
 def _tied_outside(found: Found) -> str | None:
-    """What a function of the other parameters gave has to be a value that the parameter may have."""
+    """What a function of the other parameters gave has to be a value that the parameter may
+    have.
+    """
     for name in found.problem.layout.tied:
         parameter, value = found.problem.layout.parameters[name], found.params[name]
         if bool(value.isfinite().all()) and not bool(parameter.constraint.check(value).all()):
             wanted = said(parameter.constraint)
-            return f"outside of the parameter space: fixed[{name!r}] is {value.tolist()}, expected {wanted}"
+            return (
+                f"outside of the parameter space: fixed[{name!r}] is {value.tolist()}, "
+                f"expected {wanted}"
+            )
     return None
 
 
@@ -112,7 +137,9 @@ def _of_family(family: Family, found: Found, status: str) -> tuple[str, bool]:
     wrong = None if family.verdict is None else family.verdict(found.params)
     if wrong is not None:
         return wrong, False
-    return f"{status}; {family.unbounded}" if family.unbounded and status.startswith("converged") else status, True
+    return f"{status}; {family.unbounded}" if family.unbounded and status.startswith(
+        "converged"
+    ) else status, True
 
 
 @dataclass(frozen=True)
@@ -125,14 +152,22 @@ class _Itself:
         return self.found
 
 
-def _covariance(found: Found, observed: Observations, wish: Wish, family: Family | None) -> tuple[Tensor, str]:
-    """The covariance of the flattened parameters, and where it comes from; NaN for those that are at a border."""
+def _covariance(
+    found: Found, observed: Observations, wish: Wish, family: Family | None
+) -> tuple[Tensor, str]:
+    """The covariance of the flattened parameters, and where it comes from; NaN for those that are
+    at a border.
+    """
     if found.problem.layout.size > MOST_INFORMATION:
         size = sum(value.numel() for value in found.params.values())
         return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size), "none"
     jacobian = found.jacobian
-    gone = {away.number for away in runaways(found)} | set(() if found.around is None else found.around.sharp)
-    kept = torch.tensor([index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64)
+    gone = {away.number for away in runaways(found)} | set(
+        () if found.around is None else found.around.sharp
+    )
+    kept = torch.tensor(
+        [index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64
+    )
     kind = "sandwich" if observed.kind != "frequency" else wish.covariance
     if wish.clusters is None and kind == "expected":
         return _expected(found, observed, family), kind
@@ -150,26 +185,50 @@ def _covariance_of_free(
     inverse = cov.inverse(found.optimum.sums.information[kept[:, None], kept])
     if wish.clusters is None and kind == "observed":
         return inverse, kind
-    codes = None if wish.clusters is None else cluster_codes(wish.clusters, observed.given, observed.rows.numpy())
+    codes = (
+        None
+        if wish.clusters is None
+        else cluster_codes(wish.clusters, observed.given, observed.rows.numpy())
+    )
     meat = cov.meat(found.each.scores(found.theta)[:, kept], observed.weights, observed.kind, codes)
     if codes is not None:
         return cov.sandwich(inverse, meat), f"sandwich, {int(codes.max()) + 1} clusters"
-    return (cov.inverse(meat), "outer product of scores") if kind == "opg" else (cov.sandwich(inverse, meat), kind)
+    return (
+        (cov.inverse(meat), "outer product of scores")
+        if kind == "opg"
+        else (cov.sandwich(inverse, meat), kind)
+    )
 
 
 def _expected(found: Found, observed: Observations, family: Family | None) -> Tensor:
     own = found.problem.layout
-    known = family is not None and not own.fixed and not own.tied and len(own.free) == len(own.parameters)
-    if known and family is not None and (family.of_statistics is not None or family.estimate is not None):
-        inverse = cov.inverse(found.optimum.sums.information)  # at the maximum of an exponential family they agree
+    known = (
+        family is not None
+        and not own.fixed
+        and not own.tied
+        and len(own.free) == len(own.parameters)
+    )
+    if (
+        known
+        and family is not None
+        and (family.of_statistics is not None or family.estimate is not None)
+    ):
+        # at the maximum of an exponential family they agree
+        inverse = cov.inverse(found.optimum.sums.information)
         return cov.transformed(inverse, found.jacobian)
     if not known or family is None or family.distribution not in EXPECTED_INFORMATION:
         names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
-        raise ValueError(f"expected covariance='expected' for {names} or an exponential family, all parameters free")
+        raise ValueError(
+            f"expected covariance='expected' for {names} or an exponential family, "
+            f"all parameters free"
+        )
     return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
 
 
-_ALL_EQUAL = "no maximum: the data are all equal, and the likelihood grows without bound as the density narrows"
+_ALL_EQUAL = (
+    "no maximum: the data are all equal, and the likelihood grows without bound as the "
+    "density narrows"
+)
 
 
 def without_maximum(family: Family, observed: Observations, status: str = _ALL_EQUAL) -> Fit:
@@ -190,14 +249,24 @@ def without_maximum(family: Family, observed: Observations, status: str = _ALL_E
 
 
 def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> Fit | None:
-    """The fit of the family that this one becomes where a parameter is infinite, if it is as likely."""
-    if family.limit is None or not wish.plain or observed.kind != "frequency" or observed.incomplete:
+    """The fit of the family that this one becomes where a parameter is infinite, if it is as
+    likely.
+    """
+    if (
+        family.limit is None
+        or not wish.plain
+        or observed.kind != "frequency"
+        or observed.incomplete
+    ):
         return None
     name, value, other, shared = family.limit
     there = closed_fit(FAMILIES[other], observed, {})
     if not there.converged or not found.log_likelihood <= there.log_likelihood + 1e-9 * observed.n:
         return None
-    params = {n: there.params[n] if n in shared else torch.tensor(torch.nan, dtype=torch.float64) for n in found.params}
+    params = {
+        n: there.params[n] if n in shared else torch.tensor(torch.nan, dtype=torch.float64)
+        for n in found.params
+    }
     params[name] = torch.tensor(value, dtype=torch.float64)
     names = list(params)
     kept = torch.tensor([names.index(n) for n in shared], dtype=torch.int64)
@@ -212,21 +281,25 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
         log_likelihood=there.log_likelihood,
         n=observed.n,
         df=len(params),
-        status=f"at the border of the parameter space: {name} = {value:g}, where it is {other.__name__}"
-        + (f" with {where}" if where else "")
-        + "; no standard error there",
+        status=f"at the border of the parameter space: {name} = {value:g}, where it is "
+        f"{other.__name__}" + (f" with {where}" if where else "") + "; no standard error there",
         converged=True,
         decrement=near.optimum.decrement,
         steps=found.optimum.steps,
         dropped=observed.dropped,
         search=_Itself(near),
-        supports={name: parameter.constraint for name, parameter in found.problem.layout.parameters.items()},
+        supports={
+            name: parameter.constraint
+            for name, parameter in found.problem.layout.parameters.items()
+        },
         starts=found.starts,
     )
 
 
 def _near_limit(family: Family, found: Found, there: Fit) -> Found:
-    """The search as if it had ended far out, at the family's limit, so that profiles and tests start there."""
+    """The search as if it had ended far out, at the family's limit, so that profiles and tests
+    start there.
+    """
     assert family.limit is not None
     assert family.near_limit is not None
     own = found.problem.layout

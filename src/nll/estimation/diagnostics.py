@@ -1,9 +1,10 @@
-"""What lies beyond the place where a search ended: a maximum falls off on all sides, a limit at a border does not.
+"""What lies beyond the place where a search ended: a maximum falls off on all sides, a limit at a
+border does not.
 
-A decrement below the tolerance is no proof of a maximum: towards a limit at infinity it falls for ever. Where the last
-steps do not tell the two apart, each free number is moved away on both sides, the others following (its profile). The
-profile of a maximum falls on both sides; towards a border it stays as high, or rises; where it comes upon something
-higher inside, the search ended too soon.
+A decrement below the tolerance is no proof of a maximum: towards a limit at infinity it falls for
+ever. Where the last steps do not tell the two apart, each free number is moved away on both sides,
+the others following (its profile). The profile of a maximum falls on both sides; towards a border
+it stays as high, or rises; where it comes upon something higher inside, the search ended too soon.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from nll.solvers.trust_region import Optima, Optimum
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
 _DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter in units of its size
-# A number is told, whatever its information, if the log-likelihood has fallen by the first, and by this share of it
-# where the way was a fourth as long: it is not level in between.
+# A number is told, whatever its information, if the log-likelihood has fallen by the first, and by
+# this share of it where the way was a fourth as long: it is not level in between.
 _STEEP, _SHARE = 0.05, 1e-3
 _TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
 _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
-_LEVEL = 1e3  # times the noise: what a profile may fall by on the way to a border, where digits are lost
+# times the noise: what a profile may fall by on the way to a border, where digits are lost
+_LEVEL = 1e3
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS = 28, 12  # along a profile, and Newton steps of the other numbers in each
 _LONGEST = 5.0  # step of the logarithm of a parameter, or the like
@@ -34,7 +36,8 @@ _ENOUGH = 1e-8  # a decrement at which a profile is told
 _DISTANT = 15.0  # how far such a number is followed outwards where nothing changes
 _EARLY = 3  # rounds after which the information is compared with that at the start
 _MOST_LANES, _MOST_PROFILED = 32, 64  # profiles followed at once; free numbers beyond which none is
-RISE = 1e-2  # of the log-likelihood in a round: more at the end of the way is no approach to a limit
+# of the log-likelihood in a round: more at the end of the way is no approach to a limit
+RISE = 1e-2
 
 
 class Limit(NamedTuple):
@@ -52,8 +55,10 @@ class Surroundings(NamedTuple):
     limits: tuple[Limit, ...] = ()
     flat: tuple[int, ...] = ()  # numbers whose profile is level on both sides
     higher: Tensor | None = None  # (P), the highest place, if it is higher
-    unidentified: tuple[int, ...] = ()  # numbers that the data tell less and less about on the way to the limit
-    sharp: tuple[int, ...] = ()  # numbers that they tell more and more about: these have no normal error
+    # numbers that the data tell less and less about on the way to the limit
+    unidentified: tuple[int, ...] = ()
+    # numbers that they tell more and more about: these have no normal error
+    sharp: tuple[int, ...] = ()
     endless: bool = False  # whether the likelihood rises for ever along the last step
     rising: bool = False  # whether it still rose when the search was given up
 
@@ -64,7 +69,8 @@ def noise(problem: Problem, value: float) -> float:
 
 
 def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
-    """Whether the likelihoods of (B) data sets fall like parabolas along each column of the covariance.
+    """Whether the likelihoods of (B) data sets fall like parabolas along each column of the
+    covariance.
 
     One standard error away a parabola has fallen by 1/2, half of it away by 1/8.
 
@@ -79,16 +85,20 @@ def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     for p in range(theta.shape[1]):
         step = torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0)
         for size in (-1.0, 1.0, -0.5, 0.5):
-            fall = (here - problem.value(problem.layout.natural(theta + size * step))) / (size * size / 2)
+            fall = (here - problem.value(problem.layout.natural(theta + size * step))) / (
+                size * size / 2
+            )
             fine &= (fall > 1 / _LIKE) & (fall < _LIKE)
     return fine
 
 
 def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
-    """Whether the likelihoods of (B) data sets fall at all on both sides, along each column of the covariance.
+    """Whether the likelihoods of (B) data sets fall at all on both sides, along each column of the
+    covariance.
 
-    It is asked of numbers whose error is doubtful, where the steps proved a maximum in the other directions: one that
-    had run off before has hardly any curvature, but nor does the likelihood fall on the way to its limit.
+    It is asked of numbers whose error is doubtful, where the steps proved a maximum in the other
+    directions: one that had run off before has hardly any curvature, but nor does the likelihood
+        fall on the way to its limit.
     """
     errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
     most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
@@ -99,7 +109,10 @@ def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     least = 10 * _NOISE * (problem.unit + here.abs())
     share = torch.where(problem.layout.unbounded, 1.0, (_DOUBTFUL / errors).clamp(max=1.0))
     for p in doubtful.any(0).nonzero()[:, 0].tolist():
-        step = torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0) * share[:, p, None]
+        step = (
+            torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0)
+            * share[:, p, None]
+        )
         for side in (-1.0, 1.0):
             fall = here - problem.value(problem.layout.natural(theta + side * step))
             fine &= (fall > least) | ~doubtful[:, p]
@@ -107,7 +120,9 @@ def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
 
 
 def is_maximum(problem: Problem, top: Optimum) -> bool:
-    """Whether it is proved that a search ended at a maximum, by its last steps or by what lies one error away."""
+    """Whether it is proved that a search ended at a maximum, by its last steps or by what lies one
+    error away.
+    """
     if not top.reached:
         return False
     if len(top.theta) > _MOST_PROFILED:
@@ -121,7 +136,10 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
     if len(top.theta) > _MOST_PROFILED:
         return _along_the_last_step(problem, top)
     lanes = _follow(problem, top)
-    best, least = float(top.sums.log_likelihood), _LEVEL * noise(problem, float(top.sums.log_likelihood))
+    best, least = (
+        float(top.sums.log_likelihood),
+        _LEVEL * noise(problem, float(top.sums.log_likelihood)),
+    )
     level = (lanes.lowest >= best - least) & (lanes.value >= best - least)
     endless = level & (lanes.value > best + least) & (lanes.gain > RISE)
     numbers, limits, flat = lanes.number.tolist(), [], []
@@ -131,13 +149,22 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
         if len(both) == 2 and same:
             flat.append(numbers[i])
         else:
-            limits.append(Limit(numbers[i], float(lanes.side[i]), bool(endless[i]), _alone(problem, top, lanes, i)))
+            limits.append(
+                Limit(
+                    numbers[i],
+                    float(lanes.side[i]),
+                    bool(endless[i]),
+                    _alone(problem, top, lanes, i),
+                )
+            )
     kept = [p for p in range(len(top.theta)) if p not in {limit.number for limit in limits}]
     inside = torch.where(endless, -torch.inf, lanes.highest)
     least = noise(problem, best)
     inside = inside if float(inside.max()) > best + least else lanes.highest
     higher = lanes.place[inside.argmax()] if float(inside.max()) > best + least else None
-    first = next((i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0)
+    first = next(
+        (i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0
+    )
     unidentified, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
     steep = {p for p in unidentified if bool(lanes.gradual[lanes.number == p].any())}
     sharp = (*sharp, *steep)
@@ -157,7 +184,8 @@ class _Lanes(NamedTuple):
     gain: Tensor  # in the last round
     last: Tensor  # (lanes, P), the end of the way
     early: Tensor  # (lanes, P), after a few rounds
-    gradual: Tensor  # (lanes), whether it began to fall at once, and not beyond a place where it is level
+    # (lanes), whether it began to fall at once, and not beyond a place where it is level
+    gradual: Tensor
 
     @property
     def end(self) -> Tensor:
@@ -179,9 +207,19 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     value = torch.full((count,), best, dtype=torch.float64)
     zero = torch.zeros_like(value)
     lanes = _Lanes(
-        number, side, value, value.clone(), value.clone(), at.clone(), zero, at, at.clone(), torch.zeros(count).bool()
+        number,
+        side,
+        value,
+        value.clone(),
+        value.clone(),
+        at.clone(),
+        zero,
+        at,
+        at.clone(),
+        torch.zeros(count).bool(),
     )
-    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()  # what one unit of information tells
+    # what one unit of information tells
+    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()
     remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
     first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
     step = first.clone()
@@ -209,8 +247,11 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         lanes.lowest[moved] = torch.minimum(lanes.lowest[moved], there[fine])
         up = moved[there[fine] > lanes.highest[moved]]
         lanes.highest[up], lanes.place[up] = lanes.value[up], at[up]
-        # A place where the likelihood cannot be computed, or is 0: nearer, and then the way ends in a fall.
-        step[open_] = torch.where(fine, step[open_] * torch.where(real[open_], 4.0, 1.5), step[open_] / 8)
+        # A place where the likelihood cannot be computed, or is 0: nearer, and then the way ends in
+        # a fall.
+        step[open_] = torch.where(
+            fine, step[open_] * torch.where(real[open_], 4.0, 1.5), step[open_] / 8
+        )
         step[open_] = torch.where(real[open_], step[open_], step[open_].clamp(max=_LONGEST))
         move[open_[~fine]] = 0.0
         wall = ~fine & (step[open_] < 1e-3 * first[open_])
@@ -230,12 +271,17 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
 
 def higher(problem: Problem, first: Tensor, second: Tensor) -> Tensor:
     """Of two places for each lane the one where the likelihood is higher."""
-    values = [problem.value(problem.layout.natural(theta)).nan_to_num(-torch.inf) for theta in (first, second)]
+    values = [
+        problem.value(problem.layout.natural(theta)).nan_to_num(-torch.inf)
+        for theta in (first, second)
+    ]
     return torch.where((values[0] >= values[1])[:, None], first, second)
 
 
 def _first_step(theta: Tensor, tells: Tensor) -> Tensor:
-    """Of a number that is a parameter itself: a part of its size, or of what its information tells."""
+    """Of a number that is a parameter itself: a part of its size, or of what its information
+    tells.
+    """
     return torch.maximum(torch.minimum(theta.abs(), tells) / 4, 1e-8 * tells)
 
 
@@ -252,7 +298,9 @@ def _last_step(top: Optimum) -> Tensor:
     """Newton's, in units in which the information has a unit diagonal."""
     unit = top.sums.information.diagonal().abs().clamp(min=1e-300).rsqrt()
     scaled = unit[:, None] * top.sums.information * unit
-    return (unit * torch.linalg.lstsq(scaled, (unit * top.sums.score)[:, None]).solution[:, 0]).nan_to_num(0.0)
+    return (
+        unit * torch.linalg.lstsq(scaled, (unit * top.sums.score)[:, None]).solution[:, 0]
+    ).nan_to_num(0.0)
 
 
 def _along_the_last_step(problem: Problem, top: Optimum) -> Surroundings:
@@ -261,21 +309,30 @@ def _along_the_last_step(problem: Problem, top: Optimum) -> Surroundings:
         return Surroundings()
     step, best = _last_step(top), float(top.sums.log_likelihood)
     values = [
-        float(problem.value(problem.layout.natural((top.theta + 2.0**k * step)[None]))[0]) for k in range(0, 24, 2)
+        float(problem.value(problem.layout.natural((top.theta + 2.0**k * step)[None]))[0])
+        for k in range(0, 24, 2)
     ]
-    return Surroundings(endless=bool(step.any()) and all(v >= best - noise(problem, best) for v in values))
+    return Surroundings(
+        endless=bool(step.any()) and all(v >= best - noise(problem, best) for v in values)
+    )
 
 
 def _alone(problem: Problem, top: Optimum, lanes: _Lanes, lane: int) -> bool:
-    """Whether the likelihood does not fall either where this number goes to the end of its way and the others stay."""
+    """Whether the likelihood does not fall either where this number goes to the end of its way and
+    the others stay.
+    """
     far = top.theta.clone()
     far[lanes.number[lane]] = lanes.end[lane]
     best = float(top.sums.log_likelihood)
     return float(problem.value(problem.layout.natural(far[None]))[0]) >= best - noise(problem, best)
 
 
-def _trend(problem: Problem, top: Optimum, far: Tensor, kept: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which of the numbers without a limit lose, and which gain, their information on the way to a limit."""
+def _trend(
+    problem: Problem, top: Optimum, far: Tensor, kept: list[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which of the numbers without a limit lose, and which gain, their information on the way to a
+    limit.
+    """
     if not kept:
         return (), ()
     index = torch.tensor(kept)
@@ -302,4 +359,8 @@ def ended(optima: Optima, problem: Problem) -> Tensor:
     if bool(proved.any()):
         proved &= falls(problem, optima.theta, inverse)
     doubtful = reached & ~optima.proved
-    return proved | (doubtful & curved(problem, optima.theta, inverse)) if bool(doubtful.any()) else proved
+    return (
+        proved | (doubtful & curved(problem, optima.theta, inverse))
+        if bool(doubtful.any())
+        else proved
+    )

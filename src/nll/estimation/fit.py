@@ -65,31 +65,36 @@ def fit(
     """Fit a likelihood to observations.
 
     Args:
-        model: a class of torch.distributions, or one of the library's; a `Likelihood`, or a sum of several; a module
-            that maps the data to a distribution of their last part.
-        data: (n) numbers, for families of vectors (n, K): a list, array, tensor or column. Categorical takes texts
-            too, and integers from 0. For a `Likelihood` its parts as a tuple, with a row per observation each; for a
-            sum a tuple of such.
-        weights: (n) frequencies, how often each row was seen, n being their sum; or `sampling(w)`, `importance(w)`.
-        start: name -> value where the search starts; the others start by a rule. Where the likelihood may have several
-            peaks, or the search ends at none, it starts elsewhere too.
-        fixed: name -> value of a parameter that is known, the name of another that it equals, or a function of the
-            other parameters (a dict). What the data do not tell must be here: total_count of Binomial, loc of
-            GeneralizedPareto.
+        model: a class of torch.distributions, or one of the library's; a `Likelihood`, or a sum of
+            several; a module that maps the data to a distribution of their last part.
+        data: (n) numbers, for families of vectors (n, K): a list, array, tensor or column.
+            Categorical takes texts too, and integers from 0. For a `Likelihood` its parts as a
+            tuple, with a row per observation each; for a sum a tuple of such.
+        weights: (n) frequencies, how often each row was seen, n being their sum; or `sampling(w)`,
+            `importance(w)`.
+        start: name -> value where the search starts; the others start by a rule. Where the
+            likelihood may have several peaks, or the search ends at none, it starts elsewhere too.
+        fixed: name -> value of a parameter that is known, the name of another that it equals, or a
+            function of the
+            other parameters (a dict). What the data do not tell must be here: total_count of
+            Binomial, loc of GeneralizedPareto.
         bounds: name -> (low, high), None for no bound.
-        covariance: "observed" (information), "expected" (information), "opg" (outer product of the scores) or
-            "sandwich". Weights that are no frequencies take the sandwich.
-        clusters: (n) labels of groups of rows that are not independent; the covariance is clustered.
-        groups: (n) labels of data sets that are fitted each on its own, all in one search; for families of numbers.
+        covariance: "observed" (information), "expected" (information), "opg" (outer product of the
+            scores) or "sandwich". Weights that are no frequencies take the sandwich.
+        clusters: (n) labels of groups of rows that are not independent; the covariance is
+            clustered.
+        groups: (n) labels of data sets that are fitted each on its own, all in one search; for
+            families of numbers.
         missing: "raise", or "drop" to leave out rows with a missing value.
         seed: of starts that are drawn, in mixtures.
-        progress: called with (step, log-likelihood, expected gain) before each step of a search; None: a line on the
-            terminal, if there is one, where it takes more than two seconds.
+        progress: called with (step, log-likelihood, expected gain) before each step of a search;
+            None: a line on the terminal, if there is one, where it takes more than two seconds.
 
-    Returns: a `Fit` in float64, with the parameter names of the model; with `groups` a `GroupedFit`.
+    Returns: a `Fit` in float64, with the parameter names of the model; with `groups` a
+        `GroupedFit`.
 
-    Raises: ValueError naming the first row outside the support, missing, or with a weight that is no frequency;
-    TypeError for a model that cannot be fitted, or data that are not numbers.
+    Raises: ValueError naming the first row outside the support, missing, or with a weight that is
+    no frequency; TypeError for a model that cannot be fitted, or data that are not numbers.
     """
     wish = Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters, seed, progress)
     wish.check()
@@ -104,15 +109,20 @@ def fit(
     return _fit_family(family, data, weights, wish, missing)
 
 
-# ---- Families ------------------------------------------------------------------------------------------------------
+# ---- Families ------------------------------------------------------------------------------------
 
 
 def _family(model: Any) -> Family:
     if not isinstance(model, type):
-        raise TypeError(f"expected a class of torch.distributions such as Normal, or a Likelihood, got {_what(model)}")
+        raise TypeError(
+            f"expected a class of torch.distributions such as Normal, or a Likelihood, "
+            f"got {_what(model)}"
+        )
     if not issubclass(model, Distribution):
         got = model.__name__
-        raise TypeError(f"expected a class of torch.distributions such as Normal, or a Likelihood, got {got}")
+        raise TypeError(
+            f"expected a class of torch.distributions such as Normal, or a Likelihood, got {got}"
+        )
     return family_of(model)
 
 
@@ -134,19 +144,27 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
     given = {name: _of_rows(name, wish.fixed[name], observed) for name in family.given}
     interval = not (family.discrete or family.columns or given)
     if observed.ends is None:
-        require_support(observed, partial(family.inside, **given), family.support, family.name, interval)
+        require_support(
+            observed, partial(family.inside, **given), family.support, family.name, interval
+        )
     else:
         _require_possible(family, observed, given)
     _require_window(observed, family.discrete)
     observed = _placed(family, observed, given)
     if categorical:
         _require_few_categories(observed)
-    wish = replace(wish, fixed={name: value for name, value in wish.fixed.items() if name not in given})
+    wish = replace(
+        wish, fixed={name: value for name, value in wish.fixed.items() if name not in given}
+    )
     found = _fit_observed(family, observed, given, wish)
-    return replace(found, sample=Sample(family, observed, given, by_formula=found.decrement is None))
+    return replace(
+        found, sample=Sample(family, observed, given, by_formula=found.decrement is None)
+    )
 
 
-def _fit_observed(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Fit:
+def _fit_observed(
+    family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish
+) -> Fit:
     if _unbounded(family, observed, wish):
         return without_maximum(family, observed)
     if family.by_formula_only:
@@ -157,16 +175,21 @@ def _fit_observed(family: Family, observed: Observations, given: dict[str, Tenso
         if said is not None:
             return without_maximum(family, observed, said)
     if family.estimate is not None and plain:
-        return replace(closed_fit(family, observed, given), search=_again(family, observed, given, wish))
+        return replace(
+            closed_fit(family, observed, given), search=_again(family, observed, given, wish)
+        )
     found = _search_family(family, observed, given, wish)
     return searched_fit(family.name, found, observed, wish, family)
 
 
-def _fit_each(family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any) -> GroupedFit:
+def _fit_each(
+    family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any
+) -> GroupedFit:
     shaped = family.columns or family.given or family.simplex or getattr(family, "components", None)
     if shaped or not wish.plain or isinstance(weights, Weights):
         raise ValueError(
-            f"expected groups with a family of plain numbers and frequencies alone, got {family.name} and more"
+            f"expected groups with a family of plain numbers and frequencies alone, got "
+            f"{family.name} and more"
         )
     bounded = isinstance(data, (Censored, Truncated))
     observed = (observe_bounded if bounded else observe)(data, weights, missing=missing)
@@ -189,8 +212,12 @@ def _without_search(family: Family, observed: Observations, wish: Wish) -> Wish:
     """
     for name in wish.start:
         if name not in family.parameters:
-            raise ValueError(f"expected one of {', '.join(family.parameters)} in start, got {name!r}")
-    if family.corner is not None and isinstance(wish.fixed.get(family.corner), (int, float, Tensor, np.number)):
+            raise ValueError(
+                f"expected one of {', '.join(family.parameters)} in start, got {name!r}"
+            )
+    if family.corner is not None and isinstance(
+        wish.fixed.get(family.corner), (int, float, Tensor, np.number)
+    ):
         return wish
     asked = {
         "fixed": wish.fixed,
@@ -205,13 +232,16 @@ def _without_search(family: Family, observed: Observations, wish: Wish) -> Wish:
     if got:
         hint = "" if family.corner is None else f"; with a fixed {family.corner} it takes them"
         raise ValueError(
-            f"expected exact rows and frequencies alone for {family.name}, which has a closed form only, "
+            f"expected exact rows and frequencies alone for {family.name}, which has a closed form "
+            f"only, "
             f"got {' and '.join(got)}{hint}"
         )
     return replace(wish, start={})
 
 
-def _search_family(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Found:
+def _search_family(
+    family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish
+) -> Found:
     free = not (wish.start or wish.fixed or wish.bounds)
     units = units_of(observed.values, family.units) if free else Units()
     values = units.data(observed.values)
@@ -224,14 +254,20 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     if not given and not observed.incomplete:
         problem = replace(each, segments=(_condensed(family, segments[0]),))
     step = max(1, len(values) // _START_ROWS)
-    some, share = (values - given["loc"] if "loc" in given else values)[::step], observed.weights[::step]
+    some, share = (
+        (values - given["loc"] if "loc" in given else values)[::step],
+        observed.weights[::step],
+    )
     if not family.columns:
         some, share = some[None], share[None]
     starts = [_start(family, some, share)]
     if family.more_starts is not None:
         more = family.more_starts
         starts += [_usable(family, start) for start in seeded(lambda: more(some, share), wish.seed)]
-    asked = {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
+    asked = {
+        name: value_of(name, value, own.parameters[name])
+        for name, value in _known(wish.start, own).items()
+    }
     ours = [_numbers_of(own, values_) for values_ in starts]
     numbers = [_numbers_of(own, {**values_, **asked}) for values_ in starts] if asked else ours
     if set(asked) == set(own.free):
@@ -245,12 +281,27 @@ def _search_family(family: Family, observed: Observations, given: dict[str, Tens
     with Line(family.name) as line:
         others = torch.cat(ours) if asked else None
         unbounded = family.unbounded is not None
-        found = search(problem, torch.cat(numbers), units, density, each, wish.progress or line, others, unbounded)
-    return ordered(found, family) if free and isinstance(family, CompoundFamily) and family.components else found
+        found = search(
+            problem,
+            torch.cat(numbers),
+            units,
+            density,
+            each,
+            wish.progress or line,
+            others,
+            unbounded,
+        )
+    return (
+        ordered(found, family)
+        if free and isinstance(family, CompoundFamily) and family.components
+        else found
+    )
 
 
 def _numbers_of(own: Layout, values: Params) -> Tensor:
-    return own.numbers({name: value.reshape(1, *own.parameters[name].shape) for name, value in values.items()})
+    return own.numbers(
+        {name: value.reshape(1, *own.parameters[name].shape) for name, value in values.items()}
+    )
 
 
 def _segments(
@@ -301,11 +352,18 @@ def _require_window(observed: Observations, discrete: bool) -> None:
     empty = ends[0] > ends[1] if discrete else ends[0] >= ends[1]
     if bool(empty.any()):
         row = int(empty.nonzero()[0])
-        got = f"[{float(ends[0][row]):g}, {float(ends[1][row]):g}]" + (f" at row {row}" if len(empty) > 1 else "")
+        got = f"[{float(ends[0][row]):g}, {float(ends[1][row]):g}]" + (
+            f" at row {row}" if len(empty) > 1 else ""
+        )
         raise ValueError(f"expected a window with room between its ends, got {got}")
     low, high = observed.window
     first, last = observed.ends or (observed.values, observed.values)
-    outside = (first < low) & (first > -torch.inf) | (last > high) & (last < torch.inf) | (first > high) | (last < low)
+    outside = (
+        (first < low) & (first > -torch.inf)
+        | (last > high) & (last < torch.inf)
+        | (first > high)
+        | (last < low)
+    )
     if not discrete:
         outside |= (first < last) & ((first >= high) | (last <= low))
     if bool(outside.any()):
@@ -331,31 +389,46 @@ def _ends(observed: Observations) -> tuple[Tensor, Tensor]:
 
 
 def _placed(family: Family, observed: Observations, given: dict[str, Tensor]) -> Observations:
-    """With values of censored rows inside of the support, for starts and units; of those that tell nothing the median.
+    """With values of censored rows inside of the support, for starts and units; of those that tell
+    nothing the median.
 
     A row that is censored at one side has its end as its value, an interval its middle.
     """
     if observed.ends is None:
         return observed
     low, high = _ends(observed)
-    first, last = (torch.as_tensor(end, dtype=torch.float64).expand_as(low) for end in family.ends(given))
+    first, last = (
+        torch.as_tensor(end, dtype=torch.float64).expand_as(low) for end in family.ends(given)
+    )
     below, above = low <= first, high >= last
     low, high = torch.maximum(low, first), torch.minimum(high, last)
-    middle = torch.where(low.isfinite() & high.isfinite(), low / 2 + high / 2, torch.where(low.isfinite(), low, high))
+    middle = torch.where(
+        low.isfinite() & high.isfinite(), low / 2 + high / 2, torch.where(low.isfinite(), low, high)
+    )
     nothing = below & above & (observed.ends[0] < observed.ends[1])
     rest = middle[~nothing]
-    other = rest.median() if len(rest) else torch.as_tensor(family.middle(given), dtype=torch.float64).expand_as(low)
+    other = (
+        rest.median()
+        if len(rest)
+        else torch.as_tensor(family.middle(given), dtype=torch.float64).expand_as(low)
+    )
     exact = observed.ends[0] == observed.ends[1]
-    return replace(observed, values=torch.where(exact, observed.values, torch.where(nothing, other, middle)))
+    return replace(
+        observed, values=torch.where(exact, observed.values, torch.where(nothing, other, middle))
+    )
 
 
 def _start(family: Family, values: Tensor, weights: Tensor) -> Params:
     """Where a search starts."""
-    return _usable(family, _start_by_rule(family, values, weights), values.shape[-1] if family.columns else 1)
+    return _usable(
+        family, _start_by_rule(family, values, weights), values.shape[-1] if family.columns else 1
+    )
 
 
 def _usable(family: Family, start: Params, columns: int = 1) -> Params:
-    """A start whose rule failed, for data that it was not made for, has the middle of the parameter's range."""
+    """A start whose rule failed, for data that it was not made for, has the middle of the
+    parameter's range.
+    """
     for name, parameter in family.constraints(columns).items():
         value = start[name]
         fine = value.isfinite()
@@ -373,9 +446,13 @@ def _start_by_rule(family: Family, values: Tensor, weights: Tensor) -> Params:
     if family.estimate is not None:
         plain = (values, weights) if family.columns else (values.reshape(-1), weights.reshape(-1))
         found = family.estimate(*plain)
-        return {name: torch.where(v.isfinite() & (v != 0), v, 1.0) for name, v in found.items()}  # off the borders
+        # off the borders
+        return {name: torch.where(v.isfinite() & (v != 0), v, 1.0) for name, v in found.items()}
     parameters = family.constraints(1)
-    return {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in parameters.items()}
+    return {
+        name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64))
+        for name, p in parameters.items()
+    }
 
 
 def _condensed(family: Family, rows: Segment) -> Segment:
@@ -389,7 +466,10 @@ def _condensed(family: Family, rows: Segment) -> Segment:
         return rows._replace(log_prob=FamilyBlockMeans(family))
     if family.discrete and not family.columns:
         seen, place = values[0].unique(return_inverse=True)
-        return rows._replace(parts=(seen[None],), weights=torch.zeros_like(seen).index_add_(0, place, weights[0])[None])
+        return rows._replace(
+            parts=(seen[None],),
+            weights=torch.zeros_like(seen).index_add_(0, place, weights[0])[None],
+        )
     return rows
 
 
@@ -403,25 +483,35 @@ def _known(start: Mapping[str, Any], own: Any) -> Mapping[str, Any]:
 def _require_shape(family: Family, observed: Observations) -> None:
     wanted, shape = ("(n, K)", 2) if family.columns else ("(n)", 1)
     if observed.values.dim() != shape:
-        raise ValueError(f"expected data of shape {wanted} for {family.name}, got {tuple(observed.values.shape)}")
+        raise ValueError(
+            f"expected data of shape {wanted} for {family.name}, got {tuple(observed.values.shape)}"
+        )
 
 
 def _of_rows(name: str, value: Any, observed: Observations) -> Tensor:
-    """A number for all rows, or one for each row of the data as given; of trials a positive whole one."""
+    """A number for all rows, or one for each row of the data as given; of trials a positive whole
+    one.
+    """
     wanted = "a positive integer" if name == "total_count" else "a finite number"
     try:
-        number = torch.tensor(np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=np.float64))
+        number = torch.tensor(
+            np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=np.float64)
+        )
     except (TypeError, ValueError):
         raise TypeError(f"expected {name} to be {wanted}, got {value!r}") from None
     if value is None:
         raise TypeError(f"expected {name} to be {wanted}, got None")
     if number.dim() > 1 or (number.dim() == 1 and len(number) != observed.given):
-        raise ValueError(f"expected one {name}, or one for each row, got shape {tuple(number.shape)}")
+        raise ValueError(
+            f"expected one {name}, or one for each row, got shape {tuple(number.shape)}"
+        )
     wrong = ~torch.isfinite(number)
     if name == "total_count":
         wrong |= ~((number > 0) & (number == number.round()))
     if bool(wrong.any()):
-        raise ValueError(f"expected {name} to be {wanted}, got {float(number[wrong].reshape(-1)[0]):g}")
+        raise ValueError(
+            f"expected {name} to be {wanted}, got {float(number[wrong].reshape(-1)[0]):g}"
+        )
     return number if number.dim() == 0 else number[observed.rows]
 
 
@@ -429,20 +519,28 @@ def _require_few_categories(observed: Observations) -> None:
     most = int(observed.values.argmax())
     if float(observed.values[most]) >= MOST_CATEGORIES:
         raise ValueError(
-            f"expected at most {MOST_CATEGORIES} categories, got the number {int(observed.values[most])} at row "
+            f"expected at most {MOST_CATEGORIES} categories, got the number "
+            f"{int(observed.values[most])} at row "
             f"{int(observed.rows[most])}; as texts, numbers may be any"
         )
 
 
-# ---- Any likelihood ------------------------------------------------------------------------------------------------
+# ---- Any likelihood ------------------------------------------------------------------------------
 
 
-def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: Wish, missing: str) -> Fit:
+def _fit_likelihood(
+    model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: Wish, missing: str
+) -> Fit:
     joint = isinstance(model, JointLikelihood)
     terms = model.terms if isinstance(model, JointLikelihood) else (model,)
     for name, given in (("data", data), ("weights", weights)) if joint else ():
-        if not (given is None and name == "weights") and not (isinstance(given, tuple) and len(given) == len(terms)):
-            raise ValueError(f"expected {name} as a tuple of {len(terms)}, one for each likelihood, got {_what(given)}")
+        if not (given is None and name == "weights") and not (
+            isinstance(given, tuple) and len(given) == len(terms)
+        ):
+            raise ValueError(
+                f"expected {name} as a tuple of {len(terms)}, one for each "
+                f"likelihood, got {_what(given)}"
+            )
     if joint and wish.clusters is not None:
         raise ValueError("expected no clusters with a sum of likelihoods")
     segments, observations, at = [], [], 0
@@ -451,17 +549,32 @@ def _fit_likelihood(model: Likelihood | JointLikelihood, data: Any, weights: Any
         parts, observed = observe_parts(data[i] if joint else data, weight, missing=missing)
         numbers = torch.arange(at, at + len(observed.weights))
         segments.append(
-            Segment(PlainRows(LikelihoodRows(term)), tuple(p[None] for p in parts), observed.weights[None], numbers)
+            Segment(
+                PlainRows(LikelihoodRows(term)),
+                tuple(p[None] for p in parts),
+                observed.weights[None],
+                numbers,
+            )
         )
         observations.append(observed)
         at += len(observed.weights)
     own = layout(dict(model.parameters), wish.fixed, wish.bounds)
     problem = Problem(tuple(segments), own)
-    values = {name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64)) for name, p in own.parameters.items()}
-    values |= {name: value_of(name, value, own.parameters[name]) for name, value in _known(wish.start, own).items()}
+    values = {
+        name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64))
+        for name, p in own.parameters.items()
+    }
+    values |= {
+        name: value_of(name, value, own.parameters[name])
+        for name, value in _known(wish.start, own).items()
+    }
     start = own.numbers({name: value[None] for name, value in values.items()})
-    for term, segment in zip(terms, segments, strict=True):  # as the user wrote it, arguments checked
-        term.rows(*(part[0] for part in segment.parts), **{n: own.natural(start)[n][0] for n in term.parameters})
+    # as the user wrote it, arguments checked
+    for term, segment in zip(terms, segments, strict=True):
+        term.rows(
+            *(part[0] for part in segment.parts),
+            **{n: own.natural(start)[n][0] for n in term.parameters},
+        )
     with Line(model.name) as line:
         others = _others(start, wish.seed)
         found = search(problem, start, Units(), 0.0, problem, wish.progress or line, others)
@@ -494,15 +607,27 @@ def _merged(observations: list[Observations]) -> Observations:
 
 
 def _again(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Any:
-    """The search that a closed form saves, when its likelihood is asked for; none for what is not regular."""
+    """The search that a closed form saves, when its likelihood is asked for; none for what is not
+    regular.
+    """
     if family.by_formula_only:
         return None
     return partial(_search_family, family, observed, given, replace(wish, progress=None))
 
 
 def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:
-    """Whether data that are all equal let a density of several free parameters grow without bound on their value."""
+    """Whether data that are all equal let a density of several free parameters grow without bound
+    on their value.
+    """
     free = [name for name in family.parameters if name not in wish.fixed]
     searched = family.start is not None or not (wish.plain and observed.kind == "frequency")
-    known = set(wish.fixed) | set(wish.start) <= set(family.parameters)  # else it is said which is not
-    return searched and known and observed.equal and not family.discrete and len(free) > 1 and not wish.bounds
+    # else it is said which is not
+    known = set(wish.fixed) | set(wish.start) <= set(family.parameters)
+    return (
+        searched
+        and known
+        and observed.equal
+        and not family.discrete
+        and len(free) > 1
+        and not wish.bounds
+    )

@@ -27,7 +27,9 @@ _ROWS = 1 << 22  # rows, with those that fill up short groups, that are searched
 
 @dataclass(frozen=True, eq=False)
 class GroupedFit:
-    """The maximum likelihood estimates of one family for each group; NaN errors where there is no maximum."""
+    """The maximum likelihood estimates of one family for each group; NaN errors where there is no
+    maximum.
+    """
 
     model: str
     groups: list[Any]  # the labels, sorted
@@ -38,14 +40,18 @@ class GroupedFit:
     converged: Tensor  # (G)
     dropped: int = 0
     events: Tensor | None = None  # (G), how many of censored observations were seen exactly
-    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)  # of parameters that have bounds
+    # of parameters that have bounds
+    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)
 
     @property
     def standard_errors(self) -> dict[str, Tensor]:
         """(G, *shape) for each parameter."""
         errors = self.covariance.diagonal(dim1=1, dim2=2).sqrt()
         parts = errors.split([value[0].numel() for value in self.params.values()], 1)
-        return {name: part.reshape(v.shape) for (name, v), part in zip(self.params.items(), parts, strict=True)}
+        return {
+            name: part.reshape(v.shape)
+            for (name, v), part in zip(self.params.items(), parts, strict=True)
+        }
 
     def interval(self, level: float = 0.95) -> dict[str, Tensor]:
         """Wald's intervals, (G, *shape, 2), on the scale on which the parameter has no bounds."""
@@ -65,7 +71,10 @@ class GroupedFit:
         for name, value in self.params.items():
             columns[name] = value.tolist()
             columns[f"{name} std err"] = self.standard_errors[name].tolist()
-        return columns | {"log_likelihood": self.log_likelihood.tolist(), "converged": self.converged.tolist()}
+        return columns | {
+            "log_likelihood": self.log_likelihood.tolist(),
+            "converged": self.converged.tolist(),
+        }
 
     def to_pandas(self) -> Any:
         """A DataFrame with a row for each group."""
@@ -82,11 +91,17 @@ class GroupedFit:
         missed = len(self) - int(self.converged.sum())
         rest = f"; {missed} without a maximum" if missed else ""
         events = "" if self.events is None else f", {float(self.events.sum()):.12g} events"
-        return f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} observations{events}{rest}"
+        return (
+            f"{self.model}: {len(self)} groups, {float(self.n.sum()):.12g} "
+            f"observations{events}{rest}"
+        )
 
 
 def fit_groups(
-    family: Family, observed: Observations, labels: Any, alone: Callable[[Observations], Fit] | None = None
+    family: Family,
+    observed: Observations,
+    labels: Any,
+    alone: Callable[[Observations], Fit] | None = None,
 ) -> GroupedFit:
     """Fit a family to each group of the rows; `alone`: by this function, one after the other.
 
@@ -99,24 +114,45 @@ def fit_groups(
     counts = torch.from_numpy(np.bincount(codes, minlength=len(names)))
     values, weights = observed.values[order], observed.weights[order]
     size, count = len(family.parameters), len(names)
-    params = {name: torch.full((count,), torch.nan, dtype=torch.float64) for name in family.parameters}
+    params = {
+        name: torch.full((count,), torch.nan, dtype=torch.float64) for name in family.parameters
+    }
     covariance = torch.full((count, size, size), torch.nan, dtype=torch.float64)
-    value, total = torch.full((count,), torch.nan, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    value, total = (
+        torch.full((count,), torch.nan, dtype=torch.float64),
+        torch.zeros(count, dtype=torch.float64),
+    )
     reached = torch.zeros(count, dtype=torch.bool)
     for which, x, w in _batches(values, weights, counts):
         found = fit_each(family, x, w)
         for name in params:
             params[name][which] = found.params[name]
-        covariance[which], value[which], reached[which] = found.covariance, found.log_likelihood, found.reached
+        covariance[which], value[which], reached[which] = (
+            found.covariance,
+            found.log_likelihood,
+            found.reached,
+        )
         total[which] = w.sum(1)
     supports = {name: parameter.constraint for name, parameter in family.constraints(1).items()}
     return GroupedFit(
-        family.name, names.tolist(), params, covariance, value, total, reached, observed.dropped, supports=supports
+        family.name,
+        names.tolist(),
+        params,
+        covariance,
+        value,
+        total,
+        reached,
+        observed.dropped,
+        supports=supports,
     )
 
 
 def _in_turn(
-    family: Family, names: list[Any], codes: Tensor, observed: Observations, alone: Callable[[Observations], Fit]
+    family: Family,
+    names: list[Any],
+    codes: Tensor,
+    observed: Observations,
+    alone: Callable[[Observations], Fit],
 ) -> GroupedFit:
     """Rows that are censored or truncated: their kinds differ from group to group."""
     fits, parts = [], [observed.of(codes == k) for k in range(len(names))]
@@ -132,7 +168,9 @@ def _in_turn(
         "converged": torch.tensor([fit.converged for fit in fits]),
     }
     counts = [part.censoring for part in parts]
-    events = torch.tensor([math.nan if count is None else count.events for count in counts], dtype=torch.float64)
+    events = torch.tensor(
+        [math.nan if count is None else count.events for count in counts], dtype=torch.float64
+    )
     covariance = torch.stack([fit.covariance for fit in fits])
     kept = {"dropped": observed.dropped, "events": None if observed.ends is None else events}
     supports = {name: parameter.constraint for name, parameter in family.constraints(1).items()}
@@ -151,7 +189,9 @@ class Each:
 
 
 def fit_each(family: Family, values: Tensor, weights: Tensor) -> Each:
-    """Fit each row of values (B, m), weighted (B, m); values of one row are weighted in several ways."""
+    """Fit each row of values (B, m), weighted (B, m); values of one row are weighted in several
+    ways.
+    """
     each = search_each if family.estimate is None else _formula_each
     return each(family, values, weights)
 
@@ -178,13 +218,17 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     inverse[reached] = torch.cholesky_inverse(factor[reached])
     reached &= ended(found, problem)
     jacobian, params = own.jacobian(found.theta), own.natural(found.theta)
-    covariance = torch.full((count, jacobian.shape[1], jacobian.shape[1]), torch.nan, dtype=torch.float64)
+    covariance = torch.full(
+        (count, jacobian.shape[1], jacobian.shape[1]), torch.nan, dtype=torch.float64
+    )
     value = found.sums.log_likelihood
     if units is not None:
         jacobian, params = units.factors(params).mT[..., None] * jacobian, units.given(params)
         value = value if family.discrete else value - total(weights) * units.scale[:, 0].log()
     covariance[reached] = jacobian[reached] @ inverse[reached] @ jacobian[reached].mT
-    return Each({name: v.detach() for name, v in params.items()}, covariance, value, reached, settled)
+    return Each(
+        {name: v.detach() for name, v in params.items()}, covariance, value, reached, settled
+    )
 
 
 @dataclass(frozen=True)
@@ -199,7 +243,8 @@ class _UnitsOfEach:
         """Parameters (B) of the data as given."""
         centre = self.centre[:, 0]
         return {
-            name: value * self._factor(name) + (centre if self.roles.get(name) == "location" else 0.0)
+            name: value * self._factor(name)
+            + (centre if self.roles.get(name) == "location" else 0.0)
             for name, value in params.items()
         }
 
@@ -216,7 +261,11 @@ def _units_of_each(values: Tensor, roles: dict[str, str] | None) -> _UnitsOfEach
     """Units in which the search for each is easy, as `units_of` has them for one."""
     if not roles:
         return None
-    centre = values.median(1, keepdim=True).values if "location" in roles.values() else torch.zeros_like(values[:, :1])
+    centre = (
+        values.median(1, keepdim=True).values
+        if "location" in roles.values()
+        else torch.zeros_like(values[:, :1])
+    )
     away = (values - centre).abs()
     spread = away.median(1, keepdim=True).values
     spread = torch.where(spread > 0, spread, away.amax(1, keepdim=True))
@@ -236,9 +285,14 @@ def _formula_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     if not family.discrete and len(params) > 1:
         reached &= ~_equal(values, weights)
     variances = covariance.diagonal(dim1=1, dim2=2)
-    lost = ~(variances >= torch.finfo(torch.float64).tiny) | ~reached[:, None]  # at a border, or without a maximum
+    # at a border, or without a maximum
+    lost = ~(variances >= torch.finfo(torch.float64).tiny) | ~reached[:, None]
     return Each(
-        params, covariance.masked_fill(lost[:, :, None] | lost[:, None], torch.nan), likelihood, reached, reached
+        params,
+        covariance.masked_fill(lost[:, :, None] | lost[:, None], torch.nan),
+        likelihood,
+        reached,
+        reached,
     )
 
 
@@ -248,8 +302,12 @@ def _equal(values: Tensor, weights: Tensor) -> Tensor:
     return low == torch.where(weights > 0, values, -torch.inf).amax(1)
 
 
-def _batches(values: Tensor, weights: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Groups of about one length together, filled up with their first value, which weighs nothing."""
+def _batches(
+    values: Tensor, weights: Tensor, counts: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Groups of about one length together, filled up with their first value, which weighs
+    nothing.
+    """
     starts = counts.cumsum(0) - counts
     lengths = 2 ** counts.double().log2().ceil().long()
     for length in lengths.unique().tolist():

@@ -1,4 +1,6 @@
-"""What can be fitted: a log-probability per observation, with parameters that have names, shapes and constraints."""
+"""What can be fitted: a log-probability per observation, with parameters that have names, shapes
+and constraints.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ class LogLikelihood(ABC):
         """Return the log-likelihood at a vector of parameters."""
 
     def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
-        """Return the log-likelihood as parameter `index` moves by each of `steps` and the others stay."""
+        """Return the log-likelihood as parameter `index` moves by each of `steps` and the others
+        stay.
+        """
         known = self.parameters
-        return torch.tensor([self(moved(known, vector, index, s)) for s in steps.tolist()], dtype=torch.float64)
+        return torch.tensor(
+            [self(moved(known, vector, index, s)) for s in steps.tolist()], dtype=torch.float64
+        )
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -38,16 +44,18 @@ class LogLikelihood(ABC):
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Any likelihood: the log-probability of each observation as a function of data and named parameters.
+    """Any likelihood: the log-probability of each observation as a function of data and named
+    parameters.
 
     Args:
-        log_prob: called with the parts of the data, tensors with a row per observation, and the parameters by name;
-            returns the log-probabilities (n), or a distribution of the last part. In float64, of operators that
-            PyTorch differentiates twice.
+        log_prob: called with the parts of the data, tensors with a row per observation, and the
+            parameters by name; returns the log-probabilities (n), or a distribution of the last
+            part. In float64, of operators that PyTorch differentiates twice.
         parameters: name -> a constraint of torch.distributions.constraints, or (constraint, shape).
         name: what the table calls it.
 
-    `a + b` is the likelihood of two data sets, given as a pair; parameters of one name are the same in both.
+    `a + b` is the likelihood of two data sets, given as a pair; parameters of one name are the same
+    in both.
 
     Raises: TypeError for something that is no function, or a parameter without a constraint.
     """
@@ -61,8 +69,12 @@ class Likelihood:
         if not callable(self.log_prob) or isinstance(self.log_prob, type):
             raise TypeError(f"expected log_prob as a function, got {_what(self.log_prob)}")
         if not isinstance(self.parameters, Mapping) or not self.parameters:
-            raise TypeError(f"expected parameters as a dict of name -> constraint, got {self.parameters!r}")
-        object.__setattr__(self, "parameters", {n: _parameter(n, p) for n, p in self.parameters.items()})
+            raise TypeError(
+                f"expected parameters as a dict of name -> constraint, got {self.parameters!r}"
+            )
+        object.__setattr__(
+            self, "parameters", {n: _parameter(n, p) for n, p in self.parameters.items()}
+        )
 
     def __add__(self, other: Any) -> JointLikelihood:
         """The likelihood of both data sets."""
@@ -74,10 +86,14 @@ class Likelihood:
         if isinstance(found, Distribution):
             found = found.log_prob(parts[-1])
         if not isinstance(found, Tensor):
-            raise TypeError(f"expected log-probabilities or a distribution from {self.name}, got {_what(found)}")
+            raise TypeError(
+                f"expected log-probabilities or a distribution from {self.name}, got {_what(found)}"
+            )
         if found.shape != (len(parts[0]),):
             shape = tuple(found.shape)
-            raise ValueError(f"expected {len(parts[0])} log-probabilities from {self.name}, got shape {shape}")
+            raise ValueError(
+                f"expected {len(parts[0])} log-probabilities from {self.name}, got shape {shape}"
+            )
         return found
 
 
@@ -94,15 +110,17 @@ def unvalidated() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LikelihoodRows:
-    """The rows of a likelihood that may be one of several, and then knows some of the parameters only."""
+    """The rows of a likelihood that may be one of several, and then knows some of the parameters
+    only.
+    """
 
     term: Likelihood
 
     def __call__(self, *parts: Tensor, **params: Tensor) -> Tensor:
         """Return the log-probabilities (n).
 
-        A distribution does not check its arguments: where a step of a search leads outside of their range, it is to
-        give NaN or -inf, from which the search steps back, and not to raise.
+        A distribution does not check its arguments: where a step of a search leads outside of their
+        range, it is to give NaN or -inf, from which the search steps back, and not to raise.
         """
         with unvalidated():
             return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
@@ -128,7 +146,9 @@ class JointLikelihood:
                     str(parameter.constraint),
                     parameter.shape,
                 ):
-                    raise ValueError(f"expected the same constraint and shape of {name} in every likelihood")
+                    raise ValueError(
+                        f"expected the same constraint and shape of {name} in every likelihood"
+                    )
                 seen[name] = parameter
 
     def __add__(self, other: Any) -> JointLikelihood:
@@ -143,14 +163,20 @@ class JointLikelihood:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The parameters of all terms."""
-        return {name: parameter for term in self.terms for name, parameter in term.parameters.items()}
+        return {
+            name: parameter for term in self.terms for name, parameter in term.parameters.items()
+        }
 
 
 def of_module(module: torch.nn.Module) -> tuple[Likelihood, Params]:
-    """The likelihood of a module that maps the data to a distribution of their last part, and its present values."""
+    """The likelihood of a module that maps the data to a distribution of their last part, and its
+    present values.
+    """
     if not list(module.parameters()):
         raise ValueError(f"expected a module with parameters, got {type(module).__name__} without")
-    parameters = {_dotless(n): Parameter(shape=tuple(p.shape)) for n, p in module.named_parameters()}
+    parameters = {
+        _dotless(n): Parameter(shape=tuple(p.shape)) for n, p in module.named_parameters()
+    }
     names = {_dotless(n): n for n, _ in module.named_parameters()}
     module = copy.deepcopy(module).double()
 
@@ -172,11 +198,16 @@ def _parameter(name: str, given: Any) -> Parameter:
     constraint, shape = given if isinstance(given, tuple) and len(given) == 2 else (given, ())
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if inspect.isclass(constraint) or not isinstance(constraint, Constraint):
-        raise TypeError(f"expected a constraint for {name}, such as constraints.positive, got {_what(constraint)}")
+        raise TypeError(
+            f"expected a constraint for {name}, such as constraints.positive, got "
+            f"{_what(constraint)}"
+        )
     try:
         _ = Parameter(constraint, tuple(shape)).free_shape
     except (NotImplementedError, TypeError, ValueError, IndexError):
-        raise TypeError(f"expected a constraint for {name} that real numbers map onto, got {constraint}") from None
+        raise TypeError(
+            f"expected a constraint for {name} that real numbers map onto, got {constraint}"
+        ) from None
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"expected a shape of positive integers for {name}, got {shape}")
     return Parameter(constraint, shape)

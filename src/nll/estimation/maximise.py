@@ -1,4 +1,6 @@
-"""A fit by search: where it starts, the units it works in, and what is to be said of where it ends."""
+"""A fit by search: where it starts, the units it works in, and what is to be said of where it
+ends.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ _SAMPLE = 4096  # rows that the units are found from
 _RESTARTS = 5  # from a higher place beyond
 _FIRST_STEPS = 60  # after which it is looked whether there is anything to be reached
 _INSIDE = 3.0  # a free number that is well inside
-_SINGULAR = 1e-14  # an eigenvalue of information of unit diagonal, for each parameter, that is rounding
+# an eigenvalue of information of unit diagonal, for each parameter, that is rounding
+_SINGULAR = 1e-14
 _PEAKS = 2000  # rows that tell which of several peaks is the highest
 
 
@@ -40,16 +43,22 @@ class Units:
 
     def given(self, params: Params) -> Params:
         """Parameters of the data as given."""
-        return {name: value * self._factor(name) + self._shift(name) for name, value in params.items()}
+        return {
+            name: value * self._factor(name) + self._shift(name) for name, value in params.items()
+        }
 
     def own(self, params: Params) -> Params:
         """Parameters in these units."""
-        return {name: (value - self._shift(name)) / self._factor(name) for name, value in params.items()}
+        return {
+            name: (value - self._shift(name)) / self._factor(name) for name, value in params.items()
+        }
 
     def factors(self, params: Params) -> Tensor:
         """What each number of the flattened parameters is multiplied with."""
         sizes = {name: value[0].numel() for name, value in params.items()}
-        return torch.tensor([self._factor(n) for n, size in sizes.items() for _ in range(size)], dtype=torch.float64)
+        return torch.tensor(
+            [self._factor(n) for n, size in sizes.items() for _ in range(size)], dtype=torch.float64
+        )
 
     def _factor(self, name: str) -> float:
         role = (self.roles or {}).get(name)
@@ -60,7 +69,9 @@ class Units:
 
 
 def units_of(values: Tensor, roles: dict[str, str] | None) -> Units:
-    """The middle and a power of 2 near the spread of the data, for families whose parameters move with them."""
+    """The middle and a power of 2 near the spread of the data, for families whose parameters move
+    with them.
+    """
     if not roles:
         return Units()
     some = values[:: max(1, len(values) // _SAMPLE)]
@@ -79,11 +90,14 @@ class Found:
     problem: Problem
     optimum: Optimum
     units: Units
-    density: float  # the total weight of rows whose probability is a density: it has the unit 1 / scale
+    # the total weight of rows whose probability is a density: it has the unit 1 / scale
+    density: float
     each: Problem  # the same with a row for each observation
     weighted: bool = False  # whether the weights are no frequencies
-    around: Surroundings | None = None  # what lies beyond, where the search did not end at a maximum
-    starts: tuple[float, ...] = ()  # the log-likelihood that the search reached from each of several starts
+    # what lies beyond, where the search did not end at a maximum
+    around: Surroundings | None = None
+    # the log-likelihood that the search reached from each of several starts
+    starts: tuple[float, ...] = ()
 
     @property
     def theta(self) -> Tensor:
@@ -119,10 +133,11 @@ def search(
     others: Tensor | None = None,
     unbounded: bool = False,
 ) -> Found:
-    """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell which start is best.
+    """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell
+    which start is best.
 
-    `others`: (S', P), where to search too if the best of these is no maximum inside. `unbounded`: whether the
-    likelihood is known to have no bound, and the highest maximum inside is wanted.
+    `others`: (S', P), where to search too if the best of these is no maximum inside. `unbounded`:
+    whether the likelihood is known to have no bound, and the highest maximum inside is wanted.
     """
     if not problem.layout.size:
         return Found(problem, _settled(problem, starts), units, density, each)
@@ -132,8 +147,13 @@ def search(
         starts = max(tried, key=_rank).theta[None]
     tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
     best, rival = max(tops, key=_rank), max(tops, key=_value)
-    if not unbounded and best.reached and _value(rival) > _value(best) + diagnostics.noise(problem, _value(best)):
-        rival = problem.maximise(rival.theta[None], progress).one(0)  # on its way to a limit that is higher
+    if (
+        not unbounded
+        and best.reached
+        and _value(rival) > _value(best) + diagnostics.noise(problem, _value(best))
+    ):
+        # on its way to a limit that is higher
+        rival = problem.maximise(rival.theta[None], progress).one(0)
         best = max(best, rival, key=_rank)
     top, around = _followed(problem, best)
     lost = top.decrement != top.decrement
@@ -143,7 +163,9 @@ def search(
         best = max(again, key=_rank)
         if lost or _better(problem, best, top, around or Surroundings()):
             top, around = _followed(problem, best)
-    reached = tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
+    reached = (
+        tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
+    )
     reached = tuple(value - density * math.log(units.scale) for value in reached)
     return Found(problem, top, units, density, each, around=around, starts=reached)
 
@@ -154,7 +176,9 @@ def _rank(found: Optimum) -> tuple[bool, float]:
 
 def _better(problem: Problem, other: Optimum, top: Optimum, around: Surroundings) -> bool:
     """Whether another search ended higher, or at a maximum where this one has none."""
-    if other.reached and (not top.reached or around.endless or any(limit.endless for limit in around.limits)):
+    if other.reached and (
+        not top.reached or around.endless or any(limit.endless for limit in around.limits)
+    ):
         return diagnostics.is_maximum(problem, other)
     return other.reached and _value(other) > _value(top) + diagnostics.noise(problem, _value(top))
 
@@ -167,7 +191,9 @@ def _settled(problem: Problem, theta: Tensor) -> Optimum:
 
 
 def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | None]:
-    """The search carried on from whatever is higher around its end; what is around, unless it is a maximum."""
+    """The search carried on from whatever is higher around its end; what is around, unless it is a
+    maximum.
+    """
     around, rising = Surroundings(), False
     for _ in range(_RESTARTS):
         if top.decrement != top.decrement or diagnostics.is_maximum(problem, top):
@@ -177,9 +203,13 @@ def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | N
             break
         if around.higher is None and (top.reached or top.steps != _FIRST_STEPS):
             break
-        again = problem.maximise((top.theta if around.higher is None else around.higher)[None]).one(0)
+        again = problem.maximise((top.theta if around.higher is None else around.higher)[None]).one(
+            0
+        )
         gain = _value(again) - _value(top)
-        rising = not again.reached and (gain > diagnostics.RISE or again.decrement != again.decrement)
+        rising = not again.reached and (
+            gain > diagnostics.RISE or again.decrement != again.decrement
+        )
         if again.decrement != again.decrement or not gain > 0:
             break
         top = again._replace(steps=top.steps + again.steps)
@@ -194,7 +224,9 @@ def _value(found: Optimum) -> float:
 
 
 def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
-    """A sentence on where the search ended, and whether it is a maximum to be trusted; `numbers`: of the rows."""
+    """A sentence on where the search ended, and whether it is a maximum to be trusted; `numbers`:
+    of the rows.
+    """
     optimum, size, around = found.optimum, found.problem.layout.size, found.around
     if optimum.decrement != optimum.decrement:
         return _not_finite(found, numbers), False
@@ -205,7 +237,10 @@ def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
     if not optimum.reached:
         return optimum.status, False
     if size > MOST_INFORMATION:
-        return f"converged: the Newton steps reached a maximum; no standard errors for {size} parameters", True
+        return (
+            f"converged: the Newton steps reached a maximum; no standard errors for {size} "
+            f"parameters"
+        ), True
     flat = flat_direction(found)
     if flat is not None:
         return f"flat direction: the data do not tell {flat}; no standard errors", False
@@ -224,7 +259,10 @@ def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
     gone = ", ".join(away.label for away in runaways(found))
     if around.rising:
         towards = f" towards {gone}" if gone else ""
-        return f"no maximum within {found.optimum.steps} Newton steps: the likelihood still rises{towards}", False
+        return (
+            f"no maximum within {found.optimum.steps} Newton steps: the likelihood still "
+            f"rises{towards}"
+        ), False
     flat = [names[p] for p in around.flat]
     if flat and not around.limits:
         told = flat_direction(found) or " and ".join(flat)
@@ -235,7 +273,9 @@ def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
         return f"no maximum: the likelihood still rises towards {gone}", False
     if around.unidentified:
         rest = [names[p] for p in around.unidentified]
-        where = f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
+        where = (
+            f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
+        )
         return f"no maximum: {where}", False
     return f"at the border of the parameter space: {gone}; no standard error there", True
 
@@ -249,14 +289,17 @@ def _not_finite(found: Found, numbers: Tensor | None) -> str:
             row = at + int(wrong[0])
             row = row if numbers is None else int(numbers[row])
             return (
-                f"not finite: the log-probability of row {row} is {float(rows[int(wrong[0])]):g} at the starting values"
+                f"not finite: the log-probability of row {row} is {float(rows[int(wrong[0])]):g} "
+                f"at the starting values"
             )
         at += segment.width
     return "not finite: the score or the information at the starting values"
 
 
 def flat_direction(found: Found) -> str | None:
-    """The combination of free numbers along which the likelihood has no curvature, by name; None: there is none."""
+    """The combination of free numbers along which the likelihood has no curvature, by name; None:
+    there is none.
+    """
     information = found.optimum.sums.information
     diagonal = information.diagonal()
     names = found.problem.layout.describe()
@@ -269,10 +312,15 @@ def flat_direction(found: Found) -> str | None:
         return None
     jacobian = found.jacobian
     moved = jacobian @ (vectors[:, 0] * unit)
-    share = moved.abs() / (jacobian.abs() @ unit)  # of what one unit of information of each number would move it
+    # of what one unit of information of each number would move it
+    share = moved.abs() / (jacobian.abs() @ unit)
     direction = moved / moved[share.argmax()]
     names = found.problem.layout.names
-    terms = [(w, n) for w, s, n in zip(direction.tolist(), share.tolist(), names, strict=True) if s > 1e-3]
+    terms = [
+        (w, n)
+        for w, s, n in zip(direction.tolist(), share.tolist(), names, strict=True)
+        if s > 1e-3
+    ]
     return " ".join(_term(i, weight, name) for i, (weight, name) in enumerate(terms))
 
 
@@ -306,10 +354,18 @@ def runaways(found: Found) -> list[Runaway]:
         for place in range(parameter.free_shape.numel()):
             if at + place in limits:
                 limit = limits[at + place]
-                of = float(natural[name].reshape(-1)[place]) if parameter.shape == parameter.free_shape else math.nan
+                of = (
+                    float(natural[name].reshape(-1)[place])
+                    if parameter.shape == parameter.free_shape
+                    else math.nan
+                )
                 value = border(parameter.constraint, limit.side) if of == of else math.nan
                 label = name + (f"[{place}]" if parameter.free_shape else "")
-                gone.append(Runaway(limit, name, place, value, f"{label} = {value:g}" if of == of else label))
+                gone.append(
+                    Runaway(
+                        limit, name, place, value, f"{label} = {value:g}" if of == of else label
+                    )
+                )
         at += parameter.free_shape.numel()
     return gone
 
@@ -318,7 +374,9 @@ def inward(found: Found) -> Tensor:
     """(1, P): where the search ended, the numbers that ran off to a border moved back inside."""
     theta = found.theta.clone()
     for away in runaways(found):
-        theta[0, away.number] = away.limit.side * float(theta[0, away.number].abs().clamp(max=_INSIDE))
+        theta[0, away.number] = away.limit.side * float(
+            theta[0, away.number].abs().clamp(max=_INSIDE)
+        )
     return theta
 
 

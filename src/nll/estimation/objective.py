@@ -1,8 +1,10 @@
-"""A likelihood of data as a function of free numbers: value, score and information, exact by automatic differentiation.
+"""A likelihood of data as a function of free numbers: value, score and information, exact by
+automatic differentiation.
 
-Rows come in segments, each with its own log-probability: what was seen exactly, what is known up to an interval, the
-data of another likelihood with the same parameters. Several data sets (B) with parameters of their own are computed
-side by side; their rows are as many, with weight 0 where one has fewer.
+Rows come in segments, each with its own log-probability: what was seen exactly, what is known up to
+an interval, the data of another likelihood with the same parameters. Several data sets (B) with
+parameters of their own are computed side by side; their rows are as many, with weight 0 where one
+has fewer.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from nll.solvers.trust_region import MAX_STEPS, Optima, Progress, Sums, maximise
 _ROWS = 1 << 16
 # A search over more rows than this first goes over so many of them, evenly spaced.
 _MANY, _SOME = 1 << 17, 1 << 14
-# Above the first, steps are by conjugate gradients; above the second, the information is not formed at the end either.
+# Above the first, steps are by conjugate gradients; above the second, the information is not formed
+# at the end either.
 MANY_PARAMETERS, MOST_INFORMATION = 256, 4096
 _KEPT = 1 << 20  # rows whose derivatives stay in memory between products
 
-# (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m). Of a single segment whose free numbers are the parameters it
-# may have a method `sums` of its own, from (segment, theta) to `Sums`.
+# (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m). Of a single segment whose free numbers are
+# the parameters it may have a method `sums` of its own, from (segment, theta) to `Sums`.
 LogProb = Callable[[tuple[Tensor, ...], Params], Tensor]
 
 
@@ -54,11 +57,15 @@ class Segment(NamedTuple):
         parts = tuple(part if len(part) == 1 else part[which] for part in self.parts)
         if self.weights.stride(0) == 0:  # the same for all
             return self._replace(parts=parts, weights=self.weights[:1].expand(len(which), -1))
-        return self._replace(parts=parts, weights=self.weights if len(self.weights) == 1 else self.weights[which])
+        return self._replace(
+            parts=parts, weights=self.weights if len(self.weights) == 1 else self.weights[which]
+        )
 
     def rows(self, begin: int, end: int, step: int = 1) -> Segment:
         """Some of the rows."""
-        parts = tuple(part if part.shape[1] == 1 else part[:, begin:end:step] for part in self.parts)
+        parts = tuple(
+            part if part.shape[1] == 1 else part[:, begin:end:step] for part in self.parts
+        )
         return self._replace(parts=parts, weights=self.weights[:, begin:end:step])
 
     def blocks(self, count: int) -> Iterator[Segment]:
@@ -70,7 +77,9 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class PlainRows:
-    """A log-probability of one data set's rows and parameters, without the dimension of data sets."""
+    """A log-probability of one data set's rows and parameters, without the dimension of data
+    sets.
+    """
 
     function: Callable[..., Tensor]
 
@@ -82,7 +91,9 @@ class PlainRows:
             return self.function(*(part[0] for part in parts), **one)[None]
         shared = tuple(None if len(part) == 1 else 0 for part in parts)
         given = tuple(part[0] if len(part) == 1 else part for part in parts)
-        return torch.vmap(lambda own, given: self.function(*given, **own), in_dims=(0, shared))(own, given)
+        return torch.vmap(lambda own, given: self.function(*given, **own), in_dims=(0, shared))(
+            own, given
+        )
 
 
 @dataclass(frozen=True)
@@ -114,27 +125,40 @@ class Problem:
             return segment.log_prob(segment.parts, self._params(theta)).expand(1, segment.width)[0]
 
     def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
-        """Log-likelihoods (b), scores (b, P) and informations (b, P, P) of the data sets `which`, all by default."""
+        """Log-likelihoods (b), scores (b, P) and informations (b, P, P) of the data sets `which`,
+        all by default.
+        """
         own = getattr(self.segments[0].log_prob, "sums", None)
         if own is not None:
-            return own(self.segments[0] if which is None or self.count == 1 else self.segments[0].take(which), theta)
+            return own(
+                self.segments[0]
+                if which is None or self.count == 1
+                else self.segments[0].take(which),
+                theta,
+            )
         count, size = theta.shape
         value = torch.zeros(count, dtype=torch.float64)
-        score, information = torch.zeros_like(theta), torch.zeros(count, size, size, dtype=torch.float64)
+        score, information = (
+            torch.zeros_like(theta),
+            torch.zeros(count, size, size, dtype=torch.float64),
+        )
         for block in self._blocks(count, which):
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
                 found = _weighted(block, self._rows(block, inner)).sum(1)
                 if not found.requires_grad:
                     raise ValueError(
-                        "expected log-probabilities that PyTorch can differentiate by the parameters, got constants"
+                        "expected log-probabilities that PyTorch can differentiate by the "
+                        "parameters, got constants"
                     )
                 (slope,) = torch.autograd.grad(found.sum(), inner, create_graph=True)
             value += found.detach()
             score += slope.detach()
             if slope.requires_grad:
                 for p in range(size):
-                    (row,) = torch.autograd.grad(slope[:, p].sum(), inner, retain_graph=p + 1 < size)
+                    (row,) = torch.autograd.grad(
+                        slope[:, p].sum(), inner, retain_graph=p + 1 < size
+                    )
                     information[:, p] -= row
         return Sums(value, score, (information + information.mT) / 2)
 
@@ -150,13 +174,19 @@ class Problem:
         return value, score
 
     def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """The information at (P), as its product with a vector (P); of not too many rows the derivatives are kept."""
+        """The information at (P), as its product with a vector (P); of not too many rows the
+        derivatives are kept.
+        """
         few = self.width <= _KEPT
-        kept = [self._differentiated(block, theta) for block in self._blocks(1, None)] if few else None
+        kept = (
+            [self._differentiated(block, theta) for block in self._blocks(1, None)] if few else None
+        )
 
         def product(vector: Tensor) -> Tensor:
             total = torch.zeros_like(vector)
-            for inner, slope in kept or (self._differentiated(block, theta) for block in self._blocks(1, None)):
+            for inner, slope in kept or (
+                self._differentiated(block, theta) for block in self._blocks(1, None)
+            ):
                 total -= torch.autograd.grad(slope @ vector, inner, retain_graph=few)[0][0]
             return total
 
@@ -171,9 +201,12 @@ class Problem:
     def scores(self, theta: Tensor) -> Tensor:
         """The score of each row (n, P), unweighted, of the one data set at (1, P).
 
-        J' v, linear in v, is the gradient of v' l for the rows' log-probabilities l; its derivative by v is J.
+        J' v, linear in v, is the gradient of v' l for the rows' log-probabilities l; its derivative
+        by v is J.
         """
-        found = torch.empty(sum(segment.width for segment in self.segments), theta.shape[1], dtype=torch.float64)
+        found = torch.empty(
+            sum(segment.width for segment in self.segments), theta.shape[1], dtype=torch.float64
+        )
         at = 0
         for block in self._blocks(1, None):
             with torch.enable_grad():
@@ -198,7 +231,9 @@ class Problem:
     def thinned(self, rows: int) -> Problem:
         """The problem of about so many rows, evenly spaced."""
         step = max(1, self.width // rows)
-        return replace(self, segments=tuple(segment.rows(0, segment.width, step) for segment in self.segments))
+        return replace(
+            self, segments=tuple(segment.rows(0, segment.width, step) for segment in self.segments)
+        )
 
     def sampled(self) -> Problem | None:
         """The problem of some rows; None where there are not many."""
@@ -207,8 +242,12 @@ class Problem:
             return None
         return self.thinned(rows)
 
-    def maximise(self, start: Tensor, progress: Progress | None = None, most_steps: int = MAX_STEPS) -> Optima:
-        """Search from (B, P): among many rows first with some of them, which finds the neighbourhood at little cost."""
+    def maximise(
+        self, start: Tensor, progress: Progress | None = None, most_steps: int = MAX_STEPS
+    ) -> Optima:
+        """Search from (B, P): among many rows first with some of them, which finds the
+        neighbourhood at little cost.
+        """
         some = self.sampled()
         if some is not None:
             near = some.maximise(start)
@@ -220,12 +259,16 @@ class Problem:
     def maximise_held(
         self, start: Tensor, held: Tensor, enough: float | None = None, most_steps: int = MAX_STEPS
     ) -> Optima:
-        """Maximise the one data set's from each of (B, P) starts over the numbers not `held` (B, P), which stay."""
+        """Maximise the one data set's from each of (B, P) starts over the numbers not `held` (B,
+        P), which stay.
+        """
 
         def sums(theta: Tensor, which: Tensor) -> Sums:
             found, still = self.sums(theta), held[which]
             either = still[:, :, None] | still[:, None, :]
-            information = found.information.masked_fill(either, 0.0) + torch.diag_embed(still.double())
+            information = found.information.masked_fill(either, 0.0) + torch.diag_embed(
+                still.double()
+            )
             return Sums(found.log_likelihood, found.score.masked_fill(still, 0.0), information)
 
         return maximise_each(sums, start, self.unit.expand(len(start)), None, enough, most_steps)
@@ -236,22 +279,33 @@ class Problem:
         return self.count == 1 and self.layout.size > MANY_PARAMETERS
 
     def _maximise_by_products(self, start: Tensor, progress: Progress | None) -> Optima:
-        found = maximise_by_products(self.slope, self.curvature, start[0], float(self.unit[0]), progress)
+        found = maximise_by_products(
+            self.slope, self.curvature, start[0], float(self.unit[0]), progress
+        )
         if self.layout.size <= MOST_INFORMATION and found.reached:
             sums = self.sums(found.theta[None])
         else:
             value, score = self.slope(found.theta)
             unknown = torch.full((1, 1, 1), torch.nan, dtype=torch.float64)
             sums = Sums(value[None], score[None], unknown.expand(1, len(score), len(score)))
-        numbers = (torch.tensor([value]) for value in (found.steps, found.reached, found.shrunk, found.proved))
-        return Optima(found.theta[None], sums, torch.tensor([found.decrement], dtype=torch.float64), *numbers)
+        numbers = (
+            torch.tensor([value])
+            for value in (found.steps, found.reached, found.shrunk, found.proved)
+        )
+        return Optima(
+            found.theta[None], sums, torch.tensor([found.decrement], dtype=torch.float64), *numbers
+        )
 
     def _blocks(self, count: int, which: Tensor | None) -> Iterator[Segment]:
         for segment in self.segments:
-            yield from (segment if which is None or self.count == 1 else segment.take(which)).blocks(count)
+            yield from (
+                segment if which is None or self.count == 1 else segment.take(which)
+            ).blocks(count)
 
     def _rows(self, block: Segment, theta: Tensor) -> Tensor:
-        """The log-probabilities of a block; NaN, from which a search steps back, for a matrix that is singular."""
+        """The log-probabilities of a block; NaN, from which a search steps back, for a matrix that
+        is singular.
+        """
         try:
             return block.log_prob(block.parts, self._params(theta))
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]

@@ -9,7 +9,9 @@ _PATIENCE, _EVERY = 2.0, 0.1  # seconds before the first word, and between two
 
 
 class Line:
-    """Where the search stands, on one line that is taken away at the end; nothing where no terminal listens."""
+    """Where the search stands, on one line that is taken away at the end; nothing where no terminal
+    listens.
+    """
 
     def __init__(self, model: str) -> None:
         self.model, self.next, self.width = model, time.monotonic() + _PATIENCE, 0
@@ -19,7 +21,10 @@ class Line:
         if time.monotonic() < self.next or not sys.stderr.isatty():
             return
         self.next = time.monotonic() + _EVERY
-        self._write(f"{self.model}: step {step}, log-likelihood {log_likelihood:.6f}, expected gain {decrement:.1e}")
+        self._write(
+            f"{self.model}: step {step}, log-likelihood {log_likelihood:.6f}, expected "
+            f"gain {decrement:.1e}"
+        )
 
     def __enter__(self) -> Line:
         """Start to wait."""

@@ -24,8 +24,9 @@ from nll.estimation.maximise import Found
 from nll.families.base import Sample
 
 if TYPE_CHECKING:
-    from nll.regression.softmax.separated import Separation
     from matplotlib.figure import Figure
+
+    from nll.regression.softmax.separated import Separation
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -35,8 +36,9 @@ Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a para
 class Fit:
     """A maximum likelihood estimate.
 
-    `params` and `standard_errors` have the names of the family's parameters; `covariance` is that of the
-    parameters flattened in this order. An error that does not exist is NaN, and `status` says why.
+    `params` and `standard_errors` have the names of the family's parameters; `covariance` is that
+    of the parameters flattened in this order. An error that does not exist is NaN, and `status`
+    says why.
     """
 
     model: str
@@ -47,7 +49,8 @@ class Fit:
     df: int  # how many parameters are free
     status: str  # a sentence
     converged: bool  # whether the maximum was found
-    decrement: float | None = None  # what one more Newton step would add to the log-likelihood; None: closed form
+    # what one more Newton step would add to the log-likelihood; None: closed form
+    decrement: float | None = None
     steps: int = 0
     labels: dict[str, Labels] = field(default_factory=dict)
     information: str = "observed"  # which information the covariance is the inverse of
@@ -56,17 +59,22 @@ class Fit:
     response: str | None = None
     baseline: str | None = None  # the class that the others are compared with
     classes: tuple[str, ...] | None = None  # of the response, in order
-    discrete: bool | None = None  # whether the likelihood is of probabilities, not of densities; None: not known
+    # whether the likelihood is of probabilities, not of densities; None: not known
+    discrete: bool | None = None
     separation: Separation | None = None  # of classes, where that leaves no finite estimate
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
-    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # of flattened parameters
-    search: Callable[[], Found] | None = field(default=None, repr=False)  # the likelihood, to be searched again
+    # of flattened parameters
+    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)
+    # the likelihood, to be searched again
+    search: Callable[[], Found] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
     interval_method: str | None = None  # which intervals are given where none is asked for
     predictor: Callable[[Any, float], Any] | None = field(default=None, repr=False)  # of (X, level)
-    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)  # of parameters that have bounds
-    starts: tuple[float, ...] = ()  # the log-likelihood that the search reached from each start, best first; () of one
+    # of parameters that have bounds
+    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)
+    # the log-likelihood that the search reached from each start, best first; () of one
+    starts: tuple[float, ...] = ()
 
     @property
     def nll(self) -> float:
@@ -107,10 +115,14 @@ class Fit:
 
     @property
     def names(self) -> list[str]:
-        """One name for each number in the flattened parameters: 'loc', 'probs[0]', 'coef[virginica, width]'."""
+        """One name for each number in the flattened parameters: 'loc', 'probs[0]', 'coef[virginica,
+        width]'.
+        """
         names: list[str] = []
         for name, value in self.params.items():
-            labels = self.labels.get(name) or tuple(tuple(map(str, range(size))) for size in value.shape)
+            labels = self.labels.get(name) or tuple(
+                tuple(map(str, range(size))) for size in value.shape
+            )
             names += [name + (f"[{', '.join(at)}]" if at else "") for at in product(*labels)]
         return names
 
@@ -120,17 +132,23 @@ class Fit:
         return torch.cat([value.reshape(-1) for value in self.params.values()])
 
     def interval(
-        self, level: float = 0.95, method: str | None = None, *, replicates: int = 2000, seed: int = 0
+        self,
+        level: float = 0.95,
+        method: str | None = None,
+        *,
+        replicates: int = 2000,
+        seed: int = 0,
     ) -> dict[str, Tensor]:
         """Confidence intervals: name -> tensor of the parameter's shape with (low, high) last.
 
         Args:
             level: the probability that an interval covers the truth, in (0, 1).
-            method: "wald" (estimate -+ z * standard error; of a parameter with bounds on the log or logit scale, and
-                mapped back, so that it stays within them); "profile" (where the largest log-likelihood over the other
-                parameters stays within z^2 / 2 of the maximum) or "bootstrap" (that of `bootstrap(replicates,
-                seed=seed)`), where the likelihood can be searched again; or "exact", for families that have one
-                (Uniform). None: `interval_method`, else the exact one where it exists, else Wald's.
+            method: "wald" (estimate -+ z * standard error; of a parameter with bounds on the log or
+                logit scale, and mapped back, so that it stays within them); "profile" (where the
+                largest log-likelihood over the other parameters stays within z^2 / 2 of the
+                maximum) or "bootstrap" (that of `bootstrap(replicates, seed=seed)`), where the
+                likelihood can be searched again; or "exact", for families that have one (Uniform).
+                None: `interval_method`, else the exact one where it exists, else Wald's.
             replicates: of the bootstrap.
             seed: of the bootstrap.
 
@@ -143,7 +161,9 @@ class Fit:
         if method is None:
             method = self.interval_method if self.interval_method in known else known[0]
         if method not in known:
-            raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
+            raise ValueError(
+                f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}"
+            )
         if method == "bootstrap":
             return self.bootstrap(replicates, seed=seed).interval(level)
         if self.exact_interval is not None:
@@ -162,16 +182,21 @@ class Fit:
 
         Args:
             hypothesis: parameter -> value; "coef[1]" for one number of a parameter.
-            method: "wald", from the covariance; "lr", twice what the log-likelihood loses, or "score", from the slope
-                and the observed information at the restricted maximum; not of penalised fits.
+            method: "wald", from the covariance; "lr", twice what the log-likelihood loses, or
+                "score", from the slope and the observed information at the restricted maximum; not
+                of penalised fits.
 
-        Returns: a statistic with its degrees of freedom and P(chi-squared > statistic); NaN where there is none.
+        Returns: a statistic with its degrees of freedom and P(chi-squared > statistic); NaN where
+            there is none.
 
-        Raises: ValueError for a parameter or a method that is not there, or a value that is not possible.
+        Raises: ValueError for a parameter or a method that is not there, or a value that is not
+            possible.
         """
         known = ["wald"] + (["lr", "score"] if self.search is not None and self.converged else [])
         if method not in known:
-            raise ValueError(f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}")
+            raise ValueError(
+                f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}"
+            )
         shapes = {name: tuple(value.shape) for name, value in self.params.items()}
         values = tests.numbers(self.names, shapes, hypothesis)
         if method == "wald" or self.search is None:
@@ -179,33 +204,41 @@ class Fit:
         return tests.restricted(self.search(), values, method)
 
     def predict(self, X: Any, level: float = 0.95) -> Any:
-        """Predict for new rows; of a softmax regression the probability of each class, with errors and intervals.
+        """Predict for new rows; of a softmax regression the probability of each class, with errors
+        and intervals.
 
         Args:
-            X: (n, columns), without the constant: a table that has the columns of the fit, or an array of them.
+            X: (n, columns), without the constant: a table that has the columns of the fit, or an
+                array of them.
             level: of the intervals, in (0, 1).
 
-        Returns: `Predictions`, with `probabilities`, `standard_errors` (n, K) and `interval` (n, K, 2); classes in
-            the order of `classes`.
+        Returns: `Predictions`, with `probabilities`, `standard_errors` (n, K) and `interval` (n, K,
+            2); classes in the order of `classes`.
 
-        Raises: ValueError for a model that predicts nothing, or columns that are not those of the fit.
+        Raises: ValueError for a model that predicts nothing, or columns that are not those of the
+            fit.
         """
         if self.predictor is None:
-            raise ValueError(f"expected the fit of a softmax regression to predict from, got {self.model}")
+            raise ValueError(
+                f"expected the fit of a softmax regression to predict from, got {self.model}"
+            )
         return self.predictor(X, level)
 
     def with_baseline(self, baseline: Any) -> Fit:
-        """The same softmax regression with another class as the baseline, the covariance carried over exactly.
+        """The same softmax regression with another class as the baseline, the covariance carried
+        over exactly.
 
-        It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises ValueError for a
-        class that is not there, or a model without a baseline.
+        It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises
+        ValueError for a class that is not there, or a model without a baseline.
         """
         from nll.regression.softmax import contrasts
 
         return contrasts.against(self, baseline)
 
     def sum_to_zero(self) -> Fit:
-        """The same in the symmetric form: a coefficient for every class, which add up to 0 for each column."""
+        """The same in the symmetric form: a coefficient for every class, which add up to 0 for each
+        column.
+        """
         from nll.regression.softmax import contrasts
 
         return contrasts.sum_to_zero(self)
@@ -214,31 +247,41 @@ class Fit:
         """A function of the parameters, with its error by the delta method.
 
         Args:
-            what: a function from `params` to a tensor, of operators that PyTorch differentiates; or a contrast, the
+            what: a function from `params` to a tensor, of operators that PyTorch differentiates; or
+                a contrast, the
                 weights of single numbers: {"coef[b, age]": 1, "coef[c, age]": -1}.
-            scale: of the intervals: "identity", "log" for positive values, "logit" for those between 0 and 1.
+            scale: of the intervals: "identity", "log" for positive values, "logit" for those
+                between 0 and 1.
 
         Raises: ValueError for a number that is not there; TypeError for what is neither.
         """
         return derived(what, self.names, self.params, self.covariance, scale)
 
-    def bootstrap(self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0) -> Bootstrap:
-        """Fit again to data drawn from the rows with replacement, or from the fitted model, all at once.
+    def bootstrap(
+        self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0
+    ) -> Bootstrap:
+        """Fit again to data drawn from the rows with replacement, or from the fitted model, all at
+        once.
 
         Args:
             replicates: how many data sets are drawn, at least 2.
-            parametric: from the model instead of the rows: families, and likelihoods given as distributions.
+            parametric: from the model instead of the rows: families, and likelihoods given as
+                distributions.
             seed: of the draws.
 
-        Raises: ValueError for a model that keeps no data, such as a penalised regression, or is no maximum.
+        Raises: ValueError for a model that keeps no data, such as a penalised regression, or is no
+            maximum.
         """
         if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 2:
             raise ValueError(f"expected replicates as an integer of at least 2, got {replicates!r}")
         if not self._can_be_drawn:
             raise ValueError(
-                f"expected a converged fit without a penalty to draw from, got {self.model}: {self.status}"
+                f"expected a converged fit without a penalty to draw from, got {self.model}: "
+                f"{self.status}"
             )
-        return bootstrap(self.model, self.params, self.sample, self.search, replicates, parametric, seed)
+        return bootstrap(
+            self.model, self.params, self.sample, self.search, replicates, parametric, seed
+        )
 
     @property
     def _can_be_drawn(self) -> bool:
@@ -259,20 +302,25 @@ class Fit:
         """Draw the fit; a matplotlib Figure, that a notebook shows and `savefig` writes.
 
         Args:
-            what: "distribution", the data and the fitted distribution (of right-censored data Kaplan and Meier's
-                curve); "qq", normal scores of the data in the fit, of counts a hanging rootogram; "likelihood", the
-                log-likelihood along each parameter with its intervals; "profile", its largest value with each
-                parameter held. None: all there are, but the profile in the panels of the likelihood.
+            what: "distribution", the data and the fitted distribution (of right-censored data
+                Kaplan and Meier's curve); "qq", normal scores of the data in the fit, of counts a
+                hanging rootogram; "likelihood", the log-likelihood along each parameter with its
+                intervals; "profile", its largest value with each
+                parameter held. None: all there are, but the profile in the panels of the
+                    likelihood.
             level: of the intervals.
 
-        Raises: ValueError for a picture that there is none of; ModuleNotFoundError without matplotlib.
+        Raises: ValueError for a picture that there is none of; ModuleNotFoundError without
+            matplotlib.
         """
         from nll.estimation.inference.curves import figure
 
         return figure(self, what, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
-        """A DataFrame with a row for each number: estimate, std err, z, p value (of the value 0), low, high."""
+        """A DataFrame with a row for each number: estimate, std err, z, p value (of the value 0),
+        low, high.
+        """
         import pandas as pd
 
         bounds = torch.cat([value.reshape(-1, 2) for value in self.interval(level).values()])
@@ -280,7 +328,9 @@ class Fit:
         z = self.vector / errors
         columns = {"estimate": self.vector, "std err": errors, "z": z, "p value": wald.p_value(z)}
         columns |= {"low": bounds[:, 0], "high": bounds[:, 1]}
-        return pd.DataFrame({name: value.numpy() for name, value in columns.items()}, index=pd.Index(self.names))
+        return pd.DataFrame(
+            {name: value.numpy() for name, value in columns.items()}, index=pd.Index(self.names)
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -295,7 +345,9 @@ class Fit:
         return summary(self)
 
     def to_dict(self, level: float = 0.95) -> dict[str, Any]:
-        """Everything that is a number or a text, as plain Python values (NaN and infinities included)."""
+        """Everything that is a number or a text, as plain Python values (NaN and infinities
+        included).
+        """
         interval = self.interval(level)
         return {
             "model": self.model,
@@ -318,9 +370,13 @@ class Fit:
             "information": self.information,
             "solver": self.solver,
             "starts": list(self.starts),
-            "labels": {name: [list(along) for along in labels] for name, labels in self.labels.items()},
+            "labels": {
+                name: [list(along) for along in labels] for name, labels in self.labels.items()
+            },
             "params": {name: value.tolist() for name, value in self.params.items()},
-            "standard_errors": {name: value.tolist() for name, value in self.standard_errors.items()},
+            "standard_errors": {
+                name: value.tolist() for name, value in self.standard_errors.items()
+            },
             "level": level,
             "interval": {name: value.tolist() for name, value in interval.items()},
             "names": self.names,
@@ -334,4 +390,7 @@ class Fit:
     def _shaped(self, vector: Tensor) -> dict[str, Tensor]:
         shapes = [value.shape for value in self.params.values()]
         parts = vector.split([shape.numel() for shape in shapes])
-        return {name: part.reshape(shape) for name, part, shape in zip(self.params, parts, shapes, strict=True)}
+        return {
+            name: part.reshape(shape)
+            for name, part, shape in zip(self.params, parts, shapes, strict=True)
+        }

@@ -1,4 +1,6 @@
-"""What there is to know of a family of distributions: its support, its estimate, where a search starts."""
+"""What there is to know of a family of distributions: its support, its estimate, where a search
+starts.
+"""
 
 from __future__ import annotations
 
@@ -23,34 +25,52 @@ _SAME = ("logits", "precision_matrix", "scale_tril")  # as probs and covariance_
 
 @dataclass(frozen=True)
 class Family:
-    """One family. Functions of `values` and `weights` take (..., n) of them and answer for each of the leading ones."""
+    """One family. Functions of `values` and `weights` take (..., n) of them and answer for each of
+    the leading ones.
+    """
 
     distribution: type[td.Distribution]
     support: str  # as a reader would say it: "0 or 1"
     inside: Callable[..., Tensor]  # (values, **given) -> mask
-    estimate: Callable[..., Params] | None = None  # (values, weights, **given) -> parameters, where it is a formula
-    covariance: Callable[[Params, float], Tensor] | None = None  # (parameters, size) -> that of the flat parameters
-    log_prob: Callable[..., Tensor] | None = None  # (values, **parameters, **given), where PyTorch's is not exact
-    maximum: Callable[[Params, float], Tensor] | None = None  # (parameters, n) -> the log-likelihood at the estimate
-    size: Callable[..., Tensor] | None = None  # (values, weights, **given): trials, where a row is several
+    # (values, weights, **given) -> parameters, where it is a formula
+    estimate: Callable[..., Params] | None = None
+    # (parameters, size) -> that of the flat parameters
+    covariance: Callable[[Params, float], Tensor] | None = None
+    # (values, **parameters, **given), where PyTorch's is not exact
+    log_prob: Callable[..., Tensor] | None = None
+    # (parameters, n) -> the log-likelihood at the estimate
+    maximum: Callable[[Params, float], Tensor] | None = None
+    # (values, weights, **given): trials, where a row is several
+    size: Callable[..., Tensor] | None = None
     given: tuple[str, ...] = ()  # what the data do not tell
     columns: bool = False  # an observation is a row of numbers
     simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
     information: str = "observed"
-    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None  # (parameters, n, level), exact
+    # (parameters, n, level), exact
+    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None
     not_regular: str | None = None  # why the information means nothing here
-    corner: str | None = None  # the parameter in which the likelihood has corners: a search needs it fixed
-    start: Callable[[Tensor, Tensor], Params] | None = None  # (values, weights) -> where a search starts
-    more_starts: Callable[[Tensor, Tensor], list[Params]] | None = None  # where the likelihood may have several peaks
-    units: dict[str, str] | None = None  # parameters that move with the data: "location", "scale" or "rate"
-    statistics: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # of each value; their means tell all
-    of_statistics: Callable[..., Tensor] | None = None  # (means, **parameters) -> mean log-likelihood
-    verdict: Callable[[Params], str | None] | None = None  # on parameters that are no estimate, a sentence
+    # the parameter in which the likelihood has corners: a search needs it fixed
+    corner: str | None = None
+    # (values, weights) -> where a search starts
+    start: Callable[[Tensor, Tensor], Params] | None = None
+    # where the likelihood may have several peaks
+    more_starts: Callable[[Tensor, Tensor], list[Params]] | None = None
+    # parameters that move with the data: "location", "scale" or "rate"
+    units: dict[str, str] | None = None
+    # of each value; their means tell all
+    statistics: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    # (means, **parameters) -> mean log-likelihood
+    of_statistics: Callable[..., Tensor] | None = None
+    # on parameters that are no estimate, a sentence
+    verdict: Callable[[Params], str | None] | None = None
     unbounded: str | None = None  # what is to be said where the likelihood has no largest value
-    mean_log_prob: Callable[..., Tensor] | None = None  # (values (..., m), **parameters) -> (..., 1)
+    # (values (..., m), **parameters) -> (..., 1)
+    mean_log_prob: Callable[..., Tensor] | None = None
     solution: str = "closed form"  # how `estimate` finds it, for the status
-    limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None  # parameter, value, family there
-    near_limit: Callable[[Params], Params] | None = None  # parameters of the family there -> of this one, far out
+    # parameter, value, family there
+    limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None
+    # parameters of the family there -> of this one, far out
+    near_limit: Callable[[Params], Params] | None = None
 
     @property
     def name(self) -> str:
@@ -70,11 +90,15 @@ class Family:
         )
 
     def means_tell_all(self, values: Tensor) -> bool:
-        """Whether the means of the statistics keep the digits, as they do unless the data are nearly equal."""
+        """Whether the means of the statistics keep the digits, as they do unless the data are
+        nearly equal.
+        """
         assert self.statistics is not None
         some = values[..., :: max(1, values.shape[-1] // _SAMPLE)]
         statistics = torch.stack([s.broadcast_to(some.shape) for s in self.statistics(some)])
-        return bool((statistics.std(-1, correction=0) > _CONCENTRATED * statistics.mean(-1).abs()).all())
+        return bool(
+            (statistics.std(-1, correction=0) > _CONCENTRATED * statistics.mean(-1).abs()).all()
+        )
 
     def ends(self, given: Params) -> tuple[Any, Any]:
         """The ends of the support."""
@@ -91,10 +115,13 @@ class Family:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters that are estimated: of several that say the same, the first."""
+        """The names of the parameters that are estimated: of several that say the same, the
+        first.
+        """
         taken = list(inspect.signature(self.distribution).parameters)
         told: Any = self.distribution.arg_constraints
-        known = told if isinstance(told, dict) else set(taken) - {"validate_args"}  # Uniform tells only of instances
+        # Uniform tells only of instances
+        known = told if isinstance(told, dict) else set(taken) - {"validate_args"}
         return tuple(name for name in taken if name in known and name not in (*_SAME, *self.given))
 
     def __reduce__(self) -> tuple:
@@ -127,14 +154,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class FamilyRows:
-    """The log-probabilities of rows (b, m) of a family's values; then come the given numbers of each row."""
+    """The log-probabilities of rows (b, m) of a family's values; then come the given numbers of
+    each row.
+    """
 
     family: Family
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
         """Return them."""
         values, *given = parts
-        return self.family.log_probs(values, params, dict(zip(self.family.given, given, strict=True)))
+        return self.family.log_probs(
+            values, params, dict(zip(self.family.given, given, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +182,9 @@ class FamilyMeans:
 
 @dataclass(frozen=True)
 class FamilyBlockMeans:
-    """The mean log-probability of a block of rows (b, m) that count once each, in the place of each row's."""
+    """The mean log-probability of a block of rows (b, m) that count once each, in the place of each
+    row's.
+    """
 
     family: Family
 

@@ -1,9 +1,10 @@
 """The families of torch.distributions whose maximum likelihood estimate has a closed form.
 
-Each family says what its support is, how the parameters follow from the data, and the covariance of the
-estimate: the inverse of the observed information at the maximum, unless it says otherwise. Formulas: Johnson,
-Kotz and Balakrishnan, "Continuous Univariate Distributions" (1994), and Johnson, Kemp and Kotz, "Univariate
-Discrete Distributions" (2005).
+Each family says what its support is, how the parameters follow from the data, and the covariance of
+the
+estimate: the inverse of the observed information at the maximum, unless it says otherwise.
+Formulas: Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions" (1994), and Johnson,
+Kemp and Kotz, "Univariate Discrete Distributions" (2005).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from nll.solvers.parameters import Params
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The mean, as a distance from the first value: exact where all are equal, and precise far from 0."""
+    """The mean, as a distance from the first value: exact where all are equal, and precise far from
+    0.
+    """
     first = values[..., :1]
     return first[..., 0] + totals(weights, values, lambda x: (x - first,))[0] / total(weights)
 
@@ -31,12 +34,16 @@ def quantile(values: Tensor, weights: Tensor, q: float) -> Tensor:
     values, weights = torch.broadcast_tensors(values, weights)
     order = values.argsort(-1)
     below = weights.gather(-1, order).cumsum(-1)
-    at = torch.searchsorted(below.contiguous(), (q * below[..., -1:]).contiguous()).clamp(max=values.shape[-1] - 1)
+    at = torch.searchsorted(below.contiguous(), (q * below[..., -1:]).contiguous()).clamp(
+        max=values.shape[-1] - 1
+    )
     return values.gather(-1, order).gather(-1, at)[..., 0]
 
 
 def log_peak(x: Tensor) -> Tensor:
-    """log P(x) of a Poisson variable whose rate is x: x log x - x - log x!, by Stirling's series for large x."""
+    """log P(x) of a Poisson variable whose rate is x: x log x - x - log x!, by Stirling's series
+    for large x.
+    """
     n = x.clamp(min=16.0)
     tail = -_stirling(n) - 0.5 * (2 * math.pi * n).log()
     return torch.where(x < 16, torch.xlogy(x, x) - x - torch.lgamma(x + 1), tail)
@@ -58,8 +65,12 @@ def expm1_less(t: Tensor) -> Tensor:
     near = t.abs() < 1
     u = torch.where(near, t, 0.0)
     q = u.square()
-    series = 1 + q / 20 * (1 + q / 42 * (1 + q / 72 * (1 + q / 110 * (1 + q / 156 * (1 + q / 210)))))
-    return torch.where(near, 2 * torch.sinh(u / 2).square() + u * q / 6 * series, torch.expm1(t) - t)
+    series = 1 + q / 20 * (
+        1 + q / 42 * (1 + q / 72 * (1 + q / 110 * (1 + q / 156 * (1 + q / 210))))
+    )
+    return torch.where(
+        near, 2 * torch.sinh(u / 2).square() + u * q / 6 * series, torch.expm1(t) - t
+    )
 
 
 def less_log1p(w: Tensor) -> Tensor:
@@ -71,7 +82,11 @@ def less_log1p(w: Tensor) -> Tensor:
     series = 0.0
     for k in range(17, 1, -2):
         series = q * (1 / k + series)
-    return torch.where(near, u * r - 2 * r * series, torch.where(near, 0.0, w) - torch.log1p(torch.where(near, 0.0, w)))
+    return torch.where(
+        near,
+        u * r - 2 * r * series,
+        torch.where(near, 0.0, w) - torch.log1p(torch.where(near, 0.0, w)),
+    )
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -82,7 +97,9 @@ def log1mexp(x: Tensor) -> Tensor:
 
 
 def log_mean_exp(t: Tensor) -> Tensor:
-    """log((exp(t) - 1) / t): t / 2 + log(sinh(t / 2) / (t / 2)), the latter by its series for small t."""
+    """log((exp(t) - 1) / t): t / 2 + log(sinh(t / 2) / (t / 2)), the latter by its series for small
+    t.
+    """
     near = t.abs() < 0.5
     q = torch.where(near, t, 0.0).square()
     series = q * (1 / 24 - q * (1 / 2880 - q * (1 / 181440 - q * (1 / 9676800 - q / 479001600))))
@@ -91,7 +108,9 @@ def log_mean_exp(t: Tensor) -> Tensor:
 
 
 def log_rising(r: Tensor, x: Tensor) -> Tensor:
-    """log Gamma(r + x) - log Gamma(r), by the difference of Stirling's series where r is large and the terms cancel."""
+    """log Gamma(r + x) - log Gamma(r), by the difference of Stirling's series where r is large and
+    the terms cancel.
+    """
     big = r > 32
     n = torch.where(big, r, 64.0)
     m = n + x
@@ -107,8 +126,8 @@ def _stirling(n: Tensor) -> Tensor:
 
 
 def distance(x: Tensor, mean: Tensor) -> Tensor:
-    """x log(x / mean) + mean - x, without the cancellation (Loader 2000, "Fast and accurate computation of binomial
-    probabilities"): with s = log(mean / x), x (exp(s) - 1 - s).
+    """x log(x / mean) + mean - x, without the cancellation (Loader 2000, "Fast and accurate
+    computation of binomial probabilities"): with s = log(mean / x), x (exp(s) - 1 - s).
     """
     s = log_ratio(mean, torch.where(x > 0, x, 1.0))  # so that x = 0 leaves no NaN in a derivative
     return torch.where(x > 0, x * expm1_less(s), mean)
@@ -188,8 +207,9 @@ def _shares_covariance(params: Params, trials: float) -> Tensor:
     return (torch.diag(p) - torch.outer(p, p)) / trials
 
 
-# Laplace: the median, and the mean distance from it. The likelihood has a corner at every observation, so that
-# the second derivative by the location is 0 almost everywhere: the expected information n / b^2 stands for it.
+# Laplace: the median, and the mean distance from it. The likelihood has a corner at every
+# observation, so that the second derivative by the location is 0 almost everywhere: the expected
+# information n / b^2 stands for it.
 
 
 def _laplace_estimate(values: Tensor, weights: Tensor) -> Params:
@@ -198,17 +218,23 @@ def _laplace_estimate(values: Tensor, weights: Tensor) -> Params:
 
 
 def _median(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted median; the middle of the interval where every point is one, but for the rounding of the sums."""
+    """The weighted median; the middle of the interval where every point is one, but for the
+    rounding of the sums.
+    """
     return (quantile(values, weights, 0.5 - 1e-14) + quantile(values, weights, 0.5 + 1e-14)) / 2
 
 
-# Uniform: the extremes. Both are reached by the data, so that the score is not 0 there and there is no information;
-# but (min - low) / (max - min) is pivotal, with P(> t) = (1 + t)^-(n - 1), and so is the other end.
+# Uniform: the extremes. Both are reached by the data, so that the score is not 0 there and there is
+# no information; but (min - low) / (max - min) is pivotal, with P(> t) = (1 + t)^-(n - 1), and so
+# is the other end.
 
 
 def _uniform_estimate(values: Tensor, weights: Tensor) -> Params:
     seen = weights > 0
-    low, high = torch.where(seen, values, math.inf).amin(-1), torch.where(seen, values, -math.inf).amax(-1)
+    low, high = (
+        torch.where(seen, values, math.inf).amin(-1),
+        torch.where(seen, values, -math.inf).amax(-1),
+    )
     return {"low": low, "high": high}
 
 
@@ -232,7 +258,8 @@ def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
     loc = _mean(values, weights)
     low, high = values.amin(-1), values.amax(-1)  # ten times as fast as aminmax along a dimension
     unit = torch.maximum(loc - low, high - loc).clamp(min=torch.finfo(torch.float64).tiny)
-    unit = torch.where((unit > 1e-100) & (unit < 1e100), 1.0, unit)  # the squares overflow above 1e154
+    # the squares overflow above 1e154
+    unit = torch.where((unit > 1e-100) & (unit < 1e100), 1.0, unit)
     plain = bool((unit == 1).all())
 
     def standard(x: Tensor) -> Tensor:
@@ -247,7 +274,9 @@ def _normal_estimate(values: Tensor, weights: Tensor) -> Params:
 
 
 def _log_normal_estimate(values: Tensor, weights: Tensor) -> Params:
-    """Of the logarithms, as distances from the first, which keep the digits of data that are nearly equal."""
+    """Of the logarithms, as distances from the first, which keep the digits of data that are nearly
+    equal.
+    """
     first = values[..., :1]
     found = _normal_estimate(log_ratio(values, first), weights)
     return {"loc": first[..., 0].log() + found["loc"], "scale": found["scale"]}
@@ -257,7 +286,8 @@ def _normal_maximum(params: Params, n: float) -> Tensor:
     return -n * (params["scale"].log() + 0.5 * math.log(2 * math.pi) + 0.5)
 
 
-# MultivariateNormal: mean and mean outer product about it; the errors of the two are independent, the second Wishart's.
+# MultivariateNormal: mean and mean outer product about it; the errors of the two are independent,
+# the second Wishart's.
 
 
 def _normal_columns_estimate(values: Tensor, weights: Tensor) -> Params:
@@ -281,12 +311,17 @@ def _normal_columns_maximum(params: Params, n: float) -> Tensor:
 
 
 def _normal_columns_verdict(params: Params) -> str | None:
-    """Columns that are combinations of each other, or as many as rows, let the density narrow onto them."""
+    """Columns that are combinations of each other, or as many as rows, let the density narrow onto
+    them.
+    """
     s = params["covariance_matrix"]
     unit = s.diagonal().clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
     if not bool((s.diagonal() > 0).all()):
         flat = f"column {int((s.diagonal() <= 0).nonzero()[0])} is constant"
-    elif float(torch.linalg.eigvalsh(unit[:, None] * s * unit)[0]) < 8 * len(s) * torch.finfo(torch.float64).eps:
+    elif (
+        float(torch.linalg.eigvalsh(unit[:, None] * s * unit)[0])
+        < 8 * len(s) * torch.finfo(torch.float64).eps
+    ):
         flat = "a combination of the columns is constant"
     else:
         return None
@@ -400,6 +435,7 @@ FAMILIES = (
         _uniform_log_prob,
         information="none",
         interval=_uniform_interval,
-        not_regular="the support moves with the parameters, so that there is no information; interval() is exact",
+        not_regular="the support moves with the parameters, so that there is no information; "
+        "interval() is exact",
     ),
 )

@@ -54,7 +54,10 @@ class Compound(td.Distribution, metaclass=_Made):
             raise TypeError(f"expected {', '.join(self.arg_constraints)}, got {', '.join(given)}")
         for name, value in given.items():
             setattr(self, name, torch.as_tensor(value))
-        shapes = [getattr(self, n).shape[: -1 if c.event_dim else None] for n, c in self.arg_constraints.items()]
+        shapes = [
+            getattr(self, n).shape[: -1 if c.event_dim else None]
+            for n, c in self.arg_constraints.items()
+        ]
         super().__init__(torch.broadcast_shapes(*shapes), validate_args=validate_args)
 
     @property
@@ -71,9 +74,21 @@ class Compound(td.Distribution, metaclass=_Made):
         return tails_of(type(self))(value, **self.params).below.exp()
 
 
-def _make(maker: Any, parts: tuple, name: str, known: dict[str, Any], support: Any, **methods: Any) -> type[Compound]:
-    said = {"maker": maker, "parts": parts, "base": parts[0], "arg_constraints": known, "support": support}
-    return _Made(name, (Compound,), {**said, **methods, "__doc__": f"{name}: {maker.__doc__.splitlines()[0]}"})  # type: ignore[return-value]
+def _make(
+    maker: Any, parts: tuple, name: str, known: dict[str, Any], support: Any, **methods: Any
+) -> type[Compound]:
+    said = {
+        "maker": maker,
+        "parts": parts,
+        "base": parts[0],
+        "arg_constraints": known,
+        "support": support,
+    }
+    return _Made(
+        name,
+        (Compound,),
+        {**said, **methods, "__doc__": f"{name}: {maker.__doc__.splitlines()[0]}"},
+    )  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -93,19 +108,28 @@ class CompoundFamily(Family):
         known = super().constraints(columns)
         if self.components is None:
             return known
-        own = {name: getattr(p.constraint, "base_constraint", p.constraint) for name, p in known.items()}
-        return {name: Parameter(parameter_of(c, 1).constraint, (self.components,)) for name, c in own.items()}
+        own = {
+            name: getattr(p.constraint, "base_constraint", p.constraint)
+            for name, p in known.items()
+        }
+        return {
+            name: Parameter(parameter_of(c, 1).constraint, (self.components,))
+            for name, c in own.items()
+        }
 
 
 def ordered(found: Found, family: CompoundFamily) -> Found:
-    """The same maximum of a mixture, its components in the order of the family's first parameter."""
+    """The same maximum of a mixture, its components in the order of the family's first
+    parameter.
+    """
     own, problem = found.problem.layout, found.problem
     params = own.natural(found.theta)
     order = params[family.parameters[1]][0].argsort()
     theta = own.numbers({name: value[:, order] for name, value in params.items()}).detach()
     sums = Sums(*(part[0] for part in problem.sums(theta)))
     optimum = found.optimum._replace(theta=theta[0], sums=sums)
-    around = None if found.around is None else look_around(problem, optimum)  # the numbers have other places
+    # the numbers have other places
+    around = None if found.around is None else look_around(problem, optimum)
     return replace(found, optimum=optimum, around=around)
 
 
@@ -121,7 +145,7 @@ def start_of(family: Family, values: Tensor, weights: Tensor) -> Params:
     return first(values, weights)
 
 
-# ---- Shifted -------------------------------------------------------------------------------------------------------
+# ---- Shifted -------------------------------------------------------------------------------------
 
 
 SHIFTED = (td.Gamma, td.Weibull, td.LogNormal, InverseGaussian, td.InverseGamma)
@@ -131,12 +155,16 @@ SHIFTED = (td.Gamma, td.Weibull, td.LogNormal, InverseGaussian, td.InverseGamma)
 def shifted(family: type[td.Distribution]) -> type[Compound]:
     """A family of positive numbers, moved by `loc`: X - loc has the family's distribution.
 
-    Of Gamma, Weibull, LogNormal, InverseGaussian and InverseGamma. Where the density may be infinite at `loc`, or
-    narrow onto the smallest observation, the likelihood is unbounded: the fit is its largest maximum inside.
+    Of Gamma, Weibull, LogNormal, InverseGaussian and InverseGamma. Where the density may be
+    infinite at `loc`, or
+    narrow onto the smallest observation, the likelihood is unbounded: the fit is its largest
+        maximum inside.
     """
     if family not in SHIFTED:
         names = ", ".join(f.__name__ for f in SHIFTED)
-        raise ValueError(f"expected a family to shift ({names}), got {getattr(family, '__name__', family)!r}")
+        raise ValueError(
+            f"expected a family to shift ({names}), got {getattr(family, '__name__', family)!r}"
+        )
     inner = family_of(family)
     own = "location" if "loc" in inner.parameters else "loc"
     known = {own: constraints.real} | _arguments(inner)
@@ -155,17 +183,25 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
         assert inner.of_statistics is not None
         rest = {name: value for name, value in params.items() if name != own}
         # The division comes after the sum: its derivative is then one number for each data set.
-        means = tuple(s.sum(-1, keepdim=True) / values.shape[-1] for s in inner.statistics(values - params[own]))
+        means = tuple(
+            s.sum(-1, keepdim=True) / values.shape[-1]
+            for s in inner.statistics(values - params[own])
+        )
         return inner.of_statistics(means, **rest)
 
     def tails(x: Tensor, **params: Tensor) -> Tails:
         rest = {name: value for name, value in params.items() if name != own}
         above = x - params[own]
         found = tails_of(family)(torch.where(above > 0, above, 1.0), **rest)
-        return Tails(torch.where(above > 0, found.below, -math.inf), torch.where(above > 0, found.above, 0.0))
+        return Tails(
+            torch.where(above > 0, found.below, -math.inf), torch.where(above > 0, found.above, 0.0)
+        )
 
     def start(values: Tensor, weights: Tensor, room: float = 0.5) -> Params:
-        low, spread = torch.where(weights > 0, values, math.inf).amin(-1), moments(values, weights).spread
+        low, spread = (
+            torch.where(weights > 0, values, math.inf).amin(-1),
+            moments(values, weights).spread,
+        )
         loc = low - room * spread
         return {own: loc} | start_of(inner, values - loc[..., None], weights)
 
@@ -177,7 +213,9 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
     name = f"Shifted{family.__name__}"
     made = _make(shifted, (family,), name, known, constraints.real, sample=sample)
     TAILS[made] = tails
-    roles = inner.units or ({"loc": "scale", "concentration": "scale"} if family is InverseGaussian else None)
+    roles = inner.units or (
+        {"loc": "scale", "concentration": "scale"} if family is InverseGaussian else None
+    )
     FAMILIES[made] = CompoundFamily(
         made,
         "a finite number",
@@ -187,12 +225,13 @@ def shifted(family: type[td.Distribution]) -> type[Compound]:
         more_starts=lambda x, w: [start(x, w, room) for room in (0.02, 0.1, 2.0)],
         units=roles and {own: "location", **roles},
         mean_log_prob=mean_log_prob if inner.of_statistics else None,
-        unbounded="the likelihood is unbounded as loc nears the smallest value: this is its largest maximum inside",
+        unbounded="the likelihood is unbounded as loc nears the smallest value: this is its "
+        "largest maximum inside",
     )
     return made
 
 
-# ---- Zero-inflated -------------------------------------------------------------------------------------------------
+# ---- Zero-inflated -------------------------------------------------------------------------------
 
 
 INFLATED = (td.Poisson, td.NegativeBinomial, td.Geometric)
@@ -200,13 +239,16 @@ INFLATED = (td.Poisson, td.NegativeBinomial, td.Geometric)
 
 @cache
 def zero_inflated(family: type[td.Distribution]) -> type[Compound]:
-    """Counts that are 0 with probability `gate`, and else have the family's distribution (Lambert 1992).
+    """Counts that are 0 with probability `gate`, and else have the family's distribution (Lambert
+    1992).
 
     Of Poisson, NegativeBinomial and Geometric.
     """
     if family not in INFLATED:
         names = ", ".join(f.__name__ for f in INFLATED)
-        raise ValueError(f"expected a family of counts ({names}), got {getattr(family, '__name__', family)!r}")
+        raise ValueError(
+            f"expected a family of counts ({names}), got {getattr(family, '__name__', family)!r}"
+        )
     inner = family_of(family)
 
     def log_prob(values: Tensor, gate: Tensor, **params: Tensor) -> Tensor:
@@ -220,7 +262,8 @@ def zero_inflated(family: type[td.Distribution]) -> type[Compound]:
 
     def start(values: Tensor, weights: Tensor, share: float = 0.5) -> Params:
         zeros = (weights * (values == 0)).sum(-1) / weights.sum(-1)
-        positive = torch.where(values > 0, weights, 1e-3 * weights)  # so that something is left of zeros alone
+        # so that something is left of zeros alone
+        positive = torch.where(values > 0, weights, 1e-3 * weights)
         return {"gate": (share * zeros).clamp(1e-3, 0.99)} | start_of(inner, values, positive)
 
     def sample(self: Any, sample_shape: Any = ()) -> Tensor:
@@ -231,7 +274,9 @@ def zero_inflated(family: type[td.Distribution]) -> type[Compound]:
 
     known = {"gate": constraints.unit_interval} | _arguments(inner)
     name = f"ZeroInflated{family.__name__}"
-    made = _make(zero_inflated, (family,), name, known, constraints.nonnegative_integer, sample=sample)
+    made = _make(
+        zero_inflated, (family,), name, known, constraints.nonnegative_integer, sample=sample
+    )
     TAILS[made] = tails
     FAMILIES[made] = CompoundFamily(
         made,
@@ -244,21 +289,37 @@ def zero_inflated(family: type[td.Distribution]) -> type[Compound]:
     return made
 
 
-# ---- Mixtures ------------------------------------------------------------------------------------------------------
+# ---- Mixtures ------------------------------------------------------------------------------------
 
 
 def mixture(family: type[td.Distribution], components: int = 2) -> type[Compound]:
-    """A mixture of so many members of a family, with shares `probs`; its parameters have a number for each.
+    """A mixture of so many members of a family, with shares `probs`; its parameters have a number
+    for each.
 
-    The components come in the order of the family's first parameter. The search starts from several places: slices
-    of the sorted data, and the neighbourhoods of values drawn at random (with the `seed` of `fit`).
+    The components come in the order of the family's first parameter. The search starts from several
+    places: slices of the sorted data, and the neighbourhoods of values drawn at random (with the
+        `seed` of `fit`).
     """
     if isinstance(components, bool) or not isinstance(components, int) or components < 2:
         raise ValueError(f"expected components as an integer of at least 2, got {components!r}")
-    inner = family_of(family) if isinstance(family, type) and issubclass(family, td.Distribution) else None
-    usable = inner is not None and not (inner.columns or inner.given or inner.simplex or inner.not_regular)
-    if inner is None or not usable or (inner.start or inner.estimate) is None or "probs" in inner.parameters:
-        raise ValueError(f"expected a family of plain numbers to mix, got {getattr(family, '__name__', family)!r}")
+    inner = (
+        family_of(family)
+        if isinstance(family, type) and issubclass(family, td.Distribution)
+        else None
+    )
+    usable = inner is not None and not (
+        inner.columns or inner.given or inner.simplex or inner.not_regular
+    )
+    if (
+        inner is None
+        or not usable
+        or (inner.start or inner.estimate) is None
+        or "probs" in inner.parameters
+    ):
+        raise ValueError(
+            f"expected a family of plain numbers to mix, got "
+            f"{getattr(family, '__name__', family)!r}"
+        )
     return _mixture(family, components)
 
 
@@ -279,14 +340,17 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         starts = [start_of(inner, values, part) for part in parts]
         shares = torch.stack([part.sum(-1) for part in parts], -1)
         probs = shares / shares.sum(-1, keepdim=True)
-        return {"probs": probs} | {name: torch.stack([s[name] for s in starts], -1) for name in starts[0]}
+        return {"probs": probs} | {
+            name: torch.stack([s[name] for s in starts], -1) for name in starts[0]
+        }
 
     def sliced(values: Tensor, weights: Tensor) -> Params:
         cuts = [quantile(values, weights, k / components) for k in range(1, components)]
         return among(values, weights, sum((values > cut[..., None]).long() for cut in cuts))  # type: ignore[arg-type]
 
     def others(values: Tensor, weights: Tensor) -> list[Params]:
-        away = (values - quantile(values, weights, 0.5)[..., None]).abs()  # the middle, and what is around it
+        # the middle, and what is around it
+        away = (values - quantile(values, weights, 0.5)[..., None]).abs()
         rings = [quantile(away, weights, 1 - 0.4**k) for k in range(1, components)]
         found = [among(values, weights, sum((away > ring[..., None]).long() for ring in rings))]  # type: ignore[arg-type]
         for _ in range(_TRIES):
@@ -300,14 +364,19 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         made: Any = family
         rest = {name: value for name, value in self.params.items() if name != "probs"}
         every = made(**rest, validate_args=False).sample(torch.Size(sample_shape))
-        which = td.Categorical(self.params["probs"], validate_args=False).sample(torch.Size(sample_shape))
+        which = td.Categorical(self.params["probs"], validate_args=False).sample(
+            torch.Size(sample_shape)
+        )
         return every.gather(-1, which[..., None])[..., 0]
 
     known = {"probs": constraints.simplex} | {
-        name: constraints.independent(constraint, 1) for name, constraint in _arguments(inner).items()
+        name: constraints.independent(constraint, 1)
+        for name, constraint in _arguments(inner).items()
     }
     support: Any = family.support
-    made = _make(mixture, (family, components), f"{family.__name__}Mixture", known, support, sample=sample)
+    made = _make(
+        mixture, (family, components), f"{family.__name__}Mixture", known, support, sample=sample
+    )
     if family in TAILS:
         TAILS[made] = tails
 
@@ -315,7 +384,10 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         share, k = params["probs"].min(0)
         if share > _LEAST_SHARE:
             return None
-        return f"stopped: component {int(k)} has lost all observations; start it elsewhere, or use fewer components"
+        return (
+            f"stopped: component {int(k)} has lost all observations; start it elsewhere, or "
+            f"use fewer components"
+        )
 
     narrow = not inner.discrete and len(inner.parameters) > 1
     FAMILIES[made] = CompoundFamily(
@@ -327,7 +399,8 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         more_starts=others,
         units=inner.units,
         verdict=verdict,
-        unbounded="the likelihood is unbounded as a component narrows onto a value: this is its largest maximum inside"
+        unbounded="the likelihood is unbounded as a component narrows onto a value: this is its "
+        "largest maximum inside"
         if narrow
         else None,
         components=components,

@@ -1,4 +1,6 @@
-"""Families that torch.distributions has not: generalised extreme value, inverse Gaussian, skew normal."""
+"""Families that torch.distributions has not: generalised extreme value, inverse Gaussian, skew
+normal.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class _Plain(Distribution):
 
     def _uniform(self, sample_shape: Any) -> Tensor:
         like = next(iter(self.arg_constraints))
-        drawn = torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=getattr(self, like).dtype)
+        drawn = torch.rand(
+            self._extended_shape(torch.Size(sample_shape)), dtype=getattr(self, like).dtype
+        )
         return drawn.clamp(min=torch.finfo(drawn.dtype).tiny)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
@@ -38,7 +42,9 @@ class _Plain(Distribution):
 
 
 def log1p_ratio(c: Tensor, z: Tensor) -> Tensor:
-    """log(1 + c z) / c, and z where c = 0, with all derivatives there: by its series for small c z."""
+    """log(1 + c z) / c, and z where c = 0, with all derivatives there: by its series for small c
+    z.
+    """
     t = c * z
     if not transforming() and bool((c.abs() > 1e-2).all()):
         return torch.log1p(t) / c
@@ -51,16 +57,20 @@ def log1p_ratio(c: Tensor, z: Tensor) -> Tensor:
 
 
 def log_ndtr(x: Tensor) -> Tensor:
-    """log P(Z <= x) for a standard normal Z: PyTorch's, whose second derivative is NaN far above 0, below 1 only."""
+    """log P(Z <= x) for a standard normal Z: PyTorch's, whose second derivative is NaN far above 0,
+    below 1 only.
+    """
     lower = torch.special.log_ndtr(x.clamp(max=1.0))
     upper = torch.log1p(-0.5 * torch.special.erfc(x.clamp(min=1.0) / math.sqrt(2)))
     return torch.where(x < 1, lower, upper)
 
 
 class GeneralizedExtremeValue(_Plain):
-    """P(X <= x) = exp(-(1 + c z)^(-1 / c)), z = (x - loc) / scale, c the concentration; exp(-exp(-z)) at c = 0.
+    """P(X <= x) = exp(-(1 + c z)^(-1 / c)), z = (x - loc) / scale, c the concentration;
+    exp(-exp(-z)) at c = 0.
 
-    The limit of maxima (Coles 2001, section 3.1.3). c > 0: a heavy upper tail; scipy's genextreme has the shape -c.
+    The limit of maxima (Coles 2001, section 3.1.3). c > 0: a heavy upper tail; scipy's genextreme
+    has the shape -c.
     """
 
     arg_constraints: Any = {  # noqa: RUF012
@@ -73,7 +83,9 @@ class GeneralizedExtremeValue(_Plain):
     scale: Tensor
     concentration: Tensor
 
-    def __init__(self, loc: Any, scale: Any, concentration: Any, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Any, scale: Any, concentration: Any, validate_args: bool | None = None
+    ) -> None:
         super().__init__(loc, scale, concentration, validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -84,14 +96,18 @@ class GeneralizedExtremeValue(_Plain):
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= value)."""
         t = 1 + self.concentration * (value - self.loc) / self.scale
-        inside = torch.exp(-torch.exp(-log1p_ratio(self.concentration, (value - self.loc) / self.scale)))
+        inside = torch.exp(
+            -torch.exp(-log1p_ratio(self.concentration, (value - self.loc) / self.scale))
+        )
         return torch.where(t > 0, inside, (self.concentration < 0).to(value.dtype))
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile: loc + scale ((-log q)^-c - 1) / c."""
         s = -torch.log(-torch.log(value))
         c = torch.where(self.concentration == 0, 1.0, self.concentration)
-        return self.loc + self.scale * torch.where(self.concentration == 0, s, torch.expm1(c * s) / c)
+        return self.loc + self.scale * torch.where(
+            self.concentration == 0, s, torch.expm1(c * s) / c
+        )
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw, by the quantile of a uniform number."""
@@ -99,7 +115,9 @@ class GeneralizedExtremeValue(_Plain):
 
 
 class InverseGaussian(_Plain):
-    """Density sqrt(k / (2 pi x^3)) exp(-k (x - m)^2 / (2 m^2 x)), with mean m = loc and k = concentration."""
+    """Density sqrt(k / (2 pi x^3)) exp(-k (x - m)^2 / (2 m^2 x)), with mean m = loc and k =
+    concentration.
+    """
 
     arg_constraints: Any = {"loc": constraints.positive, "concentration": constraints.positive}  # noqa: RUF012
     support: Any = constraints.positive
@@ -147,13 +165,21 @@ class SkewNormal(_Plain):
     scale: Tensor
     skewness: Tensor
 
-    def __init__(self, loc: Any, scale: Any, skewness: Any, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Any, scale: Any, skewness: Any, validate_args: bool | None = None
+    ) -> None:
         super().__init__(loc, scale, skewness, validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
         """The mean."""
-        return self.loc + self.scale * self.skewness / (1 + self.skewness.square()).sqrt() * (2 / math.pi) ** 0.5
+        return (
+            self.loc
+            + self.scale
+            * self.skewness
+            / (1 + self.skewness.square()).sqrt()
+            * (2 / math.pi) ** 0.5
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density."""

@@ -1,9 +1,12 @@
-"""Logarithms of distribution and survival functions, exact far out in the tails, differentiable by all parameters.
+"""Logarithms of distribution and survival functions, exact far out in the tails, differentiable by
+all parameters.
 
-Where there is no formula the density is integrated. In a variable in which it is log-concave, the tail that leads away
-from the mode falls off at least as fast as an exponential: Gauss and Legendre's rule over a few panels, the first ones
-short, gives it to rounding. Derivatives are those of the rule, whose nodes move with the end of the tail. The other
-tail is log(1 - the first), which is not small: at the mode of a log-concave density both hold at least 1 / e.
+Where there is no formula the density is integrated. In a variable in which it is log-concave, the
+tail that leads away
+from the mode falls off at least as fast as an exponential: Gauss and Legendre's rule over a few
+panels, the first ones short, gives it to rounding. Derivatives are those of the rule, whose nodes
+move with the end of the tail. The other tail is log(1 - the first), which is not small: at the mode
+of a log-concave density both hold at least 1 / e.
 """
 
 from __future__ import annotations
@@ -29,10 +32,17 @@ from nll.families.closed_forms import (
     log_rising,
     log_scaled_peak,
 )
-from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio, log_ndtr
+from nll.families.distributions import (
+    GeneralizedExtremeValue,
+    InverseGaussian,
+    SkewNormal,
+    log1p_ratio,
+    log_ndtr,
+)
 from nll.solvers.parameters import Params
 
-# Panels of the rule end at these shares of the tail's length; of what is beyond exp(-40) nothing is seen.
+# Panels of the rule end at these shares of the tail's length; of what is beyond exp(-40) nothing is
+# seen.
 _PANELS = (0.0, 4.0**-6, 4.0**-5, 4.0**-4, 4.0**-3, 4.0**-2, 0.25, 0.5, 1.0)
 _NODES, _FALL = 20, 40.0
 _NARROW = 1e-3  # how far the logarithms of a tail lie apart at the ends of a narrow interval
@@ -61,28 +71,40 @@ def log_probability(
     discrete: bool = False,
     inside: Tensor | float = 1.0,
 ) -> Tensor:
-    """log P(low < X <= high), where an end may be infinite, from the tail in which the interval lies.
+    """log P(low < X <= high), where an end may be infinite, from the tail in which the interval
+    lies.
 
     Args:
         tails: of the family, by a point and the parameters.
         low, high: the ends; those at an end of the support are infinite.
         params: of the family.
-        density: the log-density of points: of an interval so narrow that its tails agree, it keeps the digits.
+        density: the log-density of points: of an interval so narrow that its tails agree, it keeps
+            the digits.
         discrete: whether the density is that of whole numbers.
-        inside: a point of the support, at which the tails of the whole of it are taken and not used.
+        inside: a point of the support, at which the tails of the whole of it are taken and not
+            used.
     """
     some = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high, inside))
     from_, to = tails(some, **params), tails(torch.where(high.isfinite(), high, some), **params)
     open_low, open_high = low == -math.inf, high == math.inf
     upper = from_.below > -math.log(2)
     both = ~open_low & ~open_high
-    top, bottom = torch.where(upper, from_.above, to.below), torch.where(upper, to.above, from_.below)
+    top, bottom = (
+        torch.where(upper, from_.above, to.below),
+        torch.where(upper, to.above, from_.below),
+    )
     top, gap = torch.where(both, top, 0.0), torch.where(both, top - bottom, 1.0)
     near = (gap.detach() < _NARROW) & both
     if density is not None and bool(near.any()):
-        of_density = (_summed if discrete else _by_nodes)(density, torch.where(both, low, some), high, near)
+        of_density = (_summed if discrete else _by_nodes)(
+            density, torch.where(both, low, some), high, near
+        )
         plain = top.detach() + log1mexp(gap.detach().clamp(min=1e-300))
-        near = near & of_density.isfinite() & ((gap < 1e-9) | ((of_density.detach() - plain).abs() < 1e-2))
+        near = (
+            near
+            & of_density.isfinite()
+            & ((gap < 1e-9) | ((of_density.detach() - plain).abs() < 1e-2))
+        )
         between = torch.where(near, of_density, top + log1mexp(torch.where(near, 1.0, gap)))
     else:
         between = top + log1mexp(gap)
@@ -90,14 +112,21 @@ def log_probability(
     return torch.where(open_low & open_high, 0.0, found)
 
 
-def _by_nodes(density: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, near: Tensor) -> Tensor:
-    """The integral of a density by Gauss and Legendre's rule; -inf where 6 nodes and 3 do not agree."""
+def _by_nodes(
+    density: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, near: Tensor
+) -> Tensor:
+    """The integral of a density by Gauss and Legendre's rule; -inf where 6 nodes and 3 do not
+    agree.
+    """
     low, high = torch.broadcast_tensors(low, torch.where(near, high, low))
     middle, half = low + (high - low) / 2, (high - low) / 2
 
     def rule(count: int) -> Tensor:
         x, w = np.polynomial.legendre.leggauss(count)
-        parts = [math.log(v / 2) + density(middle + half * u) for u, v in zip(x.tolist(), w.tolist(), strict=True)]
+        parts = [
+            math.log(v / 2) + density(middle + half * u)
+            for u, v in zip(x.tolist(), w.tolist(), strict=True)
+        ]
         return torch.logsumexp(torch.stack(parts), 0)
 
     fine = rule(6)
@@ -107,14 +136,20 @@ def _by_nodes(density: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, ne
 
 
 def _summed(density: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, near: Tensor) -> Tensor:
-    """The sum of a few probabilities, of the whole numbers above `low`; -inf where they are many."""
+    """The sum of a few probabilities, of the whole numbers above `low`; -inf where they are
+    many.
+    """
     count = torch.where(near, high - low, 0.0)
     few = near & (count <= _FEW)
     parts = [
         torch.where(i < count, density(low + 1 + torch.where(i < count, float(i), 0.0)), -math.inf)
         for i in range(int(torch.where(few, count, 0.0).max()))
     ]
-    return torch.where(few, log_sum(torch.stack(parts), 0), -math.inf) if parts else torch.full_like(count, -math.inf)
+    return (
+        torch.where(few, log_sum(torch.stack(parts), 0), -math.inf)
+        if parts
+        else torch.full_like(count, -math.inf)
+    )
 
 
 def log_sum(terms: Tensor, dim: int) -> Tensor:
@@ -124,7 +159,7 @@ def log_sum(terms: Tensor, dim: int) -> Tensor:
     return torch.where(none.squeeze(dim), -math.inf, found)
 
 
-# ---- By integration ------------------------------------------------------------------------------------------------
+# ---- By integration ------------------------------------------------------------------------------
 
 
 @cache
@@ -153,7 +188,9 @@ def _integrated(log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Ten
     return Tails(torch.where(side < 0, tail, rest), torch.where(side < 0, rest, tail))
 
 
-def _length(log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Tensor, side: Tensor) -> Tensor:
+def _length(
+    log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Tensor, side: Tensor
+) -> Tensor:
     """How far the density takes to fall by exp(-40), to a factor of 2: at most 40 / |slope|."""
     with torch.no_grad():
         length = _FALL / slope.abs().clamp(min=1e-8)
@@ -168,7 +205,9 @@ def _length(log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Tensor,
 
 
 def _gamma(log_end: Tensor, shape: Tensor) -> Tails:
-    """Of s = log(X / a), X with the standard gamma distribution: density a^a e^-a / Gamma(a) exp(-a (e^s - 1 - s))."""
+    """Of s = log(X / a), X with the standard gamma distribution: density a^a e^-a / Gamma(a) exp(-a
+    (e^s - 1 - s)).
+    """
     a = shape[..., None]
     peak = log_scaled_peak(a)
     return _integrated(lambda s: peak - a * expm1_less(s), -shape * torch.expm1(log_end), log_end)
@@ -177,8 +216,8 @@ def _gamma(log_end: Tensor, shape: Tensor) -> Tails:
 def _beta(end: Tensor, up: Tensor, down: Tensor) -> Tails:
     """Of s = logit X - log(a / b), X with the beta distribution: density p^a (1 - p)^b / B(a, b).
 
-    With p = a / (a + b), not above 1 / 2, and w = p (e^s - 1) its logarithm is that of the peak less
-    (a + b) (p (e^s - 1 - s) - (w - log(1 + w))).
+    With p = a / (a + b), not above 1 / 2, and w = p (e^s - 1) its logarithm is that of the peak
+    less (a + b) (p (e^s - 1 - s) - (w - log(1 + w))).
     """
     up, down, end = torch.broadcast_tensors(up, down, end)
     turned = up > down
@@ -195,12 +234,16 @@ def _beta(end: Tensor, up: Tensor, down: Tensor) -> Tails:
         w = share * torch.expm1(u)
         close = (a + b) * (less_log1p(w) - share * expm1_less(u))
         t = middle + torch.where(near, 0.5, s)
-        far = a * (F.logsigmoid(t) - F.logsigmoid(middle)) + b * (F.logsigmoid(-t) - F.logsigmoid(-middle))
+        far = a * (F.logsigmoid(t) - F.logsigmoid(middle)) + b * (
+            F.logsigmoid(-t) - F.logsigmoid(-middle)
+        )
         return peak + torch.where(near, close, far)
 
     logit = up.log() - down.log() + end
     close = -up * torch.expm1(end.clamp(-1, 1)) * torch.sigmoid(-logit)
-    slope = torch.where(end.abs() < 1, close, up * torch.sigmoid(-logit) - down * torch.sigmoid(logit))
+    slope = torch.where(
+        end.abs() < 1, close, up * torch.sigmoid(-logit) - down * torch.sigmoid(logit)
+    )
     return _integrated(log_density, slope, end)
 
 
@@ -221,12 +264,16 @@ def _student(x: Tensor, df: Tensor, loc: Tensor, scale: Tensor) -> Tails:
 
 def _skew_normal(x: Tensor, loc: Tensor, scale: Tensor, skewness: Tensor) -> Tails:
     z, a = (x - loc) / scale, skewness[..., None]
-    ratio = torch.exp(-0.5 * (skewness * z).square() - 0.5 * math.log(2 * math.pi) - log_ndtr(skewness * z))
+    ratio = torch.exp(
+        -0.5 * (skewness * z).square() - 0.5 * math.log(2 * math.pi) - log_ndtr(skewness * z)
+    )
     constant = math.log(2) - 0.5 * math.log(2 * math.pi)
-    return _integrated(lambda s: constant - 0.5 * s.square() + log_ndtr(a * s), -z + skewness * ratio, z)
+    return _integrated(
+        lambda s: constant - 0.5 * s.square() + log_ndtr(a * s), -z + skewness * ratio, z
+    )
 
 
-# ---- By formula ----------------------------------------------------------------------------------------------------
+# ---- By formula ----------------------------------------------------------------------------------
 
 
 def _swap(tails: Tails) -> Tails:
@@ -238,11 +285,15 @@ def _of_log_hazard(h: Tensor) -> Tails:
     tiny, huge = h < -40, h > _HUGE
     e = torch.exp(torch.where(tiny | huge, 0.0, h))
     below = torch.where(tiny, h, torch.where(huge, 0.0, log1mexp(e)))
-    return Tails(below, torch.where(tiny, -torch.exp(h.clamp(max=0.0)), torch.where(huge, -math.inf, -e)))
+    return Tails(
+        below, torch.where(tiny, -torch.exp(h.clamp(max=0.0)), torch.where(huge, -math.inf, -e))
+    )
 
 
 def _beyond(inside: Tensor, at_low: Tensor, tails: Tails) -> Tails:
-    """Tails of a family whose support ends at its parameters; outside they are 0 and 1, by `at_low` at which end."""
+    """Tails of a family whose support ends at its parameters; outside they are 0 and 1, by `at_low`
+    at which end.
+    """
     nothing, all_ = torch.where(inside, 0.0, -math.inf), torch.zeros_like(tails.below)
     below, above = torch.where(at_low, nothing, all_), torch.where(at_low, all_, nothing)
     return Tails(torch.where(inside, tails.below, below), torch.where(inside, tails.above, above))
@@ -311,10 +362,16 @@ def _inverse_gaussian(x: Tensor, loc: Tensor, concentration: Tensor) -> Tails:
 
 
 def _log_erfcx(y: Tensor) -> Tensor:
-    """log(exp(y^2) erfc(y)) for y > 0, by its asymptotic series for large y, where derivatives cancel."""
+    """log(exp(y^2) erfc(y)) for y > 0, by its asymptotic series for large y, where derivatives
+    cancel.
+    """
     far = y > 50
     q = 1 / (2 * torch.where(far, y, 50.0).square())
-    series = torch.log1p(-q * (1 - 3 * q * (1 - 5 * q * (1 - 7 * q)))) - y.log() - 0.5 * math.log(math.pi)
+    series = (
+        torch.log1p(-q * (1 - 3 * q * (1 - 5 * q * (1 - 7 * q))))
+        - y.log()
+        - 0.5 * math.log(math.pi)
+    )
     return torch.where(far, series, torch.special.erfcx(torch.where(far, 1.0, y)).log())
 
 
@@ -326,7 +383,9 @@ def _kumaraswamy(x: Tensor, concentration1: Tensor, concentration0: Tensor) -> T
 
 
 def _continuous_bernoulli(x: Tensor, probs: Tensor) -> Tails:
-    """(e^(c x) - 1) / (e^c - 1), c the logit of probs: of negative c as it is, of the others from the other side."""
+    """(e^(c x) - 1) / (e^c - 1), c the logit of probs: of negative c as it is, of the others from
+    the other side.
+    """
     c = probs.log() - torch.log1p(-probs)
     return Tails(_share_below(x, c), _share_below(1 - x, -c))
 
@@ -363,8 +422,12 @@ TAILS: dict[type[td.Distribution], Callable[..., Tails]] = {
     SkewNormal: _skew_normal,
     td.Exponential: lambda x, rate: _of_log_hazard(rate.log() + x.log()),
     td.Weibull: lambda x, scale, concentration: _of_log_hazard(concentration * log_ratio(x, scale)),
-    td.Gamma: lambda x, concentration, rate: _gamma(log_ratio(x * rate, concentration), concentration),
-    td.InverseGamma: lambda x, concentration, rate: _swap(_gamma(log_ratio(rate, x * concentration), concentration)),
+    td.Gamma: lambda x, concentration, rate: _gamma(
+        log_ratio(x * rate, concentration), concentration
+    ),
+    td.InverseGamma: lambda x, concentration, rate: _swap(
+        _gamma(log_ratio(rate, x * concentration), concentration)
+    ),
     td.Chi2: lambda x, df: _gamma(log_ratio(x, df), df / 2),
     td.HalfNormal: lambda x, scale: Tails(
         torch.erf(x / (scale * math.sqrt(2))).log(), math.log(2) + log_ndtr(-x / scale)
@@ -387,7 +450,8 @@ TAILS: dict[type[td.Distribution], Callable[..., Tails]] = {
 
 
 class Interval:
-    """The log-probabilities of rows of which only (low, high) is known; then come the given numbers of each row.
+    """The log-probabilities of rows of which only (low, high) is known; then come the given numbers
+    of each row.
 
     For counts both ends belong to it.
     """
@@ -420,7 +484,8 @@ class Interval:
 
 
 class Windowed:
-    """Rows of a family that are seen only inside a window: their log-probabilities less that of the window.
+    """Rows of a family that are seen only inside a window: their log-probabilities less that of the
+    window.
 
     The first two parts are the window's ends.
     """
@@ -438,5 +503,7 @@ class Windowed:
 def tails_of(distribution: type[td.Distribution]) -> Callable[..., Any]:
     """The tails of a family. Raises ValueError for one that cannot be censored or truncated."""
     if distribution not in TAILS:
-        raise ValueError(f"expected a family that takes censored or truncated rows, got {distribution.__name__}")
+        raise ValueError(
+            f"expected a family that takes censored or truncated rows, got {distribution.__name__}"
+        )
     return TAILS[distribution]

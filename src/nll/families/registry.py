@@ -26,15 +26,30 @@ def family_of(distribution: type[td.Distribution]) -> Family:
     arguments: Any = distribution.arg_constraints
     name = distribution.__name__
     if not isinstance(arguments, dict) or not arguments:
-        raise ValueError(f"expected a family whose class tells its parameters (arg_constraints), got {name}")
-    wanted = [n for n in inspect.signature(distribution).parameters if n in arguments and n != "logits"]
+        raise ValueError(
+            f"expected a family whose class tells its parameters (arg_constraints), got {name}"
+        )
+    wanted = [
+        n for n in inspect.signature(distribution).parameters if n in arguments and n != "logits"
+    ]
     if any(arguments[n].event_dim for n in wanted) or not wanted:
-        raise ValueError(f"expected a family with plain numbers as parameters, got {name}; write a Likelihood")
-    start = {n: parameter_of(arguments[n], 1).transform(torch.zeros((), dtype=torch.float64)) for n in wanted}
+        raise ValueError(
+            f"expected a family with plain numbers as parameters, got {name}; write a Likelihood"
+        )
+    start = {
+        n: parameter_of(arguments[n], 1).transform(torch.zeros((), dtype=torch.float64))
+        for n in wanted
+    }
     try:
         support = distribution(**start, validate_args=False).support
     except TypeError:
-        raise ValueError(f"expected a family that its parameters alone make, got {name}; write a Likelihood") from None
+        raise ValueError(
+            f"expected a family that its parameters alone make, got {name}; write a Likelihood"
+        ) from None
     if support is None or support.event_dim:
-        raise ValueError(f"expected a family of single numbers with a support, got {name}; write a Likelihood")
-    return Family(distribution, str(support).removesuffix("()"), lambda values: support.check(values))
+        raise ValueError(
+            f"expected a family of single numbers with a support, got {name}; write a Likelihood"
+        )
+    return Family(
+        distribution, str(support).removesuffix("()"), lambda values: support.check(values)
+    )

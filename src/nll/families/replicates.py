@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 
 def simulate(family: Family, params: Params, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Draw (*shape) numbers of a family, in float64; a parameter may have a value for each row, the last dimension."""
+    """Draw (*shape) numbers of a family, in float64; a parameter may have a value for each row, the
+    last dimension.
+    """
     made: Any = family.distribution
     known = made(**params, validate_args=False)
     rows = len(known.batch_shape)

@@ -1,7 +1,9 @@
-"""The families whose maximum likelihood estimate has no closed form, or a partial one: where a search for it starts.
+"""The families whose maximum likelihood estimate has no closed form, or a partial one: where a
+search for it starts.
 
-Starts are by moments unless said otherwise (Johnson, Kotz and Balakrishnan 1994). A family whose parameters `move with
-the data` is fitted to data of unit size and brought back. Where a few means of the data tell all, only these are used.
+Starts are by moments unless said otherwise (Johnson, Kotz and Balakrishnan 1994). A family whose
+parameters `move with the data` is fitted to data of unit size and brought back. Where a few means
+of the data tell all, only these are used.
 """
 
 from __future__ import annotations
@@ -29,7 +31,12 @@ from nll.families.closed_forms import (
     log_scaled_peak,
     quantile,
 )
-from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal, log1p_ratio
+from nll.families.distributions import (
+    GeneralizedExtremeValue,
+    InverseGaussian,
+    SkewNormal,
+    log1p_ratio,
+)
 from nll.solvers.parameters import Params
 
 _EULER = 0.5772156649015329
@@ -60,7 +67,9 @@ def moments(values: Tensor, weights: Tensor) -> Moments:
 
 
 def _log(values: Tensor) -> Tensor:
-    """The logarithm of data, by NumPy's vector loops: three times as fast as PyTorch's in float64."""
+    """The logarithm of data, by NumPy's vector loops: three times as fast as PyTorch's in
+    float64.
+    """
     if values.requires_grad:
         return values.log()
     with np.errstate(invalid="ignore", divide="ignore"):  # NaN tells a search to step back
@@ -96,11 +105,15 @@ def _minka(gap: Tensor) -> Tensor:
 
 
 def _gamma_estimate(values: Tensor, weights: Tensor) -> Params:
-    """The root of log shape - digamma(shape) = log mean - mean log, by Newton's method; rate = shape / mean."""
+    """The root of log shape - digamma(shape) = log mean - mean log, by Newton's method; rate =
+    shape / mean.
+    """
     n = total(weights)
     sums, logs = totals(weights, values, lambda x: (x, _log(x)))
     mean = sums / n
-    shape = _shape(mean.log() - logs / n, lambda: _gap(weights, (values - mean[..., None]) / mean[..., None]))
+    shape = _shape(
+        mean.log() - logs / n, lambda: _gap(weights, (values - mean[..., None]) / mean[..., None])
+    )
     return {"concentration": shape, "rate": shape / mean}
 
 
@@ -109,7 +122,9 @@ def _inverse_gamma_estimate(values: Tensor, weights: Tensor) -> Params:
     n = total(weights)
     sums, logs = totals(weights, values, lambda x: (1 / x, _log(x)))
     mean = n / sums
-    shape = _shape(logs / n - mean.log(), lambda: _gap(weights, (mean[..., None] - values) / values))
+    shape = _shape(
+        logs / n - mean.log(), lambda: _gap(weights, (mean[..., None] - values) / values)
+    )
     return {"concentration": shape, "rate": shape * mean}
 
 
@@ -119,7 +134,9 @@ def _gap(weights: Tensor, away: Tensor) -> Tensor:
 
 
 def _shape(gap: Tensor, exact: Callable[[], Tensor]) -> Tensor:
-    """The shape whose logarithm exceeds its digamma function by a gap; `exact`: the gap where it is small."""
+    """The shape whose logarithm exceeds its digamma function by a gap; `exact`: the gap where it is
+    small.
+    """
     if bool((gap < _SMALL_GAP).any()):
         gap = torch.where(gap < _SMALL_GAP, exact(), gap)
     shape = _minka(gap)
@@ -178,12 +195,24 @@ def _inverse_gamma_log_prob(values: Tensor, concentration: Tensor, rate: Tensor)
 
 def _gamma_of_means(means: tuple[Tensor, ...], concentration: Tensor, rate: Tensor) -> Tensor:
     mean, log = means
-    return concentration * rate.log() - torch.lgamma(concentration) + (concentration - 1) * log - rate * mean
+    return (
+        concentration * rate.log()
+        - torch.lgamma(concentration)
+        + (concentration - 1) * log
+        - rate * mean
+    )
 
 
-def _inverse_gamma_of_means(means: tuple[Tensor, ...], concentration: Tensor, rate: Tensor) -> Tensor:
+def _inverse_gamma_of_means(
+    means: tuple[Tensor, ...], concentration: Tensor, rate: Tensor
+) -> Tensor:
     inverse, log = means
-    return concentration * rate.log() - torch.lgamma(concentration) - (concentration + 1) * log - rate * inverse
+    return (
+        concentration * rate.log()
+        - torch.lgamma(concentration)
+        - (concentration + 1) * log
+        - rate * inverse
+    )
 
 
 def _chi2_of_means(means: tuple[Tensor, ...], df: Tensor) -> Tensor:
@@ -197,7 +226,9 @@ def _beta_start(values: Tensor, weights: Tensor) -> Params:
     return {"concentration1": found.mean * count, "concentration0": rest * count}
 
 
-def _beta_of_means(means: tuple[Tensor, ...], concentration1: Tensor, concentration0: Tensor) -> Tensor:
+def _beta_of_means(
+    means: tuple[Tensor, ...], concentration1: Tensor, concentration0: Tensor
+) -> Tensor:
     up, down = means
     both = torch.lgamma(concentration1 + concentration0)
     normed = both - torch.lgamma(concentration1) - torch.lgamma(concentration0)
@@ -209,7 +240,9 @@ def _beta_log_prob(values: Tensor, concentration1: Tensor, concentration0: Tenso
     a, b, rest = concentration1, concentration0, 1 - values
     n = a + b
     peak = log_scaled_peak(a) + log_scaled_peak(b) - log_scaled_peak(n)
-    return peak - distance(a, n * values) - distance(b, n * rest) - values.log() - torch.log1p(-values)
+    return (
+        peak - distance(a, n * values) - distance(b, n * rest) - values.log() - torch.log1p(-values)
+    )
 
 
 def _dirichlet_start(values: Tensor, weights: Tensor) -> Params:
@@ -237,7 +270,9 @@ def _student_start(values: Tensor, weights: Tensor, at: float = 0.5, df: float =
 
 def _student_log_prob(values: Tensor, df: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     z = (values - loc) / scale
-    constant = log_rising(df / 2, torch.full_like(df, 0.5)) - 0.5 * (math.pi * df).log() - scale.log()
+    constant = (
+        log_rising(df / 2, torch.full_like(df, 0.5)) - 0.5 * (math.pi * df).log() - scale.log()
+    )
     return constant - (df + 1) / 2 * torch.log1p(z.square() / df)
 
 
@@ -264,14 +299,21 @@ def _gumbel_log_prob(values: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 def _extreme_start(values: Tensor, weights: Tensor) -> Params:
     start = _gumbel_start(values, weights)
-    shape = ((moments(values, weights).skewness - 1.14) / 8).clamp(-0.3, 0.3)  # a Gumbel variable's skewness is 1.14
+    # a Gumbel variable's skewness is 1.14
+    shape = ((moments(values, weights).skewness - 1.14) / 8).clamp(-0.3, 0.3)
     low, high = values.aminmax(dim=-1)
-    return start | {"concentration": _inside(shape, start["scale"], start["loc"] - low, high - start["loc"])}
+    return start | {
+        "concentration": _inside(shape, start["scale"], start["loc"] - low, high - start["loc"])
+    }
 
 
 def _inside(shape: Tensor, scale: Tensor, below: Tensor, above: Tensor) -> Tensor:
-    """A shape small enough for all data to lie well inside of the support, which ends at loc - scale / shape."""
-    most = torch.where(shape > 0, scale / (1.5 * below.clamp(min=1e-9)), scale / (1.5 * above.clamp(min=1e-9)))
+    """A shape small enough for all data to lie well inside of the support, which ends at loc -
+    scale / shape.
+    """
+    most = torch.where(
+        shape > 0, scale / (1.5 * below.clamp(min=1e-9)), scale / (1.5 * above.clamp(min=1e-9))
+    )
     return torch.where(shape > 0, torch.minimum(shape, most), torch.maximum(shape, -most))
 
 
@@ -281,13 +323,21 @@ def _skew_normal_start(values: Tensor, weights: Tensor) -> Params:
     d = (math.pi / 2 * size / (size + (2 - math.pi / 2) ** (2 / 3))).sqrt().clamp(max=0.99)
     d = torch.where(skew < 0, -d, d)
     scale = spread / (1 - 2 * d.square() / math.pi).sqrt()
-    return {"loc": mean - scale * d * (2 / math.pi) ** 0.5, "scale": scale, "skewness": d / (1 - d * d).sqrt()}
+    return {
+        "loc": mean - scale * d * (2 / math.pi) ** 0.5,
+        "scale": scale,
+        "skewness": d / (1 - d * d).sqrt(),
+    }
 
 
 def _skew_normal_starts(values: Tensor, weights: Tensor) -> list[Params]:
-    """The mirror image, and on either side the neighbourhood of a half-normal law, the limit of infinite skewness."""
+    """The mirror image, and on either side the neighbourhood of a half-normal law, the limit of
+    infinite skewness.
+    """
     start, (mean, spread, _) = _skew_normal_start(values, weights), moments(values, weights)
-    starts = [{"loc": 2 * mean - start["loc"], "scale": start["scale"], "skewness": -start["skewness"]}]
+    starts = [
+        {"loc": 2 * mean - start["loc"], "scale": start["scale"], "skewness": -start["skewness"]}
+    ]
     for side, end in ((1.0, values.amin(-1)), (-1.0, values.amax(-1))):
         loc = end - side * 0.05 * spread
         scale = (spread.square() + (mean - loc).square()).sqrt()
@@ -296,14 +346,19 @@ def _skew_normal_starts(values: Tensor, weights: Tensor) -> list[Params]:
 
 
 def _von_mises_start(values: Tensor, weights: Tensor) -> Params:
-    """The mean direction, and the concentration from 1 - R^2, of angles about their mean, which keeps its digits."""
+    """The mean direction, and the concentration from 1 - R^2, of angles about their mean, which
+    keeps its digits.
+    """
     share = weights / weights.sum(-1, keepdim=True)
     rough = torch.atan2((share * values.sin()).sum(-1), (share * values.cos()).sum(-1))
     away = values - rough[..., None]
     c, s = 2 * (share * (away / 2).sin().square()).sum(-1), (share * away.sin()).sum(-1)
     rest = (2 * c - c.square() - s.square()).clamp(1e-30, 1.0)
     r = (1 - rest).sqrt()
-    return {"loc": rough + torch.atan2(s, 1 - c), "concentration": (r * (1 + rest) / rest).clamp(min=1e-3)}
+    return {
+        "loc": rough + torch.atan2(s, 1 - c),
+        "concentration": (r * (1 + rest) / rest).clamp(min=1e-3),
+    }
 
 
 def _von_mises_log_prob(values: Tensor, loc: Tensor, concentration: Tensor) -> Tensor:
@@ -313,7 +368,11 @@ def _von_mises_log_prob(values: Tensor, loc: Tensor, concentration: Tensor) -> T
 
 def _von_mises_of_means(means: tuple[Tensor, ...], loc: Tensor, concentration: Tensor) -> Tensor:
     c, s = means
-    return concentration * (loc.cos() * c + loc.sin() * s - 1) - math.log(2 * math.pi) - _log_i0e(concentration)
+    return (
+        concentration * (loc.cos() * c + loc.sin() * s - 1)
+        - math.log(2 * math.pi)
+        - _log_i0e(concentration)
+    )
 
 
 def _log_i0e(k: Tensor) -> Tensor:
@@ -329,7 +388,9 @@ def _log_i0e(k: Tensor) -> Tensor:
 
 
 def _weibull_start(values: Tensor, weights: Tensor) -> Params:
-    """By the moments of the logarithm, which has a Gumbel distribution, as a distance from the first."""
+    """By the moments of the logarithm, which has a Gumbel distribution, as a distance from the
+    first.
+    """
     first = values[..., :1]
     mean, spread, _ = moments(log_ratio(values, first), weights)
     mean = mean + first[..., 0].log()
@@ -353,24 +414,35 @@ def _half_cauchy_log_prob(values: Tensor, scale: Tensor) -> Tensor:
 
 def _half_normal_estimate(values: Tensor, weights: Tensor) -> Params:
     unit = values.amax(-1).clamp(min=torch.finfo(torch.float64).tiny)
-    return {"scale": unit * (total(weights, (values / unit[..., None]).square()) / total(weights)).sqrt()}
+    return {
+        "scale": unit
+        * (total(weights, (values / unit[..., None]).square()) / total(weights)).sqrt()
+    }
 
 
 def _pareto_tail_start(values: Tensor, weights: Tensor) -> Params:
     mean, spread, _ = moments(values, weights)
     ratio = (mean / spread).square()
     scale, shape = 0.5 * mean * (ratio + 1), (0.5 * (1 - ratio)).clamp(-0.3, 0.4)
-    return {"scale": scale, "concentration": _inside(shape, scale, torch.zeros_like(scale), values.amax(-1))}
+    return {
+        "scale": scale,
+        "concentration": _inside(shape, scale, torch.zeros_like(scale), values.amax(-1)),
+    }
 
 
-def _pareto_tail_log_prob(values: Tensor, scale: Tensor, concentration: Tensor, loc: Tensor) -> Tensor:
+def _pareto_tail_log_prob(
+    values: Tensor, scale: Tensor, concentration: Tensor, loc: Tensor
+) -> Tensor:
     return -scale.log() - (1 + concentration) * log1p_ratio(concentration, (values - loc) / scale)
 
 
 def _pareto_estimate(values: Tensor, weights: Tensor) -> Params:
     """The smallest value, and the inverse mean of the logarithms above it."""
     low = torch.where(weights > 0, values, math.inf).amin(-1)
-    return {"scale": low, "alpha": total(weights) / total(weights, log_ratio(values, low[..., None]))}
+    return {
+        "scale": low,
+        "alpha": total(weights) / total(weights, log_ratio(values, low[..., None])),
+    }
 
 
 def _pareto_covariance(params: Params, n: float) -> Tensor:
@@ -392,15 +464,22 @@ def _inverse_gaussian_covariance(params: Params, n: float) -> Tensor:
 
 
 def _f_start(values: Tensor, weights: Tensor) -> Params:
-    """By the mean; of data that are nearly equal by the variance of the logarithm, 2 / df1 + 2 / df2."""
-    mean, variance = moments(values, weights).mean, moments(log_ratio(values, values[..., :1]), weights).spread.square()
+    """By the mean; of data that are nearly equal by the variance of the logarithm, 2 / df1 + 2 /
+    df2.
+    """
+    mean, variance = (
+        moments(values, weights).mean,
+        moments(log_ratio(values, values[..., :1]), weights).spread.square(),
+    )
     df2 = torch.where(mean > 1.05, 2 * mean / (mean - 1), 42.0).clamp(max=42.0)
     near, both = variance < 1e-3, 4 / variance.clamp(min=1e-30)
     return {"df1": torch.where(near, both, 5.0), "df2": torch.where(near, both, df2)}
 
 
 def _f_log_prob(values: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
-    """By log X + log(a / b), the logit of a beta variable, with a, b the halves of the degrees of freedom."""
+    """By log X + log(a / b), the logit of a beta variable, with a, b the halves of the degrees of
+    freedom.
+    """
     a, b = df1 / 2, df2 / 2
     n, below = a + b, a * values + b
     peak = log_scaled_peak(a) + log_scaled_peak(b) - log_scaled_peak(n)
@@ -425,7 +504,9 @@ def _negative_binomial_start(values: Tensor, weights: Tensor) -> Params:
 
 
 def _negative_binomial_log_prob(values: Tensor, total_count: Tensor, probs: Tensor) -> Tensor:
-    """r / (r + x) times the chance of r successes in r + x trials, as Loader (2000) has it, for any r."""
+    """r / (r + x) times the chance of r successes in r + x trials, as Loader (2000) has it, for any
+    r.
+    """
     n = total_count + values
     peaks = log_peak(values) + log_peak(total_count) - log_peak(n)
     away = distance(values, n * probs) + distance(total_count, n * (1 - probs))
@@ -443,7 +524,12 @@ def _weibull_information(scale: Tensor, concentration: Tensor) -> Tensor:
 
 def _gumbel_information(loc: Tensor, scale: Tensor) -> Tensor:
     one = 1 / scale.square()
-    return _matrix([[one, -(1 - _EULER) * one], [-(1 - _EULER) * one, (math.pi**2 / 6 + (1 - _EULER) ** 2) * one]])
+    return _matrix(
+        [
+            [one, -(1 - _EULER) * one],
+            [-(1 - _EULER) * one, (math.pi**2 / 6 + (1 - _EULER) ** 2) * one],
+        ]
+    )
 
 
 def _cauchy_information(loc: Tensor, scale: Tensor) -> Tensor:
@@ -476,7 +562,12 @@ _POSITIVE, _FINITE = "a positive number", "a finite number"
 
 def _finite_form(distribution: type[td.Distribution], start, log_prob, **more) -> Family:
     return Family(
-        distribution, _FINITE, torch.isfinite, start=start, log_prob=log_prob, **{"units": _LOC_SCALE, **more}
+        distribution,
+        _FINITE,
+        torch.isfinite,
+        start=start,
+        log_prob=log_prob,
+        **{"units": _LOC_SCALE, **more},
     )
 
 
@@ -527,7 +618,13 @@ FAMILIES = (
         statistics=lambda x: (_log(x), torch.log1p(-x)),
         of_statistics=_beta_of_means,
     ),
-    Family(td.Kumaraswamy, "a number between 0 and 1", _share, start=_beta_start, log_prob=_kumaraswamy_log_prob),
+    Family(
+        td.Kumaraswamy,
+        "a number between 0 and 1",
+        _share,
+        start=_beta_start,
+        log_prob=_kumaraswamy_log_prob,
+    ),
     Family(
         td.Dirichlet,
         "positive shares that add to 1",
@@ -539,7 +636,9 @@ FAMILIES = (
         td.StudentT,
         _student_start,
         _student_log_prob,
-        more_starts=lambda x, w: [_student_start(x, w, q, df) for q in (0.25, 0.5, 0.75) for df in (0.7, 5.0)],
+        more_starts=lambda x, w: [
+            _student_start(x, w, q, df) for q in (0.25, 0.5, 0.75) for df in (0.7, 5.0)
+        ],
         limit=("df", math.inf, td.Normal, ("loc", "scale")),
         near_limit=lambda normal: {"df": torch.full_like(normal["loc"], _HUGE), **normal},
     ),
@@ -562,7 +661,12 @@ FAMILIES = (
         of_statistics=_von_mises_of_means,
     ),
     Family(
-        td.Weibull, _POSITIVE, _positive, start=_weibull_start, log_prob=_weibull_log_prob, units={"scale": "scale"}
+        td.Weibull,
+        _POSITIVE,
+        _positive,
+        start=_weibull_start,
+        log_prob=_weibull_log_prob,
+        units={"scale": "scale"},
     ),
     Family(
         td.HalfCauchy,
@@ -598,7 +702,8 @@ FAMILIES = (
             x >= scale, alpha.log() + alpha * scale.log() - (alpha + 1) * x.log(), -math.inf
         ),
         corner="scale",
-        not_regular="scale is the smallest value, which has no normal error; the error of alpha holds",
+        not_regular="scale is the smallest value, which has no normal error; the error of alpha "
+        "holds",
     ),
     Family(
         InverseGaussian,

@@ -21,7 +21,10 @@ try:
     _cpu: Any = import_module("nll.kernels._cpu")
     MISSING = None
 except ImportError as error:
-    MISSING = f"the compiled library is not there ({error}); installing with a C++ compiler at hand builds it"
+    MISSING = (
+        f"the compiled library is not there ({error}); installing with a C++ compiler at "
+        f"hand builds it"
+    )
 
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _GRADIENT, _BACKWARD = 0, 1, 2
@@ -46,7 +49,8 @@ def cross_entropy(
     options: Options,
     with_gradient: bool,  # for an upstream gradient of 1; not of reduction "none"
 ) -> tuple[Tensor, RowSums, Tensor | None]:
-    """The reduced loss, and each row's sums; in the same pass over the scores, if asked, the gradient.
+    """The reduced loss, and each row's sums; in the same pass over the scores, if asked, the
+    gradient.
 
     Raises IndexError for a label out of range.
     """
@@ -75,12 +79,30 @@ def cross_entropy_block(
     options: Options,  # of reduction "sum"
     with_gradient: bool,
 ) -> Tensor:
-    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the scores."""
+    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the
+    scores.
+    """
     rows, shift, total = torch.empty(3, len(scores), dtype=accumulator(scores.dtype), device="cpu")
-    mode, loss = _GRADIENT if with_gradient else _FORWARD, torch.empty((), dtype=rows.dtype, device="cpu")
+    mode, loss = (
+        _GRADIENT if with_gradient else _FORWARD,
+        torch.empty((), dtype=rows.dtype, device="cpu"),
+    )
     gradient = scores if with_gradient else None
     sums = RowSums(shift, total)
-    _run(scores, target, weight, row_factor, options, mode, gradient, with_gradient, 1.0, loss, rows, sums)
+    _run(
+        scores,
+        target,
+        weight,
+        row_factor,
+        options,
+        mode,
+        gradient,
+        with_gradient,
+        1.0,
+        loss,
+        rows,
+        sums,
+    )
     return rows
 
 
@@ -94,12 +116,27 @@ def cross_entropy_backward(
     upstream: Tensor | None,
     in_place: bool,
 ) -> Tensor:
-    """`upstream` times the gradient, from the sums of the forward pass; in the memory of the scores if asked."""
+    """`upstream` times the gradient, from the sums of the forward pass; in the memory of the scores
+    if asked.
+    """
     scores = strided(input)
     here = in_place and scores is input
     gradient = input.detach() if here else empty_like(input)
     factor = 1.0 if upstream is None else upstream.item()
-    _run(scores, target, weight, row_factor, options, _BACKWARD, gradient, here, factor, None, None, sums)
+    _run(
+        scores,
+        target,
+        weight,
+        row_factor,
+        options,
+        _BACKWARD,
+        gradient,
+        here,
+        factor,
+        None,
+        None,
+        sums,
+    )
     if not in_place:
         return gradient
     if here:
@@ -111,10 +148,14 @@ def cross_entropy_backward(
 def statistics_block(
     scores: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> RowStatistics:
-    """As `reference.statistics_block`; the entropy costs nothing, and is there without being asked for."""
+    """As `reference.statistics_block`; the entropy costs nothing, and is there without being asked
+    for.
+    """
     scores = resolved(scores)
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    log_prob, lse, h, *sums = torch.empty(5, len(scores), dtype=accumulator(scores.dtype), device="cpu")
+    log_prob, lse, h, *sums = torch.empty(
+        5, len(scores), dtype=accumulator(scores.dtype), device="cpu"
+    )
     rank = torch.empty_like(label, memory_format=torch.contiguous_format)
     found = RowStatistics(log_prob, lse, h, rank, *sums)
     _statistics(scores, None, label, temperature, softcap, found, (None, None, None))
@@ -163,7 +204,9 @@ def _statistics(scores, gradient, label, temperature, softcap, found, slopes) ->
 
 
 def softmax_sums(*arguments: Any) -> None:
-    """The sums of a softmax regression, as `kernels/softmax_sums.py` calls for them, by addresses."""
+    """The sums of a softmax regression, as `kernels/softmax_sums.py` calls for them, by
+    addresses.
+    """
     _cpu.softmax_sums(*arguments)
 
 
@@ -200,12 +243,18 @@ def empty_like(input: Tensor) -> Tensor:
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor; a large one in huge pages that the last result of its size may have touched."""
+    """A contiguous tensor; a large one in huge pages that the last result of its size may have
+    touched.
+    """
     return memory.empty(shape, dtype, _cpu.use_huge_pages)
 
 
-def _run(input, target, weight, row_factor, options, mode, gradient, in_place, upstream, loss, rows, sums) -> None:
-    labels, probabilities = (None, target) if target.shape == input.shape else (target.contiguous(), None)
+def _run(
+    input, target, weight, row_factor, options, mode, gradient, in_place, upstream, loss, rows, sums
+) -> None:
+    labels, probabilities = (
+        (None, target) if target.shape == input.shape else (target.contiguous(), None)
+    )
     # Converted tensors need a name: the library sees addresses alone.
     probabilities, weight, row_factor = (
         None if tensor is None else resolved(tensor).to(sums.shift.dtype).contiguous()

@@ -10,7 +10,9 @@ from nll._torch import resolved
 
 
 def outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Sizes and strides with the dimensions before `dim`, and those behind it, taken as one each."""
+    """Sizes and strides with the dimensions before `dim`, and those behind it, taken as one
+    each.
+    """
     size, stride = input.shape, input.stride()
     sizes = math.prod(size[:dim]), size[dim], math.prod(size[dim + 1 :])
     return sizes, (
@@ -21,7 +23,9 @@ def outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tu
 
 
 def _joint_stride(size, stride) -> int:
-    """The stride of neighbouring dimensions taken as one: that of the last which is not of size 1."""
+    """The stride of neighbouring dimensions taken as one: that of the last which is not of size
+    1.
+    """
     for n, step in zip(reversed(size), reversed(stride), strict=True):
         if n != 1:
             return step
@@ -29,7 +33,9 @@ def _joint_stride(size, stride) -> int:
 
 
 def strided(input: Tensor, dim: int = 1) -> Tensor:
-    """The input as it is read: copied if the dimensions before or behind `dim` do not follow one upon the other."""
+    """The input as it is read: copied if the dimensions before or behind `dim` do not follow one
+    upon the other.
+    """
     input = resolved(input)
     size, stride = input.shape, input.stride()
     for part in (range(dim), range(dim + 1, input.dim())):

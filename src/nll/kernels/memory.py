@@ -1,7 +1,8 @@
 """Memory for large results on a processor: touching fresh pages costs more than the arithmetic.
 
-The memory of the last large results is kept for the next of the same size. It is PyTorch's own, so that a storage may
-be resized, freed, shared or saved like any other; one that has been is not used again.
+The memory of the last large results is kept for the next of the same size. It is PyTorch's own, so
+that a storage may be resized, freed, shared or saved like any other; one that has been is not used
+again.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from torch import Tensor
 POOLED = 1 << 20  # bytes: a tensor that takes longer to touch for the first time than to compute
 KEPT = 3  # log_softmax and nll_loss in two calls have three at once
 
-_Span = tuple[torch.UntypedStorage, int, int]  # a storage, its address and its bytes when it was made
+# a storage, its address and its bytes when it was made
+_Span = tuple[torch.UntypedStorage, int, int]
 _lock = Lock()
 _kept: list[_Span] = []
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, touch: Callable[[int, int], None]) -> Tensor:
-    """A contiguous tensor on the processor; `touch(address, bytes)` prepares memory that nobody has used yet."""
+    """A contiguous tensor on the processor; `touch(address, bytes)` prepares memory that nobody has
+    used yet.
+    """
     size = math.prod(shape) * dtype.itemsize
     if size < POOLED:
         return torch.empty(shape, dtype=dtype, device="cpu")

@@ -1,8 +1,10 @@
-"""What the rows of a softmax regression add up to, compiled (csrc/softmax_sums.cpp) or by PyTorch's operators.
+"""What the rows of a softmax regression add up to, compiled (csrc/softmax_sums.cpp) or by PyTorch's
+operators.
 
 With scores z_k = b_k' x (z_0 = 0), p = softmax(z) and residuals r_k = w ([y = k] - p_k):
 
-    log L = sum w log p_y        score_k = sum r_k x        information_kl = sum w p_k ([k = l] - p_l) x x'
+    log L = sum w log p_y        score_k = sum r_k x        information_kl = sum w p_k ([k = l] -
+    p_l) x x'
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from torch import Tensor
 
 from nll.kernels import cpu
 
-# The products that are summed besides: the information's; of the rows' scores, a weight being how often a row was seen
-# ("scores") or a factor of its score ("weighted scores").
+# The products that are summed besides: the information's; of the rows' scores, a weight being how
+# often a row was seen ("scores") or a factor of its score ("weighted scores").
 Square = Literal["information", "scores", "weighted scores"]
 _SQUARES = {None: 0, "information": 1, "scores": 2, "weighted scores": 3}
 _TYPES = {torch.float32: 0, torch.float64: 1}
@@ -41,7 +43,9 @@ class Standard(NamedTuple):
     def applied(self, x: Tensor) -> Tensor:
         """The columns (n, p), or with the intercept (n, p + 1)."""
         x = (x.double() - self.centre) * self.scale
-        return torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1) if self.intercept else x
+        return (
+            torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1) if self.intercept else x
+        )
 
 
 class RowSums(NamedTuple):
@@ -72,7 +76,8 @@ def row_sums(
         direction: as theta; the information is multiplied with it.
         square: the products that are summed besides.
         probabilities: (K, n) float64, contiguous, to be filled.
-        known: whether an earlier call with this theta has filled them; the log-likelihood is not computed then.
+        known: whether an earlier call with this theta has filled them; the log-likelihood is not
+            computed then.
         threads: how many work on it; None: PyTorch's number.
     """
     if cpu.MISSING is None:
@@ -102,7 +107,9 @@ def by_operators(
         moved = x @ direction.T
         found = curved[:, None] * p * (moved - (p * moved).sum(1, keepdim=True))
     return RowSums(
-        (weights[:, None] * target * log_p).sum(), found.T @ x, _square(x, p, curved, residual, weights, square)
+        (weights[:, None] * target * log_p).sum(),
+        found.T @ x,
+        _square(x, p, curved, residual, weights, square),
     )
 
 
@@ -117,7 +124,11 @@ def _square(
         both = (p[:, :, None] * x[:, None, :]).reshape(-1, size)
         return own - both.T @ (curved[:, None] * both)
     both = (residual[:, :, None] * x[:, None, :]).reshape(-1, size)
-    again = torch.where(weights > 0, 1 / weights, 0.0) if square == "scores" else torch.ones_like(weights)
+    again = (
+        torch.where(weights > 0, 1 / weights, 0.0)
+        if square == "scores"
+        else torch.ones_like(weights)
+    )
     return both.T @ (again[:, None] * both)
 
 
@@ -135,29 +146,62 @@ def _compiled(
     others, p = theta.shape
     assert p == x.shape[1] + standard.intercept, (theta.shape, x.shape)
     value, score = torch.zeros((), dtype=torch.float64), torch.zeros(others, p, dtype=torch.float64)
-    pairs = torch.zeros(others * (others + 1) // 2, p * (p + 1) // 2, dtype=torch.float64) if square else None
-    small = [standard.centre, standard.scale, rows.labels, rows.target, rows.weights, rows.offset, theta, direction]
-    small = [None if part is None else part.contiguous() for part in small]  # the library sees addresses alone
-    centre, scale, *more, theta_at, direction_at = [0 if part is None else part.data_ptr() for part in small]
+    pairs = (
+        torch.zeros(others * (others + 1) // 2, p * (p + 1) // 2, dtype=torch.float64)
+        if square
+        else None
+    )
+    small = [
+        standard.centre,
+        standard.scale,
+        rows.labels,
+        rows.target,
+        rows.weights,
+        rows.offset,
+        theta,
+        direction,
+    ]
+    # the library sees addresses alone
+    small = [None if part is None else part.contiguous() for part in small]
+    centre, scale, *more, theta_at, direction_at = [
+        0 if part is None else part.data_ptr() for part in small
+    ]
     cpu.softmax_sums(
-        x.data_ptr(), _TYPES[x.dtype], *x.shape, *x.stride(), centre, scale, standard.intercept, others + 1, *more,
-        theta_at, direction_at, 0 if probabilities is None else probabilities.data_ptr(),
-        known, _SQUARES[square], value.data_ptr(), score.data_ptr(),
-        0 if pairs is None else pairs.data_ptr(), threads or torch.get_num_threads(),
-    )  # fmt: skip
+        x.data_ptr(),
+        _TYPES[x.dtype],
+        *x.shape,
+        *x.stride(),
+        centre,
+        scale,
+        standard.intercept,
+        others + 1,
+        *more,
+        theta_at,
+        direction_at,
+        0 if probabilities is None else probabilities.data_ptr(),
+        known,
+        _SQUARES[square],
+        value.data_ptr(),
+        score.data_ptr(),
+        0 if pairs is None else pairs.data_ptr(),
+        threads or torch.get_num_threads(),
+    )
     return RowSums(value, score, None if pairs is None else _unpacked(pairs, others, p))
 
 
 def _unpacked(pairs: Tensor, others: int, p: int) -> Tensor:
     """The symmetric matrix of which `pairs` has classes k >= l by columns i >= j."""
     square, within = torch.empty(others, p, others, p, dtype=pairs.dtype), _places(p).reshape(-1)
-    for own, numbers in zip(square, _places(others), strict=True):  # a class at a time: all of it may be large
+    # a class at a time: all of it may be large
+    for own, numbers in zip(square, _places(others), strict=True):
         own.copy_(pairs[numbers][:, within].view(others, p, p).permute(1, 0, 2))
     return square.view(others * p, -1)
 
 
 def _places(size: int) -> Tensor:
-    """(size, size): which of the pairs k >= l, numbered row by row, an element of a symmetric matrix is."""
+    """(size, size): which of the pairs k >= l, numbered row by row, an element of a symmetric
+    matrix is.
+    """
     place = torch.zeros(size, size, dtype=torch.int64)
     row, column = torch.tril_indices(size, size)
     place[row, column] = place[column, row] = torch.arange(len(row))

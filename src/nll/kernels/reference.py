@@ -15,7 +15,8 @@ from torch.nn.functional import nll_loss as _nll_loss
 
 from nll._torch import certainly
 
-_log_softmax = torch.log_softmax  # as at import: a program may put our functions in the place of PyTorch's
+# as at import: a program may put our functions in the place of PyTorch's
+_log_softmax = torch.log_softmax
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -64,7 +65,9 @@ def cross_entropy(
     allowed: Tensor | None,  # broadcasts against the input
     options: Options,
 ) -> Tensor:
-    """-sum_c q_c w_c log p_c + z_loss logsumexp^2 of each row, p = softmax(scores), q the smoothed target; reduced."""
+    """-sum_c q_c w_c log p_c + z_loss logsumexp^2 of each row, p = softmax(scores), q the smoothed
+    target; reduced.
+    """
     dead = None if row_weights is None else row_weights == 0.0
     rows, squared = row_losses(input, target, weight, allowed, options, dead)
     return reduce_losses(rows, squared, input, target, weight, row_weights, options)
@@ -79,7 +82,9 @@ def cross_entropy_block(
     options: Options,
     with_gradient: bool,
 ) -> Tensor:
-    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the scores."""
+    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the
+    scores.
+    """
     rows, squared = row_losses(scores, target, weight, allowed, options)
     rows = rows if squared is None else rows + options.z_loss * squared
     if with_gradient:
@@ -96,7 +101,9 @@ def cross_entropy_gradient(
     row_weights: Tensor | None,
     options: Options,
 ) -> Tensor:
-    """`slope` times the gradient of `cross_entropy` by its input, by its formula: for where autograd is not."""
+    """`slope` times the gradient of `cross_entropy` by its input, by its formula: for where
+    autograd is not.
+    """
     dim = class_dim(input)
     x = input.movedim(dim, -1)
     y = target if target.shape != input.shape else target.movedim(dim, -1).reshape(-1, x.shape[-1])
@@ -107,18 +114,26 @@ def cross_entropy_gradient(
     if options.reduction == "mean":  # where nothing counts the gradient is 0
         total, of_kept = mass.sum(), kept.sum()
         factor = factor / total.masked_fill(total == 0.0, torch.inf)
-        options = options._replace(z_loss=options.z_loss * total / of_kept.masked_fill(of_kept == 0.0, torch.inf))
-    rows = _row_gradients(x.reshape(-1, x.shape[-1]), y if y.dim() == 2 else y.reshape(-1), weight, None, options)
+        options = options._replace(
+            z_loss=options.z_loss * total / of_kept.masked_fill(of_kept == 0.0, torch.inf)
+        )
+    rows = _row_gradients(
+        x.reshape(-1, x.shape[-1]), y if y.dim() == 2 else y.reshape(-1), weight, None, options
+    )
     return (rows.view(x.shape) * factor.unsqueeze(-1)).movedim(-1, dim).to(input.dtype)
 
 
 def _row_gradients(
     input: Tensor, target: Tensor, weight: Tensor | None, allowed: Tensor | None, options: Options
 ) -> Tensor:
-    """p sum_c u_c - u, where u_c = w_c q_c, plus 2 z_loss lse p; then by the scores' own derivative, for (N, C)."""
+    """p sum_c u_c - u, where u_c = w_c q_c, plus 2 z_loss lse p; then by the scores' own
+    derivative, for (N, C).
+    """
     z = scores(input, options.temperature, options.softcap, allowed)
     q, kept = _as_probabilities(input, target, options.ignore_index)
-    u = (_smooth(q, 1, allowed, options.label_smoothing) if options.label_smoothing else q).to(z.dtype)
+    u = (_smooth(q, 1, allowed, options.label_smoothing) if options.label_smoothing else q).to(
+        z.dtype
+    )
     u = u if weight is None else u * weight
     mass = u.sum(1, keepdim=True)
     if _counts(options.z_loss):
@@ -133,8 +148,12 @@ def _row_gradients(
     return gradient.div_(options.temperature)
 
 
-def _as_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor | None]:
-    """The target as (N, C) and, of labels, the rows that they are classes of: neither ignored nor out of range."""
+def _as_probabilities(
+    input: Tensor, target: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor | None]:
+    """The target as (N, C) and, of labels, the rows that they are classes of: neither ignored nor
+    out of range.
+    """
     if target.shape == input.shape:
         return target, None
     kept = (target != ignore_index) & (target >= 0) & (target < input.shape[1])
@@ -155,7 +174,8 @@ def row_losses(
     weight: Tensor | None,
     allowed: Tensor | None,
     options: Options,
-    dead: Tensor | None = None,  # rows that will be multiplied by 0: no loss of theirs is to be infinite
+    # rows that will be multiplied by 0: no loss of theirs is to be infinite
+    dead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """-sum_c q_c w_c log p_c of each row and, for a z-loss, logsumexp^2; 0 where it is ignored."""
     z = scores(input, options.temperature, options.softcap, allowed)
@@ -167,7 +187,9 @@ def row_losses(
     if target.shape == input.shape:
         rows = _expected_nll(log_p, target, by_class, options.label_smoothing, allowed)
     else:
-        rows = _label_nll(log_p, target, weight, by_class, options.ignore_index, options.label_smoothing, allowed)
+        rows = _label_nll(
+            log_p, target, weight, by_class, options.ignore_index, options.label_smoothing, allowed
+        )
     if not _counts(options.z_loss):
         return rows, None
     squared = log_sum_exp(z, dim).square()
@@ -177,7 +199,8 @@ def row_losses(
 
 
 def log_sum_exp(z: Tensor, dim: int) -> Tensor:
-    """log sum exp z, whose derivative exp(z - m) / sum exp(z - m) loses no digits to the size of the largest, m.
+    """log sum exp z, whose derivative exp(z - m) / sum exp(z - m) loses no digits to the size of
+    the largest, m.
 
     That of torch.logsumexp is exp(z - lse), with lse rounded.
     """
@@ -187,7 +210,9 @@ def log_sum_exp(z: Tensor, dim: int) -> Tensor:
     top = top.masked_fill(~top.isfinite(), 0.0)
     total = (z - top).exp().sum(dim)
     nothing = total == 0.0  # no class is possible
-    return (total.masked_fill(nothing, 1.0).log() + top.squeeze(dim)).masked_fill(nothing, -torch.inf)
+    return (total.masked_fill(nothing, 1.0).log() + top.squeeze(dim)).masked_fill(
+        nothing, -torch.inf
+    )
 
 
 def _counts(z_loss: Tensor | float) -> bool:
@@ -201,7 +226,8 @@ class RowStatistics(NamedTuple):
     log_prob: Tensor  # log p of the label
     lse: Tensor
     entropy: Tensor | None  # -sum p log p
-    rank: Tensor  # how many classes come before it: those with a larger score, of equal ones the first
+    # how many classes come before it: those with a larger score, of equal ones the first
+    rank: Tensor
     shift: Tensor  # the largest score; and with it
     log_sum: Tensor  # log sum exp(z - shift): what all scores have in common costs no digits then
 
@@ -220,7 +246,9 @@ def statistics_block(
     of_label, place = scores.gather(1, label), torch.arange(scores.shape[1], device=scores.device)
     rank = ((scores > of_label) | ((scores == of_label) & (place < label))).sum(1)
     h = _entropy(log_p) if entropy else None
-    return RowStatistics(log_p.gather(1, label).squeeze(1), shift + log_sum, h, rank, shift, log_sum)
+    return RowStatistics(
+        log_p.gather(1, label).squeeze(1), shift + log_sum, h, rank, shift, log_sum
+    )
 
 
 def _entropy(log_p: Tensor) -> Tensor:
@@ -236,14 +264,21 @@ def statistics_block_backward(
     found: RowStatistics,
     slopes: tuple[Tensor, ...],  # by log_prob, lse and, if asked for, entropy
 ) -> None:
-    """Overwrite the scores with a onehot + p (b - a - c (log p + H)), the gradient for the slopes a, b and c."""
+    """Overwrite the scores with a onehot + p (b - a - c (log p + H)), the gradient for the slopes
+    a, b and c.
+    """
     a, b, *c = slopes
-    log_p = (_z(scores, temperature, softcap) - found.shift.unsqueeze(1)) - found.log_sum.unsqueeze(1)
+    log_p = (_z(scores, temperature, softcap) - found.shift.unsqueeze(1)) - found.log_sum.unsqueeze(
+        1
+    )
     factor = (b - a).unsqueeze(1)
     p = log_p.exp()
     if c:
         assert found.entropy is not None
-        factor = factor - c[0].unsqueeze(1) * (log_p.masked_fill(p == 0.0, 0.0) + found.entropy.unsqueeze(1))  # 0 log 0
+        # 0 log 0
+        factor = factor - c[0].unsqueeze(1) * (
+            log_p.masked_fill(p == 0.0, 0.0) + found.entropy.unsqueeze(1)
+        )
     gradient = (p * factor).scatter_add_(1, label.unsqueeze(1), a.unsqueeze(1))
     if softcap is not None:
         gradient *= 1.0 - torch.tanh(scores.to(p.dtype) / softcap).square()
@@ -253,7 +288,9 @@ def statistics_block_backward(
 def differentiable_statistics(
     input: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> tuple[Tensor, ...]:
-    """log p of the label, lse and, if asked, the entropy -sum p log p, by operators that autograd knows."""
+    """log p of the label, lse and, if asked, the entropy -sum p log p, by operators that autograd
+    knows.
+    """
     z = scores(input, temperature, softcap, None)
     log_p = _log_softmax(z, 1)
     log_prob, lse = log_p.gather(1, label.unsqueeze(1)).squeeze(1), log_sum_exp(z, 1)
@@ -274,11 +311,17 @@ def reduce_losses(
     if row_weights is not None:
         row_weights = row_weights.to(mass.dtype)
     loss = reduce(rows, mass, options.reduction, row_weights)
-    return loss if squared is None else loss + options.z_loss * reduce(squared, kept, options.reduction, row_weights)
+    return (
+        loss
+        if squared is None
+        else loss + options.z_loss * reduce(squared, kept, options.reduction, row_weights)
+    )
 
 
 def reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | None = None) -> Tensor:
-    """Reduce the rows; "mean" is sum(r l) / sum(r mass), r the row weights: NaN, of gradient 0, if nothing counts."""
+    """Reduce the rows; "mean" is sum(r l) / sum(r mass), r the row weights: NaN, of gradient 0, if
+    nothing counts.
+    """
     if row_weights is not None:
         rows, mass = product(row_weights, rows), mass * row_weights
     if reduction == "none":
@@ -291,7 +334,9 @@ def reduce(rows: Tensor, mass: Tensor, reduction: str, row_weights: Tensor | Non
 
 
 def product(factor: Tensor, loss: Tensor) -> Tensor:
-    """factor * loss; where the factor is 0, an infinite loss counts for nothing, in no derivative: 0 log 0 = 0."""
+    """factor * loss; where the factor is 0, an infinite loss counts for nothing, in no derivative:
+    0 log 0 = 0.
+    """
     return factor * loss.masked_fill((factor == 0.0) & loss.isinf(), 0.0)
 
 
@@ -301,7 +346,9 @@ def rows_shape(input: Tensor) -> torch.Size:
     return input.shape[:dim] + input.shape[dim + 1 :]
 
 
-def masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+def masses(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor]:
     """What each row counts for in the mean of the loss, and in the mean of the z-loss."""
     if target.shape != input.shape:
         mass = label_mass(input, target, weight, ignore_index)
@@ -313,8 +360,12 @@ def masses(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: i
     return ones, ones
 
 
-def scores(input: Tensor, temperature: float, softcap: float | None, allowed: Tensor | None) -> Tensor:
-    """z = softcap * tanh(x / softcap) / temperature, in float32 or better; -inf for classes not allowed."""
+def scores(
+    input: Tensor, temperature: float, softcap: float | None, allowed: Tensor | None
+) -> Tensor:
+    """z = softcap * tanh(x / softcap) / temperature, in float32 or better; -inf for classes not
+    allowed.
+    """
     z = input.float() if input.dtype in _HALF else input
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
@@ -333,7 +384,9 @@ def along(per_class: Tensor, input: Tensor) -> Tensor:
 
 
 def _label_nll(log_p, target, weight, by_class, ignore_index, label_smoothing, allowed):
-    """-w_y log p_y, of which label smoothing moves a share to the mean of -w_c log p_c over the classes."""
+    """-w_y log p_y, of which label smoothing moves a share to the mean of -w_c log p_c over the
+    classes.
+    """
     loss = nll_loss(log_p, target, ignore_index)
     if weight is not None:
         loss = product(label_mass(log_p, target, weight, ignore_index), loss)
@@ -375,7 +428,8 @@ def label_mass(input: Tensor, target: Tensor, weight: Tensor | None, ignore_inde
     kept = target != ignore_index
     if weight is None:
         return kept.to(dtype)
-    label = target.clamp(0, max(weight.numel() - 1, 0))  # a label out of range is reported elsewhere
+    # a label out of range is reported elsewhere
+    label = target.clamp(0, max(weight.numel() - 1, 0))
     mass = weight.to(dtype).index_select(0, label.reshape(-1)).reshape(label.shape)
     return mass.masked_fill(~kept, 0.0)
 
@@ -383,8 +437,11 @@ def label_mass(input: Tensor, target: Tensor, weight: Tensor | None, ignore_inde
 def pick_or_nan(log_p: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """-log p of each row's label, NaN where the label is out of range.
 
-    An accelerator's own check ends the process's context, and asking for the labels would wait for the device.
+    An accelerator's own check ends the process's context, and asking for the labels would wait for
+    the device.
     """
     wrong = (target != ignore_index) & ((target < 0) | (target >= log_p.shape[class_dim(log_p)]))
-    rows = _nll_loss(log_p, target.masked_fill(wrong, ignore_index), ignore_index=ignore_index, reduction="none")
+    rows = _nll_loss(
+        log_p, target.masked_fill(wrong, ignore_index), ignore_index=ignore_index, reduction="none"
+    )
     return rows.masked_fill(wrong, torch.nan)

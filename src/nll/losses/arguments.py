@@ -23,7 +23,9 @@ def reduction(name: str, size_average: bool | None, reduce: bool | None) -> str:
     if size_average is not None or reduce is not None:
         name = legacy_reduction(size_average, reduce)
     if name == "elementwise_mean":
-        warn_deprecated("reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", 4)
+        warn_deprecated(
+            "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead.", 4
+        )
         name = "mean"
     if name not in _REDUCTIONS:
         raise ValueError(f"expected reduction to be one of 'none', 'mean', 'sum', got {name!r}")
@@ -34,7 +36,9 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     """Translate `size_average` and `reduce`, with the warning that PyTorch gives."""
     everything = [flag is None or bool(flag) for flag in (reduce, size_average)]
     name = "none" if not everything[0] else "mean" if everything[1] else "sum"
-    message = f"size_average and reduce args will be deprecated, please use reduction={name!r} instead."
+    message = (
+        f"size_average and reduce args will be deprecated, please use reduction={name!r} instead."
+    )
     warn_deprecated(message, 5)
     return name
 
@@ -80,7 +84,9 @@ def cross_entropy(
     softcap: float | None,
     z_loss: float,
 ) -> Tensor:
-    """Check what cross_entropy is given; return the target in the shape of the rows, or of the input."""
+    """Check what cross_entropy is given; return the target in the shape of the rows, or of the
+    input.
+    """
     cross_entropy_options(label_smoothing, temperature, softcap, z_loss)
     _tensor("input", input)
     _tensor("target", target)
@@ -99,7 +105,8 @@ def cross_entropy(
         raise ValueError("expected input of shape (C), (N, C) or (N, C, d1, ...), got a scalar")
     if ignore_index >= 0:
         raise RuntimeError(
-            f"expected no ignore_index for a target of class probabilities, got ignore_index={ignore_index}"
+            f"expected no ignore_index for a target of class probabilities, got "
+            f"ignore_index={ignore_index}"
         )
     _class_weight(weight, input, of_labels=False)
     return target
@@ -111,7 +118,9 @@ def row_weights(weights: Tensor | None, rows: torch.Size) -> Tensor | None:
         return None
     _tensor("row_weights", weights)
     if not _torch.same_shape(weights.shape, rows):
-        raise ValueError(f"expected row_weights of the rows' shape {tuple(rows)}, got {_shape(weights)}")
+        raise ValueError(
+            f"expected row_weights of the rows' shape {tuple(rows)}, got {_shape(weights)}"
+        )
     if weights.is_complex():
         raise ValueError(f"expected real row_weights, got {_name(weights.dtype)}")
     return weights
@@ -123,11 +132,18 @@ def inplace_backward(input: Tensor) -> None:
     if input.is_leaf:
         raise RuntimeError(f"{expected}, got a leaf: inplace_backward would destroy a parameter")
     if input._base is not None and input._base.is_leaf:
-        raise RuntimeError(f"{expected}, got a view of a leaf: inplace_backward would destroy a parameter")
+        raise RuntimeError(
+            f"{expected}, got a view of a leaf: inplace_backward would destroy a parameter"
+        )
     reach = 0
-    for step, size in sorted((step, size) for step, size in zip(input.stride(), input.shape, strict=True) if size > 1):
+    for step, size in sorted(
+        (step, size) for step, size in zip(input.stride(), input.shape, strict=True) if size > 1
+    ):
         if step <= reach:
-            raise RuntimeError(f"{expected}, got scores that share memory with each other (strides {input.stride()})")
+            raise RuntimeError(
+                f"{expected}, got scores that share memory with each other (strides "
+                f"{input.stride()})"
+            )
         reach += step * (size - 1)
 
 
@@ -141,12 +157,15 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
     classes = _classes(input)
     if not _torch.same_shape(allowed.shape, (classes,)):
         raise ValueError(
-            f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, got {_shape(allowed)}"
+            f"expected allowed_classes of shape ({classes},) or the input's {_shape(input)}, got "
+            f"{_shape(allowed)}"
         )
     return allowed if input.dim() <= 2 else allowed.view(-1, *[1] * (input.dim() - 2))
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | None) -> torch.Size:
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int | None
+) -> torch.Size:
     """Check a linear layer and what goes into it; return the rows' shape."""
     _plain("input", input)
     _plain("linear_weight", weight)
@@ -155,28 +174,37 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, max_memory: int |
         raise ValueError("expected input of shape (..., F), got a scalar")
     if weight.dim() != 2 or weight.shape[1] != input.shape[-1]:
         raise ValueError(
-            f"expected linear_weight of shape (C, {input.shape[-1]}) for an input of {_shape(input)}, "
+            f"expected linear_weight of shape (C, {input.shape[-1]}) for an input of "
+            f"{_shape(input)}, "
             f"got {_shape(weight)}"
         )
     if bias is not None:
         _plain("linear_bias", bias)
         if not _torch.same_shape(bias.shape, weight.shape[:1]):
-            raise ValueError(f"expected linear_bias of shape ({weight.shape[0]},), got {_shape(bias)}")
+            raise ValueError(
+                f"expected linear_bias of shape ({weight.shape[0]},), got {_shape(bias)}"
+            )
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
         if tensor is not None and tensor.dtype is not input.dtype:
-            raise RuntimeError(f"expected {name} of the input's type {_name(input.dtype)}, got {_name(tensor.dtype)}")
+            raise RuntimeError(
+                f"expected {name} of the input's type {_name(input.dtype)}, got "
+                f"{_name(tensor.dtype)}"
+            )
     _memory(max_memory)
     return input.shape[:-1]
 
 
 def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
-    """Check the target's shape, labels (...) or probabilities (..., C); return it as (N) or (N, C)."""
+    """Check the target's shape, labels (...) or probabilities (..., C); return it as (N) or (N,
+    C).
+    """
     _tensor("target", target)
     if _torch.same_shape(target.shape, rows):
         return target.reshape(-1)
     if not _torch.same_shape(target.shape, (*rows, classes)):
         raise ValueError(
-            f"expected labels of the rows' shape {tuple(rows)} or probabilities of shape {(*rows, classes)}, "
+            f"expected labels of the rows' shape {tuple(rows)} or probabilities of shape "
+            f"{(*rows, classes)}, "
             f"got a target of {_shape(target)}"
         )
     return _torch.matrix(target)
@@ -194,7 +222,9 @@ def valid_rows(count: int | None, labels: Tensor, ignore_index: int) -> None:
     if _torch.readable(labels):
         kept = int((labels != ignore_index).sum())
         if kept > count:
-            raise ValueError(f"expected at most valid_rows={count} labels that are not ignored, got {kept}")
+            raise ValueError(
+                f"expected at most valid_rows={count} labels that are not ignored, got {kept}"
+            )
 
 
 def scores(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) -> int:
@@ -218,7 +248,9 @@ def row_labels(target: Tensor, rows: torch.Size, ignore_index: int) -> Tensor:
     return _integral(target)
 
 
-def probabilities(target: Tensor, target_bias: Tensor | None, rows: torch.Size, classes: int) -> Tensor:
+def probabilities(
+    target: Tensor, target_bias: Tensor | None, rows: torch.Size, classes: int
+) -> Tensor:
     """Check a target of probabilities (..., C); return it as (N, C)."""
     _tensor("target", target)
     if target_bias is not None:
@@ -234,7 +266,9 @@ def probabilities(target: Tensor, target_bias: Tensor | None, rows: torch.Size, 
 def same_rows(found: torch.Size, rows: torch.Size, weight: Tensor, classes: int) -> None:
     """Check that two linear layers have the same rows and classes."""
     if found != rows:
-        raise ValueError(f"expected a target of rows {tuple(rows)} as the input has, got {tuple(found)}")
+        raise ValueError(
+            f"expected a target of rows {tuple(rows)} as the input has, got {tuple(found)}"
+        )
     if weight.shape[0] != classes:
         raise ValueError(f"expected target_weight of {classes} classes, got {weight.shape[0]}")
 
@@ -248,12 +282,17 @@ def sample(count: int, probabilities: Tensor | None, classes: int) -> None:
     if probabilities is None:
         return
     _tensor("sampling_probabilities", probabilities)
-    if not _torch.same_shape(probabilities.shape, (classes,)) or not probabilities.is_floating_point():
+    if (
+        not _torch.same_shape(probabilities.shape, (classes,))
+        or not probabilities.is_floating_point()
+    ):
         raise ValueError(
             f"expected sampling_probabilities of shape ({classes},) and of floating point type, "
             f"got {_name(probabilities.dtype)} of {_shape(probabilities)}"
         )
-    if _torch.readable(probabilities) and not bool((probabilities >= 0).all() and probabilities.sum() > 0):
+    if _torch.readable(probabilities) and not bool(
+        (probabilities >= 0).all() and probabilities.sum() > 0
+    ):
         raise ValueError("expected sampling_probabilities that are not negative and not all 0")
 
 
@@ -289,19 +328,27 @@ def label_error(target: Tensor, classes: int, ignore_index: int) -> IndexError |
     row = tuple(wrong.nonzero()[0].tolist())
     value = int(target[row])
     where = f" at row {row[0] if len(row) == 1 else row}" if row else ""
-    return IndexError(f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got {value}{where}")
+    return IndexError(
+        f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got {value}{where}"
+    )
 
 
 def _labels(input: Tensor, target: Tensor) -> Tensor:
     if input.dim() == 1:
         if target.numel() != 1 or target.dim() > 1:
-            message = f"expected one label for an input of shape {_shape(input)}, got a target of {_shape(target)}"
+            message = (
+                f"expected one label for an input of shape {_shape(input)}, got a target of "
+                f"{_shape(target)}"
+            )
             raise RuntimeError(message) if target.dim() > 1 else ValueError(message)
         target = target.reshape(())
     else:
         rows = (input.shape[0], *input.shape[2:])
         if not _torch.same_shape(target.shape, rows):
-            message = f"expected a target of shape {rows} for an input of {_shape(input)}, got {_shape(target)}"
+            message = (
+                f"expected a target of shape {rows} for an input of {_shape(input)}, got "
+                f"{_shape(target)}"
+            )
             batch = target.shape[0] if target.dim() else 0
             raise RuntimeError(message) if batch == rows[0] else ValueError(message)
     return _integral(target)
@@ -326,7 +373,9 @@ def _class_weight(weight: Tensor | None, input: Tensor, of_labels: bool = True) 
     _tensor("weight", weight)
     classes = _classes(input)
     if not _torch.same_shape(weight.shape, (classes,)):
-        raise RuntimeError(f"expected weight of shape ({classes},), one for each class, got {_shape(weight)}")
+        raise RuntimeError(
+            f"expected weight of shape ({classes},), one for each class, got {_shape(weight)}"
+        )
     if not of_labels:
         return  # multiplied into probabilities, with PyTorch's promotion of types
     half = input.dtype is torch.bfloat16 or input.dtype is torch.float16
@@ -336,7 +385,10 @@ def _class_weight(weight: Tensor | None, input: Tensor, of_labels: bool = True) 
 
 
 def cross_entropy_options(
-    label_smoothing: float = 0.0, temperature: float = 1.0, softcap: float | None = None, z_loss: float = 0.0
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
 ) -> None:
     """Check the options of a cross entropy."""
     for name, value in (
@@ -354,7 +406,9 @@ def cross_entropy_options(
         raise ValueError(f"expected a finite z_loss of at least 0, got {z_loss}")
     if softcap is not None:
         if not isinstance(softcap, Real):
-            raise TypeError(f"expected softcap to be a real number or None, got {type(softcap).__name__}")
+            raise TypeError(
+                f"expected softcap to be a real number or None, got {type(softcap).__name__}"
+            )
         if not 0.0 < softcap < math.inf:
             raise ValueError(f"expected a finite softcap above 0, or None, got {softcap}")
 
@@ -362,7 +416,9 @@ def cross_entropy_options(
 def _tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         if isinstance(value, torch.fx.Proxy):
-            raise TypeError("torch.fx.symbolic_trace does not trace nll: use torch.export or torch.compile")
+            raise TypeError(
+                "torch.fx.symbolic_trace does not trace nll: use torch.export or torch.compile"
+            )
         raise TypeError(f"expected {name} to be a Tensor, got {type(value).__name__}")
 
 
@@ -382,10 +438,13 @@ def _plain(name: str, value: object) -> None:
 
 
 def _classes_together(input: Tensor) -> None:
-    """Refuse scores whose classes lie in several processes: loss_parallel would send back a wrong gradient."""
+    """Refuse scores whose classes lie in several processes: loss_parallel would send back a wrong
+    gradient.
+    """
     if any(p.is_shard(0 if input.dim() == 1 else 1) for p in getattr(input, "placements", ())):
         raise RuntimeError(
-            "expected scores whose classes are in one place for label smoothing and class probabilities, "
+            "expected scores whose classes are in one place for label smoothing and class "
+            "probabilities, "
             f"got placements {input.placements}"  # type: ignore[attr-defined]
         )
 
@@ -403,7 +462,9 @@ def _integer(name: str, value: object) -> None:
 
 def _floating(name: str, dtype: torch.dtype) -> None:
     if dtype not in _FLOATS:
-        raise NotImplementedError(f"expected {name} of type float32, float64, bfloat16 or float16, got {_name(dtype)}")
+        raise NotImplementedError(
+            f"expected {name} of type float32, float64, bfloat16 or float16, got {_name(dtype)}"
+        )
 
 
 def _classes(input: Tensor) -> int:

@@ -1,8 +1,8 @@
 """How the compiled losses are differentiated.
 
-First derivatives run in the kernels. A second derivative, asked for with `create_graph=True`, differentiates the
-reference's definition at the same point, and so do many upstream gradients at once; `_backends.choose` sends forward
-mode and `torch.func` there from the start.
+First derivatives run in the kernels. A second derivative, asked for with `create_graph=True`,
+differentiates the reference's definition at the same point, and so do many upstream gradients at
+once; `_backends.choose` sends forward mode and `torch.func` there from the start.
 """
 
 from __future__ import annotations
@@ -31,16 +31,26 @@ def overwrites(input: Tensor) -> bool:
 class _CrossEntropy(torch.autograd.Function):
     """(input, target) -> the loss.
 
-    Where the loss is reduced to a number, the forward pass computes the gradient in the same pass over the scores, and
-    the first backward pass multiplies it by whatever factor comes. Any other pass computes the gradient anew.
+    Where the loss is reduced to a number, the forward pass computes the gradient in the same pass
+    over the scores, and the first backward pass multiplies it by whatever factor comes. Any other
+    pass computes the gradient anew.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, kernels: Any, input: Tensor, target: Tensor, weight, row_weights, options: Options, in_place: bool
+        ctx: Any,
+        kernels: Any,
+        input: Tensor,
+        target: Tensor,
+        weight,
+        row_weights,
+        options: Options,
+        in_place: bool,
     ) -> Tensor:
         at_once = options.reduction != "none" and not in_place and input.dtype in AT_ONCE
-        loss, ctx.sums, ctx.gradient = kernels.cross_entropy(input, target, weight, row_weights, options, at_once)
+        loss, ctx.sums, ctx.gradient = kernels.cross_entropy(
+            input, target, weight, row_weights, options, at_once
+        )
         ctx.kernels, ctx.options, ctx.in_place, ctx.spent = kernels, options, in_place, False
         ctx.save_for_backward(input, target, weight, row_weights)
         return loss
@@ -80,28 +90,41 @@ def gradient_by_definition(slope: Tensor, saved: Any, options: Options) -> Tenso
     return _torch.separate_gradients(loss, saved, (True, False, False, False), slope)[0]  # type: ignore[return-value]
 
 
-def gradient_anew(kernels: Any, slope: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool) -> Tensor:
+def gradient_anew(
+    kernels: Any, slope: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool
+) -> Tensor:
     """The gradient from the sums of the forward pass."""
     input, target, weight, factor = saved
     upstream: Tensor | None = slope
     if options.reduction == "none":
         factor, upstream = slope if factor is None else slope * factor, None
-    return kernels.cross_entropy_backward(input, target, weight, factor, options, sums, upstream, in_place)
+    return kernels.cross_entropy_backward(
+        input, target, weight, factor, options, sums, upstream, in_place
+    )
 
 
 def _spend(ctx: Any, many: bool) -> None:
     """Allow one backward pass of one upstream gradient, without derivatives of its own."""
     if many:
-        raise RuntimeError("expected one upstream gradient with inplace_backward, got a batch of them")
+        raise RuntimeError(
+            "expected one upstream gradient with inplace_backward, got a batch of them"
+        )
     if torch.is_grad_enabled():
-        raise RuntimeError("expected no second derivative with inplace_backward, which overwrites the scores")
+        raise RuntimeError(
+            "expected no second derivative with inplace_backward, which overwrites the scores"
+        )
     if ctx.spent:
-        raise RuntimeError("expected one backward pass with inplace_backward, got a second: the scores are overwritten")
+        raise RuntimeError(
+            "expected one backward pass with inplace_backward, got a second: the "
+            "scores are overwritten"
+        )
     ctx.spent = True
 
 
 class _Overwritten(torch.autograd.Function):
-    """The identity; backward writes the gradient into the input's memory, for losses that cannot do so themselves."""
+    """The identity; backward writes the gradient into the input's memory, for losses that cannot do
+    so themselves.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor) -> Tensor:
@@ -157,7 +180,9 @@ class _Pick(torch.autograd.Function):
 
 
 class Backend:
-    """The functions of `kernels/reference.py` by one set of kernels, for all classes allowed, with derivatives."""
+    """The functions of `kernels/reference.py` by one set of kernels, for all classes allowed, with
+    derivatives.
+    """
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -185,7 +210,9 @@ class Backend:
         options: Options,
         in_place: bool = False,
     ) -> Tensor:
-        """As `reference.cross_entropy`; in place, its backward pass overwrites the input with the gradient."""
+        """As `reference.cross_entropy`; in place, its backward pass overwrites the input with the
+        gradient.
+        """
         assert allowed is None
         tensors = input, target, weight, row_weights
         if not (torch.is_grad_enabled() and input.requires_grad):
@@ -204,7 +231,9 @@ class Backend:
     ) -> Tensor:
         """As `reference.cross_entropy_block`; nothing is differentiated by autograd."""
         assert allowed is None
-        return self.kernels.cross_entropy_block(scores, target, weight, row_factor, options, with_gradient)
+        return self.kernels.cross_entropy_block(
+            scores, target, weight, row_factor, options, with_gradient
+        )
 
     def statistics_block(self, *arguments: Any) -> reference.RowStatistics:
         """As `reference.statistics_block`."""

@@ -18,7 +18,8 @@ from nll import _torch
 from nll.kernels import cpu, reference
 from nll.losses import autograd
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on a processor then, slowly
+# Triton's kernels run on a processor then, slowly
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _triton_missing() -> str | None:
@@ -40,8 +41,9 @@ if TRITON_MISSING is None:
 
 _OF_A_DEVICE = ("cpu", "triton")  # the others take every tensor
 
-# Below so many scores a call of the compiled loops costs more than it saves: PyTorch's operators are written in C++,
-# the way to ours in Python, some 30 microseconds long. A row counts too, as PyTorch takes each by itself.
+# Below so many scores a call of the compiled loops costs more than it saves: PyTorch's operators
+# are written in C++, the way to ours in Python, some 30 microseconds long. A row counts too, as
+# PyTorch takes each by itself.
 SMALL, SCORES_IN_A_ROW = 1 << 17, 64
 
 _forced: ContextVar[str | None] = ContextVar("nll backend", default=None)
@@ -54,10 +56,11 @@ def forced() -> str | None:
 
 
 def is_small(input: Tensor, target: Tensor) -> bool:
-    """Whether PyTorch's own cross entropy takes this call, of (N, C) scores and no option of ours, as it is.
+    """Whether PyTorch's own cross entropy takes this call, of (N, C) scores and no option of ours,
+    as it is.
 
-    Ours costs microseconds of Python where PyTorch's operator is done in a few. Its result must be the same: in
-    float16 and bfloat16 it is not, nor for labels of one byte.
+    Ours costs microseconds of Python where PyTorch's operator is done in a few. Its result must be
+    the same: in float16 and bfloat16 it is not, nor for labels of one byte.
     """
     return (
         not torch.compiler.is_compiling()
@@ -79,7 +82,9 @@ def choose(
     row_weights: Tensor | None = None,
     allowed: Tensor | None = None,
 ) -> Any:
-    """Return the backend that runs a loss of these tensors: the kernels of their device if they can and it pays."""
+    """Return the backend that runs a loss of these tensors: the kernels of their device if they can
+    and it pays.
+    """
     name = forced()
     if name is not None and name not in _OF_A_DEVICE:
         return BACKENDS[name]
@@ -99,11 +104,17 @@ def obstacle(
     row_weights: Tensor | None = None,
     allowed: Tensor | None = None,
 ) -> str | None:
-    """Why a loss of these tensors does not go to the kernels of their device, if it does not; "because ..."."""
+    """Why a loss of these tensors does not go to the kernels of their device, if it does not;
+    "because ...".
+    """
     others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
     if forced() not in (None, *_OF_A_DEVICE):
         return "use_backend asks for it"
-    of_device = _obstacle_for_triton(input) if _for_triton(input) else _obstacle_for_cpu(input, target, weight)
+    of_device = (
+        _obstacle_for_triton(input)
+        if _for_triton(input)
+        else _obstacle_for_cpu(input, target, weight)
+    )
     if of_device is not None:
         return of_device
     if allowed is not None:
@@ -114,7 +125,10 @@ def obstacle(
         return "a gradient by the target or by weights is wanted"
     if torch.compiler.is_exporting() and any(tensor.is_floating_point() for tensor in others):
         return "an exported program may be asked for a gradient by the target or by weights"
-    if any(tensor.device != input.device or type(tensor) not in _torch.PLAIN for tensor in (input, *others)):
+    if any(
+        tensor.device != input.device or type(tensor) not in _torch.PLAIN
+        for tensor in (input, *others)
+    ):
         return "the tensors are on different devices, or are of a subclass of Tensor"
     if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
         return "the target or a weight has a wider type than the scores"
@@ -136,7 +150,9 @@ def _obstacle_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | Non
         return f"there are no kernels for a tensor on {input.device.type}"
     if weight is None or compiling:
         return None
-    if weight.device.type != "cpu" or not (_torch.readable(weight) and bool(weight.isfinite().all())):
+    if weight.device.type != "cpu" or not (
+        _torch.readable(weight) and bool(weight.isfinite().all())
+    ):
         return "class weights are not finite"
     return None
 
@@ -150,7 +166,9 @@ def _obstacle_for_triton(input: Tensor) -> str | None:
 
 
 def _fits(dtype: torch.dtype, scores: torch.dtype) -> bool:
-    """Whether a weight or a probability of this type leaves the result in the type that is summed in."""
+    """Whether a weight or a probability of this type leaves the result in the type that is summed
+    in.
+    """
     sums = torch.promote_types(scores, torch.float32)
     return torch.promote_types(dtype, sums) == sums
 
@@ -166,9 +184,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 def use_backend(name: str) -> Iterator[None]:
     """Run the losses inside the `with` block, in this thread and task, on the named backend.
 
-    "cpu" takes the compiled loops for small tensors too, "triton" its kernels for tensors of a processor, if they are
-    interpreted (TRITON_INTERPRET=1); what they cannot do goes to "reference" as ever. A compiled function keeps the
-    choice with which it was compiled.
+    "cpu" takes the compiled loops for small tensors too, "triton" its kernels for tensors of a
+    processor, if they are interpreted (TRITON_INTERPRET=1); what they cannot do goes to "reference"
+    as ever. A compiled function keeps the choice with which it was compiled.
 
     Raises ValueError for a name that is not a backend of this installation.
     """
@@ -188,7 +206,9 @@ def _choice(name: str | None) -> Iterator[None]:
 
 
 def as_written(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Run the forward pass of an autograd function in the types that it is given, whatever autocast says."""
+    """Run the forward pass of an autograd function in the types that it is given, whatever autocast
+    says.
+    """
     run = _torch.without_autocast(forward)
 
     @wraps(forward)
@@ -212,14 +232,23 @@ def as_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise IndexError for a label out of range; an accelerator is not waited for, and tells of it later."""
-    if target.is_floating_point() or torch.compiler.is_compiling() or _torch.transforming() or _torch.watched():
+    """Raise IndexError for a label out of range; an accelerator is not waited for, and tells of it
+    later.
+    """
+    if (
+        target.is_floating_point()
+        or torch.compiler.is_compiling()
+        or _torch.transforming()
+        or _torch.watched()
+    ):
         return
     if _torch.readable(target):
         wrong = (target < 0) | (target >= classes)
         if bool((wrong & (target != ignore_index)).any()):
             raise IndexError("label out of range")
-    elif type(target) in _torch.PLAIN and target.numel() > 0 and _obstacle_for_triton(target) is None:
+    elif (
+        type(target) in _torch.PLAIN and target.numel() > 0 and _obstacle_for_triton(target) is None
+    ):
         from nll.kernels.triton import labels
 
         labels.look(target, classes, ignore_index)
@@ -228,9 +257,9 @@ def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
 def check_labels() -> None:
     """Wait for the accelerators, and raise IndexError for a label that a loss has met out of range.
 
-    A loss on an accelerator does not wait to see whether its labels are right. A wrong one is never read through: its
-    row's loss is NaN, and the first row and label are raised at the next loss on that device, or its backward pass.
-    This asks for them now.
+    A loss on an accelerator does not wait to see whether its labels are right. A wrong one is never
+    read through: its row's loss is NaN, and the first row and label are raised at the next loss on
+    that device, or its backward pass. This asks for them now.
     """
     labels = sys.modules.get("nll.kernels.triton.labels")
     if labels is not None:

@@ -17,13 +17,16 @@ from nll.losses import arguments, dispatch, functional, linear, matmul, token_st
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which backend runs a call and why; for the losses of a linear layer the blocks, and the memory they take."""
+    """Which backend runs a call and why; for the losses of a linear layer the blocks, and the
+    memory they take.
+    """
 
     backend: str
     reason: str
     rows: int | None = None  # in a block
     blocks: int | None = None
-    bytes: int | None = None  # predicted peak, besides the arguments, the gradients and float32 sums of them
+    # predicted peak, besides the arguments, the gradients and float32 sums of them
+    bytes: int | None = None
 
     def __str__(self) -> str:
         """One sentence."""
@@ -72,10 +75,18 @@ def _of_nll_loss(input: Tensor, **_: Any) -> Explanation:
 
 
 def _of_cross_entropy(input: Tensor, target: Tensor, weight: Any, **more: Any) -> Explanation:
-    absent = weight, *(more[name] for name in ("row_weights", "allowed_classes", "softcap", "size_average", "reduce"))
+    absent = (
+        weight,
+        *(
+            more[name]
+            for name in ("row_weights", "allowed_classes", "softcap", "size_average", "reduce")
+        ),
+    )
     numbers = tuple(more[name] for name in ("label_smoothing", "temperature", "z_loss"))
     if functional.goes_to_pytorch(input, target, absent, numbers, more["inplace_backward"]):
-        return Explanation("pytorch", "its own cross_entropy, the shorter way for a small problem without options")
+        return Explanation(
+            "pytorch", "its own cross_entropy, the shorter way for a small problem without options"
+        )
     return _chosen(input, target, weight, more["row_weights"], more["allowed_classes"])
 
 
@@ -83,10 +94,14 @@ def _chosen(*tensors: Any) -> Explanation:
     backend = dispatch.choose(*tensors)
     name = next(name for name, module in dispatch.BACKENDS.items() if module is backend)
     whose = {"cpu": "the compiled loops", "triton": "Triton's kernels"}
-    return Explanation(name, whose.get(name, f"PyTorch's operators, because {dispatch.obstacle(*tensors)}"))
+    return Explanation(
+        name, whose.get(name, f"PyTorch's operators, because {dispatch.obstacle(*tensors)}")
+    )
 
 
-def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Any, **more: Any) -> Explanation:
+def _of_layer(
+    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Any, **more: Any
+) -> Explanation:
     budget = more["max_memory"]
     input, linear_weight, bias = matmul.autocast(input, linear_weight, linear_bias)
     rows, classes = arguments.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
@@ -108,7 +123,12 @@ def _of_layer(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias:
 
 
 def _of_statistics(
-    input: Tensor, target: Tensor, linear_weight: Tensor | None, linear_bias: Tensor | None, max_memory: Any, **_: Any
+    input: Tensor,
+    target: Tensor,
+    linear_weight: Tensor | None,
+    linear_bias: Tensor | None,
+    max_memory: Any,
+    **_: Any,
 ) -> Explanation:
     head = linear_weight
     if head is not None:
@@ -128,9 +148,15 @@ def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanati
         "PyTorch's operators, because forward mode, torch.func or a tracer is at work, "
         "or a gradient by the target or by weights is wanted"
     )
-    return Explanation("reference", why, min(step, max(1, len(input))), -(-max(1, len(input)) // step), size)
+    return Explanation(
+        "reference", why, min(step, max(1, len(input))), -(-max(1, len(input)) // step), size
+    )
 
 
-def _in_blocks(found: Explanation, input: Tensor, head: Tensor | None, budget: int | None) -> Explanation:
+def _in_blocks(
+    found: Explanation, input: Tensor, head: Tensor | None, budget: int | None
+) -> Explanation:
     how = matmul.plan(input, head, budget)
-    return Explanation(found.backend, found.reason, how.rows, -(-max(1, len(input)) // how.rows), how.bytes)
+    return Explanation(
+        found.backend, found.reason, how.rows, -(-max(1, len(input)) // how.rows), how.bytes
+    )

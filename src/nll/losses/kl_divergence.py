@@ -1,8 +1,11 @@
-"""KL divergence between the distributions of two linear layers, or from given probabilities, in blocks of rows.
+"""KL divergence between the distributions of two linear layers, or from given probabilities, in
+blocks of rows.
 
-With z the model's scores and t the target's, each divided by its temperature, p = softmax(z), q = softmax(t) or given,
+With z the model's scores and t the target's, each divided by its temperature, p = softmax(z), q =
+softmax(t) or given,
 
-  KL(q || p) = sum q (log q - log p):  d/dz = p sum q - q,             d/dt = q (log q - log p - KL),
+  KL(q || p) = sum q (log q - log p):  d/dz = p sum q - q,             d/dt = q (log q - log p -
+  KL),
                                        d/dq = log q - log p + 1
   KL(p || q) = sum p (log p - log q):  d/dz = p (log p - log q - KL),  d/dt = q - p,  d/dq = -p / q
 
@@ -34,7 +37,8 @@ class How(NamedTuple):
     max_memory: int | None
 
 
-# The model's input (N, F), its head (C, F) and bias; those of the target, or probabilities (N, C) and twice None.
+# The model's input (N, F), its head (C, F) and bias; those of the target, or probabilities (N, C)
+# and twice None.
 Tensors = tuple[Tensor | None, ...]
 
 
@@ -50,7 +54,7 @@ def kl_divergence(how: How, dead: Tensor | None, *tensors: Tensor | None) -> Ten
     return _Divergence.apply(how, *tensors)  # type: ignore[return-value]
 
 
-# ---- By the definition ---------------------------------------------------------------------------------------------
+# ---- By the definition ---------------------------------------------------------------------------
 
 
 def by_definition(how: How, dead: Tensor | None, *tensors: Any) -> Tensor:
@@ -63,14 +67,18 @@ def by_definition(how: How, dead: Tensor | None, *tensors: Any) -> Tensor:
         return (_terms(log_p, log_q, q, how.reverse, rows[2]).sum(1),), ()
 
     step, _ = rows_by_definition(x, 2 * head.shape[0], how.max_memory)
-    return over_blocks(Rowwise(divergences, 1), (x, y, dead), (head, bias, *target_layer), step)[0][0]
+    return over_blocks(Rowwise(divergences, 1), (x, y, dead), (head, bias, *target_layer), step)[0][
+        0
+    ]
 
 
 def _log_probabilities(scores: Tensor, temperature: float) -> Tensor:
     return reference.log_softmax(reference.scores(scores, temperature, None, None), 1)
 
 
-def _target(scores: Tensor, layer: bool, how: How, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+def _target(
+    scores: Tensor, layer: bool, how: How, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor]:
     """log q, where it is there already, and q."""
     if layer:
         log_q = _log_probabilities(scores, how.target_temperature)
@@ -78,7 +86,9 @@ def _target(scores: Tensor, layer: bool, how: How, dtype: torch.dtype) -> tuple[
     return None, scores.to(dtype)
 
 
-def _terms(log_p: Tensor, log_q: Tensor | None, q: Tensor, reverse: bool, dead: Tensor | None = None) -> Tensor:
+def _terms(
+    log_p: Tensor, log_q: Tensor | None, q: Tensor, reverse: bool, dead: Tensor | None = None
+) -> Tensor:
     first = log_p.exp() if reverse else q
     nothing = first == 0.0  # 0 log 0 = 0, and so are its derivatives
     if dead is not None:
@@ -88,7 +98,7 @@ def _terms(log_p: Tensor, log_q: Tensor | None, q: Tensor, reverse: bool, dead: 
     return first.masked_fill(nothing, 0.0) * (log_p - log_q if reverse else log_q - log_p)
 
 
-# ---- First derivatives, by their formulas ----------------------------------------------------------------------------
+# ---- First derivatives, by their formulas --------------------------------------------------------
 
 
 class _Divergence(torch.autograd.Function):
@@ -110,17 +120,23 @@ class _Divergence(torch.autograd.Function):
 
 def _gradients_by_definition(how: How, tensors: Tensors, wanted: Any, slope: Tensor) -> Tensors:
     dead = None if _torch.batched(slope) else slope.detach() == 0.0
-    return _torch.separate_gradients(lambda *points: by_definition(how, dead, *points), tensors, wanted, slope)
+    return _torch.separate_gradients(
+        lambda *points: by_definition(how, dead, *points), tensors, wanted, slope
+    )
 
 
 def _in_blocks(how: How, tensors: Any, wanted: Any) -> Any:
-    """For each block its rows, the products of both sides, and log p, log q and q; a step for no rows too."""
+    """For each block its rows, the products of both sides, and log p, log q and q; a step for no
+    rows too.
+    """
     x, head, _, y, target_head, _ = tensors
     plans = plan(x, head, how.max_memory), plan(y, target_head, how.max_memory)
     step = max(1, min(p.rows for p in plans) // _KEPT)
     sides = [
         products_of(*side, p._replace(rows=min(step, len(x))), wants)  # type: ignore[misc]
-        for side, p, wants in zip((tensors[:3], tensors[3:]), plans, (wanted[:3], wanted[3:]), strict=True)
+        for side, p, wants in zip(
+            (tensors[:3], tensors[3:]), plans, (wanted[:3], wanted[3:]), strict=True
+        )
     ]
     for rows in blocks(len(x), step):
         log_p = _log_probabilities(sides[0].scores(x[rows]), how.temperature)
@@ -153,7 +169,8 @@ def _gradients(how: How, tensors: Any, wanted: Any, slope: Tensor) -> Tensors:
 
 
 def _add(side: Any, rows: slice, x: Tensor, gradient: Tensor, by: Tensor) -> None:
-    gradient = (gradient * by).masked_fill(by == 0.0, 0.0)  # of a row that counts for nothing, be it infinite
+    # of a row that counts for nothing, be it infinite
+    gradient = (gradient * by).masked_fill(by == 0.0, 0.0)
     side.add(rows, x[rows], gradient.to(side.scores_type))
 
 
@@ -167,7 +184,9 @@ def _by_model(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor) -> Tenso
 
 
 def _by_target(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor) -> Tensor:
-    """The derivative of a row's divergence by the target's scores or, where there are none, by its probabilities."""
+    """The derivative of a row's divergence by the target's scores or, where there are none, by its
+    probabilities.
+    """
     p = log_p.exp()
     if log_q is None:
         by = -(p / q) if how.reverse else q.log() - log_p + 1.0
@@ -178,15 +197,18 @@ def _by_target(how: How, log_p: Tensor, log_q: Tensor | None, q: Tensor) -> Tens
     return (terms - q * terms.sum(1, keepdim=True)) / how.target_temperature
 
 
-# ---- For torch.compile and torch.export ------------------------------------------------------------------------------
+# ---- For torch.compile and torch.export ----------------------------------------------------------
 
 _ARGUMENTS = (
-    "Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? target_head, Tensor? target_bias, "
+    "Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? target_head, Tensor? "
+    "target_bias, "
     "float temperature, float target_temperature, bool reverse, SymInt? max_memory"
 )
 
 
-@torch.library.custom_op("nll::linear_kl_divergence", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+@torch.library.custom_op(
+    "nll::linear_kl_divergence", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
+)
 def _operator(*arguments: Any):
     with torch.no_grad():
         return _torch.without_autocast(_value)(How(*arguments[_TENSORS:]), arguments[:_TENSORS])
@@ -201,13 +223,16 @@ def _(input, *_):
     "nll::linear_kl_divergence_backward",
     mutates_args=(),
     schema=f"(Tensor slope, {_ARGUMENTS}, bool[] wanted) -> "
-    "(Tensor by_input, Tensor by_head, Tensor by_bias, Tensor by_target, Tensor by_target_head, Tensor by_target_bias)",
+    "(Tensor by_input, Tensor by_head, Tensor by_bias, Tensor by_target, Tensor by_target_head, "
+    "Tensor by_target_bias)",
 )
 def _backward_operator(slope: Tensor, *arguments: Any):
     *arguments, wanted = arguments  # type: ignore[assignment]
     tensors = arguments[:_TENSORS]
     with torch.no_grad():
-        found = _torch.without_autocast(_gradients)(How(*arguments[_TENSORS:]), tensors, wanted, slope)
+        found = _torch.without_autocast(_gradients)(
+            How(*arguments[_TENSORS:]), tensors, wanted, slope
+        )
     return tuple(slope.new_empty(0) if g is None else g for g in found)
 
 
@@ -231,7 +256,9 @@ def _operator_backward(ctx: Any, slope: Tensor):
         found = _gradients_by_definition(ctx.how, tensors, wanted, slope)
     else:
         found = _backward_operator(slope, *tensors, *ctx.how, wanted)
-    return *(g if want else None for g, want in zip(found, wanted, strict=True)), *[None] * len(ctx.how)
+    return *(g if want else None for g, want in zip(found, wanted, strict=True)), *[None] * len(
+        ctx.how
+    )
 
 
 _operator.register_autograd(_operator_backward, setup_context=_setup)

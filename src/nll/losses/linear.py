@@ -1,9 +1,11 @@
-"""Losses of a linear layer's scores z = x W' + b, a block of rows at a time: the scores as a whole are never there.
+"""Losses of a linear layer's scores z = x W' + b, a block of rows at a time: the scores as a whole
+are never there.
 
-With g the gradient of a block's losses by its scores, dx = g W, dW = g' x summed over the blocks, db = sum g. Where
-the loss is reduced to a number the forward pass does all of that while the block is at hand, three products in all;
-else the backward pass computes the scores again. What else is asked for (derivatives of derivatives, of class weights,
-of class probabilities, forward mode, torch.func) is derived from the definition, by `_blocks.over_blocks`.
+With g the gradient of a block's losses by its scores, dx = g W, dW = g' x summed over the blocks,
+db = sum g. Where the loss is reduced to a number the forward pass does all of that while the block
+is at hand, three products in all; else the backward pass computes the scores again. What else is
+asked for (derivatives of derivatives, of class weights, of class probabilities, forward mode,
+torch.func) is derived from the definition, by `_blocks.over_blocks`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Problem(NamedTuple):
     allowed: Tensor | None  # (C) or (N, C)
 
 
-# ---- The loss and its first derivatives ----------------------------------------------------------------------------
+# ---- The loss and its first derivatives ----------------------------------------------------------
 
 
 def _one_pass(
@@ -68,11 +70,20 @@ def _one_pass(
         allowed = _of_rows(problem.allowed, rows)
         if mask:
             scores.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]
-        backend = dispatch.choose(scores, target, problem.weight, weights, None if mask else allowed)
-        losses[rows] = backend.cross_entropy_block(
-            scores, target, problem.weight, weights, None if mask else allowed, options, with_gradient
+        backend = dispatch.choose(
+            scores, target, problem.weight, weights, None if mask else allowed
         )
-        if mask and with_gradient:  # a label that is not allowed has the slope of its score, which is fixed
+        losses[rows] = backend.cross_entropy_block(
+            scores,
+            target,
+            problem.weight,
+            weights,
+            None if mask else allowed,
+            options,
+            with_gradient,
+        )
+        # a label that is not allowed has the slope of its score, which is fixed
+        if mask and with_gradient:
             scores.masked_fill_(~allowed, 0.0)  # type: ignore[operator]
         if with_gradient:
             products.add(rows, block, scores)
@@ -88,13 +99,24 @@ def tensors_of_block(problem: Problem, options: Options) -> tuple[Tensor | None,
     scores = like(problem, scores_in(problem.input))
     allowed = None if _mask(problem, options) else problem.allowed
     factor = problem.row_weights
-    return scores, problem.target, problem.weight, None if factor is None else factor.to(scores.dtype), allowed
+    return (
+        scores,
+        problem.target,
+        problem.weight,
+        None if factor is None else factor.to(scores.dtype),
+        allowed,
+    )
 
 
 def _mask(problem: Problem, options: Options) -> bool:
     """Whether a score of -inf is all that it takes to rule a class out."""
     labels = problem.target.dim() == 1
-    return problem.allowed is not None and labels and options.softcap is None and options.label_smoothing == 0.0
+    return (
+        problem.allowed is not None
+        and labels
+        and options.softcap is None
+        and options.label_smoothing == 0.0
+    )
 
 
 class _Normalised(NamedTuple):
@@ -113,14 +135,17 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
         factor = factor.to(summed_in(x))
     if options.reduction != "mean":
         return _Normalised(factor, 1.0, 1.0, options.z_loss)
-    mass, kept = reference.masses(like(problem), problem.target, problem.weight, options.ignore_index)
+    mass, kept = reference.masses(
+        like(problem), problem.target, problem.weight, options.ignore_index
+    )
     if factor is not None:
         weighted = mass * factor
         mass, kept = weighted, weighted if kept is mass else kept * factor
     total, z_loss = mass.sum(dtype=_precise(mass)), options.z_loss
     if z_loss and kept is not mass:
         ratio = z_loss * total / kept.sum(dtype=total.dtype)
-        z_loss = float(ratio) if x.device.type == "cpu" else ratio.to(mass.dtype)  # an accelerator is not waited for
+        # an accelerator is not waited for
+        z_loss = float(ratio) if x.device.type == "cpu" else ratio.to(mass.dtype)
     of_gradient = (1.0 / total).masked_fill(total == 0.0, 0.0)  # where nothing counts
     if x.dtype in HALF:
         return _Normalised(factor, 1.0 / total, of_gradient, z_loss)
@@ -135,26 +160,38 @@ def _precise(numbers: Tensor) -> torch.dtype:
 
 def like(problem: Problem, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of the scores' shape and type that takes no memory."""
-    return problem.input.new_zeros((), dtype=dtype).expand(problem.input.shape[0], problem.head.shape[0])
+    return problem.input.new_zeros((), dtype=dtype).expand(
+        problem.input.shape[0], problem.head.shape[0]
+    )
 
 
 def _value(
     problem: Problem, options: Options, max_memory: int | None, wanted: Wanted
 ) -> tuple[Tensor, Gradients, Tensor | float]:
-    """The loss and, of reductions to a number, the wanted gradients but for a factor; in one pass over the rows.
+    """The loss and, of reductions to a number, the wanted gradients but for a factor; in one pass
+    over the rows.
 
-    The factor is left to the moment when the upstream gradient is known: float16 would lose digits to either alone.
+    The factor is left to the moment when the upstream gradient is known: float16 would lose digits
+        to either alone.
     """
     counts = _normalised(problem, options)
     by_row = options._replace(z_loss=counts.z_loss)
-    rows, gradients = _one_pass(problem, counts.factor, by_row, plan(problem.input, problem.head, max_memory), wanted)
+    rows, gradients = _one_pass(
+        problem, counts.factor, by_row, plan(problem.input, problem.head, max_memory), wanted
+    )
     if options.reduction == "none":
         return rows, gradients, 1.0
-    return (rows.sum(dtype=_precise(rows)) * counts.scale).to(rows.dtype), gradients, counts.scale_of_gradient
+    return (
+        (rows.sum(dtype=_precise(rows)) * counts.scale).to(rows.dtype),
+        gradients,
+        counts.scale_of_gradient,
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The loss of a `Problem`; the first backward hands over the gradients that the forward pass has computed."""
+    """The loss of a `Problem`; the first backward hands over the gradients that the forward pass
+    has computed.
+    """
 
     @staticmethod
     @dispatch.as_written
@@ -176,7 +213,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             return None, None, *gradients, None, None, None, None
         by_definition = torch.is_grad_enabled() or many
         gradients_of = _gradients_by_definition if by_definition else _gradients
-        gradients = gradients_of(Problem(*ctx.saved_tensors), ctx.options, ctx.max_memory, wanted, slope)
+        gradients = gradients_of(
+            Problem(*ctx.saved_tensors), ctx.options, ctx.max_memory, wanted, slope
+        )
         return None, None, *gradients, None, None, None, None
 
 
@@ -190,18 +229,26 @@ def _gradients_by_definition(
     return _torch.separate_gradients(loss, problem, every, slope)[:3]  # type: ignore[return-value]
 
 
-def _gradients(problem: Problem, options: Options, max_memory: int | None, wanted: Wanted, slope: Tensor) -> Gradients:
+def _gradients(
+    problem: Problem, options: Options, max_memory: int | None, wanted: Wanted, slope: Tensor
+) -> Gradients:
     """The gradients of slope . loss, the scores being computed again."""
     by: Tensor | float = slope
     if options.reduction == "none":  # is the sum with the slopes as weights
         factor = slope if problem.row_weights is None else slope * problem.row_weights
-        problem, options, by = problem._replace(row_weights=factor), options._replace(reduction="sum"), 1.0
+        problem, options, by = (
+            problem._replace(row_weights=factor),
+            options._replace(reduction="sum"),
+            1.0,
+        )
     _, gradients, scale = _value(problem, options, max_memory, wanted)
     return _scaled(gradients, by * scale, problem.head.dtype)
 
 
 def _scaled(gradients: Gradients, factor: Tensor | float, dtype: torch.dtype) -> Gradients:
-    """The gradients times a factor, in float32 or better, in the type of the layer; an accelerator is not asked."""
+    """The gradients times a factor, in float32 or better, in the type of the layer; an accelerator
+    is not asked.
+    """
     if isinstance(factor, Tensor) and (factor.device.type != "cpu" or _torch.batched(factor)):
         scaled = (None if g is None else autograd.times(g, factor).to(dtype) for g in gradients)
         return tuple(scaled)  # type: ignore[return-value]
@@ -212,7 +259,9 @@ def _scaled(gradients: Gradients, factor: Tensor | float, dtype: torch.dtype) ->
 
 
 def by_definition(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
-    """The loss by the reference's formula for a block of rows: differentiable by every tensor, any number of times."""
+    """The loss by the reference's formula for a block of rows: differentiable by every tensor, any
+    number of times.
+    """
 
     def losses(rows: Any, shared: Any) -> Any:
         (x, target, mask, dead), (head, bias, weight, by_class) = rows, shared
@@ -229,7 +278,9 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
     (loss, *more), _ = over_blocks(function, rows, shared, step)
     squared = more[0] if more else None
     _, _, _, target, weight, row_weights, _ = problem
-    return reference.reduce_losses(loss, squared, like(problem), target, weight, row_weights, options)
+    return reference.reduce_losses(
+        loss, squared, like(problem), target, weight, row_weights, options
+    )
 
 
 def cross_entropy(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
@@ -247,16 +298,29 @@ def cross_entropy(problem: Problem, options: Options, max_memory: int | None) ->
     return _LinearCrossEntropy.apply(options, max_memory, *problem)  # type: ignore[return-value]
 
 
-def cross_entropy_of_rows(problem: Problem, options: Options, max_memory: int | None, valid_rows: int | None) -> Tensor:
-    """As `cross_entropy`, of the rows that are not ignored, where the caller knows how many they are at most."""
-    if valid_rows is None or valid_rows >= len(problem.target) or problem.target.device.type in ("cpu", "meta"):
+def cross_entropy_of_rows(
+    problem: Problem, options: Options, max_memory: int | None, valid_rows: int | None
+) -> Tensor:
+    """As `cross_entropy`, of the rows that are not ignored, where the caller knows how many they
+    are at most.
+    """
+    if (
+        valid_rows is None
+        or valid_rows >= len(problem.target)
+        or problem.target.device.type in ("cpu", "meta")
+    ):
         return cross_entropy(problem, options, max_memory)
     return cross_entropy_of_first(problem, options, max_memory, valid_rows)
 
 
-def cross_entropy_of_first(problem: Problem, options: Options, max_memory: int | None, count: int) -> Tensor:
-    """With the rows that are not ignored brought to the front, the loss of the first rows; NaN if they are not all."""
-    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)  # by their own row numbers
+def cross_entropy_of_first(
+    problem: Problem, options: Options, max_memory: int | None, count: int
+) -> Tensor:
+    """With the rows that are not ignored brought to the front, the loss of the first rows; NaN if
+    they are not all.
+    """
+    # by their own row numbers
+    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     ignored = problem.target == options.ignore_index
     index = torch.argsort(ignored.to(torch.uint8), stable=True)[:count]
     weights, allowed = problem.row_weights, problem.allowed
@@ -276,20 +340,26 @@ def cross_entropy_of_first(problem: Problem, options: Options, max_memory: int |
 
 
 def needs_definition(problem: Problem) -> bool:
-    """Whether the loss is to be made of operators that autograd, torch.func, tracers and modes look into."""
+    """Whether the loss is to be made of operators that autograd, torch.func, tracers and modes look
+    into.
+    """
     if _torch.transforming():
         return True
     others = problem.target, problem.weight, problem.row_weights
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in others):
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in others
+    ):
         return True
     return not torch.compiler.is_compiling() and not _torch.ordinary(*problem)
 
 
-# ---- For torch.compile: two operators that it does not look into ---------------------------------------------------
+# ---- For torch.compile: two operators that it does not look into ---------------------------------
 
 _ARGUMENTS = (
-    "Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? weight, Tensor? row_weights, Tensor? allowed, "
-    "SymInt ignore_index, str reduction, float label_smoothing, float temperature, float? softcap, float z_loss, "
+    "Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? weight, Tensor? row_weights, "
+    "Tensor? allowed, "
+    "SymInt ignore_index, str reduction, float label_smoothing, float temperature, float? softcap, "
+    "float z_loss, "
     "SymInt? max_memory"
 )
 _TENSORS = len(Problem._fields)
@@ -302,7 +372,9 @@ _TENSORS = len(Problem._fields)
     "(Tensor loss, Tensor by_input, Tensor by_head, Tensor by_bias, Tensor scale)",
 )
 def _operator(*arguments: Any):
-    """The loss and, where it is a number, the wanted gradients but for a factor and that; empty tensors for others."""
+    """The loss and, where it is a number, the wanted gradients but for a factor and that; empty
+    tensors for others.
+    """
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, max_memory = _unpacked(arguments)
     at_once = tuple(wanted) if options.reduction != "none" else NOTHING
@@ -328,19 +400,26 @@ def _(*arguments: Any):
     if options.reduction == "none":
         wanted = NOTHING
     types = scores_in(problem.input), loss.dtype, loss.dtype
-    return loss if options.reduction == "none" else number, *_unfilled(problem, wanted, types), loss.new_empty(())
+    return (
+        loss if options.reduction == "none" else number,
+        *_unfilled(problem, wanted, types),
+        loss.new_empty(()),
+    )
 
 
 @torch.library.custom_op(
     "nll::linear_cross_entropy_backward",
     mutates_args=(),
-    schema=f"(Tensor slope, {_ARGUMENTS}, bool[] wanted) -> (Tensor by_input, Tensor by_head, Tensor by_bias)",
+    schema=f"(Tensor slope, {_ARGUMENTS}, bool[] wanted) -> (Tensor by_input, Tensor by_head, "
+    f"Tensor by_bias)",
 )
 def _backward_operator(slope: Tensor, *arguments: Any):
     *arguments, wanted = arguments  # type: ignore[assignment]
     problem, options, max_memory = _unpacked(arguments)
     with torch.no_grad():
-        gradients = _torch.without_autocast(_gradients)(problem, options, max_memory, tuple(wanted), slope)
+        gradients = _torch.without_autocast(_gradients)(
+            problem, options, max_memory, tuple(wanted), slope
+        )
     return _filled(gradients, problem)
 
 
@@ -375,10 +454,15 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _operator_backward(ctx: Any, slope: Tensor, *_: Tensor | None):
-    problem, (*gradients, scale) = Problem(*ctx.saved_tensors[:_TENSORS]), ctx.saved_tensors[_TENSORS:]
+    problem, (*gradients, scale) = (
+        Problem(*ctx.saved_tensors[:_TENSORS]),
+        ctx.saved_tensors[_TENSORS:],
+    )
     wanted = list(ctx.needs_input_grad[:3])
     if any(ctx.needs_input_grad[3:_TENSORS]):
-        raise RuntimeError("expected no gradient by the target or by weights in a program exported without one")
+        raise RuntimeError(
+            "expected no gradient by the target or by weights in a program exported without one"
+        )
     if torch.is_grad_enabled():
         *options, max_memory = ctx.arguments
         gradients = _gradients_by_definition(problem, Options(*options), max_memory, wanted, slope)

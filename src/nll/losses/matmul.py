@@ -1,6 +1,8 @@
-"""The scores of a linear layer, a block of rows at a time, and the products that make gradients of theirs.
+"""The scores of a linear layer, a block of rows at a time, and the products that make gradients of
+theirs.
 
-With g the gradient by a block's scores x W' + b, dx = g W, dW = g' x summed over the blocks, db = sum g.
+With g the gradient by a block's scores x W' + b, dx = g W, dW = g' x summed over the blocks, db =
+sum g.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 NOTHING: Wanted = (False, False, False)
 
 
-# ---- How much at once ----------------------------------------------------------------------------------------------
+# ---- How much at once ----------------------------------------------------------------------------
 
-# Scores that are there at once by default. More make the products faster, which read the head once for each block:
-# with 50 000 classes these are 180 rows. Measured in docs/memory.md. An accelerator takes longer to read the head, and
-# the float32 sum of its gradient, than to multiply so few rows.
+# Scores that are there at once by default. More make the products faster, which read the head once
+# for each block: with 50 000 classes these are 180 rows. Measured in docs/memory.md. An accelerator
+# takes longer to read the head, and the float32 sum of its gradient, than to multiply so few rows.
 SCORES, SCORES_OF_ACCELERATOR = 10_000_000, 1 << 28
 
 
@@ -46,7 +48,8 @@ class Plan(NamedTuple):
 
 
 def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
-    """Fill a budget of memory: the scores of a block, and what its products need; at least one row at a time.
+    """Fill a budget of memory: the scores of a block, and what its products need; at least one row
+    at a time.
 
     Without a head the input is scores.
     """
@@ -74,35 +77,43 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
 
 
 def scores_in(input: Tensor) -> torch.dtype:
-    """The type of a block's scores; the gradient by them would lose in float16 what the loss is yet multiplied by."""
+    """The type of a block's scores; the gradient by them would lose in float16 what the loss is yet
+    multiplied by.
+    """
     return torch.float32 if input.dtype is torch.float16 else input.dtype
 
 
-# Numbers of the head that are multiplied at once. What the library for matrix products keeps for itself grows with
-# them; its speed does not.
+# Numbers of the head that are multiplied at once. What the library for matrix products keeps for
+# itself grows with them; its speed does not.
 _SLAB = 1 << 20
 
 
 def _multiplies(input: Tensor) -> bool:
-    """Whether the machine multiplies matrices of a half type faster than float32; on processors AMX does."""
+    """Whether the machine multiplies matrices of a half type faster than float32; on processors AMX
+    does.
+    """
     if input.device.type != "cpu":
         return True
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return input.dtype is torch.bfloat16 and supported is not None and supported()
 
 
-# ---- The products of one block -------------------------------------------------------------------------------------
+# ---- The products of one block -------------------------------------------------------------------
 
 
 class Products:
     """z = x W' + b of a block, and what its gradient adds to those of x, W and b."""
 
-    def __init__(self, input: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: Wanted) -> None:
+    def __init__(
+        self, input: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: Wanted
+    ) -> None:
         self.head, self.bias, self.plan = head, bias, plan
         self.slabs = list(blocks(len(head), plan.classes))
         of_input, of_head, of_bias = wanted
         total, device = summed_in(head), head.device
-        self.of_input = torch.zeros(input.shape, dtype=plan.scores, device=device) if of_input else None
+        self.of_input = (
+            torch.zeros(input.shape, dtype=plan.scores, device=device) if of_input else None
+        )
         self.of_head = dispatch.empty(head.shape, total, device) if of_head else None
         self.of_bias = torch.zeros(len(head), dtype=total, device=device) if of_bias else None
         self.block = dispatch.empty((plan.rows, len(head)), plan.scores, device)
@@ -135,7 +146,9 @@ class Products:
         return z
 
     def add(self, rows: slice | Tensor, x: Tensor, g: Tensor) -> None:
-        """Add what a block gives: `rows` of the input have the values x; g is the gradient by their scores."""
+        """Add what a block gives: `rows` of the input have the values x; g is the gradient by their
+        scores.
+        """
         if self.of_bias is not None:
             self.of_bias += g.sum(0, dtype=self.of_bias.dtype)
         x, of_input = x.to(self.plan.dtype), None
@@ -172,7 +185,9 @@ class Products:
 
 @cache
 def _adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether PyTorch multiplies matrices of a half type and adds the product, unrounded, to one of float32."""
+    """Whether PyTorch multiplies matrices of a half type and adds the product, unrounded, to one of
+    float32.
+    """
     if device.type != "cuda":
         return False
     total, a = (torch.zeros(16, 16, dtype=t, device=device) for t in (torch.float32, dtype))
@@ -184,10 +199,11 @@ def _adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class _Float16Products(Products):
-    """Products of float16 as they are, on an accelerator; their results, and the gradient by scores, in float32.
+    """Products of float16 as they are, on an accelerator; their results, and the gradient by
+    scores, in float32.
 
-    The gradient goes into float16 as shares of each row's largest number: what the loss is multiplied by, in all or in
-    a row, then costs it nothing.
+    The gradient goes into float16 as shares of each row's largest number: what the loss is
+    multiplied by, in all or in a row, then costs it nothing.
     """
 
     def scores(self, x: Tensor) -> Tensor:
@@ -220,7 +236,9 @@ class _Given:
     """Scores that are there already, in the place of a layer's products."""
 
     def __init__(self, input: Tensor, wanted: bool) -> None:
-        self.gradient = torch.zeros_like(input, memory_format=torch.contiguous_format) if wanted else None
+        self.gradient = (
+            torch.zeros_like(input, memory_format=torch.contiguous_format) if wanted else None
+        )
         self.scores_type = input.dtype
 
     def scores(self, z: Tensor) -> Tensor:
@@ -259,19 +277,26 @@ def summed_in(input: Tensor) -> torch.dtype:
 
 
 def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> tuple[int, int]:
-    """A block's rows, and the bytes they take: derivatives keep many tensors of the scores' size at once.
+    """A block's rows, and the bytes they take: derivatives keep many tensors of the scores' size at
+    once.
 
     The default grows with the head, several of whose gradients are there too.
     """
     size, features = max(4, input.element_size()), input.shape[1]
     by_row = _KEPT * size * (classes + features)
-    budget = max(default_scores(input), 2 * classes * features) * size if max_memory is None else max_memory
+    budget = (
+        max(default_scores(input), 2 * classes * features) * size
+        if max_memory is None
+        else max_memory
+    )
     rows = max(1, min(input.shape[0], budget // max(by_row, 1)))
     return rows, rows * by_row
 
 
 def linear(x: Tensor, head: Tensor | None, bias: Tensor | None) -> Tensor:
-    """The scores of a layer by operators that autograd knows, float16 in float32; without a head, x."""
+    """The scores of a layer by operators that autograd knows, float16 in float32; without a head,
+    x.
+    """
     if head is None:
         return x
     if x.dtype is torch.float16:

@@ -1,7 +1,7 @@
 """The losses as modules: they hold options and make one call.
 
-Each is a subclass of PyTorch's own module, so that code which asks for that type, its state dict and its
-constructor's arguments goes on working.
+Each is a subclass of PyTorch's own module, so that code which asks for that type, its state dict
+and its constructor's arguments goes on working.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from nll.losses import arguments, functional
 
 
 class _NotScripted:
-    """What torch.jit.script would fail at with a page of Python; it asks modules to prepare themselves first."""
+    """What torch.jit.script would fail at with a page of Python; it asks modules to prepare
+    themselves first.
+    """
 
     def __prepare_scriptable__(self) -> Any:
         raise RuntimeError(
-            f"torch.jit.script does not compile nll.{type(self).__name__}: use torch.compile or torch.export"
+            f"torch.jit.script does not compile nll.{type(self).__name__}: use torch.compile or "
+            f"torch.export"
         )
 
 
 class LogSoftmax(_NotScripted, nn.LogSoftmax):
-    """`nll.log_softmax` along `dim`. Without `dim`, PyTorch's deprecated choice of one, with its warning."""
+    """`nll.log_softmax` along `dim`. Without `dim`, PyTorch's deprecated choice of one, with its
+    warning.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return log-probabilities of the input's shape."""
@@ -33,16 +38,24 @@ class LogSoftmax(_NotScripted, nn.LogSoftmax):
 
 
 class NLLLoss(_NotScripted, nn.NLLLoss):
-    """`nll.nll_loss` with its options held: NLLLoss(weight, size_average, ignore_index, reduce, reduction)."""
+    """`nll.nll_loss` with its options held: NLLLoss(weight, size_average, ignore_index, reduce,
+    reduction).
+    """
 
     def extra_repr(self) -> str:
         """Return the options that are not the defaults."""
-        return _said({name: getattr(self, name) for name in ("weight", "ignore_index", "reduction")})
+        return _said(
+            {name: getattr(self, name) for name in ("weight", "ignore_index", "reduction")}
+        )
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of labels given log-probabilities; see `nll.nll_loss` for shapes."""
         return functional.nll_loss(
-            input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
         )
 
 
@@ -99,8 +112,9 @@ class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
 class LinearCrossEntropyLoss(_NotScripted, nn.Module):
     """`nll.linear_cross_entropy` with its linear layer, `linear`, and its options held.
 
-    The loss is that of the scores `linear(input)`. Where `linear` is more than a weight and a bias (wrapped by an
-    adapter, hooked, of a class of its own) it is called, and all scores are held at once.
+    The loss is that of the scores `linear(input)`. Where `linear` is more than a weight and a bias
+    (wrapped by an adapter, hooked, of a class of its own) it is called, and all scores are held at
+    once.
     """
 
     weight: Tensor | None
@@ -124,7 +138,9 @@ class LinearCrossEntropyLoss(_NotScripted, nn.Module):
         allowed_classes: Tensor | None = None,
         max_memory: int | None = None,
     ) -> None:
-        """Make a linear layer from `in_features` to `num_classes`; take the options of `nll.linear_cross_entropy`."""
+        """Make a linear layer from `in_features` to `num_classes`; take the options of
+        `nll.linear_cross_entropy`.
+        """
         super().__init__()
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
         self.register_buffer("weight", weight)
@@ -141,27 +157,39 @@ class LinearCrossEntropyLoss(_NotScripted, nn.Module):
 
     def extra_repr(self) -> str:
         """Return the options that are not the defaults."""
-        return _said({"weight": self.weight, **self.options, "allowed_classes": self.allowed_classes})
+        return _said(
+            {"weight": self.weight, **self.options, "allowed_classes": self.allowed_classes}
+        )
 
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """Return the loss of (..., in_features) rows; see `nll.linear_cross_entropy` for the target's shape."""
+        """Return the loss of (..., in_features) rows; see `nll.linear_cross_entropy` for the
+        target's shape.
+        """
         options = {**self.options, "weight": self.weight, "row_weights": row_weights}
         options["allowed_classes"] = self.allowed_classes
         if _is_plain_linear(self.linear):
             weight, bias = self.linear.weight, self.linear.bias
-            return functional.linear_cross_entropy(input, weight, target, linear_bias=bias, **options)
+            return functional.linear_cross_entropy(
+                input, weight, target, linear_bias=bias, **options
+            )
         return _of_scores(self.linear(input), target, options)
 
 
 def _is_plain_linear(layer: nn.Module) -> bool:
     """Whether calling a layer does nothing but multiply by its weight and add its bias."""
-    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
+    if (
+        not isinstance(layer, nn.Linear)
+        or type(layer).forward is not nn.Linear.forward
+        or "forward" in vars(layer)
+    ):
         return False
     if type(layer).__call__ is not nn.Module.__call__:
         return False
     every = nn.modules.module
     kinds = "forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks"
-    return not any(getattr(layer, f"_{kind}") or getattr(every, f"_global_{kind}") for kind in kinds)
+    return not any(
+        getattr(layer, f"_{kind}") or getattr(every, f"_global_{kind}") for kind in kinds
+    )
 
 
 def _of_scores(scores: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor:
@@ -197,8 +225,13 @@ _DEFAULTS: dict[str, Any] = {
 
 def _said(options: dict[str, Any]) -> str:
     """name=value for each that is not the default; of a tensor its shape."""
-    values = ((name, v) for name, v in options.items() if isinstance(v, Tensor) or v != _DEFAULTS[name])
-    return ", ".join(f"{n}=(tensor of {tuple(v.shape)})" if isinstance(v, Tensor) else f"{n}={v!r}" for n, v in values)
+    values = (
+        (name, v) for name, v in options.items() if isinstance(v, Tensor) or v != _DEFAULTS[name]
+    )
+    return ", ".join(
+        f"{n}=(tensor of {tuple(v.shape)})" if isinstance(v, Tensor) else f"{n}={v!r}"
+        for n, v in values
+    )
 
 
 def _implicit_dim(input: Tensor) -> int:

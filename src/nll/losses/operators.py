@@ -1,7 +1,8 @@
 """The cross entropy of scores as an operator that torch.compile and torch.export do not look into.
 
-Two operators, rather than one that returns the gradient with the loss: between forward and backward the graph then
-holds two numbers for each row. Which backend runs is chosen when they run. No output shares memory with another.
+Two operators, rather than one that returns the gradient with the loss: between forward and backward
+the graph then holds two numbers for each row. Which backend runs is chosen when they run. No output
+shares memory with another.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from nll.kernels.reference import Options, RowSums
 from nll.losses import arguments, autograd, dispatch
 
 _ARGUMENTS = (
-    "Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, SymInt ignore_index, str reduction, "
+    "Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, SymInt ignore_index, str "
+    "reduction, "
     "float label_smoothing, float temperature, float? softcap, float z_loss"
 )
 
 
-@torch.library.custom_op("nll::cross_entropy", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor loss, Tensor sums)")
+@torch.library.custom_op(
+    "nll::cross_entropy", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor loss, Tensor sums)"
+)
 def cross_entropy(input, target, weight, row_weights, *options):
     """The loss, and what the backward pass needs of each row, (2, rows)."""
     options = Options(*options)
@@ -29,9 +33,13 @@ def cross_entropy(input, target, weight, row_weights, *options):
         backend = dispatch.choose(input, target, weight, row_weights)
         try:
             if backend is not reference:
-                loss, sums, _ = backend.kernels.cross_entropy(input, target, weight, row_weights, options, False)
+                loss, sums, _ = backend.kernels.cross_entropy(
+                    input, target, weight, row_weights, options, False
+                )
                 return loss, torch.stack(sums)
-            dispatch.look_at_labels(target, input.shape[reference.class_dim(input)], options.ignore_index)
+            dispatch.look_at_labels(
+                target, input.shape[reference.class_dim(input)], options.ignore_index
+            )
             loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
         except IndexError as error:
             classes = input.shape[reference.class_dim(input)]
@@ -51,7 +59,9 @@ def _(input, target, weight, row_weights, ignore_index, reduction, *_):
 
 
 @torch.library.custom_op(
-    "nll::cross_entropy_backward", mutates_args=(), schema=f"(Tensor slope, Tensor sums, {_ARGUMENTS}) -> Tensor"
+    "nll::cross_entropy_backward",
+    mutates_args=(),
+    schema=f"(Tensor slope, Tensor sums, {_ARGUMENTS}) -> Tensor",
 )
 def cross_entropy_backward(slope, sums, input, target, weight, row_weights, *options):
     """`slope` times the gradient by the input."""
@@ -77,7 +87,9 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _backward(ctx: Any, slope: Tensor, *_: Tensor | None):
     sums, *saved = ctx.saved_tensors
     if any(ctx.needs_input_grad[1:4]):
-        raise RuntimeError("expected no gradient by the target or by weights in a program exported without one")
+        raise RuntimeError(
+            "expected no gradient by the target or by weights in a program exported without one"
+        )
     if torch.is_grad_enabled():
         gradient = autograd.gradient_by_definition(slope, tuple(saved), Options(*ctx.options))
     else:

@@ -1,8 +1,10 @@
 """Functions of many rows, computed a block of rows at a time, and every derivative of them.
 
-A `Rowwise` function takes tensors whose first dimension is the rows, and others that all rows share. Its
-vector-Jacobian product is again such a function (the gradient by what is shared being a sum over the blocks), and so is
-its directional derivative. Hence one autograd function serves all orders: no derivative sees more than a block at once.
+A `Rowwise` function takes tensors whose first dimension is the rows, and others that all rows
+share. Its vector-Jacobian product is again such a function (the gradient by what is shared being a
+sum over the blocks), and so is
+its directional derivative. Hence one autograd function serves all orders: no derivative sees more
+    than a block at once.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Rowwise:
 
     call: Callable[[Tensors, Tensors], Parts]
     row_outputs: int
-    smooth: Rowwise | None = None  # what is differentiated, if less: its outputs are the first of these
+    # what is differentiated, if less: its outputs are the first of these
+    smooth: Rowwise | None = None
     order: int = 0  # of the derivative that it is
 
     @property
@@ -39,14 +42,16 @@ class Rowwise:
 def over_blocks(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> Parts:
     """Call a function on `step` rows at a time; join what it gives for rows, add up the rest.
 
-    Sums of float16 and bfloat16 are added in float32. Derivatives of derivatives hold some three times as many tensors,
-    and take blocks as much smaller.
+    Sums of float16 and bfloat16 are added in float32. Derivatives of derivatives hold some three
+    times as many tensors, and take blocks as much smaller.
     """
-    if not torch.compiler.is_compiling() and _torch.tracing():  # what it records is to hold for any number of rows
+    # what it records is to hold for any number of rows
+    if not torch.compiler.is_compiling() and _torch.tracing():
         return function.call(rows, shared)
     step = max(1, step // 3) if function.order > 1 else step
-    # Forward mode by itself cannot be entered again, as the derivative of a block would; and needs no function of ours:
-    # a loop of differentiable operators keeps nothing. The compiler is to see operators too.
+    # Forward mode by itself cannot be entered again, as the derivative of a block would; and needs
+    # no function of ours: a loop of differentiable operators keeps nothing. The compiler is to see
+    # operators too.
     plain = forward_ad._current_level >= 0 and _functorch.peek_interpreter_stack() is None
     if plain or torch.compiler.is_compiling():
         outputs = _loop(function, rows, shared, step)
@@ -102,12 +107,17 @@ class _Blocks(torch.autograd.Function):
         of_rows = (tangent for tangent in tangents[3 : 3 + n] if tangent is not None)
         of_shared = (tangent for tangent in tangents[3 + n :] if tangent is not None)
         rows, shared = over_blocks(
-            _pushforward(ctx.function, moving, n), (*tensors[:n], *of_rows), (*tensors[n:], *of_shared), ctx.step
+            _pushforward(ctx.function, moving, n),
+            (*tensors[:n], *of_rows),
+            (*tensors[n:], *of_shared),
+            ctx.step,
         )
         return (*rows, *shared, *[None] * ctx.fixed)
 
 
-def _many_at_once(ctx: Any, tensors: Tensors, wanted: Any, cotangents: Any) -> tuple[Tensor | None, ...]:
+def _many_at_once(
+    ctx: Any, tensors: Tensors, wanted: Any, cotangents: Any
+) -> tuple[Tensor | None, ...]:
     """The gradients for a batch of cotangents, which torch.func cannot see."""
     n, step = ctx.n_rows, ctx.step
 
@@ -133,21 +143,26 @@ def _loop(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> tuple
             if not plain or step >= count:
                 found.append(part)
                 continue
-            # Small tensors that stay, one a block, would lie between the large ones that come and go, and keep the heap
-            # from using the space of those again.
+            # Small tensors that stay, one a block, would lie between the large ones that come and
+            # go, and keep the heap from using the space of those again.
             if not found:
                 found.append(part.new_empty(count, *part.shape[1:]))
             found[0][block] = part
         if not sums:
             dtypes = [part.dtype for part in parts]
-            sums = [torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32)) for part in parts]
+            sums = [
+                torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32))
+                for part in parts
+            ]
         sums = [add(total, part) for total, part in zip(sums, parts, strict=True)]
     whole = [found[0] if len(found) == 1 else torch.cat(found) for found in joined]
     return (*whole, *(total.to(dtype) for total, dtype in zip(sums, dtypes, strict=True)))
 
 
 def _pullback(function: Rowwise, wanted: tuple[bool, ...], n_rows: int) -> Rowwise:
-    """(rows and the row outputs' cotangents, shared and the sums' cotangents) -> the wanted gradients."""
+    """(rows and the row outputs' cotangents, shared and the sums' cotangents) -> the wanted
+    gradients.
+    """
     n_shared, n_wanted = len(wanted) - n_rows, sum(wanted[:n_rows])
 
     def call(rows: Tensors, shared: Tensors) -> Parts:
@@ -165,19 +180,24 @@ def _pushforward(function: Rowwise, moving: list[bool], n_rows: int) -> Rowwise:
 
     def call(rows: Tensors, shared: Tensors) -> Parts:
         of, points = _of_some(function, (*rows[:n_rows], *shared[:n_shared]), moving, n_rows)
-        points = tuple(point.contiguous() for point in points)  # what repeats itself in memory is refused
+        # what repeats itself in memory is refused
+        points = tuple(point.contiguous() for point in points)
         tangents: Any = torch.func.jvp(of, points, (*rows[n_rows:], *shared[n_shared:]))[1]
         return tangents[: function.row_outputs], tangents[function.row_outputs :]
 
     return Rowwise(call, function.row_outputs, order=function.order + 1)
 
 
-def _of_some(function: Rowwise, tensors: Tensors, chosen: Any, n_rows: int) -> tuple[Callable, tuple]:
+def _of_some(
+    function: Rowwise, tensors: Tensors, chosen: Any, n_rows: int
+) -> tuple[Callable, tuple]:
     """A function of the chosen tensors alone, and its point."""
 
     def of(*some: Tensor) -> tuple[Tensor, ...]:
         given = iter(some)
-        full = tuple(next(given) if pick else tensor for tensor, pick in zip(tensors, chosen, strict=True))
+        full = tuple(
+            next(given) if pick else tensor for tensor, pick in zip(tensors, chosen, strict=True)
+        )
         rows, sums = function.call(full[:n_rows], full[n_rows:])
         return (*rows, *sums)
 

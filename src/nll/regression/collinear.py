@@ -1,4 +1,6 @@
-"""Which columns others determine, and how: for each of them the one combination of the columns before it."""
+"""Which columns others determine, and how: for each of them the one combination of the columns
+before it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ _WRITTEN = 3  # combinations that a message names
 
 
 def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
-    """Weights of the columns as given that add to zero in every row, one set for each column that others determine.
+    """Weights of the columns as given that add to zero in every row, one set for each column that
+    others determine.
 
     Independent columns write another in one way only: that way is as sparse as it can be.
 
@@ -28,7 +31,10 @@ def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
         for _ in range(2):  # twice is enough (Kahan)
             left = left - basis @ (basis.T @ left)
         if float(left.square().sum().sqrt()) > _DEPENDENT:
-            basis, kept = torch.cat([basis, left[:, None] / left.square().sum().sqrt()], 1), [*kept, j]
+            basis, kept = (
+                torch.cat([basis, left[:, None] / left.square().sum().sqrt()], 1),
+                [*kept, j],
+            )
             continue
         direction = torch.zeros(r.shape[1], dtype=torch.float64)
         direction[j] = 1.0
@@ -43,11 +49,17 @@ def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
 
 
 def sentence(found: list[Tensor], names: list[str], intercept: bool) -> str:
-    """The combinations in words: x0 + x1 + x2 = 1 where all weigh the same, else one column by the others."""
+    """The combinations in words: x0 + x1 + x2 = 1 where all weigh the same, else one column by the
+    others.
+    """
     parts, full = [], False
     for weights in found[:_WRITTEN]:
         constant = -weights[0] if intercept else torch.zeros((), dtype=torch.float64)
-        slopes = {name: float(w) for name, w in zip(names[intercept:], weights[intercept:], strict=True) if w}
+        slopes = {
+            name: float(w)
+            for name, w in zip(names[intercept:], weights[intercept:], strict=True)
+            if w
+        }
         size = max(slopes.values(), key=abs)
         if len(slopes) > 1 and all(abs(w / size - 1) < 1e-6 for w in slopes.values()):
             parts.append(f"{' + '.join(slopes)} = {float(constant) / size:.6g}")

@@ -1,4 +1,6 @@
-"""The columns of a regression, standardised for the search and returned to their own units for the reader."""
+"""The columns of a regression, standardised for the search and returned to their own units for the
+reader.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,17 @@ if TYPE_CHECKING:
 
 INTERCEPT = "Intercept"
 _ROUNDED = 1e-13
-_APART = 1e-8  # the least eigenvalue of the correlations at which products of the columns still have their digits
+# the least eigenvalue of the correlations at which products of the columns still have their digits
+_APART = 1e-8
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns for a search: those given, centred (where there is an intercept) and scaled to unit spread.
+    """Columns for a search: those given, centred (where there is an intercept) and scaled to unit
+    spread.
 
-    b = to_given @ b_of_the_search: coefficients of the search's columns become those of the columns as given.
+    b = to_given @ b_of_the_search: coefficients of the search's columns become those of the columns
+    as given.
     """
 
     names: list[str]  # (p), the intercept's first
@@ -55,7 +60,8 @@ class Frame:
         raise NotImplementedError
 
     def independent(self) -> Self:
-        """Columns that the search can tell apart: these, or orthogonal ones where some are nearly each other.
+        """Columns that the search can tell apart: these, or orthogonal ones where some are nearly
+        each other.
 
         Raises ValueError naming a column that the others determine, and how.
         """
@@ -64,19 +70,25 @@ class Frame:
         return self.orthogonal()
 
     def orthogonal(self) -> Self:
-        """The same columns as x = Q R, with Q for the search: columns that are nearly each other cost no digits.
+        """The same columns as x = Q R, with Q for the search: columns that are nearly each other
+        cost no digits.
 
         Raises ValueError naming a column that the others determine, and how.
         """
         if self.length < self.count:
-            raise ValueError(f"expected at least as many rows as coefficients, got {self.length} for {self.count}")
+            raise ValueError(
+                f"expected at least as many rows as coefficients, got {self.length} "
+                f"for {self.count}"
+            )
         r = self._triangle()
         self._require_rank(r)
         unit = r.diagonal().sign() * self.length**0.5  # so that the intercept's column stays 1
         return self.turned_by(r / unit[:, None])
 
     def _triangle(self) -> Tensor:
-        """R of the columns' QR factors, a part of the rows after the other (Demmel et al. 2012, "TSQR")."""
+        """R of the columns' QR factors, a part of the rows after the other (Demmel et al. 2012,
+        "TSQR").
+        """
         r = torch.zeros(0, self.count, dtype=torch.float64)
         for x in self.parts():
             r = torch.linalg.qr(torch.cat([r, x]), mode="r").R
@@ -111,7 +123,9 @@ class Survey(NamedTuple):
         return self.gram.diagonal().sqrt()
 
     def about_mean(self) -> Survey:
-        """The same products about the columns' means: those of x - d are G - m d' - d m' + d d', with m = d."""
+        """The same products about the columns' means: those of x - d are G - m d' - d m' + d d',
+        with m = d.
+        """
         if not self.about.intercept:
             return self
         mean = self.gram[0].clone()
@@ -122,7 +136,9 @@ class Survey(NamedTuple):
         return self._replace(about=self.about._replace(centre=centre), gram=gram)
 
     def frame(self, names: list[str] | None, constant: bool = False) -> dict[str, Any]:
-        """The fields of a `Frame`; ValueError for columns that do not vary, unless `constant` ones are usable."""
+        """The fields of a `Frame`; ValueError for columns that do not vary, unless `constant` ones
+        are usable.
+        """
         (centre, unit, intercept), q = self.about, len(self.low)
         names = names or [f"x{j}" for j in range(q)]
         varies = self.high > self.low if intercept else (self.high != 0) | (self.low != 0)
@@ -131,7 +147,13 @@ class Survey(NamedTuple):
         spread = self.spread.clone()
         spread[int(intercept) :][~varies] = 1.0
         scale = unit / spread[int(intercept) :]
-        reach = float((torch.maximum(self.high - centre, centre - self.low) * scale).square().sum() + intercept) ** 0.5
+        reach = (
+            float(
+                (torch.maximum(self.high - centre, centre - self.low) * scale).square().sum()
+                + intercept
+            )
+            ** 0.5
+        )
         to_given = torch.diag(scale)
         if intercept:
             names = [INTERCEPT, *names]
@@ -159,7 +181,9 @@ class Held(Frame):
         return (self.block(rows) for rows in blocks(self.length, self.count))
 
     def given(self, column: int | None = None) -> Tensor:
-        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
+        """One column in its own units, (n), or all of them, (n, p); the intercept's is the
+        first.
+        """
         raise NotImplementedError
 
     def taken(self, rows: slice | Tensor) -> Self:
@@ -176,7 +200,8 @@ class Columns(Held):
     """Those of a dense design."""
 
     source: Tensor  # (n, q) as given, without the intercept
-    turned: Tensor | None = None  # (n, p), the search's columns where these are no longer the standardised ones
+    # (n, p), the search's columns where these are no longer the standardised ones
+    turned: Tensor | None = None
 
     @cached_property
     def x(self) -> Tensor:
@@ -185,18 +210,32 @@ class Columns(Held):
 
     def block(self, rows: slice | Tensor) -> Tensor:
         """Some rows of the search's columns."""
-        return self.standard.applied(self.source[rows]) if self.turned is None else self.turned[rows]
+        return (
+            self.standard.applied(self.source[rows]) if self.turned is None else self.turned[rows]
+        )
 
     def given(self, column: int | None = None) -> Tensor:
-        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
+        """One column in its own units, (n), or all of them, (n, p); the intercept's is the
+        first.
+        """
         ones = torch.ones(self.length, dtype=torch.float64)
         if column is not None:
-            return ones if self.intercept and column == 0 else self.source[:, column - self.intercept].double()
-        return torch.cat([ones[:, None], self.source], 1) if self.intercept else self.source.double()
+            return (
+                ones
+                if self.intercept and column == 0
+                else self.source[:, column - self.intercept].double()
+            )
+        return (
+            torch.cat([ones[:, None], self.source], 1) if self.intercept else self.source.double()
+        )
 
     @classmethod
-    def of(cls, given: Tensor, names: list[str] | None, intercept: bool, constant: bool = False) -> Columns:
-        """Standardise the columns `given` (n, q), to which the intercept is added; see `Survey.frame`."""
+    def of(
+        cls, given: Tensor, names: list[str] | None, intercept: bool, constant: bool = False
+    ) -> Columns:
+        """Standardise the columns `given` (n, q), to which the intercept is added; see
+        `Survey.frame`.
+        """
         low, high, centre = _extent(given)
         centre = centre if intercept else torch.zeros_like(centre)
         unit = torch.maximum(high - centre, centre - low)  # squares overflow above 1e154
@@ -234,7 +273,9 @@ def plain(count: int) -> Standard:
 def _require_varying(names: list[str], varies: Tensor) -> None:
     constant = [name for name, varied in zip(names, varies.tolist(), strict=True) if not varied]
     if constant:
-        raise ValueError(f"expected columns that vary, got constant column {', '.join(map(repr, constant))}")
+        raise ValueError(
+            f"expected columns that vary, got constant column {', '.join(map(repr, constant))}"
+        )
 
 
 def _extent(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,7 +292,9 @@ def _extent(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gram_of(given: Tensor, about: Standard, threads: int | None = None) -> Tensor:
-    """The means of the products of the columns: four times the information of two classes that are equally likely."""
+    """The means of the products of the columns: four times the information of two classes that are
+    equally likely.
+    """
     none = torch.zeros(1, given.shape[1] + about.intercept, dtype=torch.float64)
     square = row_sums(Rows(given), about, none, square="information", threads=threads).square
     assert square is not None
@@ -259,7 +302,8 @@ def gram_of(given: Tensor, about: Standard, threads: int | None = None) -> Tenso
 
 
 def null_direction(r: Tensor) -> Tensor | None:
-    """Return weights of the columns that add to zero in every row, if there are any; the largest is near 1.
+    """Return weights of the columns that add to zero in every row, if there are any; the largest is
+    near 1.
 
     r: upper triangular, of the columns' QR factors.
     """

@@ -1,11 +1,12 @@
 """Does a finite maximum exist? A certificate that costs one pass over the rows.
 
-Along a line, the third derivative of a row's log-likelihood is at most |range of the change of its scores| times
-the second (true of softmax, Bernoulli, Poisson and negative binomial responses with linear scores). If every row's
-range is at most R for a direction of unit length in the norm of the information, and the Newton decrement is
-nu = sqrt(g' I^-1 g), then nu R <= 1/2 proves that a unique maximum exists, near by (Bach 2010, "Self-concordant
-analysis for logistic regression", proposition 2). Where the classes are separated the likelihood rises for ever, and
-no point passes, however small the decrement.
+Along a line, the third derivative of a row's log-likelihood is at most |range of the change of its
+scores| times the second (true of softmax, Bernoulli, Poisson and negative binomial responses with
+linear scores). If every row's range is at most R for a direction of unit length in the norm of the
+information, and the Newton decrement is nu = sqrt(g' I^-1 g), then nu R <= 1/2 proves that a unique
+maximum exists, near by (Bach 2010, "Self-concordant analysis for logistic regression", proposition
+2). Where the classes are separated the likelihood rises for ever, and no point passes, however
+small the decrement.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from nll.solvers.trust_region import Optimum
 if TYPE_CHECKING:
     from nll.regression.design_matrix import Frame
 
-# Where another step would gain less than this and yet no maximum is near, the likelihood has flattened on its way up.
+# Where another step would gain less than this and yet no maximum is near, the likelihood has
+# flattened on its way up.
 _NEARLY_FLAT = 1e-4
 
 
@@ -42,7 +44,9 @@ def certified(decrement: float, covariance: Tensor, columns: Frame, scores: int)
 
 
 def certified_by_bound(decrement: float, longest: float, columns: Frame, scores: int) -> bool:
-    """The same without a look at the rows: x' V x <= |x|^2 times V's largest eigenvalue, `longest`."""
+    """The same without a look at the rows: x' V x <= |x|^2 times V's largest eigenvalue,
+    `longest`.
+    """
     return (2 * max(decrement, 0.0)) ** 0.5 * _apart(scores) * longest**0.5 * columns.reach <= 0.5
 
 

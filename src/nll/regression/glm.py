@@ -1,13 +1,15 @@
-"""Regression of a response whose distribution has one parameter that is linear in the columns, through a link.
+"""Regression of a response whose distribution has one parameter that is linear in the columns,
+through a link.
 
     bernoulli          logits = x'b
     poisson            log rate = x'b
     normal             loc = x'b, and scale
     negative_binomial  log mean = x'b, and total_count: variance = mean + mean^2 / total_count
 
-The second parameter, where there is one, is estimated as its logarithm and reported on its own scale (delta method).
-Derivatives by the linear score and by the second parameter are exact, by automatic differentiation of each row's
-log-probability; the columns then enter as in a vector generalised linear model (Yee 2015, section 3.2).
+The second parameter, where there is one, is estimated as its logarithm and reported on its own
+scale (delta method). Derivatives by the linear score and by the second parameter are exact, by
+automatic differentiation of each row's log-probability; the columns then enter as in a vector
+generalised linear model (Yee 2015, section 3.2).
 """
 
 from __future__ import annotations
@@ -39,16 +41,19 @@ class Response(NamedTuple):
 
     support: str
     inside: Callable[[Tensor], Tensor]
-    log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]  # (y, score, log of the second parameter) -> (n)
+    # (y, score, log of the second parameter) -> (n)
+    log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
     mean: Callable[[Tensor], Tensor]  # of the linear score
     link: Callable[[Tensor], Tensor]  # mean -> linear score
     second: str | None = None  # the name of the second parameter
     title: str = ""
 
 
-# A scale below this share of the largest response is rounding: the columns fit the response exactly.
+# A scale below this share of the largest response is rounding: the columns fit the response
+# exactly.
 _EXACT = 16 * torch.finfo(torch.float64).eps
-_HELD, _SOME = 12, 1 << 14  # values of total_count that are tried, and rows that tell where its peaks are
+# values of total_count that are tried, and rows that tell where its peaks are
+_HELD, _SOME = 12, 1 << 14
 _ROUGH = 1e-4  # the decrement at which a search for a start ends
 _TIE = 1e-11  # a gain, in units of a log-likelihood, that is rounding
 
@@ -58,7 +63,9 @@ def _counts(y: Tensor) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), with the digits that PyTorch's leaves out above 20 and derivatives that logaddexp lacks."""
+    """log(1 + exp(x)), with the digits that PyTorch's leaves out above 20 and derivatives that
+    logaddexp lacks.
+    """
     return torch.where(x > 20.0, x + torch.exp(-x.clamp(min=20.0)), F.softplus(x))
 
 
@@ -67,7 +74,11 @@ def _bernoulli(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
 
 
 def _normal(y: Tensor, score: Tensor, log_scale: Tensor) -> Tensor:
-    return -0.5 * ((y - score) * torch.exp(-log_scale)).square() - log_scale - 0.5 * math.log(2 * math.pi)
+    return (
+        -0.5 * ((y - score) * torch.exp(-log_scale)).square()
+        - log_scale
+        - 0.5 * math.log(2 * math.pi)
+    )
 
 
 def _poisson(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
@@ -77,7 +88,9 @@ def _poisson(y: Tensor, score: Tensor, _: Tensor) -> Tensor:
 
 
 def _negative_binomial(y: Tensor, score: Tensor, log_count: Tensor) -> Tensor:
-    """With r = total_count: log C(y + r - 1, y) + r log(r / (r + mean)) + y log(mean / (r + mean))."""
+    """With r = total_count: log C(y + r - 1, y) + r log(r / (r + mean)) + y log(mean / (r +
+    mean)).
+    """
     r = log_count.exp()
     choose = log_rising(r, y) - torch.lgamma(y + 1)
     return choose - r * _softplus(score - log_count) - y * _softplus(log_count - score)
@@ -97,10 +110,21 @@ RESPONSES = {
         title="Bernoulli regression (logit)",
     ),
     "poisson": Response(
-        "a non-negative integer", _counts, _poisson, torch.exp, torch.log, title="Poisson regression (log)"
+        "a non-negative integer",
+        _counts,
+        _poisson,
+        torch.exp,
+        torch.log,
+        title="Poisson regression (log)",
     ),
     "normal": Response(
-        "a finite number", torch.isfinite, _normal, lambda s: s, lambda m: m, "scale", title="Normal regression"
+        "a finite number",
+        torch.isfinite,
+        _normal,
+        lambda s: s,
+        lambda m: m,
+        "scale",
+        title="Normal regression",
     ),
     "negative_binomial": Response(
         "a non-negative integer",
@@ -116,7 +140,9 @@ RESPONSES = {
 
 @dataclass(frozen=True)
 class LinearLikelihood:
-    """The log-likelihood of a response; the parameters are the coefficients, then log of the second parameter."""
+    """The log-likelihood of a response; the parameters are the coefficients, then log of the second
+    parameter.
+    """
 
     response: Response
     columns: Columns
@@ -170,9 +196,13 @@ class LinearLikelihood:
         return torch.cat(found)
 
     def start(self) -> Tensor:
-        """Least squares on the scores of the responses, drawn a little towards their mean to keep them finite."""
+        """Least squares on the scores of the responses, drawn a little towards their mean to keep
+        them finite.
+        """
         mean = (self.weights @ self.y) / self.weights.sum()
-        target = self.y if self.response.second == "scale" else self.response.link((self.y + mean) / 2)
+        target = (
+            self.y if self.response.second == "scale" else self.response.link((self.y + mean) / 2)
+        )
         root = self.weights.sqrt()[:, None]
         coef = torch.linalg.lstsq(root * self.columns.x, root * target[:, None]).solution[:, 0]
         if self.response.second == "scale":  # once more on what rounding has left
@@ -183,12 +213,20 @@ class LinearLikelihood:
         fitted = self.response.mean(self.columns.x @ coef)
         residual = (self.weights @ (self.y - fitted).square()) / self.weights.sum()
         if self.response.second == "scale":
-            return torch.cat([coef, residual.clamp(min=torch.finfo(torch.float64).tiny).log()[None] / 2])
-        excess = (self.weights @ ((self.y - fitted).square() - fitted)) / (self.weights @ fitted.square())
+            return torch.cat(
+                [coef, residual.clamp(min=torch.finfo(torch.float64).tiny).log()[None] / 2]
+            )
+        excess = (self.weights @ ((self.y - fitted).square() - fitted)) / (
+            self.weights @ fitted.square()
+        )
         return torch.cat([coef, -excess.clamp(1e-3, 1e3).log()[None]])
 
-    def _row_derivatives(self, y: Tensor, score: Tensor, second: Tensor) -> tuple[Tensor, list, list]:
-        """Each row's log-probability, its gradient and its Hessian by (linear score, log second parameter)."""
+    def _row_derivatives(
+        self, y: Tensor, score: Tensor, second: Tensor
+    ) -> tuple[Tensor, list, list]:
+        """Each row's log-probability, its gradient and its Hessian by (linear score, log second
+        parameter).
+        """
         inputs = [score.detach().requires_grad_()]
         if self.response.second:
             inputs.append(second.expand(len(y)).clone().requires_grad_())
@@ -196,7 +234,9 @@ class LinearLikelihood:
             log_prob = self.response.log_prob(y, inputs[0], inputs[-1])
             gradient = torch.autograd.grad(log_prob.sum(), inputs, create_graph=True)
             hessian = [
-                torch.autograd.grad(g.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+                torch.autograd.grad(
+                    g.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
                 for g in gradient
             ]
         return log_prob.detach(), [g.detach() for g in gradient], hessian
@@ -219,7 +259,8 @@ def fit_linear(
         response: the name of the response, for the table.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
-    Raises: ValueError naming the first response outside the family's support, or a column that others determine.
+    Raises: ValueError naming the first response outside the family's support, or a column that
+        others determine.
     """
     kind = RESPONSES[family]
     require_support(observed, kind.inside, kind.support, family)
@@ -231,11 +272,20 @@ def fit_linear(
     problem = LinearLikelihood(kind, columns, observed.values, observed.weights)
     if family == "negative_binomial":
         return _of_dispersed(problem, response, observed, progress)
-    return _result(problem, maximise(problem.sums, problem.start(), progress, problem.size), family, response, observed)
+    return _result(
+        problem,
+        maximise(problem.sums, problem.start(), progress, problem.size),
+        family,
+        response,
+        observed,
+    )
 
 
 def _of_dispersed(
-    problem: LinearLikelihood, response: str | None, observed: Observations, progress: Progress | None
+    problem: LinearLikelihood,
+    response: str | None,
+    observed: Observations,
+    progress: Progress | None,
 ) -> Fit:
     """The highest of the peaks inside, or the Poisson limit where none is higher than that."""
     family, size = "negative_binomial", problem.size
@@ -246,9 +296,13 @@ def _of_dispersed(
     peaks = [maximise(problem.sums, start, progress, size) for start in starts]
     border = float(limit.sums.log_likelihood)
     tie = _TIE * (size * len(problem.y) + abs(border))
-    peaks.sort(key=lambda end: float(end.sums.log_likelihood.nan_to_num(-torch.inf)) + tie * end.reached, reverse=True)
+    peaks.sort(
+        key=lambda end: float(end.sums.log_likelihood.nan_to_num(-torch.inf)) + tie * end.reached,
+        reverse=True,
+    )
     reached = [float(found.sums.log_likelihood) for found in peaks]
-    # Whether the coefficients have an estimate does not depend on total_count; from a start far out no search can tell.
+    # Whether the coefficients have an estimate does not depend on total_count; from a start far out
+    # no search can tell.
     exists = _exists(poisson, limit) if limit.reached else None
     if overdispersed or (peaks and reached[0] > border + tie):
         fitted = _result(problem, peaks[0], family, response, observed, exists=exists)
@@ -258,14 +312,21 @@ def _of_dispersed(
 
 
 def _starts(problem: LinearLikelihood, coef: Tensor, overdispersed: bool) -> list[Tensor]:
-    """Where the likelihood's profile along total_count has a peak among values from 0.01 to far above the means.
+    """Where the likelihood's profile along total_count has a peak among values from 0.01 to far
+    above the means.
 
-    With total_count held the likelihood is concave in the coefficients; of many rows some tell. Without more variation
+    With total_count held the likelihood is concave in the coefficients; of many rows some tell.
+    Without more variation
     than Poisson's the largest value is no peak: the likelihood rises on to the limit.
     """
     step = max(1, len(problem.y) // _SOME)
     rows = slice(None, None, step)
-    some = replace(problem, columns=problem.columns.taken(rows), y=problem.y[rows], weights=problem.weights[rows])
+    some = replace(
+        problem,
+        columns=problem.columns.taken(rows),
+        y=problem.y[rows],
+        weights=problem.weights[rows],
+    )
     most = 100 * (1 + float((some.columns.x @ coef).max().clamp(max=50.0).exp()))
     profile = []
     for log_count in torch.linspace(math.log(most), math.log(0.01), _HELD, dtype=torch.float64):
@@ -273,8 +334,14 @@ def _starts(problem: LinearLikelihood, coef: Tensor, overdispersed: bool) -> lis
         found = maximise(replace(some, response=own).sums, coef, None, problem.size, _ROUGH)
         coef = found.theta
         profile.append((float(found.sums.log_likelihood), torch.cat([coef, log_count[None]])))
-    value = [-math.inf if overdispersed else math.inf, *(height for height, _ in profile), -math.inf]
-    peaks = [start for k, (_, start) in enumerate(profile) if value[k] <= value[k + 1] >= value[k + 2]]
+    value = [
+        -math.inf if overdispersed else math.inf,
+        *(height for height, _ in profile),
+        -math.inf,
+    ]
+    peaks = [
+        start for k, (_, start) in enumerate(profile) if value[k] <= value[k + 1] >= value[k + 2]
+    ]
     return [problem.start(), *peaks] if overdispersed else peaks
 
 
@@ -282,7 +349,9 @@ def _standardised(kind: Response, columns: Columns, observed: Observations) -> L
     y = observed.values
     centre = y[0] if columns.intercept else torch.zeros((), dtype=torch.float64)
     unit = (y - centre).abs().max()
-    return LinearLikelihood(kind, columns, (y - centre) / unit, observed.weights, float(centre), float(unit))
+    return LinearLikelihood(
+        kind, columns, (y - centre) / unit, observed.weights, float(centre), float(unit)
+    )
 
 
 def _closed_form(problem: LinearLikelihood) -> Optimum:
@@ -293,14 +362,18 @@ def _closed_form(problem: LinearLikelihood) -> Optimum:
 
 
 def _require_varying(y: Tensor, family: str) -> None:
-    """Counts may all be equal, but for 0; the other responses vary, or the estimate is at infinity."""
+    """Counts may all be equal, but for 0; the other responses vary, or the estimate is at
+    infinity.
+    """
     first = float(y[0])
     if bool((y == first).all()) and (first == 0.0 or family in ("bernoulli", "normal")):
         raise ValueError(f"expected a response that varies, got {first:g} in every row")
 
 
 def _overdispersed(poisson: LinearLikelihood, theta: Tensor) -> bool:
-    """Whether the likelihood rises as 1 / total_count leaves 0: its slope there is sum((y - mean)^2 - y) / 2."""
+    """Whether the likelihood rises as 1 / total_count leaves 0: its slope there is sum((y - mean)^2
+    - y) / 2.
+    """
     fitted = (poisson.columns.x @ theta).exp()
     return float(poisson.weights @ ((poisson.y - fitted).square() - poisson.y)) > 0.0
 
@@ -337,14 +410,21 @@ def _result(
     covariance = cov.transformed(inverse, jacobian)
     status = existence.verdict(found, exists, "of the coefficients", problem.size)
     if exact:
-        status = "no maximum: the response is fitted exactly, and the likelihood grows without bound towards scale = 0"
+        status = (
+            "no maximum: the response is fitted exactly, and the likelihood grows without "
+            "bound towards scale = 0"
+        )
     if border:
         params["total_count"] = torch.tensor(torch.inf, dtype=torch.float64)
         covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
         limit = "total_count = inf, the counts vary no more than Poisson's do"
-        status = f"at the border of the parameter space: {limit}" if converged else f"{status}; {limit}"
+        status = (
+            f"at the border of the parameter space: {limit}" if converged else f"{status}; {limit}"
+        )
     rows = ResponseRows(kind.log_prob, kind.second)
-    again = partial(search_again, rows, problem.columns, observed.values, observed.weights, params, found.steps)
+    again = partial(
+        search_again, rows, problem.columns, observed.values, observed.weights, params, found.steps
+    )
     again = partial(again, weighted=observed.kind != "frequency")
     return Fit(
         model=kind.title,
@@ -373,10 +453,14 @@ def _result(
 def _exists(problem: LinearLikelihood, found: Optimum) -> bool:
     """Whether the end of a search proves that the coefficients have a finite estimate."""
     p = problem.columns.count
-    return existence.certified(found.decrement, cov.inverse(found.sums.information)[:p, :p], problem.columns, 1)
+    return existence.certified(
+        found.decrement, cov.inverse(found.sums.information)[:p, :p], problem.columns, 1
+    )
 
 
-def _null_log_likelihood(problem: LinearLikelihood, found: Optimum, family: str, observed: Observations) -> float:
+def _null_log_likelihood(
+    problem: LinearLikelihood, found: Optimum, family: str, observed: Observations
+) -> float:
     """The largest log-likelihood of the same family with a constant as the only column."""
     if problem.columns.count == 1:
         return float(found.sums.log_likelihood)
@@ -385,7 +469,9 @@ def _null_log_likelihood(problem: LinearLikelihood, found: Optimum, family: str,
 
 
 class _AtParameters(LogLikelihood):
-    """The log-likelihood as a function of the coefficients of the columns as given, and the second parameter."""
+    """The log-likelihood as a function of the coefficients of the columns as given, and the second
+    parameter.
+    """
 
     def __init__(self, problem: LinearLikelihood) -> None:
         self.problem = problem

@@ -1,4 +1,6 @@
-"""The likelihood of a regression as one that can be searched again: for profiles, tests and the bootstrap."""
+"""The likelihood of a regression as one that can be searched again: for profiles, tests and the
+bootstrap.
+"""
 
 from __future__ import annotations
 
@@ -67,17 +69,23 @@ def search_again(
     kind: type[Problem] = Problem,
     weighted: bool = False,
 ) -> Found:
-    """The search at its end, by coefficients of the columns as given. The second parameter, if any, is positive.
+    """The search at its end, by coefficients of the columns as given. The second parameter, if any,
+    is positive.
 
     weighted: whether the weights are no frequencies.
     """
     own = {
-        name: Parameter(constraints.real if name == "coef" else constraints.positive, tuple(value.shape))
+        name: Parameter(
+            constraints.real if name == "coef" else constraints.positive, tuple(value.shape)
+        )
         for name, value in params.items()
     }
     parts = (columns.given()[None], y.double()[None])
     segment = Segment(
-        rows if isinstance(rows, SoftmaxRows) else PlainRows(rows), parts, weights[None], torch.arange(len(y))
+        rows if isinstance(rows, SoftmaxRows) else PlainRows(rows),
+        parts,
+        weights[None],
+        torch.arange(len(y)),
     )
     problem = kind((segment,), Layout(own))
     theta = problem.layout.numbers({name: value[None] for name, value in params.items()})

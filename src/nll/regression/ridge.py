@@ -1,7 +1,8 @@
 """The maximum of a likelihood with a ridge penalty where columns are constant or collinear.
 
-Along the directions U that the information I leaves flat the penalty alone decides: the maximum has U'P theta = 0,
-however small alpha is. With R across them, I = R L R' and W = R - U (U'P U)^-1 U'P R,
+Along the directions U that the information I leaves flat the penalty alone decides: the maximum has
+U'P theta = 0, however small alpha is. With R across them, I = R L R' and W = R - U (U'P U)^-1 U'P
+R,
 
     (I + alpha P)^-1 = W S^-1 W' + U (alpha U'P U)^-1 U'        S = L + alpha R'P W
 
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor
 
 _FLAT = 1e-13  # an eigenvalue of the information, in units of the diagonal, that is rounding
-_NOTHING = 1e-24  # the information of a column that is constant up to rounding, to that of the others
+# the information of a column that is constant up to rounding, to that of the others
+_NOTHING = 1e-24
 
 
-def settled(theta: Tensor, information: Tensor, quadratic: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The maximum near the end of a search, and W S^-1 W'; NaN where the penalty leaves a direction flat too.
+def settled(
+    theta: Tensor, information: Tensor, quadratic: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """The maximum near the end of a search, and W S^-1 W'; NaN where the penalty leaves a direction
+    flat too.
 
     Args:
         theta: (P).

@@ -1,4 +1,6 @@
-"""A fitted regression in a file of JSON: its terms, coefficients and their covariance. Reading it runs no code."""
+"""A fitted regression in a file of JSON: its terms, coefficients and their covariance. Reading it
+runs no code.
+"""
 
 from __future__ import annotations
 
@@ -42,20 +44,41 @@ class Model:
     log_score: float | None = None  # of the rows of the fit
 
     @classmethod
-    def of(cls, fitted: Fit, family: str, terms: Terms, classes: list[Any] | None = None, baseline: int = 0) -> Model:
+    def of(
+        cls,
+        fitted: Fit,
+        family: str,
+        terms: Terms,
+        classes: list[Any] | None = None,
+        baseline: int = 0,
+    ) -> Model:
         """That of a fit."""
         coef, *more = fitted.params.values()
         size = coef.numel()
         kept = (coef, fitted.covariance[:size, :size].contiguous())
         second = float(more[0]) if more else 1.0
-        own = (tuple(classes or ()), baseline, second, fitted.status, fitted.converged, fitted.nll / fitted.n)
+        own = (
+            tuple(classes or ()),
+            baseline,
+            second,
+            fitted.status,
+            fitted.converged,
+            fitted.nll / fitted.n,
+        )
         return cls(family, fitted.response or "y", terms, *kept, *own)
 
     @property
     def predictor(self) -> Predictor:
         """What predicts the classes."""
         names = tuple(label(value) for value in self.classes)
-        return Predictor(self.terms.columns, self.terms.intercept, names, self.baseline, self.coef, self.covariance)
+        return Predictor(
+            self.terms.columns,
+            self.terms.intercept,
+            names,
+            self.baseline,
+            self.coef,
+            self.covariance,
+        )
 
     def probabilities(self, table: pd.DataFrame, level: float = 0.95) -> Predictions:
         """Of each class in each row of a table."""
@@ -63,19 +86,28 @@ class Model:
 
     @property
     def _of_numbers(self) -> tuple[Response, Tensor]:
-        """The distribution of a response that is a number, and the logarithm of its second parameter."""
-        poisson = self.family == "negative_binomial" and math.isinf(self.second)  # what it becomes there
-        return RESPONSES["poisson" if poisson else self.family], torch.tensor(self.second, dtype=torch.float64).log()
+        """The distribution of a response that is a number, and the logarithm of its second
+        parameter.
+        """
+        # what it becomes there
+        poisson = self.family == "negative_binomial" and math.isinf(self.second)
+        return RESPONSES["poisson" if poisson else self.family], torch.tensor(
+            self.second, dtype=torch.float64
+        ).log()
 
     def mean(self, table: pd.DataFrame, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Of a response that is a number: (n), and (n, 2) its interval, by that of the linear score."""
+        """Of a response that is a number: (n), and (n, 2) its interval, by that of the linear
+        score.
+        """
         x, mean = self.terms.design(table), RESPONSES[self.family].mean
         score = x @ self.coef
         errors = ((x @ self.covariance) * x).sum(1).clamp(min=0).sqrt()
         return mean(score), mean(wald.wald(score, errors, level))
 
     def log_probabilities(self, table: pd.DataFrame, y: Tensor) -> Tensor:
-        """(n): of the numbers y, or their densities. ValueError for the first that the response cannot be."""
+        """(n): of the numbers y, or their densities. ValueError for the first that the response
+        cannot be.
+        """
         response, log_second = self._of_numbers
         outside = ~response.inside(y)
         if bool(outside.any()):
@@ -88,9 +120,13 @@ class Model:
         """Write it. ValueError for what a file of JSON cannot keep."""
         for value in self.classes:
             if not isinstance(value, (str, int, float, bool)):
-                raise ValueError(f"expected classes of texts or numbers, got the {type(value).__name__} {value!r}")
+                raise ValueError(
+                    f"expected classes of texts or numbers, got the "
+                    f"{type(value).__name__} {value!r}"
+                )
         kept = {
-            name: getattr(self, name) for name in ("family", "response", "baseline", "second", "status", "converged")
+            name: getattr(self, name)
+            for name in ("family", "response", "baseline", "second", "status", "converged")
         }
         kept |= {"classes": list(self.classes), "terms": self.terms.to_dict()}
         kept |= {name: _plain(getattr(self, name)) for name in ("coef", "covariance")}
@@ -104,7 +140,9 @@ class Model:
 def load(path: Path) -> Model:
     """Read a model. ValueError for a file that is none, or of a later version."""
     if not path.is_file():
-        raise ValueError(f"expected a model that `nll fit --save` has written, got no such file: {path}")
+        raise ValueError(
+            f"expected a model that `nll fit --save` has written, got no such file: {path}"
+        )
     kept: Any = None
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +150,9 @@ def load(path: Path) -> Model:
     except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if version is None:
-        raise ValueError(f"expected a model that `nll fit --save` has written, got another file: {path}")
+        raise ValueError(
+            f"expected a model that `nll fit --save` has written, got another file: {path}"
+        )
     if version != _VERSION:
         raise ValueError(f"expected a model of version {_VERSION}, got version {version}: {path}")
     try:
@@ -123,30 +163,44 @@ def load(path: Path) -> Model:
             classes=tuple(kept["classes"]),
             second=float(_tensor(kept["second"])),
             log_score=None if kept.get("log_score") is None else float(kept["log_score"]),
-            **{name: kept[name] for name in ("family", "response", "baseline", "status", "converged")},
+            **{
+                name: kept[name]
+                for name in ("family", "response", "baseline", "status", "converged")
+            },
         )
         _require_whole(model)
     except KeyError as error:
         raise ValueError(f"expected a whole model in {path}, got one without its {error}") from None
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"expected a whole model in {path}, got one that cannot be read: {error}") from None
+        raise ValueError(
+            f"expected a whole model in {path}, got one that cannot be read: {error}"
+        ) from None
     return model
 
 
 def _require_whole(model: Model) -> None:
     """ValueError for parts of a model that do not fit each other."""
     softmax, columns = model.family == "softmax", len(model.terms.columns)
-    if not isinstance(model.second, (int, float, type(None))) or 1e308 < abs(model.second or 0) != float("inf"):
+    if not isinstance(model.second, (int, float, type(None))) or 1e308 < abs(
+        model.second or 0
+    ) != float("inf"):
         raise ValueError(f"expected a second parameter that is a number, got {model.second!r}")
     if not softmax and model.family not in RESPONSES:
-        raise ValueError(f"expected a family among softmax, {', '.join(RESPONSES)}, got {model.family!r}")
+        raise ValueError(
+            f"expected a family among softmax, {', '.join(RESPONSES)}, got {model.family!r}"
+        )
     for name, kind in (("response", str), ("status", str), ("converged", bool), ("baseline", int)):
         if not isinstance(getattr(model, name), kind):
-            raise ValueError(f"expected {name} of type {kind.__name__}, got {getattr(model, name)!r}")
+            raise ValueError(
+                f"expected {name} of type {kind.__name__}, got {getattr(model, name)!r}"
+            )
     if not all(isinstance(value, (str, int, float, bool)) for value in model.classes):
         raise ValueError(f"expected classes of texts or numbers, got {model.classes}")
     if softmax and not (len(model.classes) >= 2 and 0 <= model.baseline < len(model.classes)):
-        raise ValueError(f"expected a baseline among at least 2 classes, got {model.baseline} of {len(model.classes)}")
+        raise ValueError(
+            f"expected a baseline among at least 2 classes, got {model.baseline} of "
+            f"{len(model.classes)}"
+        )
     shape = (len(model.classes) - 1, columns) if softmax else (columns,)
     size = model.coef.numel()
     if model.coef.shape != shape or model.covariance.shape != (size, size):
@@ -165,7 +219,11 @@ def _plain(values: Tensor) -> Any:
 def _tensor(values: Any) -> Tensor:
     def number(value: Any) -> Any:
         return (
-            [number(part) for part in value] if isinstance(value, list) else math.nan if value is None else float(value)
+            [number(part) for part in value]
+            if isinstance(value, list)
+            else math.nan
+            if value is None
+            else float(value)
         )
 
     return torch.tensor(number(values), dtype=torch.float64)

@@ -1,10 +1,11 @@
 """Are the classes separated, along which direction, and what has a limit all the same?
 
-The likelihood has no maximum where some direction D of the coefficients never lowers the margin of a row's own class,
-x'(D_y - D_k) >= 0 for all rows and classes k, and raises one (Albert and Anderson 1984): a linear programme decides
-(Konis 2007). Far along D the classes with a raised margin have lost: the row is one of the others. What is left is the
-likelihood of each row among the classes that it still may have; its maximum is the supremum. It may be separated in
-turn. In the end it is flat along the directions that are lost, and has a maximum and an information across them.
+The likelihood has no maximum where some direction D of the coefficients never lowers the margin of
+a row's own class, x'(D_y - D_k) >= 0 for all rows and classes k, and raises one (Albert and
+Anderson 1984): a linear programme decides (Konis 2007). Far along D the classes with a raised
+margin have lost: the row is one of the others. What is left is the likelihood of each row among the
+classes that it still may have; its maximum is the supremum. It may be separated in turn. In the end
+it is flat along the directions that are lost, and has a maximum and an information across them.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class Limit(NamedTuple):
 
     theta: Tensor  # (P)
     covariance: Tensor  # (P, P), across the flat directions
-    known: Tensor  # (P, P), the projector onto what has a limit, in units of the information's diagonal
+    # (P, P), the projector onto what has a limit, in units of the information's diagonal
+    known: Tensor
     unit: Tensor  # (P)
 
 
 class Judged(NamedTuple):
     """What a linear programme found; nothing: it could not decide."""
 
-    overlap: bool = False  # whether there is no separating direction, so that a finite maximum exists
+    # whether there is no separating direction, so that a finite maximum exists
+    overlap: bool = False
     separation: Separation | None = None
     limit: Limit | None = None
 
@@ -69,7 +72,9 @@ class Lost:
         return left
 
 
-def judge(problem: SoftmaxLikelihood, classes: list[str], search: Callable[[SoftmaxLikelihood], Optimum]) -> Judged:
+def judge(
+    problem: SoftmaxLikelihood, classes: list[str], search: Callable[[SoftmaxLikelihood], Optimum]
+) -> Judged:
     """Decide for a likelihood whose search has ended without a proof that a maximum exists."""
     unit = torch.stack([part.x.abs().amax(0) for part in problem.parts()]).amax(0)
     lost = Lost(unit)
@@ -122,7 +127,9 @@ def _share(problem: SoftmaxLikelihood, lost: Lost, total: Tensor, direction: Ten
 def limit_of(found: Optimum) -> Limit:
     """The maximum of what is left, with its curvature across the directions that are flat."""
     information = found.sums.information
-    unit = torch.where(information.diagonal() > 0, information.diagonal().clamp(min=1e-300).rsqrt(), 1.0)
+    unit = torch.where(
+        information.diagonal() > 0, information.diagonal().clamp(min=1e-300).rsqrt(), 1.0
+    )
     values, vectors = torch.linalg.eigh(unit[:, None] * information * unit)
     across = vectors[:, values > _FLAT]
     inverse = across / values[values > _FLAT] @ across.T
@@ -134,7 +141,8 @@ Pairs = tuple[tuple[str, str], ...]
 
 def _pairs_apart(problem: SoftmaxLikelihood, lost: Lost, classes: list[str]) -> tuple[Pairs, Pairs]:
     """The pairs of classes that lose each other's rows: all of them, and some."""
-    gone = torch.zeros(problem.classes, problem.classes, dtype=torch.int64)  # how many rows of a class lost another
+    # how many rows of a class lost another
+    gone = torch.zeros(problem.classes, problem.classes, dtype=torch.int64)
     rows = torch.zeros(problem.classes, dtype=torch.int64)
     for x, labels in problem.parts():
         gone.index_add_(0, labels, (~lost.allowed(x, labels)).long())
@@ -149,7 +157,9 @@ def _pairs_apart(problem: SoftmaxLikelihood, lost: Lost, classes: list[str]) -> 
 
 
 def contrast(limit: Limit, to_given: Tensor, k: int, against: int) -> tuple[Tensor, Tensor]:
-    """How class k differs from another in the units of the columns, and its errors; NaN where it has no limit."""
+    """How class k differs from another in the units of the columns, and its errors; NaN where it
+    has no limit.
+    """
     p = len(to_given)
     linear = torch.zeros(p, len(limit.theta), dtype=torch.float64)
     if k:
@@ -160,21 +170,29 @@ def contrast(limit: Limit, to_given: Tensor, k: int, against: int) -> tuple[Tens
 
 
 def within_limit(limit: Limit, linear: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear functions (m, P) of the parameters in the limit, and their errors; NaN where they have none."""
+    """Linear functions (m, P) of the parameters in the limit, and their errors; NaN where they have
+    none.
+    """
     scaled = linear * limit.unit
-    lost = (scaled - scaled @ limit.known).square().sum(1).sqrt() > 1e-6 * scaled.square().sum(1).sqrt()
+    lost = (scaled - scaled @ limit.known).square().sum(1).sqrt() > 1e-6 * scaled.square().sum(
+        1
+    ).sqrt()
     errors = (linear @ limit.covariance @ linear.T).diagonal().clamp(min=0).sqrt()
     nan = torch.tensor(math.nan, dtype=torch.float64)
     return torch.where(lost, nan, linear @ limit.theta), torch.where(lost, nan, errors)
 
 
 def with_limits(limit: Limit, coef: Tensor, to_given: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients (K - 1, p) with their limits where they have one, and the covariance of these; NaN elsewhere."""
+    """Coefficients (K - 1, p) with their limits where they have one, and the covariance of these;
+    NaN elsewhere.
+    """
     limits = torch.stack([contrast(limit, to_given, k + 1, 0)[0] for k in range(len(coef))])
     known = limits.isfinite().reshape(-1)
     across = torch.block_diag(*[to_given] * len(coef))
     covariance = across @ limit.covariance @ across.T
-    return torch.where(limits.isfinite(), limits, coef), covariance.masked_fill(~(known[:, None] & known), math.nan)
+    return torch.where(limits.isfinite(), limits, coef), covariance.masked_fill(
+        ~(known[:, None] & known), math.nan
+    )
 
 
 def _finite_contrasts(limit: Limit, to_given: Tensor, classes: list[str]) -> tuple[Contrast, ...]:
@@ -190,7 +208,9 @@ def _finite_contrasts(limit: Limit, to_given: Tensor, classes: list[str]) -> tup
 
 
 def _direction(problem: SoftmaxLikelihood, lost: Lost, zero: Tensor) -> Tensor | None:
-    """A separating direction (K, p); 0: there is none; None: not decided. Of many rows some, then the worst."""
+    """A separating direction (K, p); 0: there is none; None: not decided. Of many rows some, then
+    the worst.
+    """
     x, labels = problem.some(max(2, _MOST_PAIRS // max(problem.classes - 1, 1)))
     for _ in range(_ROUNDS):
         allowed = lost.allowed(x, labels).expand(-1, problem.classes)
@@ -204,7 +224,9 @@ def _direction(problem: SoftmaxLikelihood, lost: Lost, zero: Tensor) -> Tensor |
     return None
 
 
-def _worst(problem: SoftmaxLikelihood, lost: Lost, direction: Tensor) -> tuple[Tensor, Tensor] | None:
+def _worst(
+    problem: SoftmaxLikelihood, lost: Lost, direction: Tensor
+) -> tuple[Tensor, Tensor] | None:
     """The rows of which a direction lowers a margin most, and their labels."""
     found: list[tuple[Tensor, ...]] = []
     for x, labels in problem.parts():
@@ -231,7 +253,12 @@ def _programme(columns: Tensor, classes: Tensor, left: Tensor) -> Tensor | None:
     margins = _matrix(x, labels, kept)
     gain = np.asarray(margins.sum(0)).ravel()
     found: Any = linprog(
-        -gain, A_ub=-margins, b_ub=np.zeros(kept.sum()), bounds=(-1, 1), method="highs", options=_EXACT
+        -gain,
+        A_ub=-margins,
+        b_ub=np.zeros(kept.sum()),
+        bounds=(-1, 1),
+        method="highs",
+        options=_EXACT,
     )
     if found.status != 0:
         return None
@@ -242,7 +269,9 @@ def _programme(columns: Tensor, classes: Tensor, left: Tensor) -> Tensor | None:
 
 
 def _simplest(columns: Tensor, classes: Tensor, gone: Tensor, known: Tensor) -> Tensor:
-    """Of the directions that separate the same, the one of the least sum of sizes: few columns, for a reader."""
+    """Of the directions that separate the same, the one of the least sum of sizes: few columns, for
+    a reader.
+    """
     from scipy.optimize import linprog
 
     x, labels, lost = columns.numpy(), classes.numpy(), gone.numpy()
@@ -251,7 +280,12 @@ def _simplest(columns: Tensor, classes: Tensor, gone: Tensor, known: Tensor) -> 
     both: Any = hstack([margins, -margins]).tocsr()
     least = lost[other].astype(float)
     found: Any = linprog(
-        np.ones(both.shape[1]), A_ub=-both, b_ub=-least, bounds=(0, None), method="highs", options=_EXACT
+        np.ones(both.shape[1]),
+        A_ub=-both,
+        b_ub=-least,
+        bounds=(0, None),
+        method="highs",
+        options=_EXACT,
     )
     if found.status != 0 or found.x is None:
         return known
@@ -260,13 +294,17 @@ def _simplest(columns: Tensor, classes: Tensor, gone: Tensor, known: Tensor) -> 
 
 
 def _matrix(x: np.ndarray, labels: np.ndarray, pairs: np.ndarray) -> Any:
-    """The margins of these pairs of row and class (n, K), in their order, by the directions (K - 1, p) of classes."""
+    """The margins of these pairs of row and class (n, K), in their order, by the directions (K - 1,
+    p) of classes.
+    """
     row, other = np.nonzero(pairs)
     at, cells = np.arange(len(row)), []
     for sign, of in ((1.0, labels[row]), (-1.0, other)):
         kept = of > 0  # the baseline does not move
         columns = ((of[kept] - 1) * x.shape[1])[:, None] + np.arange(x.shape[1])
-        cells.append((sign * x[row[kept]], np.broadcast_to(at[kept][:, None], columns.shape), columns))
+        cells.append(
+            (sign * x[row[kept]], np.broadcast_to(at[kept][:, None], columns.shape), columns)
+        )
     values, i, j = (np.concatenate([part[k].ravel() for part in cells]) for k in range(3))
     return csr_array((values, (i, j)), shape=(len(row), (pairs.shape[1] - 1) * x.shape[1]))
 

@@ -43,7 +43,9 @@ def page(
         profiles: of the likelihood, where the other parameters are at their best.
         margins: tables of marginal effects.
     """
-    environment = Environment(loader=PackageLoader("nll.report"), autoescape=select_autoescape(default=True))
+    environment = Environment(
+        loader=PackageLoader("nll.report"), autoescape=select_autoescape(default=True)
+    )
     curves = plots.likelihood_curves(fit, level, profiles=profiles)
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -68,10 +70,19 @@ def _cells(classes: Sequence[str], counts: np.ndarray) -> dict:
     rows = [
         {
             "name": name,
-            "cells": [{"count": f"{count:g}", "share": share} for count, share in zip(row, part, strict=True)],
+            "cells": [
+                {"count": f"{count:g}", "share": share}
+                for count, share in zip(row, part, strict=True)
+            ],
             "total": f"{total:g}",
             "recall": f"{part[k]:.1%}",
         }
-        for k, (name, row, part, total) in enumerate(zip(classes, counts, shares, totals, strict=True))
+        for k, (name, row, part, total) in enumerate(
+            zip(classes, counts, shares, totals, strict=True)
+        )
     ]
-    return {"classes": list(classes), "rows": rows, "accuracy": f"{np.trace(counts) / counts.sum():.1%}"}
+    return {
+        "classes": list(classes),
+        "rows": rows,
+        "accuracy": f"{np.trace(counts) / counts.sum():.1%}",
+    }

@@ -17,14 +17,20 @@ _CELL = "text-align: {side}; padding: 0.1em 0.7em"
 def fragment(fit: Fit, level: float = 0.95) -> str:
     """The header and the table of a fit; its colours are those of the page around it."""
     header = "".join(
-        f"<tr>{_cell(name, 'left', 'th')}{_cell(value, 'left', bold=name == 'Converged' and value != 'yes')}</tr>"
+        f"<tr>{_cell(name, 'left', 'th')}"
+        f"{_cell(value, 'left', bold=name == 'Converged' and value != 'yes')}</tr>"
         for name, value in table.header(fit)
     )
     parts = [f"<table>{header}</table>"]
     for group in table.groups(fit, level):
-        head = "".join(_cell(name, "right" if j else "left", "th", _RULE) for j, name in enumerate(group.columns))
+        head = "".join(
+            _cell(name, "right" if j else "left", "th", _RULE)
+            for j, name in enumerate(group.columns)
+        )
         rows = "".join(
-            "<tr>" + "".join(_cell(value, "right" if j else "left") for j, value in enumerate(row)) + "</tr>"
+            "<tr>"
+            + "".join(_cell(value, "right" if j else "left") for j, value in enumerate(row))
+            + "</tr>"
             for row in group.rows
         )
         title = f"<caption>{escape(group.title)}</caption>" if group.title else ""

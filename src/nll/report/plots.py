@@ -30,9 +30,9 @@ def likelihood_curves(
 ) -> Figure | None:
     """The log-likelihood along each parameter, the others held at the estimate.
 
-    Dashed: the quadratic that the standard errors assume. Shaded: the Wald interval of the level. Green: the profile,
-    with the others at their best, and its interval, where there is one. At most `most` parameters that have a standard
-    error are drawn; None when there is none.
+    Dashed: the quadratic that the standard errors assume. Shaded: the Wald interval of the level.
+    Green: the profile, with the others at their best, and its interval, where there is one. At most
+    `most` parameters that have a standard error are drawn; None when there is none.
     """
     drawn = _drawn(fit, most)
     if not drawn:
@@ -53,10 +53,14 @@ def _drawn(fit: Fit, most: int) -> list[int]:
     if fit.log_likelihood_at is None:
         return []
     errors = fit.covariance.diagonal().sqrt()
-    return [i for i in range(len(errors)) if bool(torch.isfinite(errors[i]) & (errors[i] > 0))][:most]
+    return [i for i in range(len(errors)) if bool(torch.isfinite(errors[i]) & (errors[i] > 0))][
+        :most
+    ]
 
 
-def _likelihoods(axes: list[Axes], fit: Fit, drawn: list[int], level: float, profiles: Sequence[ProfileCurve]) -> None:
+def _likelihoods(
+    axes: list[Axes], fit: Fit, drawn: list[int], level: float, profiles: Sequence[ProfileCurve]
+) -> None:
     errors, known = fit.covariance.diagonal().sqrt(), {curve.name: curve for curve in profiles}
     for axis, i in zip(axes, drawn, strict=True):
         _likelihood_curve(axis, fit, i, float(errors[i]), _reach(level))
@@ -67,15 +71,27 @@ def _likelihoods(axes: list[Axes], fit: Fit, drawn: list[int], level: float, pro
 
 
 def profiles(curves: Sequence[ProfileCurve], level: float) -> Figure:
-    """The profile of each parameter, its interval where it crosses the dotted line, and Wald's interval shaded."""
+    """The profile of each parameter, its interval where it crosses the dotted line, and Wald's
+    interval shaded.
+    """
     figure, axes = _grid(len(curves), 3.0, 2.4)
     for axis, curve in zip(axes, curves, strict=True):
         reach = _reach(level)
         axis.axvspan(
-            curve.estimate - reach * curve.error, curve.estimate + reach * curve.error, color=_BLUE, alpha=0.1, lw=0
+            curve.estimate - reach * curve.error,
+            curve.estimate + reach * curve.error,
+            color=_BLUE,
+            alpha=0.1,
+            lw=0,
         )
         _profile(axis, curve)
-        axis.plot(curve.at, -0.5 * ((curve.at - curve.estimate) / curve.error) ** 2, color=_GREY, lw=1.0, ls="--")
+        axis.plot(
+            curve.at,
+            -0.5 * ((curve.at - curve.estimate) / curve.error) ** 2,
+            color=_GREY,
+            lw=1.0,
+            ls="--",
+        )
         axis.axhline(-0.5 * reach**2, color=_GREY, lw=0.8, ls=":")
         axis.axvline(curve.estimate, color=_RED, lw=0.8)
         axis.set_ylim(-1.1 * reach**2, 0.1 * reach**2)
@@ -91,14 +107,17 @@ def _profile(axis: Axes, curve: ProfileCurve) -> None:
 
 
 def sheet(
-    data: list[Callable[[Axes], None]], curves: tuple[Fit, float, Sequence[ProfileCurve]] | None = None
+    data: list[Callable[[Axes], None]],
+    curves: tuple[Fit, float, Sequence[ProfileCurve]] | None = None,
 ) -> Figure:
     """Pictures of the data side by side, and below them the likelihood along each parameter."""
     drawn = [] if curves is None else _drawn(curves[0], 60)
     columns = min(_PANELS, len(drawn))
     rows = math.ceil(len(drawn) / columns) if drawn else 0
     top, below = (3.6 if data else 0.0), 2.1 * rows
-    figure = _figure(figsize=(max(5.4 * len(data), 2.6 * columns), top + below), layout="constrained")
+    figure = _figure(
+        figsize=(max(5.4 * len(data), 2.6 * columns), top + below), layout="constrained"
+    )
     if data and drawn:
         upper, lower = list(figure.subfigures(2, 1, height_ratios=[top, below]))  # type: ignore[arg-type]
     else:
@@ -112,7 +131,9 @@ def sheet(
 
 
 def _figure(**options: Any) -> Figure:
-    """A figure that is written, not shown: it needs no backend, so that MPLBACKEND may name one that does not exist."""
+    """A figure that is written, not shown: it needs no backend, so that MPLBACKEND may name one
+    that does not exist.
+    """
     asked = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
@@ -129,7 +150,9 @@ def _figure(**options: Any) -> Figure:
 def _grid(panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with so many axes of one size, five in a row."""
     columns = min(_PANELS, panels)
-    figure = _figure(figsize=(width * columns, height * math.ceil(panels / columns)), layout="constrained")
+    figure = _figure(
+        figsize=(width * columns, height * math.ceil(panels / columns)), layout="constrained"
+    )
     return figure, _panels(figure, panels)
 
 
@@ -144,7 +167,10 @@ def _panels(figure: Any, panels: int) -> list[Axes]:
 def _likelihood_curve(axis: Axes, fit: Fit, index: int, error: float, reach: float) -> None:
     assert fit.log_likelihood_at is not None
     steps = np.linspace(-1.5, 1.5, 17) * max(2.0, reach) * error
-    gain = fit.log_likelihood_at.along(fit.vector, index, torch.from_numpy(steps)).numpy() - fit.log_likelihood
+    gain = (
+        fit.log_likelihood_at.along(fit.vector, index, torch.from_numpy(steps)).numpy()
+        - fit.log_likelihood
+    )
     gain[~np.isfinite(gain)] = np.nan
     at = float(fit.vector[index])
     axis.axvspan(at - reach * error, at + reach * error, color=_BLUE, alpha=0.10, lw=0)
@@ -174,14 +200,25 @@ def _quadratic(steps: np.ndarray, gain: np.ndarray) -> np.ndarray:
 
 
 def calibration(curves: list[Calibration], level: float = 0.95) -> Figure:
-    """Observed against predicted means in bins, a panel for each class; the diagonal is a perfect model."""
+    """Observed against predicted means in bins, a panel for each class; the diagonal is a perfect
+    model.
+    """
     figure, axes = _grid(len(curves), 2.6, 2.6) if len(curves) > 1 else _grid(1, 4.4, 4.0)
     for axis, curve in zip(axes, curves, strict=True):
         low = min(curve.predicted.min(), curve.observed.min())
         high = max(curve.predicted.max(), curve.observed.max())
         axis.plot([low, high], [low, high], color=_GREY, lw=1.0, ls="--")
         bars = _reach(level) * curve.error
-        axis.errorbar(curve.predicted, curve.observed, bars, color=_BLUE, marker="o", ms=3.5, lw=1.2, elinewidth=0.7)
+        axis.errorbar(
+            curve.predicted,
+            curve.observed,
+            bars,
+            color=_BLUE,
+            marker="o",
+            ms=3.5,
+            lw=1.2,
+            elinewidth=0.7,
+        )
         axis.set_title(_short(curve.name), fontsize=8)
         axis.tick_params(labelsize=6.5 if len(curves) > 1 else 8)
     figure.supxlabel("predicted", fontsize=9)

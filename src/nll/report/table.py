@@ -42,14 +42,19 @@ def header(fit: Fit) -> list[tuple[str, str]]:
         ("Intervals", fit.interval_method),
         ("Solver", fit.solver),
         ("Converged", "yes" if fit.converged else "NO"),
-        ("Newton decrement", None if fit.decrement is None else f"{fit.decrement:.3g} ({fit.steps} steps)"),
+        (
+            "Newton decrement",
+            None if fit.decrement is None else f"{fit.decrement:.3g} ({fit.steps} steps)",
+        ),
         ("Status", fit.status),
     ]
     return [(name, value) for name, value in entries if value is not None]
 
 
 def groups(fit: Fit, level: float = 0.95) -> list[Group]:
-    """The estimates: a group for each class of a softmax regression, else one for all parameters."""
+    """The estimates: a group for each class of a softmax regression, else one for all
+    parameters.
+    """
     low, high = f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"
     rows = _rows(fit, level)
     if len(fit.labels.get("coef", ())) < 2:
@@ -67,7 +72,9 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
     for contrast in () if fit.separation is None else fit.separation.contrasts:
         if contrast.against != fit.baseline:
             named = _tested(columns, contrast, level)
-            title = f"{fit.response or 'y'} = {contrast.of} (against {contrast.against}, in the limit)"
+            title = (
+                f"{fit.response or 'y'} = {contrast.of} (against {contrast.against}, in the limit)"
+            )
             found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
     return found
 
@@ -80,21 +87,39 @@ def margins(found: Margins, level: float = 0.95) -> list[Group]:
     names = [f"{name} (0 to 1)" if name in found.discrete else name for name in found.columns]
     parts = (found.effects, found.standard_errors, found.z, found.p_values, found.interval(level))
     return [
-        Group(name if mean else f"P({name})", columns, _formatted(names, [part[k] for part in parts]))
+        Group(
+            name if mean else f"P({name})", columns, _formatted(names, [part[k] for part in parts])
+        )
         for k, name in enumerate(found.classes)
     ]
 
 
 def _tested(names: Iterable[str], contrast: Contrast, level: float) -> list[list[str]]:
     """Rows of coefficients."""
-    numbers = (contrast.estimate, contrast.standard_errors, contrast.z, contrast.p_values, contrast.interval(level))
+    numbers = (
+        contrast.estimate,
+        contrast.standard_errors,
+        contrast.z,
+        contrast.p_values,
+        contrast.interval(level),
+    )
     return _formatted(names, numbers)
 
 
 def _formatted(names: Iterable[str], numbers: Iterable[Tensor]) -> list[list[str]]:
     return [
-        [name, number(b, 8), number(se, 8), f"{z:.3f}", _probability(p), number(low, 6), number(high, 6)]
-        for name, b, se, z, p, (low, high) in zip(names, *(part.tolist() for part in numbers), strict=True)
+        [
+            name,
+            number(b, 8),
+            number(se, 8),
+            f"{z:.3f}",
+            _probability(p),
+            number(low, 6),
+            number(high, 6),
+        ]
+        for name, b, se, z, p, (low, high) in zip(
+            names, *(part.tolist() for part in numbers), strict=True
+        )
     ]
 
 

@@ -16,7 +16,9 @@ _WIDTH = 96
 def summary(fit: Fit, level: float = 0.95) -> str:
     """Lay out the header and the table of a fit."""
     found = table.groups(fit, level)
-    return "\n".join([*_header(fit), *(line for group in found for line in _group(group, _widths(found)))])
+    return "\n".join(
+        [*_header(fit), *(line for group in found for line in _group(group, _widths(found)))]
+    )
 
 
 def _header(fit: Fit) -> list[str]:
@@ -38,7 +40,13 @@ def _widths(groups: list[table.Group]) -> list[int]:
 def _group(group: table.Group, widths: list[int]) -> list[str]:
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     title = [group.title] if group.title else []
-    return ["", *title, _line(group.columns, widths), rule, *(_line(row, widths) for row in group.rows)]
+    return [
+        "",
+        *title,
+        _line(group.columns, widths),
+        rule,
+        *(_line(row, widths) for row in group.rows),
+    ]
 
 
 def _line(cells: list[str], widths: list[int]) -> str:

@@ -1,4 +1,6 @@
-"""Several models of the same data, ranked by an information criterion, and whether the best of them is any good."""
+"""Several models of the same data, ranked by an information criterion, and whether the best of them
+is any good.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class Comparison:
 
     @property
     def best(self) -> str | None:
-        """The name of the candidate with the smallest criterion; None where no candidate has one."""
+        """The name of the candidate with the smallest criterion; None where no candidate has
+        one.
+        """
         return self.ranked[0].name if self.ranked else None
 
     @property
@@ -66,26 +70,37 @@ class Comparison:
         """The verdict in sentences."""
         if not self.ranked:
             return "no candidate can be ranked"
-        caveat = "" if self.frequencies else ". The weights are no frequencies: the criteria are a rough guide"
+        caveat = (
+            ""
+            if self.frequencies
+            else (". The weights are no frequencies: the criteria are a rough guide")
+        )
         return f"{self._order()}{self._goodness()}{caveat}"
 
     def _order(self) -> str:
         first, *others = self.ranked
         title = CRITERIA[self.criterion]
-        tied = [row.name for row in others if row.delta <= _TIE * max(1.0, abs(getattr(first, self.criterion)))]
+        tied = [
+            row.name
+            for row in others
+            if row.delta <= _TIE * max(1.0, abs(getattr(first, self.criterion)))
+        ]
         if tied:
             return f"a tie: the smallest {title} is that of {' and '.join([first.name, *tied])}"
         near = [row.name for row in others if row.delta <= _NEAR]
         if near:
             verb = "is" if len(near) == 1 else "are"
             return (
-                f"{first.name} has the smallest {title}, but {' and '.join(near)} {verb} within {_NEAR:g} units of it: "
+                f"{first.name} has the smallest {title}, but {' and '.join(near)} {verb} within "
+                f"{_NEAR:g} units of it: "
                 "the data do not decide between them"
             )
         return f"{first.name} has the smallest {title}"
 
     def _goodness(self) -> str:
-        """What a test says of the best: Anderson and Darling's, which sees the tails too, where it is there."""
+        """What a test says of the best: Anderson and Darling's, which sees the tails too, where it
+        is there.
+        """
         found = self.ranked[0].goodness
         if found is None:
             return ""
@@ -95,11 +110,16 @@ class Comparison:
                 said = f"{name.replace('_', '-').title()}, p = {p:.3g}"
                 if p > _LEVEL:
                     return f". A test of fit does not reject it ({said})"
-                return f". A test of fit rejects it ({said}): even the best candidate does not describe the data"
+                return (
+                    f". A test of fit rejects it ({said}): even the best candidate does not "
+                    f"describe the data"
+                )
         return f". Its fit is not tested: {found.note}" if found.note else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that is a number or a text, as plain Python values (NaN and infinities included)."""
+        """Everything that is a number or a text, as plain Python values (NaN and infinities
+        included).
+        """
         return {
             "criterion": self.criterion,
             "best": self.best,
@@ -115,7 +135,10 @@ class Comparison:
         rows = []
         for row in self.table:
             found = asdict(row)
-            goodness, status = found.pop("goodness") or {"statistics": {}, "p_values": {}}, found.pop("status")
+            goodness, status = (
+                found.pop("goodness") or {"statistics": {}, "p_values": {}},
+                found.pop("status"),
+            )
             for letters, name in STATISTICS.items():
                 found[letters] = goodness["statistics"].get(name, math.nan)
                 found[f"{letters} p"] = goodness["p_values"].get(name, math.nan)
@@ -125,12 +148,32 @@ class Comparison:
     def summary(self) -> str:
         """A table, the verdict, and what there is to say of single candidates."""
         tested = list(STATISTICS) if any(row.goodness for row in self.table) else []
-        numbers = ["log-likelihood", *CRITERIA.values(), "delta", "weight", *(f"{name} p" for name in tested)]
-        lines = [[f"n = {self.n:.12g}", "df", *numbers], *(_cells(row, tested) for row in self.table)]
+        numbers = [
+            "log-likelihood",
+            *CRITERIA.values(),
+            "delta",
+            "weight",
+            *(f"{name} p" for name in tested),
+        ]
+        lines = [
+            [f"n = {self.n:.12g}", "df", *numbers],
+            *(_cells(row, tested) for row in self.table),
+        ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(f"{c:{'>' if j else '<'}{widths[j]}}" for j, c in enumerate(line)).rstrip() for line in lines]
-        said = [f"{row.name}: {row.status}" for row in self.table if not row.status.startswith("converged")]
-        said += [f"{row.name}: {row.goodness.note}" for row in self.ranked if row.goodness and row.goodness.note]
+        text = [
+            "  ".join(f"{c:{'>' if j else '<'}{widths[j]}}" for j, c in enumerate(line)).rstrip()
+            for line in lines
+        ]
+        said = [
+            f"{row.name}: {row.status}"
+            for row in self.table
+            if not row.status.startswith("converged")
+        ]
+        said += [
+            f"{row.name}: {row.goodness.note}"
+            for row in self.ranked
+            if row.goodness and row.goodness.note
+        ]
         dropped = next(iter(self.fits.values())).dropped
         said += [f"rows with missing values that were left out: {dropped}"] if dropped else []
         return "\n".join([*text, f"{self.status}.", *said])
@@ -141,8 +184,16 @@ class Comparison:
 
 
 def _cells(row: Candidate, tested: list[str]) -> list[str]:
-    numbers = [row.log_likelihood, *(getattr(row, name) for name in CRITERIA), row.delta, row.weight]
-    numbers += [math.nan if row.goodness is None else row.goodness.p_values[STATISTICS[name]] for name in tested]
+    numbers = [
+        row.log_likelihood,
+        *(getattr(row, name) for name in CRITERIA),
+        row.delta,
+        row.weight,
+    ]
+    numbers += [
+        math.nan if row.goodness is None else row.goodness.p_values[STATISTICS[name]]
+        for name in tested
+    ]
     cells = ["" if math.isnan(number) else f"{number:.3f}" for number in numbers]
     return [row.name, "" if row.df is None else str(row.df), *cells]
 
@@ -163,7 +214,8 @@ def compare(
     """Fit several models to the same data and rank them.
 
     Args:
-        models: classes of distributions; or a dict of name -> class, anything else that `fit` takes, or a `Fit`.
+        models: classes of distributions; or a dict of name -> class, anything else that `fit`
+            takes, or a `Fit`.
         data: what `fit` takes; None where all models are fits.
         criterion: "aic", "aicc" or "bic": what ranks them.
         weights: of the rows, as of `fit`.
@@ -173,31 +225,41 @@ def compare(
         seed: of their draws.
         budget: how many numbers they draw for each candidate, at most.
 
-    Returns: a `Comparison`. A family whose support has not all of the data, or that cannot be fitted to data like
-    these, is in the table with the reason; so is a fit that did not converge. They are not ranked.
+    Returns: a `Comparison`. A family whose support has not all of the data, or that cannot be
+    fitted to data like these, is in the table with the reason; so is a fit that did not converge.
+    They are not ranked.
 
-    Raises: ValueError for two models of one name, densities next to probabilities (which are not comparable), fits to
-    different rows, or no family that can be fitted; and for data, weights and parameters that cannot be used.
+    Raises: ValueError for two models of one name, densities next to probabilities (which are not
+    comparable), fits to different rows, or no family that can be fitted; and for data, weights and
+    parameters that cannot be used.
     """
     if criterion not in CRITERIA:
-        raise ValueError(f"expected criterion to be one of {', '.join(CRITERIA)}, got {criterion!r}")
+        raise ValueError(
+            f"expected criterion to be one of {', '.join(CRITERIA)}, got {criterion!r}"
+        )
     named, fixed = _named(models), fixed or {}
     for name in fixed:
         if name not in named or isinstance(named[name], Fit):
-            raise ValueError(f"expected fixed for one of the models to fit ({', '.join(named)}), got {name!r}")
+            raise ValueError(
+                f"expected fixed for one of the models to fit ({', '.join(named)}), got {name!r}"
+            )
     _require_one_measure(named)
     if data is None and not all(isinstance(model, Fit) for model in named.values()):
         raise ValueError("expected data, as not all models are fits, got None")
     fits, impossible = _fitted(named, data, weights, fixed, missing)
     if not fits:
         raise ValueError(
-            f"expected a family that can be fitted, got none: {'; '.join(dict.fromkeys(impossible.values()))}"
+            f"expected a family that can be fitted, got none: "
+            f"{'; '.join(dict.fromkeys(impossible.values()))}"
         )
     _require_same_rows(fits)
     rows = [_candidate(name, found) for name, found in fits.items()]
     if replicates:
         rows = [_tested(row, fits[row.name], replicates, seed, budget) for row in rows]
-    rows = [*_ranked(rows, criterion), *(Candidate(name, f"not possible: {why}") for name, why in impossible.items())]
+    rows = [
+        *_ranked(rows, criterion),
+        *(Candidate(name, f"not possible: {why}") for name, why in impossible.items()),
+    ]
     kinds = {found.sample.observed.kind for found in fits.values() if found.sample is not None}
     frequencies = kinds <= {"frequency"} and not isinstance(weights, Weights)
     return Comparison(criterion, tuple(rows), fits, next(iter(fits.values())).n, frequencies)
@@ -209,14 +271,21 @@ def _named(models: Any) -> dict[str, Any]:
     elif isinstance(models, Sequence) and not isinstance(models, str):
         for model in models:
             if not isinstance(model, (type, Fit)):
-                raise TypeError(f"expected classes or fits, or a dict of name -> model, got {type(model).__name__}")
+                raise TypeError(
+                    f"expected classes or fits, or a dict of name -> model, got "
+                    f"{type(model).__name__}"
+                )
         names = [model.model if isinstance(model, Fit) else model.__name__ for model in models]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"expected models of different names, got {twice!r} twice; a dict names them")
+            raise ValueError(
+                f"expected models of different names, got {twice!r} twice; a dict names them"
+            )
         named = dict(zip(names, models, strict=True))
     else:
-        raise TypeError(f"expected models as a list, or a dict of name -> model, got {type(models).__name__}")
+        raise TypeError(
+            f"expected models as a list, or a dict of name -> model, got {type(models).__name__}"
+        )
     if not named:
         raise ValueError("expected at least one model, got none")
     return named
@@ -241,7 +310,8 @@ def _require_one_measure(named: dict[str, Any]) -> None:
     measures = next((name for name, model in named.items() if _counts(model) is False), None)
     if counts is not None and measures is not None:
         raise ValueError(
-            f"expected models of counts or of measurements, got {counts} and {measures}: a probability is not "
+            f"expected models of counts or of measurements, got {counts} and {measures}: a "
+            f"probability is not "
             "comparable with a density"
         )
 
@@ -266,11 +336,15 @@ def _require_same_rows(fits: dict[str, Fit]) -> None:
             ("the response", one.response or fit_.response, fit_.response or one.response),
         ):
             if a != b:
-                raise ValueError(f"expected fits to the same rows, got {what} {a} for {first} and {b} for {name}")
+                raise ValueError(
+                    f"expected fits to the same rows, got {what} {a} for {first} and {b} for {name}"
+                )
         if one.sample is not None and fit_.sample is not None:
             here, there = _rows(one.sample.observed), _rows(fit_.sample.observed)
             if len(here) != len(there) or not all(map(torch.equal, here, there)):
-                raise ValueError(f"expected fits to the same rows, got other data for {first} than for {name}")
+                raise ValueError(
+                    f"expected fits to the same rows, got other data for {first} than for {name}"
+                )
 
 
 def _rows(observed: Observations) -> tuple[Tensor, ...]:
@@ -280,7 +354,9 @@ def _rows(observed: Observations) -> tuple[Tensor, ...]:
 def _fitted(
     named: dict[str, Any], data: Any, weights: Any, fixed: Mapping[str, Any], missing: str
 ) -> tuple[dict[str, Fit], dict[str, str]]:
-    """The fits, and why others are not possible. What is wrong with the data or with `fixed` raises."""
+    """The fits, and why others are not possible. What is wrong with the data or with `fixed`
+    raises.
+    """
     fits, impossible = {}, {}
     families = {name: _family(model) for name, model in named.items() if not isinstance(model, Fit)}
     for name, family in families.items():
@@ -301,7 +377,10 @@ def _fitted(
     angles = [name for name, found in fits.items() if _circular(found)]
     for name in angles if len(angles) < len(fits) else ():  # on the line their density is not one
         sample = fits[name].sample
-        if sample is not None and float(sample.observed.values.max() - sample.observed.values.min()) > 2 * math.pi:
+        if (
+            sample is not None
+            and float(sample.observed.values.max() - sample.observed.values.min()) > 2 * math.pi
+        ):
             fits.pop(name)
             impossible[name] = "expected angles within one turn, next to models of numbers"
     return fits, impossible
@@ -312,13 +391,15 @@ def _circular(found: Fit) -> bool:
     return getattr(distribution, "base", distribution) is VonMises
 
 
-# ---- The table -----------------------------------------------------------------------------------------------------
+# ---- The table -----------------------------------------------------------------------------------
 
 
 def _candidate(name: str, found: Fit) -> Candidate:
     if not found.converged:
         return Candidate(name, found.status, found.df, found.log_likelihood)
-    return Candidate(name, found.status, found.df, found.log_likelihood, found.aic, _corrected(found), found.bic)
+    return Candidate(
+        name, found.status, found.df, found.log_likelihood, found.aic, _corrected(found), found.bic
+    )
 
 
 def _corrected(found: Fit) -> float:
@@ -328,16 +409,25 @@ def _corrected(found: Fit) -> float:
 
 
 def _ranked(rows: list[Candidate], criterion: str) -> list[Candidate]:
-    """From the smallest criterion up, with differences and Akaike's weights; then those that have none."""
+    """From the smallest criterion up, with differences and Akaike's weights; then those that have
+    none.
+    """
     values = {row.name: getattr(row, criterion) for row in rows}
-    finite = sorted((row for row in rows if math.isfinite(values[row.name])), key=lambda row: values[row.name])
+    finite = sorted(
+        (row for row in rows if math.isfinite(values[row.name])), key=lambda row: values[row.name]
+    )
     deltas = [values[row.name] - values[finite[0].name] for row in finite]
     total = sum(math.exp(-delta / 2) for delta in deltas)
-    top = [replace(r, delta=d, weight=math.exp(-d / 2) / total) for r, d in zip(finite, deltas, strict=True)]
+    top = [
+        replace(r, delta=d, weight=math.exp(-d / 2) / total)
+        for r, d in zip(finite, deltas, strict=True)
+    ]
     return [*top, *(row for row in rows if not math.isfinite(values[row.name]))]
 
 
 def _tested(row: Candidate, found: Fit, replicates: int, seed: int, budget: int) -> Candidate:
     if not found.converged or found.sample is None:
         return row
-    return replace(row, goodness=goodness_of_fit(found, replicates=replicates, seed=seed, budget=budget))
+    return replace(
+        row, goodness=goodness_of_fit(found, replicates=replicates, seed=seed, budget=budget)
+    )

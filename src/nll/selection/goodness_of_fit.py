@@ -1,7 +1,9 @@
-"""Whether a fitted family describes the data: distances between the empirical and the fitted distribution function.
+"""Whether a fitted family describes the data: distances between the empirical and the fitted
+distribution function.
 
-The p-values count that the parameters were estimated: data sets are drawn from the fit, the family is fitted to each,
-and the distance is taken again (Stute, Gonzalez Manteiga and Presedo Quindimil 1993; of counts, Henze 1996).
+The p-values count that the parameters were estimated: data sets are drawn from the fit, the family
+is fitted to each, and the distance is taken again (Stute, Gonzalez Manteiga and Presedo Quindimil
+1993; of counts, Henze 1996).
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ STATISTICS = {"KS": "kolmogorov_smirnov", "CvM": "cramer_von_mises", "AD": "ande
 
 @dataclass(frozen=True)
 class GoodnessOfFit:
-    """Distances by name, and their Monte Carlo p-values; NaN where there is none, and `note` says why."""
+    """Distances by name, and their Monte Carlo p-values; NaN where there is none, and `note` says
+    why.
+    """
 
     model: str
     n: float
@@ -75,13 +79,16 @@ def goodness_of_fit(
     Args:
         model: a class of distributions, fitted here, or the `Fit` of one, with its weights.
         data: (n) numbers; None with a `Fit`.
-        replicates: data sets that are drawn from the fit and fitted again; 0 for the statistics alone.
+        replicates: data sets that are drawn from the fit and fitted again; 0 for the statistics
+            alone.
         seed: of the draws.
-        budget: how many numbers are drawn in all, at most: with many rows there are fewer replicates.
+        budget: how many numbers are drawn in all, at most: with many rows there are fewer
+            replicates.
 
-    Returns: Kolmogorov and Smirnov's D, Cramer and von Mises' W^2, Anderson and Darling's A^2, each with
-    p = (1 + replicates at least as far) / (1 + replicates). NaN with a note for a fit that has none: of several
-    columns, censored, with a design's weights, not converged, or of a family whose distribution function is not known.
+    Returns: Kolmogorov and Smirnov's D, Cramer and von Mises' W^2, Anderson and Darling's A^2, each
+    with p = (1 + replicates at least as far) / (1 + replicates). NaN with a note for a fit that has
+    none: of several columns, censored, with a design's weights, not converged, or of a family whose
+        distribution function is not known.
 
     Raises: ValueError for data that cannot be fitted, or a number of replicates below 0.
     """
@@ -116,16 +123,24 @@ def goodness_of_fit(
 
 
 def _result(
-    fitted: Fit, notes: list[str], found: Tensor | None = None, p: Tensor | None = None, count: int = 0, failed: int = 0
+    fitted: Fit,
+    notes: list[str],
+    found: Tensor | None = None,
+    p: Tensor | None = None,
+    count: int = 0,
+    failed: int = 0,
 ) -> GoodnessOfFit:
     """What is known, by name."""
     statistics, p_values = (
-        dict(zip(STATISTICS.values(), [math.nan] * 3 if of is None else of.tolist(), strict=True)) for of in (found, p)
+        dict(zip(STATISTICS.values(), [math.nan] * 3 if of is None else of.tolist(), strict=True))
+        for of in (found, p)
     )
-    return GoodnessOfFit(fitted.model, fitted.n, statistics, p_values, count, failed, "; ".join(notes))
+    return GoodnessOfFit(
+        fitted.model, fitted.n, statistics, p_values, count, failed, "; ".join(notes)
+    )
 
 
-# ---- What cannot be tested -----------------------------------------------------------------------------------------
+# ---- What cannot be tested -----------------------------------------------------------------------
 
 
 def _no_statistics(fitted: Fit) -> str | None:
@@ -154,11 +169,15 @@ def _no_replicates(fitted: Fit, count: int, replicates: int, budget: int) -> str
     family = fitted.sample.family
     if family.given or not _free(fitted):
         return "no p-values: parameters are given, fixed or bounded"
-    several = any(value.dim() for value in fitted.params.values())  # a mixture, whose search starts from many places
+    # a mixture, whose search starts from many places
+    several = any(value.dim() for value in fitted.params.values())
     if several or (family.start is None and family.estimate is None):
         return f"no p-values: {fitted.model} is fitted to one data set at a time"
     if count < min(replicates, _FEWEST):
-        return f"no p-values: {_FEWEST} replicates of {fitted.n:.12g} rows are more than {budget} numbers"
+        return (
+            f"no p-values: {_FEWEST} replicates of {fitted.n:.12g} rows are more than {budget} "
+            f"numbers"
+        )
     return None
 
 
@@ -167,14 +186,18 @@ def _free(fitted: Fit) -> bool:
     if fitted.search is None or fitted.sample is None or fitted.sample.by_formula:
         return True
     own = fitted.search().problem.layout
-    return not (own.fixed or own.tied) and str(own.parameters) == str(fitted.sample.family.constraints(1))
+    return not (own.fixed or own.tied) and str(own.parameters) == str(
+        fitted.sample.family.constraints(1)
+    )
 
 
-# ---- Distances -----------------------------------------------------------------------------------------------------
+# ---- Distances -----------------------------------------------------------------------------------
 
 
 def _observed(fitted: Fit) -> tuple[Family, Params, Tensor]:
-    """The fitted distribution, which at the border of a family is one of another, and its distances (3)."""
+    """The fitted distribution, which at the border of a family is one of another, and its distances
+    (3).
+    """
     assert fitted.sample is not None
     family, params, observed = fitted.sample.family, fitted.params, fitted.sample.observed
     values, place = observed.values.unique(return_inverse=True)  # sorted
@@ -183,14 +206,20 @@ def _observed(fitted: Fit) -> tuple[Family, Params, Tensor]:
         family = FAMILIES[family.limit[2]]
         params = {name: value[0] for name, value in fit_each(family, x, w).params.items()}
     known = {**params, **fitted.sample.given}
-    return family, params, distances(family, x, w, {name: value[None] for name, value in known.items()})[:, 0]
+    return (
+        family,
+        params,
+        distances(family, x, w, {name: value[None] for name, value in known.items()})[:, 0],
+    )
 
 
 def distances(family: Family, x: Tensor, w: Tensor, params: Params) -> Tensor:
-    """D, W^2 and A^2, (3, B), of ascending values (1 or B, m), weighted (B, m), for parameters (B, ...).
+    """D, W^2 and A^2, (3, B), of ascending values (1 or B, m), weighted (B, m), for parameters (B,
+    ...).
 
     Stephens (1974), with a weight as so many copies of its value: W^2 = n int (F_n - F)^2 dF and
-    A^2 = n int (F_n - F)^2 / (F (1 - F)) dF. For counts the integrals are over the observations, by dF_n.
+    A^2 = n int (F_n - F)^2 / (F (1 - F)) dF. For counts the integrals are over the observations, by
+    dF_n.
     """
     params = {name: value[:, None] for name, value in params.items()}
     x = x.expand_as(w).contiguous()
@@ -200,9 +229,12 @@ def distances(family: Family, x: Tensor, w: Tensor, params: Params) -> Tensor:
     if not family.discrete:
         d = torch.maximum(upto / n - below, below - before / n).amax(1)
         square = w * ((before + w / 2) / n - below).square() + w**3 / (12 * n.square())
-        logs = (upto.square() - before.square()) * log_below + ((n - before).square() - (n - upto).square()) * log_above
+        logs = (upto.square() - before.square()) * log_below + (
+            (n - before).square() - (n - upto).square()
+        ) * log_above
         return torch.stack([d, square.sum(1), -n[:, 0] - logs.sum(1) / n[:, 0]])
-    first, last = torch.searchsorted(x, x), torch.searchsorted(x, x, right=True) - 1  # of those that are equal
+    # of those that are equal
+    first, last = torch.searchsorted(x, x), torch.searchsorted(x, x, right=True) - 1
     away = upto.gather(1, last) / n - below
     just_below = below - family.log_probs(x, params, {}).exp()  # P(X <= x - 1)
     d = torch.maximum(away.abs(), (before.gather(1, first) / n - just_below).abs()).amax(1)
@@ -212,11 +244,16 @@ def distances(family: Family, x: Tensor, w: Tensor, params: Params) -> Tensor:
 
 
 def _tails(family: Family, x: Tensor, params: Params) -> Tails:
-    """log F and log(1 - F), (B, m) each, block by block. Raises NotImplementedError where no F is known."""
+    """log F and log(1 - F), (B, m) each, block by block. Raises NotImplementedError where no F is
+    known.
+    """
     rows = max(1, _TAILS // x.shape[1])
     parts = []
     for at in range(0, len(x), rows):
-        some = {name: value[at : at + rows] if len(value) > 1 else value for name, value in params.items()}
+        some = {
+            name: value[at : at + rows] if len(value) > 1 else value
+            for name, value in params.items()
+        }
         blocks = [_log_cdf(family, part, some) for part in x[at : at + rows].split(_TAILS, 1)]
         parts.append([torch.cat(columns, 1) for columns in zip(*blocks, strict=True)])
     return Tails(*(torch.cat(blocks) for blocks in zip(*parts, strict=True)))
@@ -230,33 +267,46 @@ def _log_cdf(family: Family, x: Tensor, params: Params) -> Tails:
     return Tails(below.log(), torch.log1p(-below))
 
 
-# ---- Replicates ----------------------------------------------------------------------------------------------------
+# ---- Replicates ----------------------------------------------------------------------------------
 
 
 def _replicated(fitted: Fit, drawn: Family, params: Params, count: int, seed: int) -> Tensor:
-    """(3, count): the distances of data sets as long as the data, drawn from the fitted distribution and fitted."""
+    """(3, count): the distances of data sets as long as the data, drawn from the fitted
+    distribution and fitted.
+    """
     assert fitted.sample is not None
     family, values = fitted.sample.family, fitted.sample.observed.values
-    units = units_of(values, family.units)  # in which the distances are the same, and the search is easy
+    # in which the distances are the same, and the search is easy
+    units = units_of(values, family.units)
     parts, rng, n = [], np.random.default_rng(seed), max(1, round(fitted.n))
     size = max(1, _DRAWN // n)
     for at in range(0, count, size):
-        x = simulate(drawn, params, (min(size, count - at), n), int(rng.integers(1 << 62))).sort(1).values
+        x = (
+            simulate(drawn, params, (min(size, count - at), n), int(rng.integers(1 << 62)))
+            .sort(1)
+            .values
+        )
         parts.append(_refitted(family, *_counted(drawn, units.data(x))))
     return torch.cat(parts, 1)
 
 
 def _counted(family: Family, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (1 or B, m) and weights (B, m): of counts how often each number came, where that is shorter."""
+    """Values (1 or B, m) and weights (B, m): of counts how often each number came, where that is
+    shorter.
+    """
     top = int(x.max()) if family.discrete else math.inf
     if top >= x.shape[1]:
         return x, torch.ones_like(x)
-    often = torch.zeros(len(x), int(top) + 1, dtype=torch.float64).scatter_add_(1, x.long(), torch.ones_like(x))
+    often = torch.zeros(len(x), int(top) + 1, dtype=torch.float64).scatter_add_(
+        1, x.long(), torch.ones_like(x)
+    )
     return torch.arange(often.shape[1], dtype=torch.float64)[None], often
 
 
 def _refitted(family: Family, x: Tensor, w: Tensor) -> Tensor:
-    """(3, B): the distances after a fit, NaN where there is no maximum, not even at the border of the family."""
+    """(3, B): the distances after a fit, NaN where there is no maximum, not even at the border of
+    the family.
+    """
     each = fit_each(family, x, w)
     found = distances(family, x, w, each.params).masked_fill(~each.settled, math.nan)
     if family.limit is None or bool(each.settled.all()):
@@ -264,6 +314,8 @@ def _refitted(family: Family, x: Tensor, w: Tensor) -> Tensor:
     lost = (~each.settled).nonzero()[:, 0]
     x, w, other = x.expand_as(w)[lost], w[lost], FAMILIES[family.limit[2]]
     there = fit_each(other, x, w)
-    as_likely = there.settled & (each.log_likelihood[lost] <= there.log_likelihood + _SAME * w.sum(1))
+    as_likely = there.settled & (
+        each.log_likelihood[lost] <= there.log_likelihood + _SAME * w.sum(1)
+    )
     found[:, lost] = distances(other, x, w, there.params).masked_fill(~as_likely, math.nan)
     return found

@@ -27,15 +27,19 @@ class Choice:
 
     log_likelihoods: dict[str, float]  # -inf: the data are impossible under it
     winner: str | None  # None: a tie, or data that are impossible under every hypothesis
-    tied: tuple[str, ...]  # the hypotheses that share the largest likelihood, when there are several
+    # the hypotheses that share the largest likelihood, when there are several
+    tied: tuple[str, ...]
     impossible: tuple[str, ...]  # the hypotheses under which the data cannot happen
     n: int
 
     @property
     def likelihood_ratios(self) -> dict[str, float]:
-        """How many times as likely the data are under the best hypothesis as under each: 1 for the best itself."""
+        """How many times as likely the data are under the best hypothesis as under each: 1 for the
+        best itself.
+        """
         best = max(self.log_likelihoods.values())
-        return {name: _exp(best - value) for name, value in self.log_likelihoods.items()}  # NaN: -inf - -inf
+        # NaN: -inf - -inf
+        return {name: _exp(best - value) for name, value in self.log_likelihoods.items()}
 
     @property
     def status(self) -> str:
@@ -61,21 +65,26 @@ class Choice:
 
 
 @on_processor
-def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]], data: Any) -> Choice:
+def most_likely(
+    hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]], data: Any
+) -> Choice:
     """Choose the hypothesis that makes the data most likely.
 
     Args:
-        hypotheses: name -> a distribution (of torch.distributions), or a function from the data, a float64
-            tensor (n) or (n, k), to the log-probability of each row, or of all.
+        hypotheses: name -> a distribution (of torch.distributions), or a function from the data, a
+            float64 tensor (n) or (n, k), to the log-probability of each row, or of all.
         data: a number, or (n) or (n, k) of them.
 
     Returns: a `Choice`. A row outside a distribution's support has probability 0 under it.
 
-    Raises: ValueError for no hypotheses, missing values, or a log-probability that is NaN, +inf or of a wrong
-    shape; TypeError for a hypothesis that is neither a distribution nor a function.
+    Raises: ValueError for no hypotheses, missing values, or a log-probability that is NaN, +inf or
+    of a wrong shape; TypeError for a hypothesis that is neither a distribution nor a function.
     """
     if not isinstance(hypotheses, Mapping):
-        raise TypeError(f"expected hypotheses as a dict of name -> distribution, got {type(hypotheses).__name__}")
+        raise TypeError(
+            f"expected hypotheses as a dict of name -> distribution, got "
+            f"{type(hypotheses).__name__}"
+        )
     if not hypotheses:
         raise ValueError("expected at least one hypothesis, got none")
     single = isinstance(data, (int, float)) or (isinstance(data, Tensor) and data.dim() == 0)
@@ -86,7 +95,13 @@ def most_likely(hypotheses: Mapping[str, Distribution | Callable[[Tensor], Any]]
         return Choice(found, None, (), tuple(found), len(values))
     top = tuple(name for name, value in found.items() if best - value <= _TIE * max(1.0, abs(best)))
     impossible = tuple(name for name, value in found.items() if value == -math.inf)
-    return Choice(found, top[0] if len(top) == 1 else None, top if len(top) > 1 else (), impossible, len(values))
+    return Choice(
+        found,
+        top[0] if len(top) == 1 else None,
+        top if len(top) > 1 else (),
+        impossible,
+        len(values),
+    )
 
 
 def _observed(data: Any) -> Tensor:
@@ -96,26 +111,33 @@ def _observed(data: Any) -> Tensor:
         raise ValueError(str(error).removesuffix("; missing='drop' leaves them out")) from None
 
 
-def _log_likelihood(name: str, hypothesis: Distribution | Callable[[Tensor], Any], values: Tensor) -> float:
+def _log_likelihood(
+    name: str, hypothesis: Distribution | Callable[[Tensor], Any], values: Tensor
+) -> float:
     if isinstance(hypothesis, Distribution):
         rows = _log_probs(name, hypothesis, values)
     elif isinstance(hypothesis, type):
         raise TypeError(
-            f"expected a distribution or a function for hypothesis {name!r}, got the class {hypothesis.__name__}; "
+            f"expected a distribution or a function for hypothesis {name!r}, got the class "
+            f"{hypothesis.__name__}; "
             "give its parameters"
         )
     elif callable(hypothesis):
         rows = hypothesis(values)
         if not isinstance(rows, (Tensor, int, float, list, tuple, np.ndarray, np.number)):
-            raise TypeError(f"expected log-probabilities under hypothesis {name!r}, got {type(rows).__name__}")
+            raise TypeError(
+                f"expected log-probabilities under hypothesis {name!r}, got {type(rows).__name__}"
+            )
         rows = torch.as_tensor(rows, dtype=torch.float64).detach()
     else:
         raise TypeError(
-            f"expected a distribution or a function for hypothesis {name!r}, got {type(hypothesis).__name__}"
+            f"expected a distribution or a function for hypothesis {name!r}, got "
+            f"{type(hypothesis).__name__}"
         )
     if rows.shape not in ((), (len(values),)):
         raise ValueError(
-            f"expected {len(values)} log-probabilities under hypothesis {name!r}, got shape {tuple(rows.shape)}"
+            f"expected {len(values)} log-probabilities under hypothesis {name!r}, got shape "
+            f"{tuple(rows.shape)}"
         )
     wrong = rows.isnan() | (rows == torch.inf)
     if bool(wrong.any()):
@@ -131,7 +153,8 @@ def _log_probs(name: str, hypothesis: Distribution, values: Tensor) -> Tensor:
     """Log-probability of each row in float64, -inf outside the support."""
     if hypothesis.batch_shape:
         raise ValueError(
-            f"expected one distribution for hypothesis {name!r}, got a batch of {tuple(hypothesis.batch_shape)}"
+            f"expected one distribution for hypothesis {name!r}, got a batch of "
+            f"{tuple(hypothesis.batch_shape)}"
         )
     if values.shape[1:] != hypothesis.event_shape:
         raise ValueError(
@@ -148,7 +171,9 @@ def _log_probs(name: str, hypothesis: Distribution, values: Tensor) -> Tensor:
 
 
 def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
-    """log P, -inf where P = 0: PyTorch keeps the probabilities of some families away from 0 and 1."""
+    """log P, -inf where P = 0: PyTorch keeps the probabilities of some families away from 0 and
+    1.
+    """
     family = FAMILIES.get(type(distribution))
     held = _parameters(distribution)
     if family is None or family.log_prob is None or held is None or "logits" in held:
@@ -160,7 +185,8 @@ def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
 def _in_float64(distribution: Distribution) -> Distribution:
     """The same distribution with float64 parameters, as far as its parameters are known.
 
-    Bernoulli(0.99) holds 0.99 in float32. Its shortest decimal, 0.99, is what was written, so that ties are ties.
+    Bernoulli(0.99) holds 0.99 in float32. Its shortest decimal, 0.99, is what was written, so that
+    ties are ties.
     """
     held = _parameters(distribution)
     if held is None:
@@ -171,7 +197,8 @@ def _in_float64(distribution: Distribution) -> Distribution:
 def _parameters(distribution: Distribution) -> dict[str, Any] | None:
     """The arguments that make this distribution; None where they are not known.
 
-    Of probs and logits, the one that it was made from: the other may be there too, from an earlier call.
+    Of probs and logits, the one that it was made from: the other may be there too, from an earlier
+        call.
     """
     wanted = set(inspect.signature(type(distribution)).parameters) - {"validate_args"}
     if not wanted <= {*distribution.arg_constraints, "total_count"} or "scale_tril" in wanted:

@@ -1,8 +1,9 @@
-"""Newton's method for many parameters: each step by conjugate gradients in a trust region, from products alone.
+"""Newton's method for many parameters: each step by conjugate gradients in a trust region, from
+products alone.
 
-The information is never formed: a step needs its products with some vectors (Steihaug 1983; Nocedal and Wright 2006,
-algorithm 7.2), in units in which its diagonal, estimated from a few random vectors (Bekas, Kokiopoulou and Saad 2007),
-is 1. It stops where `optimise` does, on the Newton decrement.
+The information is never formed: a step needs its products with some vectors (Steihaug 1983; Nocedal
+and Wright 2006, algorithm 7.2), in units in which its diagonal, estimated from a few random vectors
+(Bekas, Kokiopoulou and Saad 2007), is 1. It stops where `optimise` does, on the Newton decrement.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Reached(NamedTuple):
     steps: int
     reached: bool
     shrunk: int
-    weakest: float = float("nan")  # the least curvature that the last step met, in units of the diagonal
+    # the least curvature that the last step met, in units of the diagonal
+    weakest: float = float("nan")
     proved: bool = False  # as `optimise` has it
 
 
@@ -53,8 +55,9 @@ def maximise_by_products(
 ) -> Reached:
     """Maximise a function given its value and score, and the information at a place as a product.
 
-    `diagonal`: the information's, if it is known near enough. `enough`: the decrement, in units, from which one more
-    step, of which the value is not asked, is the last; None: far beyond the tolerance.
+    `diagonal`: the information's, if it is known near enough. `enough`: the decrement, in units,
+    from which one more step, of which the value is not asked, is the last; None: far beyond the
+    tolerance.
     """
     theta, (here, score) = start.clone(), value(start)
     if not bool(here.isfinite() & score.isfinite().all()):
@@ -71,22 +74,35 @@ def maximise_by_products(
             progress(steps, float(here), decrement)
         there, slope = value(theta + found.step)
         gain, slack = float(there - here), 1e-12 * (unit + abs(float(here)))
-        ratio = gain / found.expected if found.expected > slack else (1.0 if gain >= -slack else -1.0)
+        ratio = (
+            gain / found.expected if found.expected > slack else (1.0 if gain >= -slack else -1.0)
+        )
         fine = bool(there.isfinite() & slope.isfinite().all())
         taken = fine and (ratio > 1e-4 or (found.expected <= 1e4 * slack and gain >= -slack))
         small = decrement <= TOLERANCE * unit and found.newton
         if taken:
             theta, here, score, shrunk, steps = theta + found.step, there, slope, 0, steps + 1
             times = curvature(theta)
-            radius = 2 * radius if ratio > 0.75 and not found.newton else radius if ratio > 0.25 else found.length / 2
+            radius = (
+                2 * radius
+                if ratio > 0.75 and not found.newton
+                else radius
+                if ratio > 0.25
+                else found.length / 2
+            )
         else:
             radius, shrunk = found.length / 4, shrunk + 1
         if small and not taken:
             return Reached(theta, decrement, steps, True, shrunk, proved=proved)
-        # The square root leaves the convergence faster than linear (Nocedal and Wright 2006, section 7.1).
+        # The square root leaves the convergence faster than linear (Nocedal and Wright 2006,
+        # section 7.1).
         rest = min(_ROUGH, max(_FINE, (decrement / unit) ** 0.5)) if enough is None else _ROUGH
         found = _conjugate_gradients(score, times, scale, radius, rest)
-        proved |= taken and decrement <= NEAR * min(unit, 1.0) and found.expected <= CONTRACTION * decrement
+        proved |= (
+            taken
+            and decrement <= NEAR * min(unit, 1.0)
+            and found.expected <= CONTRACTION * decrement
+        )
         decrement = found.expected
         if enough is not None and decrement <= enough * unit and found.newton:
             return Reached(theta + found.step, decrement, steps + 1, True, shrunk, found.weakest)
@@ -97,7 +113,9 @@ def maximise_by_products(
 
 
 def _diagonal(times: Product, size: int) -> Tensor:
-    """E[v * I v] over random signs v is the diagonal; a few of them give its size, which is all that is needed."""
+    """E[v * I v] over random signs v is the diagonal; a few of them give its size, which is all
+    that is needed.
+    """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(size, dtype=torch.float64)
     for _ in range(_PROBES):
@@ -107,8 +125,12 @@ def _diagonal(times: Product, size: int) -> Tensor:
     return total.clamp(min=float(total.max()) * 1e-12 or 1.0)
 
 
-def _conjugate_gradients(score: Tensor, times: Product, scale: Tensor, radius: float, residual: float) -> _Step:
-    """Maximise g'd - d'Id / 2 within the radius: follow conjugate directions to its border or to the maximum."""
+def _conjugate_gradients(
+    score: Tensor, times: Product, scale: Tensor, radius: float, residual: float
+) -> _Step:
+    """Maximise g'd - d'Id / 2 within the radius: follow conjugate directions to its border or to
+    the maximum.
+    """
     d, rest = torch.zeros_like(score), score.clone()
     moved = torch.zeros_like(score)  # I d
     z = rest / scale
@@ -130,7 +152,9 @@ def _conjugate_gradients(score: Tensor, times: Product, scale: Tensor, radius: f
         z = rest / scale
         before, rz = rz, float(rest @ z)
         direction = z + rz / before * direction
-    return _Step(d, float(score @ d - d @ moved / 2), float((scale * d.square()).sum().sqrt()), True, weakest)
+    return _Step(
+        d, float(score @ d - d @ moved / 2), float((scale * d.square()).sum().sqrt()), True, weakest
+    )
 
 
 def _to_border(d: Tensor, direction: Tensor, scale: Tensor, radius: float) -> float:

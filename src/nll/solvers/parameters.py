@@ -1,7 +1,8 @@
 """Named, constrained parameters, and the free numbers that a search moves.
 
-Each parameter lives in a constraint of torch.distributions. `biject_to` maps numbers without bounds onto it, so that
-a search needs none; what is fixed, bounded or tied to another parameter is settled here.
+Each parameter lives in a constraint of torch.distributions. `biject_to` maps numbers without bounds
+onto it, so that a search needs none; what is fixed, bounded or tied to another parameter is settled
+here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Params = dict[str, Tensor]
 class _Cholesky:
     """d (d + 1) / 2 numbers onto lower triangles with a positive diagonal, or their squares L L'.
 
-    PyTorch's own transform takes d^2 numbers, of which it ignores some: a search would see directions that are flat.
+    PyTorch's own transform takes d^2 numbers, of which it ignores some: a search would see
+    directions that are flat.
     """
 
     def __init__(self, size: int, square: bool) -> None:
@@ -77,7 +79,9 @@ class Layout:
     @property
     def free(self) -> dict[str, Parameter]:
         """The parameters that a search moves."""
-        return {n: p for n, p in self.parameters.items() if n not in self.fixed and n not in self.tied}
+        return {
+            n: p for n, p in self.parameters.items() if n not in self.fixed and n not in self.tied
+        }
 
     @property
     def size(self) -> int:
@@ -87,7 +91,11 @@ class Layout:
     @property
     def unbounded(self) -> Tensor:
         """Which of the numbers are parameters themselves, not their logarithms or the like."""
-        whole = [p.constraint is constraints.real for p in self.free.values() for _ in range(p.free_shape.numel())]
+        whole = [
+            p.constraint is constraints.real
+            for p in self.free.values()
+            for _ in range(p.free_shape.numel())
+        ]
         return torch.tensor(whole, dtype=torch.bool)
 
     def natural(self, theta: Tensor) -> Params:
@@ -106,7 +114,9 @@ class Layout:
 
     def numbers(self, params: Mapping[str, Tensor]) -> Tensor:
         """The numbers (B, P) of parameters (B, *shape)."""
-        parts = [p.transform.inv(_inside(params[name], p.constraint)) for name, p in self.free.items()]
+        parts = [
+            p.transform.inv(_inside(params[name], p.constraint)) for name, p in self.free.items()
+        ]
         count = len(next(iter(params.values())))
         return (
             torch.cat([part.reshape(count, -1) for part in parts], 1)
@@ -118,9 +128,17 @@ class Layout:
         """(B, N, P): the derivatives of all parameters, flattened, by the free numbers."""
         with torch.enable_grad():
             theta = theta.detach().requires_grad_()
-            flat = torch.cat([value.reshape(len(theta), -1) for value in self.natural(theta).values()], 1)
+            flat = torch.cat(
+                [value.reshape(len(theta), -1) for value in self.natural(theta).values()], 1
+            )
             rows = [
-                torch.autograd.grad(column.sum(), theta, retain_graph=True, allow_unused=True, materialize_grads=True)
+                torch.autograd.grad(
+                    column.sum(),
+                    theta,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
                 if column.requires_grad
                 else (torch.zeros_like(theta),)
                 for column in flat.unbind(1)
@@ -146,8 +164,8 @@ class Layout:
 
 
 def moved(parameters: Mapping[str, Parameter], vector: Tensor, index: int, step: float) -> Tensor:
-    """Flattened parameters with one number moved, and with it what its constraint ties to it: the other shares of a
-    simplex keep their ratios, and a symmetric matrix stays symmetric.
+    """Flattened parameters with one number moved, and with it what its constraint ties to it: the
+    other shares of a simplex keep their ratios, and a symmetric matrix stays symmetric.
     """
     found, at = vector.clone(), 0
     if not parameters:
@@ -180,9 +198,13 @@ def _inside(value: Tensor, constraint: Constraint) -> Tensor:
         room = 1e-6 * (high - low)
         return value.clamp(low + room, high - room)
     if low is not None:
-        return torch.maximum(value, torch.as_tensor(low + max(tiny, 1e-9 * abs(low)), dtype=value.dtype))
+        return torch.maximum(
+            value, torch.as_tensor(low + max(tiny, 1e-9 * abs(low)), dtype=value.dtype)
+        )
     if high is not None:
-        return torch.minimum(value, torch.as_tensor(high - max(tiny, 1e-9 * abs(high)), dtype=value.dtype))
+        return torch.minimum(
+            value, torch.as_tensor(high - max(tiny, 1e-9 * abs(high)), dtype=value.dtype)
+        )
     return value
 
 
@@ -191,9 +213,11 @@ def layout(
     fixed: Mapping[str, Any] | None = None,
     bounds: Mapping[str, Any] | None = None,
 ) -> Layout:
-    """The layout of parameters of which some are fixed to a value, tied to another by its name, or bounded.
+    """The layout of parameters of which some are fixed to a value, tied to another by its name, or
+    bounded.
 
-    Raises: TypeError and ValueError naming the parameter that is unknown, or a value outside its constraint.
+    Raises: TypeError and ValueError naming the parameter that is unknown, or a value outside its
+        constraint.
     """
     known = dict(parameters)
     for name, limits in _mapping(bounds, "bounds").items():
@@ -207,13 +231,18 @@ def layout(
         elif isinstance(value, str):
             source = _known(known, value, f"fixed[{name!r}]")
             if value == name or source.shape != parameter.shape:
-                raise ValueError(f"expected fixed[{name!r}] to name another parameter of its shape, got {value!r}")
+                raise ValueError(
+                    f"expected fixed[{name!r}] to name another parameter of its "
+                    f"shape, got {value!r}"
+                )
             tied[name] = value
         else:
             constants[name] = value_of(name, value, parameter)
     chained = [name for name, source in tied.items() if isinstance(source, str) and source in tied]
     if chained:
-        raise ValueError(f"expected fixed[{chained[0]!r}] to name a parameter that is free or fixed to a value")
+        raise ValueError(
+            f"expected fixed[{chained[0]!r}] to name a parameter that is free or fixed to a value"
+        )
     return Layout(known, constants, tied)
 
 
@@ -224,9 +253,13 @@ def value_of(name: str, value: Any, parameter: Parameter) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"expected a number for {name}, got {value!r}") from None
     if number.shape != parameter.shape:
-        raise ValueError(f"expected {name} of shape {tuple(parameter.shape)}, got {tuple(number.shape)}")
+        raise ValueError(
+            f"expected {name} of shape {tuple(parameter.shape)}, got {tuple(number.shape)}"
+        )
     if not bool(parameter.constraint.check(number).all()):
-        raise ValueError(f"expected {name} to be {said(parameter.constraint)}, got {number.tolist()}")
+        raise ValueError(
+            f"expected {name} to be {said(parameter.constraint)}, got {number.tolist()}"
+        )
     return number
 
 
@@ -259,19 +292,28 @@ def _known(parameters: Mapping[str, Parameter], name: Any, where: str) -> Parame
 def _bounded(name: str, parameter: Parameter, limits: Any) -> Parameter:
     try:
         low, high = (
-            default if it is None else float(it) for it, default in zip(limits, (-math.inf, math.inf), strict=True)
+            default if it is None else float(it)
+            for it, default in zip(limits, (-math.inf, math.inf), strict=True)
         )
     except (TypeError, ValueError):
-        raise TypeError(f"expected bounds[{name!r}] as a pair (low, high), got {limits!r}") from None
+        raise TypeError(
+            f"expected bounds[{name!r}] as a pair (low, high), got {limits!r}"
+        ) from None
     own = parameter.constraint
     if not (own is constraints.real or hasattr(own, "lower_bound") or hasattr(own, "upper_bound")):
-        raise ValueError(f"expected bounds for a parameter of real numbers, got {name}, which is {said(own)}")
+        raise ValueError(
+            f"expected bounds for a parameter of real numbers, got {name}, which is {said(own)}"
+        )
     low = max(low, float(getattr(own, "lower_bound", -math.inf)))
     high = min(high, float(getattr(own, "upper_bound", math.inf)))
     if not low < high:
-        raise ValueError(f"expected bounds[{name!r}] with room for {name}, which is {said(own)}, got {limits!r}")
+        raise ValueError(
+            f"expected bounds[{name!r}] with room for {name}, which is {said(own)}, got {limits!r}"
+        )
     if low > -math.inf and high < math.inf:
         return Parameter(constraints.interval(low, high), parameter.shape)
     if low > -math.inf:
         return Parameter(constraints.greater_than(low), parameter.shape)
-    return Parameter(constraints.less_than(high) if high < math.inf else constraints.real, parameter.shape)
+    return Parameter(
+        constraints.less_than(high) if high < math.inf else constraints.real, parameter.shape
+    )

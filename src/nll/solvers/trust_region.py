@@ -1,9 +1,11 @@
-"""Newton's method in a trust region, for one likelihood or for many at once; it stops on the Newton decrement.
+"""Newton's method in a trust region, for one likelihood or for many at once; it stops on the Newton
+decrement.
 
-With score g and information I (minus the Hessian), a step d maximises the quadratic model g'd - d'Id / 2 within a
-radius, in units in which I's diagonal is 1 (Nocedal and Wright 2006, chapter 4). Inside of it d = I^-1 g, and the
-decrement g'd / 2 is the gain in log-likelihood that the model expects (Boyd and Vandenberghe 2004, section 9.5): a
-distance to the maximum in units that do not depend on the parameters' scales.
+With score g and information I (minus the Hessian), a step d maximises the quadratic model g'd -
+d'Id / 2 within a radius, in units in which I's diagonal is 1 (Nocedal and Wright 2006, chapter 4).
+Inside of it d = I^-1 g, and the decrement g'd / 2 is the gain in log-likelihood that the model
+expects (Boyd and Vandenberghe 2004, section 9.5): a distance to the maximum in units that do not
+    depend on the parameters' scales.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Where the decrement is this small, one more full step ends at rounding error: the steps converge quadratically.
+# Where the decrement is this small, one more full step ends at rounding error: the steps converge
+# quadratically.
 TOLERANCE = 1e-10
 MAX_STEPS = 200
 MAX_SHRINKS = 20  # of the radius, by 4, without a step that raises the value
 _FEW = 64  # parameters: above, a factorisation is tried before the eigenvalues are
 _SECULAR_STEPS = 60
 _FLAT = 1e-13  # a curvature, in units of the diagonal's, that is rounding
-# Near a maximum the decrements fall quadratically. Towards a limit at infinity they fall for ever too, but each only
-# by a factor of about e (2.7) or less: Newton's step there gains a fixed share of what is left.
+# Near a maximum the decrements fall quadratically. Towards a limit at infinity they fall for ever
+# too, but each only by a factor of about e (2.7) or less: Newton's step there gains a fixed share
+# of what is left.
 NEAR, CONTRACTION = 1e-3, 1e-2
 
 
 class Sums(NamedTuple):
-    """What the rows add up to at one value of the parameters, or at several: then with a first dimension for each."""
+    """What the rows add up to at one value of the parameters, or at several: then with a first
+    dimension for each.
+    """
 
     log_likelihood: Tensor  # scalar
     score: Tensor  # (P)
@@ -85,13 +91,16 @@ def maximise(
         start: (P).
         progress: called before each step with (step, value, decrement).
         unit: of the value.
-        enough: the decrement, in units, at which the search stops at once; None: a step beyond the tolerance.
+        enough: the decrement, in units, at which the search stops at once; None: a step beyond the
+            tolerance.
     """
 
     def batched(theta: Tensor, _: Tensor) -> Sums:
         return Sums(*(part[None] for part in sums(theta[0])))
 
-    return maximise_each(batched, start[None], torch.tensor([unit], dtype=start.dtype), progress, enough).one(0)
+    return maximise_each(
+        batched, start[None], torch.tensor([unit], dtype=start.dtype), progress, enough
+    ).one(0)
 
 
 def decrement_of(sums: Sums) -> float:
@@ -111,7 +120,8 @@ def maximise_each(
     """Maximise several functions at once.
 
     Args:
-        sums: values, scores and informations at (b, P) parameters, of the functions with the given numbers (b).
+        sums: values, scores and informations at (b, P) parameters, of the functions with the given
+            numbers (b).
         start: (B, P).
         unit: (B), of each function's value: the tolerances are in it.
         progress: called before each step with the sum of the values and the largest decrement.
@@ -127,7 +137,8 @@ def maximise_each(
     active = _finite(here).nonzero()[:, 0]
     if len(active):
         decrement[active], first = _scaled(_of(here, active)).first_look()
-        radius[active] = torch.maximum(first, unit[active].sqrt())  # at least as far as one observation tells
+        # at least as far as one observation tells
+        radius[active] = torch.maximum(first, unit[active].sqrt())
         if enough is not None:
             reached[active] = decrement[active] <= enough * unit[active]
             active = active[~reached[active]]
@@ -139,8 +150,13 @@ def maximise_each(
             progress(int(steps.max()), float(here.log_likelihood.sum()), float(decrement.max()))
         there = sums(theta[active] + step, active)
         scale = unit[active]
-        gain, slack = there.log_likelihood - at.log_likelihood, 1e-12 * (scale + at.log_likelihood.abs())
-        ratio = torch.where(expected > slack, gain / expected, torch.where(gain >= -slack, 1.0, -1.0))
+        gain, slack = (
+            there.log_likelihood - at.log_likelihood,
+            1e-12 * (scale + at.log_likelihood.abs()),
+        )
+        ratio = torch.where(
+            expected > slack, gain / expected, torch.where(gain >= -slack, 1.0, -1.0)
+        )
         taken = _finite(there) & ((ratio > 1e-4) | ((expected <= 1e4 * slack) & (gain >= -slack)))
         length = newton.length(step)
         grow = (ratio > 0.75) & ~inside
@@ -167,7 +183,9 @@ def maximise_each(
             reached[active] = small & (~taken | (decrement[active] <= TOLERANCE * scale))
         else:
             reached[active] = decrement[active] <= enough * scale
-        active = active[~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < most_steps)]
+        active = active[
+            ~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < most_steps)
+        ]
     return Optima(theta, here, decrement, steps, reached, shrunk, proved & reached)
 
 
@@ -176,27 +194,34 @@ def _of(sums: Sums, which: Tensor) -> Sums:
 
 
 def _finite(sums: Sums) -> Tensor:
-    return torch.stack([part.isfinite().flatten(1).all(1) for part in (part[..., None] for part in sums)]).all(0)
+    return torch.stack(
+        [part.isfinite().flatten(1).all(1) for part in (part[..., None] for part in sums)]
+    ).all(0)
 
 
 class _Scaled(NamedTuple):
     """Quadratic models in units in which the information has a unit diagonal.
 
-    Directions that have neither curvature nor slope are left alone: to the steps they look like a maximum.
+    Directions that have neither curvature nor slope are left alone: to the steps they look like a
+        maximum.
     """
 
     unit: Tensor  # (B, P)
     score: Tensor  # (B, P)
     information: Tensor  # (B, P, P)
-    factor: Tensor | None  # (B, P, P), the Cholesky factor where every information is positive definite
-    eigen: tuple[Tensor, ...]  # else its eigenvalues (B, P), ascending, eigenvectors, and the score along these
+    # (B, P, P), the Cholesky factor where every information is positive definite
+    factor: Tensor | None
+    # else its eigenvalues (B, P), ascending, eigenvectors, and the score along these
+    eigen: tuple[Tensor, ...]
     level: Tensor | None = None  # (B), whether a direction was left alone
 
     def length(self, step: Tensor) -> Tensor:
         return (step / self.unit).square().sum(1).sqrt()
 
     def first_look(self) -> tuple[Tensor, Tensor]:
-        """The decrement, of absolute curvatures and a step along a negative one; the length of Newton's step, or 0."""
+        """The decrement, of absolute curvatures and a step along a negative one; the length of
+        Newton's step, or 0.
+        """
         if self.factor is not None:
             d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
             return (self.score * d).sum(1) / 2, d.square().sum(1).sqrt()
@@ -207,7 +232,9 @@ class _Scaled(NamedTuple):
         return (g.square() / size).sum(1) / 2 + (-lowest - _FLAT).clamp(min=0.0) / 2, newton
 
     def step(self, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best step within the radius, the gain expected of it, and whether it is Newton's own."""
+        """The best step within the radius, the gain expected of it, and whether it is Newton's
+        own.
+        """
         if self.factor is not None:
             d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
             inside = d.square().sum(1).sqrt() <= radius * (1 + 1e-10)
@@ -217,13 +244,17 @@ class _Scaled(NamedTuple):
             values, vectors, g = self.eigen
             d, inside = _within(g, values, radius)
             d = (vectors @ d[..., None])[..., 0]
-        expected = (self.score * d).sum(1) - (d * (self.information @ d[..., None])[..., 0]).sum(1) / 2
+        expected = (self.score * d).sum(1) - (d * (self.information @ d[..., None])[..., 0]).sum(
+            1
+        ) / 2
         return self.unit * d, expected, inside
 
 
 def _scaled(sums: Sums) -> _Scaled:
     diagonal = sums.information.diagonal(dim1=-2, dim2=-1).abs()
-    unit = torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0)
+    unit = torch.where(
+        diagonal > 0, diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny).rsqrt(), 1.0
+    )
     information = (sums.information * unit[..., None]).mul_(unit[..., None, :])
     scaled = _Scaled(unit, unit * sums.score, information, None, (unit, information))
     if unit.shape[1] > _FEW:
@@ -244,9 +275,9 @@ def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
 def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """Maximise g'd - sum values d^2 / 2 for |d| <= radius, and whether the maximum lies inside.
 
-    On the border d = g / (values + m), with the m that makes |d| the radius: 1 / |d| is nearly linear in m, so that
-    Newton's method finds it (More and Sorensen 1983), kept between bounds. Where the score has no part along the lowest
-    curvature, the rest of the radius is gone along it.
+    On the border d = g / (values + m), with the m that makes |d| the radius: 1 / |d| is nearly
+    linear in m, so that Newton's method finds it (More and Sorensen 1983), kept between bounds.
+    Where the score has no part along the lowest curvature, the rest of the radius is gone along it.
     """
     lowest, size = values.amin(1), g.square().sum(1).sqrt()
     convex = lowest > _FLAT
@@ -266,7 +297,9 @@ def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
             break
         m = torch.where((ahead > low) & (ahead < high), ahead, (low + high) / 2)
     d = g / (values + m[:, None])
-    rest = torch.where(lowest < -_FLAT, (radius.square() - d.square().sum(1)).clamp(min=0.0).sqrt(), 0.0)
+    rest = torch.where(
+        lowest < -_FLAT, (radius.square() - d.square().sum(1)).clamp(min=0.0).sqrt(), 0.0
+    )
     d[:, 0] += torch.where(d[:, 0] < 0, -rest, rest)
     return torch.where(inside[:, None], newton, d), inside
 
@@ -277,4 +310,7 @@ def stopped(decrement: float, shrunk: int) -> str:
         return "not finite: the likelihood at the starting values"
     if shrunk < MAX_SHRINKS:
         return f"out of steps: {MAX_STEPS} Newton steps"
-    return f"stopped: no step along the ascent direction raises the likelihood (expected gain {decrement:.3g})"
+    return (
+        f"stopped: no step along the ascent direction raises the likelihood (expected gain "
+        f"{decrement:.3g})"
+    )

@@ -20,7 +20,9 @@ N = 400
 
 def drawn(family, seed=0, **truth):
     torch.manual_seed(seed)
-    return family(**{name: torch.tensor(value, dtype=torch.float64) for name, value in truth.items()}).sample((N,))
+    return family(
+        **{name: torch.tensor(value, dtype=torch.float64) for name, value in truth.items()}
+    ).sample((N,))
 
 
 CASES = [
@@ -71,7 +73,11 @@ def test_intervals_are_those_of_scipy():
             method=method,
             rng=np.random.default_rng(1),
         ).confidence_interval
-        ends = fit(td.Gamma, x, fixed={"concentration": 1.0}).bootstrap(4000).interval(method=method)["rate"]
+        ends = (
+            fit(td.Gamma, x, fixed={"concentration": 1.0})
+            .bootstrap(4000)
+            .interval(method=method)["rate"]
+        )
         width = other.high - other.low
         assert float(ends[0]) == pytest.approx(other.low, abs=0.05 * width)
         assert float(ends[1]) == pytest.approx(other.high, abs=0.05 * width)
@@ -84,14 +90,22 @@ def test_a_seed_repeats_and_the_generator_of_pytorch_stays():
     before = torch.get_rng_state()
     first = found.interval(method="bootstrap", replicates=50, seed=1)
     assert torch.equal(before, torch.get_rng_state())
-    torch.testing.assert_close(first, found.interval(method="bootstrap", replicates=50, seed=1), rtol=0, atol=0)
-    assert not torch.equal(first["scale"], found.interval(method="bootstrap", replicates=50, seed=2)["scale"])
+    torch.testing.assert_close(
+        first, found.interval(method="bootstrap", replicates=50, seed=1), rtol=0, atol=0
+    )
+    assert not torch.equal(
+        first["scale"], found.interval(method="bootstrap", replicates=50, seed=2)["scale"]
+    )
 
 
 def test_frequencies_are_rows():
     x, weights = torch.tensor([1.0, 2.0, 5.0, 9.0]), torch.tensor([30.0, 60.0, 30.0, 10.0])
     few = fit(td.Exponential, x, weights=weights).bootstrap(2000, seed=1).standard_errors["rate"]
-    many = fit(td.Exponential, x.repeat_interleave(weights.long())).bootstrap(2000, seed=2).standard_errors["rate"]
+    many = (
+        fit(td.Exponential, x.repeat_interleave(weights.long()))
+        .bootstrap(2000, seed=2)
+        .standard_errors["rate"]
+    )
     assert float(few) == pytest.approx(float(many), rel=0.1)
 
 
@@ -153,9 +167,14 @@ def test_replicates_without_a_maximum_are_counted():
         (lambda f: f.bootstrap(1), "at least 2, got 1"),
         (lambda f: f.bootstrap(True), "at least 2, got True"),
         (lambda f: f.bootstrap(10).interval(1.5), r"level in \(0, 1\), got 1.5"),
-        (lambda f: fit(td.Normal, [1.0, 1.0]).bootstrap(), "a converged fit .* got Normal: no maximum"),
         (
-            lambda f: fit(td.Weibull, censored([1.0, 2.0, 3.0], right=[0, 0, 1])).bootstrap(10, parametric=True),
+            lambda f: fit(td.Normal, [1.0, 1.0]).bootstrap(),
+            "a converged fit .* got Normal: no maximum",
+        ),
+        (
+            lambda f: fit(td.Weibull, censored([1.0, 2.0, 3.0], right=[0, 0, 1])).bootstrap(
+                10, parametric=True
+            ),
             "parametric=False for rows that are censored",
         ),
     ],
@@ -166,7 +185,9 @@ def test_what_cannot_be_drawn_is_named(call, message):
 
 
 def test_replicates_without_a_maximum_are_counted_and_left_out():
-    """Some replicates have no failure, or none below the largest time: the shape of those would be infinite."""
+    """Some replicates have no failure, or none below the largest time: the shape of those would be
+    infinite.
+    """
     data = nll.censored([5.0, 8.0, 9.0, 12.0, 12.0, 12.0], right=[0, 0, 0, 1, 1, 1])
     found = fit(td.Weibull, data).bootstrap(200)
     assert found.failed > 0
@@ -177,7 +198,9 @@ def test_replicates_without_a_maximum_are_counted_and_left_out():
 
 def test_a_distribution_that_is_the_same_for_every_row_can_be_drawn():
     x = np.random.default_rng(0).normal(2, 1.5, size=60)
-    model = nll.Likelihood(lambda x, m, s: td.Normal(m, s), {"m": constraints.real, "s": constraints.positive})
+    model = nll.Likelihood(
+        lambda x, m, s: td.Normal(m, s), {"m": constraints.real, "s": constraints.positive}
+    )
     errors = fit(model, (x,)).bootstrap(200, parametric=True).standard_errors
     assert float(errors["m"]) == pytest.approx(x.std() / math.sqrt(60), rel=0.2)
     assert float(errors["s"]) == pytest.approx(x.std() / math.sqrt(120), rel=0.2)

@@ -24,7 +24,9 @@ COUNTS = td.Poisson(4.0).sample((100,))
 
 
 def line():
-    model = Likelihood(lambda x, y, a, b: td.Normal(a + b * x, 1.0), {"a": constraints.real, "b": constraints.real})
+    model = Likelihood(
+        lambda x, y, a, b: td.Normal(a + b * x, 1.0), {"a": constraints.real, "b": constraints.real}
+    )
     return fit(model, (REAL, 1 + 2 * REAL))
 
 
@@ -45,7 +47,10 @@ FITS = {
         "likelihood, profile",
     ),
     "shifted": (lambda: fit(shifted(td.Gamma), POSITIVE), "distribution, qq, likelihood, profile"),
-    "mixture": (lambda: fit(mixture(td.Normal), torch.cat([REAL, REAL + 6])), "distribution, qq, likelihood, profile"),
+    "mixture": (
+        lambda: fit(mixture(td.Normal), torch.cat([REAL, REAL + 6])),
+        "distribution, qq, likelihood, profile",
+    ),
     "censored": (
         lambda: fit(td.Weibull, censored(POSITIVE.clamp(max=4), right=POSITIVE > 4)),
         "distribution, likelihood, profile",
@@ -68,14 +73,20 @@ def test_every_picture_that_there_is_is_drawn(make, pictures):
         if what in known:
             assert found.plot(what).axes
         else:
-            with pytest.raises(ValueError, match=f"a picture that there is of {found.model}: {pictures}; got '{what}'"):
+            with pytest.raises(
+                ValueError,
+                match=f"a picture that there is of {found.model}: {pictures}; got '{what}'",
+            ):
                 found.plot(what)
     if known:
         all_of_them = found.plot(level=0.9)
         errors = int((found.covariance.diagonal() > 0).sum())
         assert len(all_of_them.axes) == sum(k in known for k in ("distribution", "qq")) + errors
         all_of_them.savefig("/dev/null", format="png")
-    with pytest.raises(ValueError, match="expected what to be one of distribution, qq, likelihood, profile, or None"):
+    with pytest.raises(
+        ValueError,
+        match="expected what to be one of distribution, qq, likelihood, profile, or None",
+    ):
         found.plot("everything")
 
 
@@ -98,11 +109,16 @@ def test_scores_are_normal_quantiles_of_the_fitted_probabilities():
     x = np.sort(REAL.numpy())
     share = stats.gumbel_r(float(found.params["loc"]), float(found.params["scale"])).cdf(x)
     np.testing.assert_allclose(scores.found, stats.norm.ppf(share), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(scores.expected, stats.norm.ppf((np.arange(200) + 0.5) / 200), rtol=1e-12)
+    np.testing.assert_allclose(
+        scores.expected, stats.norm.ppf((np.arange(200) + 0.5) / 200), rtol=1e-12
+    )
     assert bool(((scores.low < scores.expected) & (scores.expected < scores.high)).all())
-    heavy = fit(td.Normal, torch.cat([REAL, torch.tensor([60.0])]))  # a value that a distribution function calls 1
+    # a value that a distribution function calls 1
+    heavy = fit(td.Normal, torch.cat([REAL, torch.tensor([60.0])]))
     top = normal_scores(heavy.sample, heavy.params).found[-1]
-    assert float(top) == pytest.approx((60 - float(heavy.params["loc"])) / float(heavy.params["scale"]), rel=1e-9)
+    assert float(top) == pytest.approx(
+        (60 - float(heavy.params["loc"])) / float(heavy.params["scale"]), rel=1e-9
+    )
 
 
 def test_weights_are_copies_in_the_scores():
@@ -125,7 +141,9 @@ def test_kaplan_and_meier():
 def test_shares_and_symmetric_matrices_move_within_their_constraint():
     shares = fit(td.Categorical, [0, 1, 1, 2, 2, 2])
     gain = (
-        shares.log_likelihood_at.along(shares.vector, 0, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64))
+        shares.log_likelihood_at.along(
+            shares.vector, 0, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64)
+        )
         - shares.log_likelihood
     )
     p = 1 / 6
@@ -134,7 +152,9 @@ def test_shares_and_symmetric_matrices_move_within_their_constraint():
         assert value == pytest.approx(expected, abs=1e-12)
     columns = fit(td.MultivariateNormal, REAL.reshape(-1, 2))
     gain = (
-        columns.log_likelihood_at.along(columns.vector, 3, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64))
+        columns.log_likelihood_at.along(
+            columns.vector, 3, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64)
+        )
         - columns.log_likelihood
     )
     assert gain[1] == pytest.approx(0, abs=1e-9)

@@ -55,9 +55,17 @@ def test_several_numbers_at_once_and_unknown_errors():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda f: f.derived({"speed": 1.0}), ValueError, "expected one of loc, scale, got 'speed'"),
+        (
+            lambda f: f.derived({"speed": 1.0}),
+            ValueError,
+            "expected one of loc, scale, got 'speed'",
+        ),
         (lambda f: f.derived(3), TypeError, "a function of the parameters, or a dict"),
-        (lambda f: f.derived(lambda p: 3.0), TypeError, "a tensor computed from the parameters, got float"),
+        (
+            lambda f: f.derived(lambda p: 3.0),
+            TypeError,
+            "a tensor computed from the parameters, got float",
+        ),
         (lambda f: f.derived({"loc": 1}).interval(0), ValueError, r"level in \(0, 1\), got 0"),
     ],
 )

@@ -27,12 +27,19 @@ def spector_logit():
         score = x @ coef
         return y * score - torch.nn.functional.softplus(score)
 
-    return fit(Likelihood(log_prob, {"coef": (constraints.real, 4)}), (x, torch.tensor(data["GRADE"].to_numpy())))
+    return fit(
+        Likelihood(log_prob, {"coef": (constraints.real, 4)}),
+        (x, torch.tensor(data["GRADE"].to_numpy())),
+    )
 
 
 def sample(family, n=100, **params):
     torch.manual_seed(3)
-    return family(**{name: torch.tensor(value) for name, value in params.items()}).sample((n,)).double()
+    return (
+        family(**{name: torch.tensor(value) for name, value in params.items()})
+        .sample((n,))
+        .double()
+    )
 
 
 def test_the_ends_are_where_the_profile_has_fallen_by_half_the_quantile():
@@ -41,14 +48,20 @@ def test_the_ends_are_where_the_profile_has_fallen_by_half_the_quantile():
     for name, ends in found.interval(method="profile").items():
         for end in ends:
             held = fit(td.Weibull, x, fixed={name: float(end)})
-            assert 2 * (found.log_likelihood - held.log_likelihood) == pytest.approx(QUANTILE, rel=1e-7)
+            assert 2 * (found.log_likelihood - held.log_likelihood) == pytest.approx(
+                QUANTILE, rel=1e-7
+            )
         assert ends[0] < found.params[name] < ends[1]
 
 
 def test_published_intervals():
     """By R's confint of MASS, which interpolates the profile: good to some 1e-4."""
-    published = [(-25.168164771, -4.902353187), (0.63936653, 5.757253162), (-0.170205425, 0.405044334),
-                 (0.478609017, 4.81026035)]  # fmt: skip
+    published = [
+        (-25.168164771, -4.902353187),
+        (0.63936653, 5.757253162),
+        (-0.170205425, 0.405044334),
+        (0.478609017, 4.81026035),
+    ]
     found = spector_logit().interval(method="profile")["coef"]
     assert found.flatten().tolist() == pytest.approx(np.ravel(published).tolist(), rel=6e-4)
 
@@ -73,19 +86,31 @@ def test_the_mean_of_a_normal_sample_has_a_formula():
     found = fit(td.Normal, x)
     reach = math.sqrt(math.expm1(QUANTILE / 100)) * float(found.params["scale"])
     mean = float(found.params["loc"])
-    assert found.interval(method="profile")["loc"].tolist() == pytest.approx([mean - reach, mean + reach], rel=1e-8)
+    assert found.interval(method="profile")["loc"].tolist() == pytest.approx(
+        [mean - reach, mean + reach], rel=1e-8
+    )
     ratio = mean**2 / float(found.params["scale"]) ** 2
-    assert found.test({"loc": 0.0}, "lr").statistic == pytest.approx(100 * math.log1p(ratio), rel=1e-9)
+    assert found.test({"loc": 0.0}, "lr").statistic == pytest.approx(
+        100 * math.log1p(ratio), rel=1e-9
+    )
     assert found.test({"loc": 0.0}).statistic == pytest.approx(100 * ratio, rel=1e-9)
-    share = ratio / (1 + ratio)  # of the mean square; the observed information has 2 n mean / scale^2 beside it
-    assert found.test({"loc": 0.0}, "score").statistic == pytest.approx(100 * share / (1 - 2 * share), rel=1e-9)
+    # of the mean square; the observed information has 2 n mean / scale^2 beside it
+    share = ratio / (1 + ratio)
+    assert found.test({"loc": 0.0}, "score").statistic == pytest.approx(
+        100 * share / (1 - 2 * share), rel=1e-9
+    )
 
 
 def test_several_numbers_at_once():
     found = spector_logit()
-    tests = {method: found.test({"coef[1]": 0.0, "coef[2]": 0.0, "coef[3]": 0.0}, method) for method in ("lr", "score")}
+    tests = {
+        method: found.test({"coef[1]": 0.0, "coef[2]": 0.0, "coef[3]": 0.0}, method)
+        for method in ("lr", "score")
+    }
     assert {test.df for test in tests.values()} == {3}
-    assert tests["lr"].statistic == pytest.approx(2 * (20.591729696617293 - 12.889634222131415), rel=1e-9)
+    assert tests["lr"].statistic == pytest.approx(
+        2 * (20.591729696617293 - 12.889634222131415), rel=1e-9
+    )
     every = found.test({"coef": [0.0, 0.0, 0.0, 0.0]}, "lr")
     assert every.statistic == pytest.approx(2 * (32 * math.log(2) - 12.889634222131415), rel=1e-9)
 
@@ -107,7 +132,12 @@ def test_censored_rows_and_other_units():
     found = fit(td.Gumbel, rows)
     for name, ends in found.interval(0.9, method="profile").items():
         for end in ends:
-            held = fit(td.Gumbel, rows, fixed={name: float(end)}, start={n: float(v) for n, v in found.params.items()})
+            held = fit(
+                td.Gumbel,
+                rows,
+                fixed={name: float(end)},
+                start={n: float(v) for n, v in found.params.items()},
+            )
             lost = 2 * (found.log_likelihood - held.log_likelihood)
             assert lost == pytest.approx(st.chi2.ppf(0.9, 1), rel=1e-6)
 
@@ -127,11 +157,29 @@ def test_parameters_that_are_held_have_no_profile():
             ValueError,
             "expected method 'wald' or 'profile' or 'bootstrap' for Normal, got 'bayes'",
         ),
-        (lambda f: f.test({"mean": 0.0}), ValueError, r"expected a parameter \(loc, scale\), got 'mean'"),
+        (
+            lambda f: f.test({"mean": 0.0}),
+            ValueError,
+            r"expected a parameter \(loc, scale\), got "
+            r"'mean'",
+        ),
         (lambda f: f.test({}), TypeError, "expected a hypothesis as a dict"),
-        (lambda f: f.test({"loc": [1.0, 2.0]}), ValueError, r"expected a value of shape \(\) for loc"),
-        (lambda f: f.test({"loc": 0.0}, "f"), ValueError, "expected method 'wald' or 'lr' or 'score'"),
-        (lambda f: f.test({"scale": -1.0}, "lr"), ValueError, "expected a value of scale that is possible, got -1.0"),
+        (
+            lambda f: f.test({"loc": [1.0, 2.0]}),
+            ValueError,
+            r"expected a value of shape \(\) for "
+            r"loc",
+        ),
+        (
+            lambda f: f.test({"loc": 0.0}, "f"),
+            ValueError,
+            "expected method 'wald' or 'lr' or 'score'",
+        ),
+        (
+            lambda f: f.test({"scale": -1.0}, "lr"),
+            ValueError,
+            "expected a value of scale that is possible, got -1.0",
+        ),
     ],
 )
 def test_wrong_questions_are_named(call, error, message):
@@ -154,7 +202,8 @@ def test_a_fit_of_a_lambda_pickles_without_its_likelihood():
     assert kept.interval(method="profile").keys() == {"loc", "scale"}
 
 
-DROP = float(torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64))) ** 2 / 2  # of the log-likelihood
+# of the log-likelihood
+DROP = float(torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64))) ** 2 / 2
 
 
 @pytest.mark.parametrize(
@@ -162,11 +211,24 @@ DROP = float(torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64))) ** 2
     [
         (lambda: fit(td.Bernoulli, [1] * 1000), "probs", (math.exp(-DROP / 1000), 1)),
         (lambda: fit(td.Bernoulli, [0] * 10), "probs", (0, 1 - math.exp(-DROP / 10))),
-        (lambda: fit(td.Binomial, [0] * 10, fixed={"total_count": 5}), "probs", (0, 1 - math.exp(-DROP / 50))),
+        (
+            lambda: fit(td.Binomial, [0] * 10, fixed={"total_count": 5}),
+            "probs",
+            (0, 1 - math.exp(-DROP / 50)),
+        ),
         (lambda: fit(td.Geometric, [0] * 10), "probs", (math.exp(-DROP / 10), 1)),
-        (lambda: fit(td.Poisson, [0] * 10), "rate", (0, DROP / 10)),  # "the rule of three" at its own level
-        (lambda: fit(td.Exponential, nll.censored([1.0] * 10, right=[1] * 10)), "rate", (0, DROP / 10)),
-        (lambda: fit(td.Exponential, nll.censored([1.0], left=[1])), "rate", (-math.log1p(-math.exp(-DROP)), math.inf)),
+        # "the rule of three" at its own level
+        (lambda: fit(td.Poisson, [0] * 10), "rate", (0, DROP / 10)),
+        (
+            lambda: fit(td.Exponential, nll.censored([1.0] * 10, right=[1] * 10)),
+            "rate",
+            (0, DROP / 10),
+        ),
+        (
+            lambda: fit(td.Exponential, nll.censored([1.0], left=[1])),
+            "rate",
+            (-math.log1p(-math.exp(-DROP)), math.inf),
+        ),
     ],
 )
 def test_at_a_border_the_interval_is_one_sided(make, name, ends):
@@ -187,10 +249,18 @@ def test_at_a_bound_that_was_asked_for():
     ("family", "data", "name", "other", "hypothesis"),
     [
         (td.StudentT, np.linspace(-1, 1, 30), "df", td.Normal, {"loc": 0.2}),
-        (td.NegativeBinomial, [3, 3, 4, 3, 3, 4, 2, 3], "total_count", td.Poisson, {"total_count": 5.0}),
+        (
+            td.NegativeBinomial,
+            [3, 3, 4, 3, 3, 4, 2, 3],
+            "total_count",
+            td.Poisson,
+            {"total_count": 5.0},
+        ),
     ],
 )
-def test_at_the_limit_of_a_family_profiles_and_tests_start_there(family, data, name, other, hypothesis):
+def test_at_the_limit_of_a_family_profiles_and_tests_start_there(
+    family, data, name, other, hypothesis
+):
     found = fit(family, data)
     low, high = found.interval(method="profile")[name].tolist()
     assert high == math.inf
@@ -198,6 +268,10 @@ def test_at_the_limit_of_a_family_profiles_and_tests_start_there(family, data, n
     assert found.log_likelihood - held.log_likelihood == pytest.approx(DROP, abs=1e-6)
     test = found.test(hypothesis, method="lr")
     there = fit(family, data, fixed=hypothesis)
-    assert test.statistic == pytest.approx(2 * (fit(other, data).log_likelihood - there.log_likelihood), abs=1e-6)
-    with pytest.raises(ValueError, match="at least 2 replicates with a maximum inside of the parameter space"):
+    assert test.statistic == pytest.approx(
+        2 * (fit(other, data).log_likelihood - there.log_likelihood), abs=1e-6
+    )
+    with pytest.raises(
+        ValueError, match="at least 2 replicates with a maximum inside of the parameter space"
+    ):
         found.bootstrap(5)

@@ -31,7 +31,9 @@ def test_no_error_no_interval():
 @pytest.mark.parametrize("z", [0.0, 0.3, -1.96, 5.0, -20.0, 37.0])
 def test_p_values_keep_their_digits_far_out(z):
     expected = 2 * stats.norm.sf(abs(z))
-    assert float(p_value(torch.tensor(z, dtype=torch.float64))) == pytest.approx(expected, rel=1e-12, abs=0)
+    assert float(p_value(torch.tensor(z, dtype=torch.float64))) == pytest.approx(
+        expected, rel=1e-12, abs=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_within_bounds_it_is_symmetric_on_the_scale_without_bounds(low, high, sc
 def test_every_parameter_and_its_table_stay_within_bounds():
     found = nll.fit(td.Bernoulli, [1, 0, 1, 1])
     low, high = found.interval()["probs"].tolist()
-    ends = [1 / (1 + math.exp(side * 1.959963984540054 / math.sqrt(4 * 3 / 16)) / 3) for side in (1, -1)]
+    ends = [
+        1 / (1 + math.exp(side * 1.959963984540054 / math.sqrt(4 * 3 / 16)) / 3) for side in (1, -1)
+    ]
     assert (low, high) == pytest.approx(tuple(ends), rel=1e-12)  # of the logit, log 3
     assert found.to_dict()["interval"]["probs"] == [low, high]
     assert found.to_pandas().loc["probs", ["low", "high"]].tolist() == [low, high]
@@ -64,7 +68,9 @@ def test_every_parameter_and_its_table_stay_within_bounds():
     assert all(float(ends[0]) > 0 for ends in gamma.interval(0.999).values())
     shares = nll.fit(td.Categorical, [0, 1, 2, 2]).interval()["probs"]
     assert bool(((shares > 0) & (shares < 1)).all())
-    spread = nll.fit(td.MultivariateNormal, [[0.0, 1.0], [1.0, 0.0], [2.0, 2.5]]).interval(0.999)["covariance_matrix"]
+    spread = nll.fit(td.MultivariateNormal, [[0.0, 1.0], [1.0, 0.0], [2.0, 2.5]]).interval(0.999)[
+        "covariance_matrix"
+    ]
     assert bool((spread[[0, 1], [0, 1], 0] > 0).all())
     assert float(spread[0, 1, 0]) < 0
     tight = nll.fit(td.Normal, [1.0, 2.0, 4.0], bounds={"loc": (2.0, 3.0)}).interval(0.999)["loc"]
@@ -75,12 +81,18 @@ def test_every_parameter_and_its_table_stay_within_bounds():
 
 def test_a_function_of_the_parameters_on_its_scale():
     found = nll.fit(td.Poisson, [0, 1, 1])
-    plain, log = (found.derived(lambda p: p["rate"], scale=scale).interval() for scale in ("identity", "log"))
+    plain, log = (
+        found.derived(lambda p: p["rate"], scale=scale).interval() for scale in ("identity", "log")
+    )
     assert float(plain[0]) < 0
     torch.testing.assert_close(log, found.interval()["rate"], rtol=1e-12, atol=0)
     odds = found.derived(lambda p: torch.exp(-p["rate"]), scale="logit").interval()
     assert 0 < float(odds[0]) < float(odds[1]) < 1
     with pytest.raises(ValueError, match="scale to be one of identity, log, logit, got 'sqrt'"):
         found.derived({"rate": 1}, scale="sqrt")
-    with pytest.raises(ValueError, match=r"a value above 0 and below inf for scale='log', got -0\.66"):
+    with pytest.raises(
+        ValueError,
+        match=r"a value above 0 and below inf for scale='log', got "
+        r"-0\.66",
+    ):
         found.derived({"rate": -1}, scale="log")

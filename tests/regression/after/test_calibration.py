@@ -10,8 +10,14 @@ from nll.regression.after.calibration import calibration, confusion
 
 def test_confusion():
     labels = np.array([0, 1, 2, 1, 0])
-    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.8, 0.1, 0.1]])
-    assert confusion(labels, probabilities, np.ones(5)).tolist() == [[2, 0, 0], [0, 1, 1], [1, 0, 0]]
+    probabilities = np.array(
+        [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.8, 0.1, 0.1]]
+    )
+    assert confusion(labels, probabilities, np.ones(5)).tolist() == [
+        [2, 0, 0],
+        [0, 1, 1],
+        [1, 0, 0],
+    ]
     weighted = confusion(labels, probabilities, np.array([1, 2, 3, 4, 0.5]))
     assert weighted.tolist() == [[1.5, 0, 0], [0, 2, 4], [3, 0, 0]]
 
@@ -31,7 +37,9 @@ def test_calibration_has_ten_bins_of_equal_size():
     np.testing.assert_allclose(found.predicted, predicted.reshape(10, 10).mean(1), rtol=1e-12)
     means = seen.reshape(10, 10).mean(1)
     np.testing.assert_allclose(found.observed, means, rtol=1e-12)
-    np.testing.assert_allclose(found.error, np.sqrt(means * (1 - means) / 10), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        found.error, np.sqrt(means * (1 - means) / 10), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_weights_are_repeated_rows():
@@ -52,7 +60,9 @@ def test_few_rows_have_fewer_bins():
 
 
 def test_one_heavy_row_is_one_bin():
-    found = calibration("", np.array([0.1, 0.5, 0.9]), np.array([0, 1, 1]), np.array([1.0, 1e6, 1.0]))
+    found = calibration(
+        "", np.array([0.1, 0.5, 0.9]), np.array([0, 1, 1]), np.array([1.0, 1e6, 1.0])
+    )
     assert 0.5 in found.predicted.tolist()
     assert len(found.predicted) == 3
 

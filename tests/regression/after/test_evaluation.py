@@ -1,4 +1,6 @@
-"""Scores of predicted probabilities and their calibration: against scikit-learn, statsmodels and brute force."""
+"""Scores of predicted probabilities and their calibration: against scikit-learn, statsmodels and
+brute force.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,21 @@ def test_scores_are_those_of_scikit_learn():
     weights = np.random.default_rng(1).integers(0, 4, 500)
     found = evaluated(log_p, codes, weights)
     p = np.exp(log_p)
-    assert found.log_score.value == pytest.approx(log_loss(codes, p, sample_weight=weights), rel=1e-12)
-    assert found.accuracy.value == pytest.approx(accuracy_score(codes, p.argmax(1), sample_weight=weights), rel=1e-12)
+    assert found.log_score.value == pytest.approx(
+        log_loss(codes, p, sample_weight=weights), rel=1e-12
+    )
+    assert found.accuracy.value == pytest.approx(
+        accuracy_score(codes, p.argmax(1), sample_weight=weights), rel=1e-12
+    )
     distance = ((p - np.eye(4)[codes]) ** 2).sum(1)
     assert found.brier.value == pytest.approx(np.average(distance, weights=weights), rel=1e-12)
     assert found.perplexity.value == pytest.approx(math.exp(found.log_score.value), rel=1e-12)
     repeated = np.repeat(-log_p[np.arange(500), codes], weights)
     error = repeated.std(ddof=1) / math.sqrt(len(repeated))
     assert found.log_score.standard_error == pytest.approx(error, rel=1e-12)
-    assert found.perplexity.standard_error == pytest.approx(error * found.perplexity.value, rel=1e-12)
+    assert found.perplexity.standard_error == pytest.approx(
+        error * found.perplexity.value, rel=1e-12
+    )
 
 
 def test_errors_of_sampling_weights():
@@ -119,7 +127,9 @@ def test_the_slope_exists_where_no_direction_separates():
                 shift = np.eye(3)[own] - np.eye(3)[k]
                 rows.append([scores[own] - scores[k], *shift[1:]])
         margins = np.array(rows)
-        best = linprog(-margins.sum(0), -margins, np.zeros(len(margins)), bounds=(-1, 1), method="highs")
+        best = linprog(
+            -margins.sum(0), -margins, np.zeros(len(margins)), bounds=(-1, 1), method="highs"
+        )
         separated = -best.fun > 1e-9
         found = evaluated(log_p, codes).recalibration
         assert found.status.startswith("none: the log-probabilities separate") == separated
@@ -131,7 +141,9 @@ def test_the_slope_exists_where_no_direction_separates():
 def test_what_has_no_recalibration():
     log_p, codes = sample(100, 3)
     constant = np.repeat(log_p[:1], 100, axis=0)
-    assert evaluated(constant, codes).recalibration.status == "none: the log-probabilities are the same in all rows"
+    assert evaluated(constant, codes).recalibration.status == (
+        "none: the log-probabilities are the same in all rows"
+    )
     impossible = log_p.copy()
     impossible[3, codes[3]] = -np.inf
     impossible = torch.from_numpy(impossible).log_softmax(1).numpy()
@@ -174,7 +186,9 @@ def test_two_models_on_the_same_rows():
     found = first.against(second)
     assert found.value == pytest.approx(difference.mean(), rel=1e-12)
     assert found.standard_error == pytest.approx(difference.std(ddof=1) / math.sqrt(300), rel=1e-12)
-    assert found.p_value == pytest.approx(math.erfc(abs(found.value / found.standard_error) / math.sqrt(2)), rel=1e-10)
+    assert found.p_value == pytest.approx(
+        math.erfc(abs(found.value / found.standard_error) / math.sqrt(2)), rel=1e-10
+    )
     with pytest.raises(ValueError, match="expected evaluations on the same rows"):
         first.against(evaluated(log_p[:-1], codes[:-1]))
 
@@ -182,14 +196,20 @@ def test_two_models_on_the_same_rows():
 def test_a_fit_held_against_other_rows():
     draw = np.random.default_rng(0)
     x = draw.normal(size=(600, 2))
-    y = np.array(["ash", "elm", "oak"])[(x @ draw.normal(size=(2, 3)) + draw.gumbel(size=(600, 3))).argmax(1)]
+    y = np.array(["ash", "elm", "oak"])[
+        (x @ draw.normal(size=(2, 3)) + draw.gumbel(size=(600, 3))).argmax(1)
+    ]
     model = SoftmaxRegression(baseline="oak").fit(x[:300], y[:300])
     weights = draw.integers(0, 3, 300)
     found = model.evaluate(x[300:], y[300:], weights)
     p = model.predict_proba(x[300:])
-    assert found.log_score.value == pytest.approx(log_loss(y[300:], p, sample_weight=weights), rel=1e-12)
+    assert found.log_score.value == pytest.approx(
+        log_loss(y[300:], p, sample_weight=weights), rel=1e-12
+    )
     assert found.classes == ("ash", "elm", "oak")
-    np.testing.assert_allclose(found.shares[:, 0], np.average(p, axis=0, weights=weights), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.shares[:, 0], np.average(p, axis=0, weights=weights), rtol=1e-12
+    )
     table = found.to_pandas()
     assert table.groupby("class")["predicted"].count().tolist() == [10, 10, 10]
     assert str(found).splitlines()[-1].startswith("oak ")
@@ -197,7 +217,11 @@ def test_a_fit_held_against_other_rows():
     own = model.evaluate(x[:300], y[:300]).recalibration
     assert own.slope == pytest.approx(1.0, abs=1e-8)
     assert float(own.shifts.abs().max()) < 1e-8
-    with pytest.raises(ValueError, match=r"expected the classes of the fit, ash, elm, oak, got fir at row 1$"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected the classes of the fit, ash, elm, oak, got fir "
+        r"at row 1$",
+    ):
         model.evaluate(x[:3], ["ash", "fir", "oak"])
     with pytest.raises(ValueError, match="expected 3 classes, one for each row, got 2"):
         model.evaluate(x[:3], ["ash", "oak"])

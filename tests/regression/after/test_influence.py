@@ -22,7 +22,9 @@ X, Y = draw()
 
 
 def without(model, row, weights):
-    """The change by one Newton step of the log-likelihood without a row, by PyTorch's derivatives."""
+    """The change by one Newton step of the log-likelihood without a row, by PyTorch's
+    derivatives.
+    """
     kept = np.arange(N) != row
     base, k = list(model.classes_).index(model.baseline or 0), len(model.classes_)
     x = torch.from_numpy(np.column_stack([np.ones(N), (X - X.mean(0)) / X.std(0)]))[kept]
@@ -30,8 +32,12 @@ def without(model, row, weights):
     others = [c for c in range(k) if c != base]
 
     def value(theta):
-        full = torch.zeros(k, 4, dtype=torch.float64).index_copy(0, torch.tensor(others), theta.reshape(k - 1, 4))
-        centred = full[:, 1:] / torch.from_numpy(X.std(0)) - (full[:, 1:] / torch.from_numpy(X.std(0))).mean(0)
+        full = torch.zeros(k, 4, dtype=torch.float64).index_copy(
+            0, torch.tensor(others), theta.reshape(k - 1, 4)
+        )
+        centred = full[:, 1:] / torch.from_numpy(X.std(0)) - (
+            full[:, 1:] / torch.from_numpy(X.std(0))
+        ).mean(0)
         penalty = model.alpha / 2 * centred.square().sum()
         return (w * (x @ full.T).log_softmax(1).gather(1, y[:, None])[:, 0]).sum() - penalty
 
@@ -67,7 +73,10 @@ def test_leverage_and_distance():
     expected = torch.einsum("ni,ij,nj->n", changes, information, changes) / 8
     torch.testing.assert_close(found.cooks_distance, expected, rtol=1e-5, atol=1e-12)
     torch.testing.assert_close(
-        found.dfbetas(), changes / model.result_.standard_errors["coef"].reshape(-1), rtol=1e-6, atol=0.0
+        found.dfbetas(),
+        changes / model.result_.standard_errors["coef"].reshape(-1),
+        rtol=1e-6,
+        atol=0.0,
     )
     assert found.most(3).tolist() == expected.argsort(descending=True)[:3].tolist()
     assert found.to_pandas().shape == (N, 2)
@@ -77,14 +86,20 @@ def test_leverage_and_distance():
 def test_two_classes_are_those_of_generalised_linear_models():
     x, y = draw(2, seed=3)
     found = nll.SoftmaxRegression().fit(x, y).influence(x, y)
-    peer = sm.GLM(y, sm.add_constant((x - x.mean(0)) / x.std(0)), family=sm.families.Binomial()).fit().get_influence()
+    peer = (
+        sm.GLM(y, sm.add_constant((x - x.mean(0)) / x.std(0)), family=sm.families.Binomial())
+        .fit()
+        .get_influence()
+    )
     np.testing.assert_allclose(found.leverage, peer.hat_matrix_diag, rtol=1e-6)
     np.testing.assert_allclose(found.cooks_distance, peer.cooks_distance[0], rtol=1e-6)
 
 
 def test_offsets_and_weights_of_classes_are_those_of_the_fit():
     offset = np.random.default_rng(2).normal(size=(N, 3))
-    model = nll.SoftmaxRegression(class_weight={0: 1.0, 1: 2.0, 2: 0.5}, baseline=1).fit(X, Y, offset=offset)
+    model = nll.SoftmaxRegression(class_weight={0: 1.0, 1: 2.0, 2: 0.5}, baseline=1).fit(
+        X, Y, offset=offset
+    )
     found = model.influence(X, Y, offset=offset)
     assert float(found.leverage.sum()) == pytest.approx(8.0, rel=1e-9)
     row = found.most(1).item()
@@ -110,11 +125,18 @@ def test_the_first_order_is_near_the_fit_without_the_row():
 def test_what_has_no_influence_is_refused():
     with pytest.warns(ConvergenceWarning):
         separated = nll.SoftmaxRegression().fit(X, (X[:, 0] > 0).astype(int))
-    with pytest.raises(ValueError, match="expected a fit by maximum likelihood that converged, got no finite"):
+    with pytest.raises(
+        ValueError, match="expected a fit by maximum likelihood that converged, got no finite"
+    ):
         separated.influence(X, (X[:, 0] > 0).astype(int))
     model = nll.SoftmaxRegression().fit(X, Y)
     for wrong in ((X, Y[::-1]), (X[::2], Y[::2]), (X, Y, np.arange(N) + 1.0)):
-        with pytest.raises(ValueError, match="expected the rows, classes, weights and offset of the fit, got others"):
+        with pytest.raises(
+            ValueError,
+            match="expected the rows, classes, weights and offset of the fit, got others",
+        ):
             model.influence(*wrong)
-    with pytest.raises(ValueError, match="expected the classes of the fit, 0, 1, 2, got 3 at row 4"):
+    with pytest.raises(
+        ValueError, match="expected the classes of the fit, 0, 1, 2, got 3 at row 4"
+    ):
         model.influence(X, np.where(np.arange(N) == 4, 3, Y))

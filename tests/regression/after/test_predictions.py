@@ -1,4 +1,6 @@
-"""Predicted probabilities: errors against automatic differentiation, intervals far out, and what has none."""
+"""Predicted probabilities: errors against automatic differentiation, intervals far out, and what
+has none.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def by_autograd(model: SoftmaxRegression, x: np.ndarray) -> np.ndarray:
     return (jacobian @ result.covariance @ jacobian.T).diagonal().sqrt().numpy()
 
 
-@pytest.mark.parametrize("options", [{}, {"baseline": 4}, {"covariance": "sandwich", "baseline": 6}, {"alpha": 2.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"baseline": 4}, {"covariance": "sandwich", "baseline": 6}, {"alpha": 2.0}]
+)
 def test_errors_are_those_of_automatic_differentiation(options):
     model, x = fitted(**options)
     found = model.predictions(x)
@@ -53,12 +57,16 @@ def test_errors_are_those_of_automatic_differentiation(options):
 def test_two_classes_are_the_logit_of_statsmodels():
     table = spector()
     x, y = table[list(SPECTOR.columns)], table[SPECTOR.response]
-    theirs = sm.GLM(y, sm.add_constant(x), family=sm.families.Binomial()).fit(tol=1e-14).get_prediction()
+    theirs = (
+        sm.GLM(y, sm.add_constant(x), family=sm.families.Binomial()).fit(tol=1e-14).get_prediction()
+    )
     frame = theirs.summary_frame(alpha=0.1)
     found = SoftmaxRegression().fit(x, y).predictions(x, level=0.9)
     np.testing.assert_allclose(found.probabilities[:, 1], frame["mean"], rtol=1e-9)
     np.testing.assert_allclose(found.standard_errors[:, 1], frame["mean_se"], rtol=1e-7)
-    np.testing.assert_allclose(found.interval[:, 1], frame[["mean_ci_lower", "mean_ci_upper"]], rtol=1e-7)
+    np.testing.assert_allclose(
+        found.interval[:, 1], frame[["mean_ci_lower", "mean_ci_upper"]], rtol=1e-7
+    )
     np.testing.assert_allclose(found.interval[:, 0].flip(-1), 1 - found.interval[:, 1], rtol=1e-9)
 
 
@@ -92,8 +100,15 @@ def test_digits_far_out(far):
     covariance = half @ half.T * 1e-3
     full = torch.from_numpy(np.insert(coef, 0, 0.0, axis=0))
     for x in ([1.0, far], [1.0, -far]):
-        found = predictions(torch.tensor([x], dtype=torch.float64), full, torch.from_numpy(covariance), 0)
-        rows = [found.probabilities[0], found.standard_errors[0], *found.interval[0].T, found.log_odds[0]]
+        found = predictions(
+            torch.tensor([x], dtype=torch.float64), full, torch.from_numpy(covariance), 0
+        )
+        rows = [
+            found.probabilities[0],
+            found.standard_errors[0],
+            *found.interval[0].T,
+            found.log_odds[0],
+        ]
         rows.append(found.log_odds_errors[0])
         expected = np.array(exact(x, coef, covariance, 0.95), dtype=float)
         np.testing.assert_allclose(torch.stack(rows, 1), expected, rtol=1e-9)
@@ -122,7 +137,9 @@ def test_the_intervals_cover():
     """The true probability lies in 95 % of the intervals, of data drawn again and again."""
     draw = np.random.default_rng(1)
     x = draw.normal(size=(300, 1))
-    truth = torch.softmax(torch.from_numpy(np.c_[np.zeros(300), 0.5 - x[:, 0], 1.2 * x[:, 0] - 1]), 1).numpy()
+    truth = torch.softmax(
+        torch.from_numpy(np.c_[np.zeros(300), 0.5 - x[:, 0], 1.2 * x[:, 0] - 1]), 1
+    ).numpy()
     inside = []
     for _ in range(120):
         y = (truth.cumsum(1) < draw.random((300, 1))).sum(1)
@@ -138,18 +155,29 @@ def test_without_errors_there_are_none():
     found = model.predictions(table.iloc[:, :4])
     assert bool(found.interval.isnan().all())
     assert bool(found.standard_errors.isnan().all())
-    np.testing.assert_allclose(found.probabilities, model.predict_proba(table.iloc[:, :4]), rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(
+        found.probabilities, model.predict_proba(table.iloc[:, :4]), rtol=1e-9, atol=1e-300
+    )
 
 
 def test_what_a_fit_predicts():
     model, x = fitted(baseline=3)
     expected = model.predictions(x, level=0.8).interval
     result = pickle.loads(pickle.dumps(model.result_))
-    for given in (x, x[reversed(x.columns)].assign(more="text"), x.to_numpy(), torch.from_numpy(x.to_numpy())):
-        torch.testing.assert_close(result.predict(given, level=0.8).interval, expected, rtol=1e-12, atol=0)
+    for given in (
+        x,
+        x[reversed(x.columns)].assign(more="text"),
+        x.to_numpy(),
+        torch.from_numpy(x.to_numpy()),
+    ):
+        torch.testing.assert_close(
+            result.predict(given, level=0.8).interval, expected, rtol=1e-12, atol=0
+        )
     plain = SoftmaxRegression(fit_intercept=False).fit(x, anes96()[ANES96.response])
     probabilities = torch.from_numpy(plain.predict_proba(x))
-    torch.testing.assert_close(plain.result_.predict(x).probabilities, probabilities, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        plain.result_.predict(x).probabilities, probabilities, rtol=1e-12, atol=0
+    )
 
 
 def test_misuse():

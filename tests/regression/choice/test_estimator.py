@@ -1,4 +1,6 @@
-"""Conditional logit: Greene's travel mode, statsmodels, softmax regression as its special case, and its verdicts."""
+"""Conditional logit: Greene's travel mode, statsmodels, softmax regression as its special case, and
+its verdicts.
+"""
 
 import pickle
 
@@ -28,7 +30,9 @@ LONG = {"case": "individual", "alternative": "alt"}
 
 
 def test_travel_mode_of_greene(travel):
-    """Greene, Econometric Analysis: air, train and bus against car; the numbers to 1e-8 and 1e-6."""
+    """Greene, Econometric Analysis: air, train and bus against car; the numbers to 1e-8 and
+    1e-6.
+    """
     model = ConditionalLogit(baseline="car").fit(travel[COLUMNS], "choice", **LONG)
     fitted = model.result_
     expected = {
@@ -46,7 +50,9 @@ def test_travel_mode_of_greene(travel):
     assert fitted.n == 210
     names = fitted.labels["coef"][0]
     assert set(names) == set(expected)
-    for name, value, error in zip(names, fitted.params["coef"], fitted.standard_errors["coef"], strict=True):
+    for name, value, error in zip(
+        names, fitted.params["coef"], fitted.standard_errors["coef"], strict=True
+    ):
         assert float(value) == pytest.approx(expected[name][0], rel=1e-6)
         assert float(error) == pytest.approx(expected[name][1], rel=1e-6)
     assert "constant, air" in fitted.summary()
@@ -72,7 +78,9 @@ def test_unequal_choice_sets_as_statsmodels_has_them():
     x, y, available = draw()
     rows, marks, case, _ = longer(x, y, available)
     several = np.isin(case, np.flatnonzero(available.sum(1) > 1))
-    expected = conditional_models.ConditionalLogit(marks[several], rows[several], groups=case[several]).fit(disp=0)
+    expected = conditional_models.ConditionalLogit(
+        marks[several], rows[several], groups=case[several]
+    ).fit(disp=0)
     found = ConditionalLogit(constants=False).fit(x, y, available=available).result_
     assert found.log_likelihood == pytest.approx(expected.llf, rel=1e-9)
     np.testing.assert_allclose(found.vector, expected.params, rtol=1e-4)
@@ -92,9 +100,16 @@ def test_long_wide_and_shuffled_rows_are_the_same():
     p = wide.predict_proba(x, available=available)
     np.testing.assert_allclose(p.sum(1), 1.0, rtol=1e-12)
     assert (p[~available] == 0).all()
-    np.testing.assert_allclose(long.predict_proba(shuffled[0], **labels), p[available][order], rtol=1e-9)
+    np.testing.assert_allclose(
+        long.predict_proba(shuffled[0], **labels), p[available][order], rtol=1e-9
+    )
     assert -np.log(p[np.arange(len(y)), y]).sum() == pytest.approx(wide.result_.nll, rel=1e-12)
-    table = pd.DataFrame({"case": case, "alt": alternative, "p": p[available]}).sort_values("p").groupby("case").last()
+    table = (
+        pd.DataFrame({"case": case, "alt": alternative, "p": p[available]})
+        .sort_values("p")
+        .groupby("case")
+        .last()
+    )
     np.testing.assert_array_equal(
         ConditionalLogit()
         .fit(rows, marks, case=case, alternative=alternative)
@@ -110,16 +125,22 @@ def test_covariates_of_the_individual_alone_are_a_softmax_regression():
     y = (z @ (rng.normal(size=(2, 3)) / [[1.0], [20.0]]) + rng.gumbel(size=(500, 3))).argmax(1)
     expected = nll.SoftmaxRegression(baseline=1).fit(z, y).result_
     table = pd.DataFrame(np.repeat(z, 3, axis=0), columns=["a", "b"]).assign(
-        case=np.repeat(np.arange(500), 3), alt=np.tile([0, 1, 2], 500), chosen=(y[:, None] == [0, 1, 2]).ravel()
+        case=np.repeat(np.arange(500), 3),
+        alt=np.tile([0, 1, 2], 500),
+        chosen=(y[:, None] == [0, 1, 2]).ravel(),
     )
     found = (
-        ConditionalLogit(individual=["a", "b"], baseline=1).fit(table, "chosen", case="case", alternative="alt").result_
+        ConditionalLogit(individual=["a", "b"], baseline=1)
+        .fit(table, "chosen", case="case", alternative="alt")
+        .result_
     )
     assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-12)
     at = {name: k for k, name in enumerate(found.labels["coef"][0])}
     order = [at[name] for c in (0, 2) for name in (f"constant, {c}", f"a, {c}", f"b, {c}")]
     torch.testing.assert_close(found.vector[order], expected.vector, rtol=1e-8, atol=0)
-    torch.testing.assert_close(found.covariance[order][:, order], expected.covariance, rtol=1e-7, atol=1e-14)
+    torch.testing.assert_close(
+        found.covariance[order][:, order], expected.covariance, rtol=1e-7, atol=1e-14
+    )
 
 
 def test_specific_attributes_have_a_coefficient_for_each_alternative():
@@ -136,7 +157,11 @@ def test_specific_attributes_have_a_coefficient_for_each_alternative():
 
 def brute(x, y, available, coef, constants):
     """Log-probability of each choice as a function of the coefficients."""
-    given = np.concatenate([np.broadcast_to(np.eye(4)[:, 1:], (len(x), 4, 3)), x], 2) if constants else x
+    given = (
+        np.concatenate([np.broadcast_to(np.eye(4)[:, 1:], (len(x), 4, 3)), x], 2)
+        if constants
+        else x
+    )
     z = torch.from_numpy(given) @ coef
     z = z.masked_fill(~torch.from_numpy(available), -torch.inf)
     return z.log_softmax(1)[torch.arange(len(y)), torch.from_numpy(y)]
@@ -154,7 +179,9 @@ def test_covariance_by_brute_force(covariance, clustered):
         .result_
     )
     at, weights = fitted.vector, torch.from_numpy(w)
-    hessian = torch.autograd.functional.hessian(lambda b: -(weights * brute(x, y, available, b, True)).sum(), at)
+    hessian = torch.autograd.functional.hessian(
+        lambda b: -(weights * brute(x, y, available, b, True)).sum(), at
+    )
     rows = torch.autograd.functional.jacobian(lambda b: brute(x, y, available, b, True), at)
     assert float((weights @ rows) @ torch.linalg.solve(hessian, weights @ rows)) < 1e-12
     expected = torch.linalg.inv(hessian)
@@ -174,13 +201,23 @@ def test_tests_profiles_and_bootstrap_search_again():
     fitted = ConditionalLogit().fit(x, y, available=available).result_
     without = ConditionalLogit().fit(x[:, :, 1:], y, available=available).result_
     test = fitted.test({"coef[x0]": 0.0}, method="lr")
-    assert test.statistic == pytest.approx(2 * (fitted.log_likelihood - without.log_likelihood), rel=1e-8)
+    assert test.statistic == pytest.approx(
+        2 * (fitted.log_likelihood - without.log_likelihood), rel=1e-8
+    )
     assert test.df == 1
-    assert fitted.test({"coef[x0]": 0.0}, method="score").statistic == pytest.approx(test.statistic, rel=0.3)
+    assert fitted.test({"coef[x0]": 0.0}, method="score").statistic == pytest.approx(
+        test.statistic, rel=0.3
+    )
     low, high = fitted.interval(method="profile")["coef"][3].tolist()
     for end in (low, high):
-        held = ConditionalLogit().fit(x[:, :, 1:], y, available=available, offset=x[:, :, 0] * end).result_
-        assert 2 * (fitted.log_likelihood - held.log_likelihood) == pytest.approx(1.959963984540054**2, rel=1e-6)
+        held = (
+            ConditionalLogit()
+            .fit(x[:, :, 1:], y, available=available, offset=x[:, :, 0] * end)
+            .result_
+        )
+        assert 2 * (fitted.log_likelihood - held.log_likelihood) == pytest.approx(
+            1.959963984540054**2, rel=1e-6
+        )
     drawn = fitted.bootstrap(200).standard_errors["coef"]
     np.testing.assert_allclose(drawn, fitted.standard_errors["coef"], rtol=0.35)
 
@@ -192,7 +229,9 @@ def test_weights_are_how_often_a_case_was_seen():
     expected = ConditionalLogit().fit(many[0], many[1], available=many[2]).result_
     rows, marks, case, alternative = longer(x, y, available)
     found = (
-        ConditionalLogit().fit(rows, marks, case=case, alternative=alternative, sample_weight=w[case].astype(float))
+        ConditionalLogit().fit(
+            rows, marks, case=case, alternative=alternative, sample_weight=w[case].astype(float)
+        )
     ).result_
     torch.testing.assert_close(found.vector, expected.vector, rtol=1e-9, atol=0)
     torch.testing.assert_close(found.covariance, expected.covariance, rtol=1e-8, atol=0)
@@ -212,9 +251,15 @@ def test_ridge():
 def test_units_do_not_matter():
     x, y, available = draw(300, seed=10)
     plain = ConditionalLogit().fit(x, y, available=available).result_
-    moved = ConditionalLogit().fit(x * [1e7, 1e-5, 1.0] + [0.0, 9.0, 1e6], y, available=available).result_
+    moved = (
+        ConditionalLogit()
+        .fit(x * [1e7, 1e-5, 1.0] + [0.0, 9.0, 1e6], y, available=available)
+        .result_
+    )
     assert moved.log_likelihood == pytest.approx(plain.log_likelihood, rel=1e-9)
-    np.testing.assert_allclose(moved.vector[3:5] * torch.tensor([1e7, 1e-5]), plain.vector[3:5], rtol=1e-5)
+    np.testing.assert_allclose(
+        moved.vector[3:5] * torch.tensor([1e7, 1e-5]), plain.vector[3:5], rtol=1e-5
+    )
 
 
 def test_separated_choices():
@@ -222,12 +267,22 @@ def test_separated_choices():
     x[:, :, 1] = 0.0
     x[np.arange(200), y, 1] = 1.0  # the chosen one always has it
     x[:50, :, 1] = 0.0
-    with pytest.warns(ConvergenceWarning, match=r"no finite estimate: .* along \+1 x1; .* rises towards"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"no finite estimate: .* along \+1 x1; .* rises "
+        r"towards",
+    ):
         fitted = ConditionalLogit(constants=False).fit(x, y, available=available).result_
-    few = ConditionalLogit(constants=False).fit(x[:50, :, :1], y[:50], available=available[:50]).result_
+    few = (
+        ConditionalLogit(constants=False)
+        .fit(x[:50, :, :1], y[:50], available=available[:50])
+        .result_
+    )
     assert not fitted.converged
     assert float(fitted.vector[0]) == pytest.approx(float(few.vector[0]), rel=1e-5)
-    assert float(fitted.standard_errors["coef"][0]) == pytest.approx(float(few.standard_errors["coef"][0]), rel=1e-5)
+    assert float(fitted.standard_errors["coef"][0]) == pytest.approx(
+        float(few.standard_errors["coef"][0]), rel=1e-5
+    )
     assert bool(fitted.standard_errors["coef"][1].isnan())
     assert f"{few.log_likelihood:.8g}" in fitted.status
 
@@ -260,8 +315,12 @@ def test_wide_tables_become_long_ones():
         nll.choices_long(table.assign(mode="bus"), attributes, "mode")
     with pytest.raises(ValueError, match=r"expected one of car, bus in 'mode', got 'train'"):
         nll.choices_long(table.assign(mode=["train", "car", "car"]), attributes, "mode")
-    with pytest.raises(ValueError, match="expected a column of 'cost' for each alternative, got none for 'bus'"):
-        nll.choices_long(table, {"time": {"bus": "age", "car": "age"}, "cost": {"car": "car_cost"}}, "mode")
+    with pytest.raises(
+        ValueError, match="expected a column of 'cost' for each alternative, got none for 'bus'"
+    ):
+        nll.choices_long(
+            table, {"time": {"bus": "age", "car": "age"}, "cost": {"car": "car_cost"}}, "mode"
+        )
     with pytest.raises(ValueError, match="got 'fee'"):
         nll.choices_long(table, {"cost": {"car": "fee", "bus": "bus_cost"}}, "mode")
 
@@ -287,18 +346,47 @@ def row_changed(table, row, column, value):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda t: row_changed(t, 0, "choice", 1.0), {}, "one chosen alternative in each case, got 2 in case 1"),
-        (lambda t: row_changed(t, 3, "choice", 0.0), {}, "one chosen alternative in each case, got 0 in case 1"),
-        (lambda t: row_changed(t, 3, "choice", 2.0), {}, r"expected 0 or 1 in y .* got .*2.0.* at row 3"),
+        (
+            lambda t: row_changed(t, 0, "choice", 1.0),
+            {},
+            "one chosen alternative in each case, got 2 in case 1",
+        ),
+        (
+            lambda t: row_changed(t, 3, "choice", 0.0),
+            {},
+            "one chosen alternative in each case, got 0 in case 1",
+        ),
+        (
+            lambda t: row_changed(t, 3, "choice", 2.0),
+            {},
+            r"expected 0 or 1 in y .* got .*2.0.* at "
+            r"row 3",
+        ),
         (lambda t: row_changed(t, 3, "alt", "bus"), {}, "got bus twice in case 1"),
-        (lambda t: row_changed(t, 3, "alt", None), {}, "a label of the alternative in every row, got none at row 3"),
-        (lambda t: row_changed(t, 5, "gc", np.nan), {}, "finite values in X, got NaN at row 5 of column 'gc'"),
+        (
+            lambda t: row_changed(t, 3, "alt", None),
+            {},
+            "a label of the alternative in every row, got none at row 3",
+        ),
+        (
+            lambda t: row_changed(t, 5, "gc", np.nan),
+            {},
+            "finite values in X, got NaN at row 5 of column 'gc'",
+        ),
         (lambda t: t.assign(gc="much"), {}, "expected numbers in X"),
         (lambda t: t.assign(fare=1.0), {}, "vary within a case, got 'fare'"),
         (lambda t: t.assign(hinc=travel_income(t)), {}, "vary within a case, got 'hinc'"),
         (lambda t: t.assign(both=t.gc + t.ttme), {}, "within every case"),
-        (lambda t: t, {"individual": ["gc"]}, "individual column 'gc' to be the same in all rows of a case"),
-        (lambda t: t, {"specific": ["cost"]}, "expected one of the columns gc, ttme, hinc_air, got 'cost'"),
+        (
+            lambda t: t,
+            {"individual": ["gc"]},
+            "individual column 'gc' to be the same in all rows of a case",
+        ),
+        (
+            lambda t: t,
+            {"specific": ["cost"]},
+            "expected one of the columns gc, ttme, hinc_air, got 'cost'",
+        ),
         (lambda t: t, {"baseline": "boat"}, "boat"),
         (lambda t: t, {"alpha": -1.0}, "expected a finite alpha"),
         (lambda t: t, {"covariance": "opg"}, "expected covariance to be one of"),
@@ -327,7 +415,9 @@ def test_arguments_that_cannot_be_used():
     closed = available.copy()
     closed[5, y[5]] = False
     with pytest.raises(
-        ValueError, match=r"(available alternative, got \d in case 5)|(alternative in each case, got none)"
+        ValueError,
+        match=r"(available alternative, got \d in case 5)|(alternative in each case, "
+        r"got none)",
     ):
         fit(x, y, available=closed)
     with pytest.raises(ValueError, match="expected y of 20 choices"):
@@ -340,5 +430,9 @@ def test_arguments_that_cannot_be_used():
         model.predict_proba(rows, case=case, alternative=np.where(alternative == 3, 9, alternative))
     with pytest.raises(ValueError, match="weights that are the same in all rows of a case"):
         ConditionalLogit().fit(
-            rows, marks, case=case, alternative=alternative, sample_weight=np.arange(len(rows)) + 1.0
+            rows,
+            marks,
+            case=case,
+            alternative=alternative,
+            sample_weight=np.arange(len(rows)) + 1.0,
         )

@@ -52,11 +52,23 @@ def built(formula: str, **options) -> Design:
         ("y ~ a + b:a", ["a", "b:a"], lambda t: [t.a, t.a * t.b]),
         ("y ~ a * b", ["a", "b", "a:b"], lambda t: [t.a, t.b, t.a * t.b]),
         ("y ~ g", ["g[T.v]", "g[T.w]"], lambda t: [t.g == "v", t.g == "w"]),
-        ("y ~ C(b)", ["C(b)[T.1]", "C(b)[T.2]", "C(b)[T.3]"], lambda t: [t.b == 1, t.b == 2, t.b == 3]),
+        (
+            "y ~ C(b)",
+            ["C(b)[T.1]", "C(b)[T.2]", "C(b)[T.3]"],
+            lambda t: [t.b == 1, t.b == 2, t.b == 3],
+        ),
         ("y ~ g:a", ["g[u]:a", "g[v]:a", "g[w]:a"], lambda t: [t.a * (t.g == k) for k in "uvw"]),
         ("y ~ flag", ["flag"], lambda t: [t.flag]),
-        ("y ~ C(texts)", ["C(texts)[T.2]", "C(texts)[T.3]", "C(texts)[T.x]"], lambda t: [t.texts == k for k in "23x"]),
-        ("y ~ np.log(pos) + I(a**2)", ["np.log(pos)", "I(a ** 2)"], lambda t: [np.log(t.pos), t.a**2]),
+        (
+            "y ~ C(texts)",
+            ["C(texts)[T.2]", "C(texts)[T.3]", "C(texts)[T.x]"],
+            lambda t: [t.texts == k for k in "23x"],
+        ),
+        (
+            "y ~ np.log(pos) + I(a**2)",
+            ["np.log(pos)", "I(a ** 2)"],
+            lambda t: [np.log(t.pos), t.a**2],
+        ),
         ("y ~ `two words`", ["two words"], lambda t: [t["two words"]]),
         ("y ~ größe", ["größe"], lambda t: [t["größe"]]),
         ("y ~ `a-b`", ["a-b"], lambda t: [t["a-b"]]),
@@ -76,7 +88,12 @@ def test_columns(formula, names, columns):
 
 @pytest.mark.parametrize(
     ("formula", "names"),
-    [("y ~ 0 + a", ["a"]), ("y ~ a - 1", ["a"]), ("y ~ 0 + g", ["g[u]", "g[v]", "g[w]"]), ("y ~ a + g - 1", None)],
+    [
+        ("y ~ 0 + a", ["a"]),
+        ("y ~ a - 1", ["a"]),
+        ("y ~ 0 + g", ["g[u]", "g[v]", "g[w]"]),
+        ("y ~ a + g - 1", None),
+    ],
 )
 def test_no_intercept(formula, names):
     found = built(formula)
@@ -113,11 +130,20 @@ def test_columns_come_back_in_their_own_units():
 def test_responses(formula, name, values):
     found = built(formula)
     assert found.response == name
-    assert found.y.tolist() == pytest.approx(values) if not isinstance(values[0], str) else found.y.tolist() == values
+    assert (
+        found.y.tolist() == pytest.approx(values)
+        if not isinstance(values[0], str)
+        else found.y.tolist() == values
+    )
 
 
 def test_variables():
-    assert variables(parse("np.log(y) ~ a*`two words` + C(g, contr.sum)")) == ["a", "g", "two words", "y"]
+    assert variables(parse("np.log(y) ~ a*`two words` + C(g, contr.sum)")) == [
+        "a",
+        "g",
+        "two words",
+        "y",
+    ]
 
 
 # Weights and missing values.
@@ -145,7 +171,14 @@ def test_truth_values_stay_truth_values_when_the_missing_are_dropped():
 
 
 def test_decimals_are_numbers():
-    assert built("y ~ price").x.price.astype(float).tolist() == [0.125, 0.625, 0.25, 1.0, 0.375, 0.5]
+    assert built("y ~ price").x.price.astype(float).tolist() == [
+        0.125,
+        0.625,
+        0.25,
+        1.0,
+        0.375,
+        0.5,
+    ]
 
 
 def test_the_table_is_left_alone():
@@ -169,9 +202,11 @@ ONE_RESPONSE = "expected a formula with one response, like 'y ~ a + b', got "
         ("~ a", ONE_RESPONSE + "'~ a'"),
         ("", ONE_RESPONSE + "''"),
         ("y + b ~ a", ONE_RESPONSE + "'y + b ~ a'"),
-        ("y ~ a | b", "expected a formula with one set of columns, like 'y ~ a + b', got 'y ~ a | b'"),
+        ("y ~ a | b", "expected a formula with one set of columns, like 'y ~ a + b', got 'y ~ a | "
+                      "b'"),
         ("y ~ 0", "expected at least one column or an intercept, got 'y ~ 0'"),
-        ("y ~ a +", WANTED + "'y ~ a +': Operator `+` has insuffient arguments and/or is misplaced."),
+        ("y ~ a +", WANTED + "'y ~ a +': Operator `+` has insuffient arguments and/or is "
+                             "misplaced."),
         ("y ~ two words", WANTED + "'y ~ two words': Missing operator between `two` and `words`."),
         ("y ~ (a", WANTED + "'y ~ (a': Could not find matching context marker."),
         ('y ~ "a"', WANTED + "'y ~ \"a\"': String literals are not valid in formulae."),
@@ -180,10 +215,12 @@ ONE_RESPONSE = "expected a formula with one response, like 'y ~ a + b', got "
         ("y ~ qqqq", f"expected a column of the table, got 'qqqq'; the table has {NAMES}"),
         ("nope ~ a", f"expected a column of the table, got 'nope'; the table has {NAMES}"),
         ("y ~ Intercept",
-         "expected columns with names other than 'Intercept', which is the constant's, got 'Intercept'"),
+         "expected columns with names other than 'Intercept', which is the constant's, got "
+         "'Intercept'"),
         # What stands in them.
         ("y ~ texts",
-         "expected numbers in column 'texts', got 'x' at row 2; C(texts) takes its values as categories"),
+         "expected numbers in column 'texts', got 'x' at row 2; C(texts) takes its values as "
+         "categories"),
         ("y ~ day",
          "expected numbers in column 'day', got datetime.date(2020, 1, 1) at row 0; "
          "C(day) takes its values as categories"),
@@ -194,10 +231,13 @@ ONE_RESPONSE = "expected a formula with one response, like 'y ~ a + b', got "
         ("y ~ C(same)", "expected columns that vary, got constant column 'same'"),
         ("y ~ far", "expected finite values in column 'far', got inf at row 1"),
         ("far ~ a", "expected finite values in column 'far', got inf at row 1"),
-        ("y ~ gap", "expected no missing values, got 2 incomplete rows (gap: 2); missing='drop' leaves them out"),
+        ("y ~ gap", "expected no missing values, got 2 incomplete rows (gap: 2); missing='drop' "
+                    "leaves them out"),
         ("hole ~ gap + a",
-         "expected no missing values, got 3 incomplete rows (gap: 2, hole: 1); missing='drop' leaves them out"),
-        ("y ~ hole", "expected no missing values, got 1 incomplete row (hole: 1); missing='drop' leaves them out"),
+         "expected no missing values, got 3 incomplete rows (gap: 2, hole: 1); missing='drop' "
+         "leaves them out"),
+        ("y ~ hole", "expected no missing values, got 1 incomplete row (hole: 1); missing='drop' "
+                     "leaves them out"),
         # What becomes of them.
         ("y ~ np.log(b)", "expected finite values in column 'np.log(b)', got -inf at row 1"),
         ("y ~ np.log(a - 3)", "expected finite values in column 'np.log(a - 3)', got nan at row 0"),
@@ -205,7 +245,8 @@ ONE_RESPONSE = "expected a formula with one response, like 'y ~ a + b', got "
         ("np.log(b) ~ a", "expected finite values in column 'np.log(b)', got -inf at row 1"),
         ("C(g) ~ a", "expected a response of one column, got C(g)[u], C(g)[v], C(g)[w]"),
         ("y ~ bs(a, df=1)",
-         "expected a table that the formula can take, got Invalid value for `df`. `df` must be greater than 3 "
+         "expected a table that the formula can take, got Invalid value for `df`. `df` must be "
+         "greater than 3 "
          "[`degree` (+ 1 if `include_intercept` is `True`)]."),
     ],
 )  # fmt: skip
@@ -222,7 +263,8 @@ def test_bad_formulas(formula, message):
         ({"weights": "far"}, "expected finite weights of at least 0, got inf at row 1"),
         (
             {"weights": "gap"},
-            "expected no missing values, got 2 incomplete rows (gap: 2); missing='drop' leaves them out",
+            "expected no missing values, got 2 incomplete rows (gap: 2); missing='drop' leaves "
+            "them out",
         ),
     ],
 )
@@ -233,11 +275,23 @@ def test_bad_weights(options, message):
 
 def test_rows_are_those_of_the_table_when_some_were_left_out():
     given = table().assign(w=[1.0, 1.0, 1.0, 1.0, -2.0, 1.0], c=[1, 2, 3, np.inf, 5, 6])
-    with pytest.raises(ValueError, match=r"^expected finite weights of at least 0, got -2 at row 4$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected finite weights of at least 0, got -2 at row "
+        r"4$",
+    ):
         design(given, parse("y ~ gap"), weights="w", missing="drop")
-    with pytest.raises(ValueError, match=r"^expected finite values in column 'c', got inf at row 3$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected finite values in column 'c', got inf at row "
+        r"3$",
+    ):
         design(given, parse("y ~ gap + c"), missing="drop")
-    with pytest.raises(ValueError, match=r"^expected finite values in column 'np.log\(a - 8\)', got nan at row 1$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected finite values in column 'np.log\(a - 8\)', "
+        r"got nan at row 1$",
+    ):
         design(given, parse("y ~ np.log(a - 8) + gap"), missing="drop")
 
 

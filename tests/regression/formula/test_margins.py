@@ -1,4 +1,6 @@
-"""Marginal effects of the variables of formulas: against differences of the fitted means, and their derivatives."""
+"""Marginal effects of the variables of formulas: against differences of the fitted means, and their
+derivatives.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,16 @@ EFFECTS = {
     "poly(a, 3) + scale(p):center(b)": {"a": None, "p": None, "b": None},
     "cr(p, df=4) + poly(a, 2, raw=True)": {"p": None, "a": None},
     "C(k) * b": {"C(k)[T.2]": ({"k": 2}, {"k": 1}), "C(k)[T.3]": ({"k": 3}, {"k": 1}), "b": None},
-    "C(g, Treatment('v'))": {"C(g, Treatment('v'))[T.u]": (U, V), "C(g, Treatment('v'))[T.w]": (W, V)},
+    "C(g, Treatment('v'))": {
+        "C(g, Treatment('v'))[T.u]": (U, V),
+        "C(g, Treatment('v'))[T.w]": (W, V),
+    },
     "C(g, contr.sum):a + g": {"g[T.v]": (V, U), "g[T.w]": (W, U), "a": None},
     "0 + g:b": {"g[T.v]": (V, U), "g[T.w]": (W, U), "b": None},
     "I(p > 2) + np.exp(-b / 3) / a": {"I(p > 2)": ({"p": 3.0}, {"p": 1.0}), "b": None, "a": None},
     "I((p > 2) * p) + np.where(a > 5, b, b**2)": {"p": None, "b": None},
     "k": {"k": None},
-}  # fmt: skip
+}
 
 
 def means(kind: str, terms: Terms, table: pd.DataFrame, coef: torch.Tensor) -> torch.Tensor:
@@ -57,8 +62,12 @@ def means(kind: str, terms: Terms, table: pd.DataFrame, coef: torch.Tensor) -> t
     return torch.cat([torch.zeros(len(z), 1, dtype=torch.float64), z], 1).softmax(1)
 
 
-def reference(kind: str, terms: Terms, coef: torch.Tensor, moves: tuple | str, weights: torch.Tensor) -> torch.Tensor:
-    """The effect by its definition, central differences that stay within the range of the column."""
+def reference(
+    kind: str, terms: Terms, coef: torch.Tensor, moves: tuple | str, weights: torch.Tensor
+) -> torch.Tensor:
+    """The effect by its definition, central differences that stay within the range of the
+    column.
+    """
     if not isinstance(moves, str):
         high, low = (means(kind, terms, TABLE.assign(**values), coef) for values in moves)
         return weights @ (high - low) / weights.sum()
@@ -67,19 +76,32 @@ def reference(kind: str, terms: Terms, coef: torch.Tensor, moves: tuple | str, w
     change = means(kind, terms, TABLE.assign(**{moves: high}), coef) - means(
         kind, terms, TABLE.assign(**{moves: low}), coef
     )
-    return weights @ (change / torch.tensor((high - low).tolist(), dtype=torch.float64)[:, None]) / weights.sum()
+    return (
+        weights
+        @ (change / torch.tensor((high - low).tolist(), dtype=torch.float64)[:, None])
+        / weights.sum()
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "formula"),
     [("softmax", formula) for formula in EFFECTS]
-    + [(kind, formula) for kind in ("bernoulli", "poisson", "normal") for formula in list(EFFECTS)[1:4:2]],
+    + [
+        (kind, formula)
+        for kind in ("bernoulli", "poisson", "normal")
+        for formula in list(EFFECTS)[1:4:2]
+    ],
 )
 def test_by_the_definition(kind, formula):
-    """Effects and their errors at any coefficients, the derivative of the definition by these taken numerically."""
+    """Effects and their errors at any coefficients, the derivative of the definition by these taken
+    numerically.
+    """
     terms = Terms.of(design(TABLE, parse(f"y ~ {formula}")).spec, f"y ~ {formula}")
     p, weights = len(terms.columns), torch.tensor(TABLE.w.tolist(), dtype=torch.float64)
-    coef = torch.from_numpy(np.random.default_rng(0).normal(size=(2 if kind == "softmax" else 1, p))) / 4
+    coef = (
+        torch.from_numpy(np.random.default_rng(0).normal(size=(2 if kind == "softmax" else 1, p)))
+        / 4
+    )
     covariance = torch.eye(coef.numel(), dtype=torch.float64)
     full = torch.cat([torch.zeros(1, p, dtype=torch.float64), coef]) if kind == "softmax" else coef
     response = softmax if kind == "softmax" else elementwise(RESPONSES[kind].mean)
@@ -97,7 +119,8 @@ def test_by_the_definition(kind, formula):
             step = torch.zeros(coef.numel(), dtype=torch.float64)
             step[j] = 1e-4
             up, down = (
-                reference(kind, terms, coef + sign * step.reshape(coef.shape), moves, weights) for sign in (1, -1)
+                reference(kind, terms, coef + sign * step.reshape(coef.shape), moves, weights)
+                for sign in (1, -1)
             )
             slopes.append((up - down) / 2e-4)
         errors = torch.stack(slopes).square().sum(0).sqrt()
@@ -109,13 +132,18 @@ def test_derivatives_of_polynomials_are_exact():
     terms = Terms.of(design(TABLE, parse("y ~ bs(p, df=3)")).spec, "y ~ bs(p, df=3)")
     low, high = TABLE.p.min(), TABLE.p.max()
     u = torch.tensor(((TABLE.p - low) / (high - low)).tolist(), dtype=torch.float64)
-    rates = [3 * (1 - u) ** 2 - 6 * u * (1 - u), 6 * u * (1 - u) - 3 * u**2, 3 * u**2]  # of Bernstein's polynomials
+    # of Bernstein's polynomials
+    rates = [3 * (1 - u) ** 2 - 6 * u * (1 - u), 6 * u * (1 - u) - 3 * u**2, 3 * u**2]
     found = terms.slope(TABLE, "p")
     assert found is not None
-    torch.testing.assert_close(found[:, 1:], torch.stack(rates, 1) / (high - low), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(
+        found[:, 1:], torch.stack(rates, 1) / (high - low), rtol=1e-10, atol=1e-13
+    )
 
 
-@pytest.mark.parametrize("formula", ["y ~ a * s + C(k) + I(b**2) + C(p > 2)", "y ~ 1", "y ~ g:b + np.log(p)"])
+@pytest.mark.parametrize(
+    "formula", ["y ~ a * s + C(k) + I(b**2) + C(p > 2)", "y ~ 1", "y ~ g:b + np.log(p)"]
+)
 def test_folders_have_the_effects_of_memory(formula, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     TABLE.to_csv("t.csv", index=False)
@@ -124,7 +152,9 @@ def test_folders_have_the_effects_of_memory(formula, tmp_path, monkeypatch):
     TABLE[70:].to_parquet("parts/1.parquet")
     found = []
     for where in ("t.csv", "parts"):
-        done = CliRunner().invoke(app, ["fit", where, formula, "--weights", "w", "--margins", "--json", "out.json"])
+        done = CliRunner().invoke(
+            app, ["fit", where, formula, "--weights", "w", "--margins", "--json", "out.json"]
+        )
         assert done.exit_code == 0, done.output
         found.append(json.loads((tmp_path / "out.json").read_text())["margins"])
     assert found[0]["columns"] == found[1]["columns"]

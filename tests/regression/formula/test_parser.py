@@ -82,7 +82,11 @@ I([0] * 10**10)
 lag(x)
 __builtins__
 I(np)""".splitlines()
-ATTACKS += ["I(" + "(" * 3000 + "x" + ")" * 3000 + ")", "I(" + "-" * 9000 + "x)", "*".join(f"x{j}" for j in range(60))]
+ATTACKS += [
+    "I(" + "(" * 3000 + "x" + ")" * 3000 + ")",
+    "I(" + "-" * 9000 + "x)",
+    "*".join(f"x{j}" for j in range(60)),
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -92,7 +96,12 @@ def test_nothing_is_run(attack, tmp_path, monkeypatch):
     for formula in (f"y ~ {attack}", f"{attack} ~ x"):
         with pytest.raises(ValueError, match=r"^expected "):
             design(TABLE, parse(formula))
-    kept = {"formula": attack, "columns": ["Intercept", attack], "categories": {}, "state": {"pairs": []}}
+    kept = {
+        "formula": attack,
+        "columns": ["Intercept", attack],
+        "categories": {},
+        "state": {"pairs": []},
+    }
     with pytest.raises(ValueError, match=r"^expected "):
         Terms.from_dict(kept).design(TABLE)
     assert not os.listdir(tmp_path)
@@ -100,7 +109,12 @@ def test_nothing_is_run(attack, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("term", "hint"),
-    [("factor(g)", "write C"), ("sqrt(x)", "write np.sqrt"), ("np.mean(x)", "'np.mean(x)'"), ("f(x)", "'f(x)'")],
+    [
+        ("factor(g)", "write C"),
+        ("sqrt(x)", "write np.sqrt"),
+        ("np.mean(x)", "'np.mean(x)'"),
+        ("f(x)", "'f(x)'"),
+    ],
 )
 def test_what_is_not_allowed_is_named(term, hint):
     with pytest.raises(ValueError, match="elementwise functions as np") as error:
@@ -130,27 +144,74 @@ def test_what_is_allowed(term, expected):
     table = TABLE.assign(k=TABLE.k + 1, big=2**61 + TABLE.k, big2=2**61 - TABLE.k, np=TABLE.x + 1)
     table["Sepal.Length"] = TABLE.x + 2
     found = design(table, parse(f"y ~ {term}"))
-    np.testing.assert_allclose(found.x.iloc[:, 0].astype(float), np.asarray(expected(table), float), rtol=1e-15)
+    np.testing.assert_allclose(
+        found.x.iloc[:, 0].astype(float), np.asarray(expected(table), float), rtol=1e-15
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "columns"),
-    [("C(g, Treatment('b'))", "C(g, Treatment('b'))[T.c]"), ("C(g, contr.sum)", "C(g, contr.sum)[S.b]"),
-     ("C(g, Sum)", "C(g, Sum)[S.b]"), ("C(g, {'b or c': [-1, .5, .5]})", "C(g, {'b or c': [-1, 0.5, 0.5]})[b or c]"),
-     ("C(g, contr.treatment('a)'))", "C(g, contr.treatment('a)'))[T.c]")],
-)  # fmt: skip
+    [
+        ("C(g, Treatment('b'))", "C(g, Treatment('b'))[T.c]"),
+        ("C(g, contr.sum)", "C(g, contr.sum)[S.b]"),
+        ("C(g, Sum)", "C(g, Sum)[S.b]"),
+        ("C(g, {'b or c': [-1, .5, .5]})", "C(g, {'b or c': [-1, 0.5, 0.5]})[b or c]"),
+        ("C(g, contr.treatment('a)'))", "C(g, contr.treatment('a)'))[T.c]"),
+    ],
+)
 def test_contrasts(text, columns):
     assert columns in design(TABLE, parse(f"y ~ {text}")).x.columns
 
 
-NAMES = ["a b", "y~2", "~", "[x]", "(", "it's", 'say "x"', "a,b", "a\\b", "a\\", "a`b", "µ", "ﬁ", "e\u0301", "中文",
-         "class", "None", "np", "C", "I", "Sum", "a:b", "{x}", "%", "1st", "1", ".", "a.b", "self", "quoted_61_",
-         "I(x)", " x", "x\ny", "__class__", ""]  # fmt: skip
+NAMES = [
+    "a b",
+    "y~2",
+    "~",
+    "[x]",
+    "(",
+    "it's",
+    'say "x"',
+    "a,b",
+    "a\\b",
+    "a\\",
+    "a`b",
+    "µ",
+    "ﬁ",
+    "e\u0301",
+    "中文",
+    "class",
+    "None",
+    "np",
+    "C",
+    "I",
+    "Sum",
+    "a:b",
+    "{x}",
+    "%",
+    "1st",
+    "1",
+    ".",
+    "a.b",
+    "self",
+    "quoted_61_",
+    "I(x)",
+    " x",
+    "x\ny",
+    "__class__",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "formula", ["y ~ {} * x", "y ~ np.log({0}) + center({0})", "y ~ bs({}, df=4) + g", "y ~ C({} > 2)", "{} ~ x + g"]
+    "formula",
+    [
+        "y ~ {} * x",
+        "y ~ np.log({0}) + center({0})",
+        "y ~ bs({}, df=4) + g",
+        "y ~ C({} > 2)",
+        "{} ~ x + g",
+    ],
 )
 def test_names_of_any_character(name, formula):
     table = TABLE.copy()
@@ -165,7 +226,9 @@ def test_names_of_any_character(name, formula):
         assert data.response == (column if formula.startswith("{") else "y")
     np.testing.assert_array_equal(built[0][0], built[1][0])
     np.testing.assert_array_equal(built[0][1], built[1][1])
-    assert list(parse(f"y ~ {quoted(name)}").rhs) == list(parse("y ~ `" + name.replace("`", "``") + "`").rhs)
+    assert list(parse(f"y ~ {quoted(name)}").rhs) == list(
+        parse("y ~ `" + name.replace("`", "``") + "`").rhs
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +266,18 @@ def test_a_dot_on_the_command_line(where, tmp_path, monkeypatch):
     found = []
     for formula in ("y ~ . - g", "y ~ `a ~ b` + k"):
         for command in (
-            ["fit", where, formula, "--weights", "w", "--save", "m.json", "--json", "fit.json", "--margins"],
+            [
+                "fit",
+                where,
+                formula,
+                "--weights",
+                "w",
+                "--save",
+                "m.json",
+                "--json",
+                "fit.json",
+                "--margins",
+            ],
             ["predict", "m.json", "t.csv", "--output", "p.csv"],
             ["score", "m.json", "t.csv"],
         ):

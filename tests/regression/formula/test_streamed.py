@@ -32,8 +32,12 @@ def draw():
             "firm": rng.integers(0, 50, N),
         }
     )
-    scores = np.column_stack([np.zeros(N), 0.02 * table.age - 1, 0.1 * table.income + (table["size"] == 2) * 0.4])
-    return table.assign(kind=np.array(["bus", "car", "walk"])[(scores + rng.gumbel(size=scores.shape)).argmax(1)])
+    scores = np.column_stack(
+        [np.zeros(N), 0.02 * table.age - 1, 0.1 * table.income + (table["size"] == 2) * 0.4]
+    )
+    return table.assign(
+        kind=np.array(["bus", "car", "walk"])[(scores + rng.gumbel(size=scores.shape)).argmax(1)]
+    )
 
 
 TABLE = draw()
@@ -44,7 +48,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "parts").mkdir()
     for number in range(3):
-        TABLE.iloc[number * 1000 : (number + 1) * 1000].to_parquet(tmp_path / "parts" / f"{number}.parquet")
+        TABLE.iloc[number * 1000 : (number + 1) * 1000].to_parquet(
+            tmp_path / "parts" / f"{number}.parquet"
+        )
     TABLE.to_csv(tmp_path / "t.csv", index=False)
     order = pd.CategoricalDtype(["south", "east", "west", "north"])
     TABLE.astype({"region": order}).to_parquet(tmp_path / "ordered.parquet")
@@ -60,13 +66,28 @@ def run(*arguments, code=0):
 @pytest.mark.parametrize("name", ["parts", "t.csv", "ordered.parquet"])
 def test_the_fit_is_that_of_the_whole_table(folder, name):
     options = ("--weights", "w", "--cluster", "firm")
-    run("fit", name, FORMULA, *options, "--checkpoint", "passes", "--json", "blocks.json", "--save", "a.json")
+    run(
+        "fit",
+        name,
+        FORMULA,
+        *options,
+        "--checkpoint",
+        "passes",
+        "--json",
+        "blocks.json",
+        "--save",
+        "a.json",
+    )
     whole = name if name != "parts" else "t.csv"
     run("fit", whole, FORMULA, *options, "--json", "memory.json", "--save", "b.json")
-    blocks, memory = (json.loads((folder / f"{own}.json").read_text()) for own in ("blocks", "memory"))
+    blocks, memory = (
+        json.loads((folder / f"{own}.json").read_text()) for own in ("blocks", "memory")
+    )
     assert blocks["names"] == memory["names"]
     for part in ("params", "standard_errors"):
-        assert np.array(blocks[part]["coef"]) == pytest.approx(np.array(memory[part]["coef"]), rel=1e-7, abs=1e-12)
+        assert np.array(blocks[part]["coef"]) == pytest.approx(
+            np.array(memory[part]["coef"]), rel=1e-7, abs=1e-12
+        )
     assert blocks["log_likelihood"] == pytest.approx(memory["log_likelihood"], rel=1e-12)
     for model in ("a", "b"):
         run("predict", f"{model}.json", whole, "--output", f"{model}.csv")
@@ -85,19 +106,24 @@ def test_rows_with_missing_values_are_left_out_and_counted():
     assert list(terms.columns[1:]) == list(map(str, expected.x.columns))
     again = nll.SoftmaxRegression().fit(expected.x, expected.y).result_
     assert found.vector.numpy() == pytest.approx(again.vector.numpy(), rel=1e-7, abs=1e-9)
-    with pytest.raises(ValueError, match="expected no missing values, got one in column 'age' at row 3"):
+    with pytest.raises(
+        ValueError, match="expected no missing values, got one in column 'age' at row 3"
+    ):
         nll.SoftmaxRegression().fit(formula_stream(table, FORMULA)[0])
 
 
 def test_what_needs_the_whole_table_is_named(folder, monkeypatch):
     center = run("fit", "parts", "kind ~ center(age)", code=2)
-    assert "expected terms of single rows in the formula of a table that is read in blocks, got center(age)" in (
-        center.stderr
-    )
+    assert (
+        "expected terms of single rows in the formula of a table that is read in blocks, got "
+        "center(age)"
+    ) in (center.stderr)
     assert "expected softmax without" in run("fit", "parts", FORMULA, "--firth", code=2).stderr
     wrong = run("fit", "parts", "kind ~ age + regoin", code=2)
     assert "'regoin'" in wrong.stderr
     texts = TABLE.assign(name=[f"n{row}" for row in range(N)])
     monkeypatch.setattr(streamed, "_MOST_CATEGORIES", 1000)
-    with pytest.raises(ValueError, match="expected at most 1000 categories in column 'name', got more"):
+    with pytest.raises(
+        ValueError, match="expected at most 1000 categories in column 'name', got more"
+    ):
         formula_stream(texts, "kind ~ age + name")

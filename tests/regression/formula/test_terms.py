@@ -1,4 +1,6 @@
-"""The same columns from other tables: categories, transforms and interactions as they were fitted."""
+"""The same columns from other tables: categories, transforms and interactions as they were
+fitted.
+"""
 
 import json
 
@@ -59,10 +61,22 @@ def test_some_rows_have_the_columns_that_they_had_among_all(formula, rows):
 @pytest.mark.parametrize(
     ("formula", "change", "message"),
     [
-        ("y ~ a + g", {"g": "z"}, "a category of 'g' that the fit has seen (u, v, w), got 'z' at row 0"),
-        ("y ~ a + C(k)", {"k": 11}, "a category of 'k' that the fit has seen (10, 20, 30), got 11 at row 0"),
+        (
+            "y ~ a + g",
+            {"g": "z"},
+            "a category of 'g' that the fit has seen (u, v, w), got 'z' at row 0",
+        ),
+        (
+            "y ~ a + C(k)",
+            {"k": 11},
+            "a category of 'k' that the fit has seen (10, 20, 30), got 11 at row 0",
+        ),
         ("y ~ a + g", {"a": "much"}, "expected numbers in column 'a', got 'much' at row 0"),
-        ("y ~ np.log(a)", {"a": -1.0}, "expected finite values in column 'np.log(a)', got nan at row 0"),
+        (
+            "y ~ np.log(a)",
+            {"a": -1.0},
+            "expected finite values in column 'np.log(a)', got nan at row 0",
+        ),
         ("y ~ C(np.round(a / 4)) + a", {"a": 99.0}, "outside of the nominated levels"),
     ],
 )

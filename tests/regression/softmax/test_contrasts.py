@@ -21,7 +21,11 @@ def draw():
 @pytest.mark.parametrize("then", ["a", "b", "d"])
 def test_another_baseline_is_the_refit(first, then, covariance):
     x, y = draw()
-    moved = nll.SoftmaxRegression(baseline=first, covariance=covariance).fit(x, y).result_.with_baseline(then)
+    moved = (
+        nll.SoftmaxRegression(baseline=first, covariance=covariance)
+        .fit(x, y)
+        .result_.with_baseline(then)
+    )
     expected = nll.SoftmaxRegression(baseline=then, covariance=covariance).fit(x, y).result_
     torch.testing.assert_close(moved.vector, expected.vector, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(moved.covariance, expected.covariance, rtol=1e-7, atol=1e-12)
@@ -29,7 +33,9 @@ def test_another_baseline_is_the_refit(first, then, covariance):
     assert moved.baseline == then
     assert moved.names == expected.names
     hypothesis = {f"coef[{moved.labels['coef'][0][0]}, x0]": 0.0}
-    assert moved.test(hypothesis).statistic == pytest.approx(expected.test(hypothesis).statistic, rel=1e-7)
+    assert moved.test(hypothesis).statistic == pytest.approx(
+        expected.test(hypothesis).statistic, rel=1e-7
+    )
     assert f"(against {then})" in moved.summary()
 
 
@@ -67,5 +73,7 @@ def test_misuse():
     fit = nll.SoftmaxRegression().fit(x, y).result_
     with pytest.raises(ValueError, match="expected baseline to be one of a, b, c, d, got e"):
         fit.with_baseline("e")
-    with pytest.raises(ValueError, match="expected a softmax regression with a baseline, got Normal"):
+    with pytest.raises(
+        ValueError, match="expected a softmax regression with a baseline, got Normal"
+    ):
         nll.fit(Normal, x[:, 0]).sum_to_zero()

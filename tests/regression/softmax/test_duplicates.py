@@ -27,7 +27,8 @@ def test_each_different_row_is_there_once():
     assert found is not None
     x, labels, total = found
     rows = {
-        (*row, label): weight for row, label, weight in zip(x.tolist(), labels.tolist(), total.tolist(), strict=True)
+        (*row, label): weight
+        for row, label, weight in zip(x.tolist(), labels.tolist(), total.tolist(), strict=True)
     }
     rows = {tuple(row): weight for row, weight in rows.items()}
     expected = {}
@@ -38,7 +39,8 @@ def test_each_different_row_is_there_once():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"covariance": "sandwich"}, {"covariance": "hc1"}, {"alpha": 3.0}, {"penalty": "firth"}]
+    "options",
+    [{}, {"covariance": "sandwich"}, {"covariance": "hc1"}, {"alpha": 3.0}, {"penalty": "firth"}],
 )
 def test_the_fit_is_that_of_all_rows(options, monkeypatch):
     weights = np.random.default_rng(1).integers(0, 3, N).astype(float)
@@ -56,7 +58,8 @@ def test_rows_that_differ_are_left_as_they_are():
     rng = np.random.default_rng(2)
     x = torch.from_numpy(rng.normal(size=(N, 3)))
     assert counted(x, torch.from_numpy(Y), torch.ones(N, dtype=torch.float64)) is None
-    few = torch.from_numpy(X[: N // 2]).repeat(1, 10)  # columns that say the same: the rows are kept, for the message
+    # columns that say the same: the rows are kept, for the message
+    few = torch.from_numpy(X[: N // 2]).repeat(1, 10)
     with pytest.raises(ValueError, match="expected linearly independent columns"):
         nll.SoftmaxRegression().fit(few.numpy(), Y[: N // 2])
 
@@ -75,5 +78,8 @@ def test_profiles_and_replicates_of_many_rows():
     torch.testing.assert_close(drawn, found.standard_errors["coef"], rtol=0.7, atol=0.0)
     few = nll.SoftmaxRegression().fit(X, Y).result_
     torch.testing.assert_close(
-        few.interval(method="profile")["coef"], found.interval(method="profile")["coef"], rtol=0.0, atol=1e-4
+        few.interval(method="profile")["coef"],
+        found.interval(method="profile")["coef"],
+        rtol=0.0,
+        atol=1e-4,
     )

@@ -32,7 +32,9 @@ def fitted(truth: Truth, table: pd.DataFrame, **options) -> SoftmaxRegression:
     return SoftmaxRegression(**options).fit(table[list(truth.columns)], table[truth.response])
 
 
-def sample(n: int = 200, classes: int = 3, columns: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def sample(
+    n: int = 200, classes: int = 3, columns: int = 2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Classes that overlap."""
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(n, columns))
@@ -41,7 +43,9 @@ def sample(n: int = 200, classes: int = 3, columns: int = 2, seed: int = 0) -> t
 
 
 def same(found: Tensor, expected, rel: float = 1e-10) -> None:
-    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=torch.float64), rtol=rel, atol=1e-13)
+    torch.testing.assert_close(
+        found, torch.as_tensor(expected, dtype=torch.float64), rtol=rel, atol=1e-13
+    )
 
 
 # The truth.
@@ -60,19 +64,28 @@ def test_the_tables_of_the_textbooks(name):
     assert result.decrement < 1e-20
     assert result.df == np.size(truth.coef)
     assert result.aic == pytest.approx(2 * result.df - 2 * truth.log_likelihood, abs=1e-8)
-    assert result.pseudo_r_squared == pytest.approx(1 - truth.log_likelihood / truth.null_log_likelihood, rel=1e-9)
+    assert result.pseudo_r_squared == pytest.approx(
+        1 - truth.log_likelihood / truth.null_log_likelihood, rel=1e-9
+    )
 
 
 @tables
 def test_the_tables_as_printed(name):
-    """The coefficients and errors of the summary, read back, are good to the six digits that are asked for."""
+    """The coefficients and errors of the summary, read back, are good to the six digits that are
+    asked for.
+    """
     truth, read = TABLES[name]
     text = fitted(truth, read()).result_.summary()
-    rows = re.findall(rf"^(?:Intercept|{'|'.join(truth.columns)}) +(\S+) +(\S+) ", text, re.MULTILINE)
+    rows = re.findall(
+        rf"^(?:Intercept|{'|'.join(truth.columns)}) +(\S+) +(\S+) ", text, re.MULTILINE
+    )
     printed = np.array(rows, dtype=float).reshape(len(truth.coef), -1, 2)
     np.testing.assert_allclose(printed[..., 0], truth.coef, rtol=1e-6)
     np.testing.assert_allclose(printed[..., 1], truth.standard_errors, rtol=1e-6)
-    for label, value in (("Log-likelihood", truth.log_likelihood), ("Null log-likelihood", truth.null_log_likelihood)):
+    for label, value in (
+        ("Log-likelihood", truth.log_likelihood),
+        ("Null log-likelihood", truth.null_log_likelihood),
+    ):
         found = re.search(rf"^{label} +(\S+)$", text, re.MULTILINE)
         assert float(found[1]) == pytest.approx(value, abs=1e-8)
 
@@ -88,17 +101,23 @@ def test_what_the_estimator_holds():
     assert model.n_iter_ == model.result_.steps
     result = model.result_
     assert (result.response, result.baseline) == ("PID", "0")
-    assert result.labels == {"coef": (("1", "2", "3", "4", "5", "6"), ("Intercept", *ANES96.columns))}
+    assert result.labels == {
+        "coef": (("1", "2", "3", "4", "5", "6"), ("Intercept", *ANES96.columns))
+    }
 
 
 # Derivatives.
 
 
 def cross_entropy_of(x: Tensor, labels: Tensor):
-    """The summed loss of a network's last layer, as a function of the coefficients of all classes but the first."""
+    """The summed loss of a network's last layer, as a function of the coefficients of all classes
+    but the first.
+    """
 
     def loss(flat: Tensor) -> Tensor:
-        coef = torch.cat([torch.zeros(1, x.shape[1], dtype=torch.float64), flat.reshape(-1, x.shape[1])])
+        coef = torch.cat(
+            [torch.zeros(1, x.shape[1], dtype=torch.float64), flat.reshape(-1, x.shape[1])]
+        )
         return nll.cross_entropy(x @ coef.T, labels, reduction="sum")
 
     return loss
@@ -121,7 +140,9 @@ def test_the_estimate_is_where_the_loss_of_a_network_is_least():
 
 @pytest.mark.parametrize("baseline", [1, 3, 6])
 def test_another_baseline_gives_the_contrasts(baseline):
-    """The coefficient of class k against b is that against 0 minus b's, with the error of that difference."""
+    """The coefficient of class k against b is that against 0 minus b's, with the error of that
+    difference.
+    """
     table = anes96()
     plain, moved = fitted(ANES96, table).result_, fitted(ANES96, table, baseline=baseline).result_
     assert moved.baseline == str(baseline)
@@ -153,7 +174,8 @@ def test_a_baseline_by_value_or_as_it_is_written(y, baseline, name):
     x, codes = sample(classes=2)
     labels = np.array(y, dtype=object if isinstance(y[0], str) else None)[codes]
     if isinstance(y[0], float) and not y[0].is_integer():
-        labels = np.array([str(value) for value in labels])  # scikit-learn takes other fractions for measurements
+        # scikit-learn takes other fractions for measurements
+        labels = np.array([str(value) for value in labels])
     assert SoftmaxRegression(baseline=baseline).fit(x, labels).result_.baseline == name
 
 
@@ -197,7 +219,8 @@ def test_two_classes_are_a_logistic_regression():
 def test_units_and_offsets_do_not_matter(centre, spread):
     """z = (x - centre) / spread: the slopes are divided by the spread, and the fit is the same."""
     x, y = sample()
-    z = np.c_[(x[:, 0] * spread + centre - centre) / spread, x[:, 1]]  # with the digits that the offset leaves
+    # with the digits that the offset leaves
+    z = np.c_[(x[:, 0] * spread + centre - centre) / spread, x[:, 1]]
     given = SoftmaxRegression().fit(np.c_[z[:, 0] * spread + centre, x[:, 1]], y)
     plain = SoftmaxRegression().fit(z, y)
     assert given.result_.log_likelihood == pytest.approx(plain.result_.log_likelihood, rel=1e-12)
@@ -217,7 +240,11 @@ def test_errors_beyond_float64_are_unknown(spread):
     x, y = sample()
     plain = SoftmaxRegression().fit(x, y).result_
     given = SoftmaxRegression().fit(x * [spread, 1.0], y).result_
-    same(given.params["coef"] * torch.tensor([1.0, spread, 1.0], dtype=torch.float64), plain.params["coef"], 1e-8)
+    same(
+        given.params["coef"] * torch.tensor([1.0, spread, 1.0], dtype=torch.float64),
+        plain.params["coef"],
+        1e-8,
+    )
     assert bool(given.standard_errors["coef"][:, 1].isnan().all())
     same(given.standard_errors["coef"][:, [0, 2]], plain.standard_errors["coef"][:, [0, 2]], 1e-8)
 
@@ -236,7 +263,10 @@ def test_columns_of_any_kind_of_number(dtype):
     x = (x > 0).astype(dtype)
     expected = SoftmaxRegression().fit(x.astype(float), y)
     same(SoftmaxRegression().fit(x, y).result_.params["coef"], expected.result_.params["coef"])
-    same(SoftmaxRegression().fit(x.tolist(), y.tolist()).result_.params["coef"], expected.result_.params["coef"])
+    same(
+        SoftmaxRegression().fit(x.tolist(), y.tolist()).result_.params["coef"],
+        expected.result_.params["coef"],
+    )
 
 
 def test_tensors():
@@ -254,19 +284,29 @@ def test_tensors():
 @pytest.mark.parametrize("alpha", [1e-3, 1.0, 100.0])
 @pytest.mark.parametrize("intercept", [True, False])
 def test_alpha_is_the_ridge_of_scikit_learn(alpha, classes, intercept):
-    """C = 1 / alpha; the K score functions there add to zero, so that ours are compared less their mean."""
+    """C = 1 / alpha; the K score functions there add to zero, so that ours are compared less their
+    mean.
+    """
     x, y = sample(classes=classes, columns=3)
     x = x * [1.0, 5.0, 0.2] + [0.0, 3.0, -1.0]
-    if classes == 2:  # two score functions of opposite sign: half the penalty of one that is their difference
-        peer = LogisticRegression(C=2 / alpha, tol=1e-10, solver="newton-cg", fit_intercept=intercept).fit(x, y)
+    # two score functions of opposite sign: half the penalty of one that is their difference
+    if classes == 2:
+        peer = LogisticRegression(
+            C=2 / alpha, tol=1e-10, solver="newton-cg", fit_intercept=intercept
+        ).fit(x, y)
         expected, constant = peer.coef_ * [[-0.5], [0.5]], peer.intercept_ * [-0.5, 0.5]
     else:
-        peer = LogisticRegression(C=1 / alpha, tol=1e-10, solver="newton-cg", fit_intercept=intercept).fit(x, y)
+        peer = LogisticRegression(
+            C=1 / alpha, tol=1e-10, solver="newton-cg", fit_intercept=intercept
+        ).fit(x, y)
         expected, constant = peer.coef_, peer.intercept_
     model = SoftmaxRegression(alpha=alpha, fit_intercept=intercept).fit(x, y)
     np.testing.assert_allclose(model.coef_ - model.coef_.mean(0), expected, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(
-        model.intercept_ - model.intercept_.mean(), constant - np.mean(constant), rtol=1e-8, atol=1e-9
+        model.intercept_ - model.intercept_.mean(),
+        constant - np.mean(constant),
+        rtol=1e-8,
+        atol=1e-9,
     )
     np.testing.assert_allclose(model.predict_proba(x), peer.predict_proba(x), atol=1e-9)
 
@@ -320,7 +360,9 @@ def test_predictions():
     np.testing.assert_allclose(model.predict_proba(x), probabilities, rtol=1e-12)
     np.testing.assert_allclose(model.predict_log_proba(x), np.log(probabilities), rtol=1e-10)
     assert model.predict(x).tolist() == model.classes_[probabilities.argmax(1)].tolist()
-    assert model.score(x, np.array(["low", "mid", "top"])[y]) == (probabilities.argmax(1) == y).mean()
+    assert (
+        model.score(x, np.array(["low", "mid", "top"])[y]) == (probabilities.argmax(1) == y).mean()
+    )
 
 
 def test_log_probabilities_far_out():
@@ -343,7 +385,9 @@ def test_mean_probabilities_are_the_shares_of_the_classes():
     """The likelihood equations of the constants."""
     x, y = sample()
     shares = np.bincount(y) / len(y)
-    np.testing.assert_allclose(SoftmaxRegression().fit(x, y).predict_proba(x).mean(0), shares, rtol=1e-12)
+    np.testing.assert_allclose(
+        SoftmaxRegression().fit(x, y).predict_proba(x).mean(0), shares, rtol=1e-12
+    )
 
 
 # Where there is no estimate.
@@ -357,7 +401,8 @@ def test_iris_has_no_finite_estimate():
     result = model.result_
     assert not result.converged
     assert re.fullmatch(
-        r"no finite estimate: class setosa and each of versicolor and virginica are separated, along .*; "
+        r"no finite estimate: class setosa and each of versicolor and virginica are separated, "
+        r"along .*; "
         r"the log-likelihood rises towards -5\.949273\d+; finite: virginica against versicolor",
         result.status,
     )
@@ -377,7 +422,9 @@ def test_iris_has_no_finite_estimate():
     text = result.summary().partition("virginica (against versicolor, in the limit)")[2]
     printed = re.findall(r"^(?:Intercept|\w+ \w+(?: \(cm\))?) +(\S+) +(\S+) ", text, re.MULTILINE)
     np.testing.assert_allclose(np.array(printed, float), IRIS_PAIR, rtol=1e-5)
-    np.testing.assert_array_less(-1e-9, margins(flowers.iloc[:, :4].to_numpy(), flowers.species, found))
+    np.testing.assert_array_less(
+        -1e-9, margins(flowers.iloc[:, :4].to_numpy(), flowers.species, found)
+    )
 
 
 def margins(x: np.ndarray, y, found) -> np.ndarray:
@@ -404,7 +451,12 @@ LINE = np.arange(10.0)
     ("x", "y", "named"),
     [
         pytest.param(LINE, LINE > 4, "class False and class True are separated, along", id="apart"),
-        pytest.param(LINE * 1e6 + 1e9, LINE > 4, "class False and class True are separated", id="apart, far away"),
+        pytest.param(
+            LINE * 1e6 + 1e9,
+            LINE > 4,
+            "class False and class True are separated",
+            id="apart, far away",
+        ),
         pytest.param(
             np.r_[LINE, 4.5, 4.5],
             np.r_[LINE > 4, True, False],
@@ -418,7 +470,10 @@ LINE = np.arange(10.0)
             id="a cell of the table is empty",
         ),
         pytest.param(
-            LINE, np.digitize(LINE, [3, 6]), "classes 0 and 1, 0 and 2, 1 and 2 are separated", id="three in a row"
+            LINE,
+            np.digitize(LINE, [3, 6]),
+            "classes 0 and 1, 0 and 2, 1 and 2 are separated",
+            id="three in a row",
         ),
     ],
 )
@@ -434,17 +489,23 @@ def test_separation(x, y, named):
 
 
 def test_what_has_a_limit_keeps_its_error():
-    """Class b is never seen with the dummy, a and c are: only b's dummy is infinite. The rest is a fit without it."""
+    """Class b is never seen with the dummy, a and c are: only b's dummy is infinite. The rest is a
+    fit without it.
+    """
     rng = np.random.default_rng(0)
     x = np.c_[rng.normal(size=300), np.arange(300) % 3 == 0].astype(float)
     y = np.array(["a", "b", "c"])[(x[:, :1] * [0, 0.5, -0.5] + rng.gumbel(size=(300, 3))).argmax(1)]
     kept = ~((y == "b") & (x[:, 1] == 1))
     x, y = x[kept], y[kept]
-    with pytest.warns(ConvergenceWarning, match="no finite estimate: .*along x1; .*finite: b against a, c against a"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match="no finite estimate: .*along x1; .*finite: b against a, c against a",
+    ):
         result = SoftmaxRegression().fit(x, y).result_
     errors = result.standard_errors["coef"]
     assert errors.isnan().tolist() == [[False, False, True], [False, False, False]]
-    far = np.c_[x, np.zeros(len(x))]  # the dummy's coefficient of b, far out: the others as they are in the limit
+    # the dummy's coefficient of b, far out: the others as they are in the limit
+    far = np.c_[x, np.zeros(len(x))]
     theta = result.params["coef"].clone()
     theta[0, 2] = -60.0
 
@@ -453,7 +514,9 @@ def test_what_has_a_limit_keeps_its_error():
         coef[[0, 1, 3, 4, 5]] = free
         scores = torch.from_numpy(np.c_[np.ones(len(x)), far[:, :2]]) @ coef.reshape(2, 3).T
         codes = torch.from_numpy(np.unique(y, return_inverse=True)[1])
-        return F.cross_entropy(torch.cat([torch.zeros(len(x), 1), scores], 1), codes, reduction="sum")
+        return F.cross_entropy(
+            torch.cat([torch.zeros(len(x), 1), scores], 1), codes, reduction="sum"
+        )
 
     at = theta.reshape(-1)[[0, 1, 3, 4, 5]]
     assert float(torch.autograd.functional.jacobian(loss, at).abs().max()) < 1e-6
@@ -478,7 +541,9 @@ def test_separated_among_many_rows():
 
 
 def separable(x: np.ndarray, y: np.ndarray, classes: int) -> bool:
-    """By the simplex method on fractions (Bland's rule): max sum of margins, none negative, directions up to 1."""
+    """By the simplex method on fractions (Bland's rule): max sum of margins, none negative,
+    directions up to 1.
+    """
     p = x.shape[1]
     rows = []
     for own, label in zip(x, y, strict=True):
@@ -524,7 +589,11 @@ def test_the_verdict_is_that_of_exact_arithmetic():
         if rng.random() < 0.5:  # nearly separated by the first column
             y = np.clip(x[:, 0] + 1 + (rng.random(n) < 0.15) * rng.integers(-1, 2, n), 0, 2)
         full = np.c_[np.ones(n, int), x]
-        if len(np.unique(y)) < 3 or np.linalg.matrix_rank(full) < p + 1 or (np.ptp(x, axis=0) == 0).any():
+        if (
+            len(np.unique(y)) < 3
+            or np.linalg.matrix_rank(full) < p + 1
+            or (np.ptp(x, axis=0) == 0).any()
+        ):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -553,31 +622,46 @@ def test_hardly_overlapping_classes_have_an_estimate(gap):
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-8, 1e-9])
 def test_columns_that_are_nearly_each_other(noise):
-    """x and x + noise * z span what x and z do: the likelihood is the same, and z's coefficient noise times that."""
+    """x and x + noise * z span what x and z do: the likelihood is the same, and z's coefficient
+    noise times that.
+    """
     x, y = sample(columns=2)
     z = np.random.default_rng(5).normal(size=len(x))
     near = x[:, 0] + noise * z
     z = (near - x[:, 0]) / noise  # with the digits that are left of it
-    plain, found = SoftmaxRegression().fit(np.c_[x, z], y).result_, SoftmaxRegression().fit(np.c_[x, near], y).result_
+    plain, found = (
+        SoftmaxRegression().fit(np.c_[x, z], y).result_,
+        SoftmaxRegression().fit(np.c_[x, near], y).result_,
+    )
     assert found.converged
     assert found.decrement <= 1e-10
     digits = max(1e-8, 1e-13 / noise)  # those of the difference, which rounding leaves
     assert found.log_likelihood == pytest.approx(plain.log_likelihood, rel=digits)
     same(found.params["coef"][:, 3] * noise, plain.params["coef"][:, 3], digits)
     for column, unit in ((2, 1.0), (3, noise)):
-        same(found.standard_errors["coef"][:, column] * unit, plain.standard_errors["coef"][:, column], digits)
+        same(
+            found.standard_errors["coef"][:, column] * unit,
+            plain.standard_errors["coef"][:, column],
+            digits,
+        )
 
 
 def test_a_column_that_is_another_one_to_rounding_is_refused():
     x, y = sample()
     near = x[:, 0] + 1e-14 * np.random.default_rng(5).normal(size=len(x))
-    with pytest.raises(ValueError, match=r"^expected linearly independent columns, got 'x2' = \+1 x0 in every row$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^expected linearly independent columns, got 'x2' = \+1 "
+        r"x0 in every row$",
+    ):
         SoftmaxRegression().fit(np.c_[x, near], y)
 
 
 @pytest.mark.parametrize("weight", [1e-12, 1e-300])
 def test_small_weights_do_not_separate_classes(weight):
-    """The estimate does not depend on the unit of the weights; a fit that cannot tell must not blame the data."""
+    """The estimate does not depend on the unit of the weights; a fit that cannot tell must not
+    blame the data.
+    """
     x, y = sample()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -646,7 +730,8 @@ def test_polars():
 
 def test_classes_of_a_category_column():
     x, y = sample(classes=2)
-    answers = pd.Series(pd.Categorical.from_codes(y, ["yes", "no"]), name="vote")  # not in sorted order
+    # not in sorted order
+    answers = pd.Series(pd.Categorical.from_codes(y, ["yes", "no"]), name="vote")
     model = SoftmaxRegression(baseline="yes").fit(x, answers)
     assert model.classes_.tolist() == ["no", "yes"]
     assert (model.result_.baseline, model.result_.response) == ("yes", "vote")
@@ -684,7 +769,9 @@ def test_classes_of_any_integer_type(dtype):
     x, y = sample(400)
     values = np.array([np.iinfo(dtype).min, np.iinfo(dtype).min + 3, 100], dtype)
     if np.iinfo(dtype).bits == 64:  # near each other, and as far from 0 as they come
-        values = np.array([np.iinfo(dtype).max - 7, np.iinfo(dtype).max - 2, np.iinfo(dtype).max], dtype)
+        values = np.array(
+            [np.iinfo(dtype).max - 7, np.iinfo(dtype).max - 2, np.iinfo(dtype).max], dtype
+        )
     model = SoftmaxRegression().fit(x, values[y])
     assert model.classes_.dtype == dtype
     np.testing.assert_array_equal(model.classes_, values)
@@ -699,20 +786,29 @@ def test_a_late_measurement_is_no_class():
 
 
 def test_an_estimate_alone_is_judged_as_well(monkeypatch):
-    """Without the information: overlap by its certificate or the programme, separation by the programme."""
+    """Without the information: overlap by its certificate or the programme, separation by the
+    programme.
+    """
     monkeypatch.setattr(solver, "MANY_PARAMETERS", 4)
     x, y = sample(400)
     whole = SoftmaxRegression().fit(x, y)
     alone = SoftmaxRegression(standard_errors=False).fit(x, y).result_
     assert alone.converged
-    assert alone.status.endswith("no standard errors") or alone.status.startswith("converged: a finite maximum exists")
+    assert alone.status.endswith("no standard errors") or alone.status.startswith(
+        "converged: a finite maximum exists"
+    )
     assert bool(alone.standard_errors["coef"].isnan().all())
     same(alone.params["coef"], whole.result_.params["coef"], 1e-6)
-    monkeypatch.setattr(existence, "certified_by_bound", lambda *_: False)  # the programme has to decide
+    # the programme has to decide
+    monkeypatch.setattr(existence, "certified_by_bound", lambda *_: False)
     assert SoftmaxRegression(standard_errors=False).fit(x, y).result_.converged
     assert SoftmaxRegression(standard_errors=False, alpha=1.0).fit(x, y).result_.converged
     with pytest.warns(ConvergenceWarning, match="class False and class True are separated"):
-        assert not SoftmaxRegression(standard_errors=False).fit(LINE[:, None], LINE > 4).result_.converged
+        assert (
+            not SoftmaxRegression(standard_errors=False)
+            .fit(LINE[:, None], LINE > 4)
+            .result_.converged
+        )
 
 
 def test_many_rows_take_many_blocks(monkeypatch):
@@ -740,7 +836,11 @@ def test_bic_counts_the_frequencies():
     [
         ((200, 3, 3), {}, "Newton steps, each with the information (few coefficients and rows)"),
         ((100_000, 12, 5), {}, "slopes from a start on some of the rows, then one information"),
-        ((4000, 40, 8), {}, "products with the information, formed once at the end (many coefficients)"),
+        (
+            (4000, 40, 8),
+            {},
+            "products with the information, formed once at the end (many coefficients)",
+        ),
         ((4000, 40, 8), {"standard_errors": False}, "never formed (many coefficients)"),
     ],
 )
@@ -749,7 +849,11 @@ def test_the_fit_says_how_it_was_searched(shape, options, said):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, p))
     scores = x @ rng.normal(size=(p, classes)) * 0.2
-    fitted = SoftmaxRegression(**options).fit(x, (scores + rng.gumbel(size=scores.shape)).argmax(1)).result_
+    fitted = (
+        SoftmaxRegression(**options)
+        .fit(x, (scores + rng.gumbel(size=scores.shape)).argmax(1))
+        .result_
+    )
     assert said in fitted.solver
     assert fitted.to_dict()["solver"] == fitted.solver
     assert "Solver" in fitted.summary()

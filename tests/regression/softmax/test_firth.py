@@ -1,4 +1,6 @@
-"""Firth's penalty: closed forms, the gradient by brute force, and finite answers where classes are separated."""
+"""Firth's penalty: closed forms, the gradient by brute force, and finite answers where classes are
+separated.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from nll.data.stream import Stream
 
 
 def objective(x, labels, weights, classes):
-    """Minus the penalised log-likelihood as a function of the coefficients, by PyTorch's operators."""
+    """Minus the penalised log-likelihood as a function of the coefficients, by PyTorch's
+    operators.
+    """
     x = torch.from_numpy(np.c_[np.ones(len(x)), x])
     y, w = torch.from_numpy(labels), torch.from_numpy(weights)
 
@@ -58,7 +62,11 @@ def test_constants_alone_have_half_a_row_added_to_each_class():
     x, y = np.zeros((12, 0)), np.repeat([0, 1, 2], [7, 4, 1])
     columns = nll.regression.design_matrix.Columns.of(torch.from_numpy(x), [], True)
     fitted = nll.regression.softmax.fit.fit_softmax(
-        columns, torch.from_numpy(y), torch.ones(12, dtype=torch.float64), ["a", "b", "c"], firth=True
+        columns,
+        torch.from_numpy(y),
+        torch.ones(12, dtype=torch.float64),
+        ["a", "b", "c"],
+        firth=True,
     )
     np.testing.assert_allclose(fitted.vector, np.log([4.5 / 7.5, 1.5 / 7.5]), rtol=1e-9)
 
@@ -77,7 +85,9 @@ def test_separated_classes_have_a_finite_estimate_and_profile_intervals():
     low, high = fitted.interval(method="profile")["coef"][0, 1].tolist()
     top = -float(value(fitted.vector))
     for end in (low, high):
-        found = minimize(lambda b, at=end: float(value(torch.tensor([b[0], at]))), [0.0], method="BFGS")
+        found = minimize(
+            lambda b, at=end: float(value(torch.tensor([b[0], at]))), [0.0], method="BFGS"
+        )
         assert 2 * (top + found.fun) == pytest.approx(1.959963984540054**2, rel=1e-5)
     test = fitted.test({"coef[1, x0]": 0.0}, method="lr")
     none = minimize(lambda b: float(value(torch.tensor([b[0], 0.0]))), [0.0])
@@ -90,12 +100,16 @@ def test_it_does_not_depend_on_the_units_or_the_baseline():
     x, y = draw(80, 2, 3, 5)
     plain = nll.SoftmaxRegression(penalty="firth").fit(x, y)
     moved = nll.SoftmaxRegression(penalty="firth", baseline=2).fit(x * 1e6 - 3e7, y)
-    np.testing.assert_allclose(plain.predict_proba(x), moved.predict_proba(x * 1e6 - 3e7), rtol=1e-6)
+    np.testing.assert_allclose(
+        plain.predict_proba(x), moved.predict_proba(x * 1e6 - 3e7), rtol=1e-6
+    )
 
 
 def test_many_rows_are_near_the_maximum():
     x, y = draw(50_000, 2, 3, 6)
-    plain, firth = (nll.SoftmaxRegression(penalty=kind).fit(x, y).result_ for kind in (None, "firth"))
+    plain, firth = (
+        nll.SoftmaxRegression(penalty=kind).fit(x, y).result_ for kind in (None, "firth")
+    )
     away = (plain.vector - firth.vector) / plain.covariance.diagonal().sqrt()
     assert float(away.abs().max()) < 0.02
     assert firth.log_likelihood < plain.log_likelihood

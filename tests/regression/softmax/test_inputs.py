@@ -64,19 +64,45 @@ def test_columns_of_any_container(given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (TABLE["a"], r"expected X as a table, got a Series; X\[\['a'\]\] or X.to_frame\(\) has its column"),
+        (
+            TABLE["a"],
+            r"expected X as a table, got a Series; X\[\['a'\]\] or X.to_frame\(\) has its "
+            r"column",
+        ),
         (pl.Series("a", X[:, 0]), "expected X as a table, got a Series"),
         (X[:, 0], r"expected X of two dimensions \(rows, columns\), got shape \(90,\)"),
         (None, "expected X of two dimensions .*, got NoneType"),
         (np.ma.masked_greater(X, 1.5), "expected finite values in X, got NaN at row "),
-        (TABLE.astype("Float64").mask(TABLE > 1.5), "expected finite values in X, got NaN at row .* of column 'a'"),
-        (pa.table({"a": pa.array([None, *X[1:, 0]])}), "expected finite values in X, got NaN at row 0 of column 'a'"),
+        (
+            TABLE.astype("Float64").mask(TABLE > 1.5),
+            "expected finite values in X, got NaN at row .* of column 'a'",
+        ),
+        (
+            pa.table({"a": pa.array([None, *X[1:, 0]])}),
+            "expected finite values in X, got NaN at row 0 of column 'a'",
+        ),
         (X.astype("m8[s]"), r"expected numbers in X, got timedelta64\[s\]"),
-        (TABLE.assign(b=pd.date_range("2020", periods=N)), r"expected numbers in column 'b', got datetime64"),
-        (TABLE.assign(b=pd.period_range("2020", periods=N, freq="D")), "expected numbers in X, got Period"),
-        (pl.DataFrame({"a": [datetime.date(2020, 1, 1)] * N}), "expected numbers in column 'a', got datetime64"),
-        (np.c_[Y, BIG + Y], "expected numbers that float64 holds exactly in X, got the integer .* of column 1"),
-        (TABLE.assign(b=pd.array(BIG + Y, dtype="Int64")), "holds exactly in X, got the integer .* of column 'b'"),
+        (
+            TABLE.assign(b=pd.date_range("2020", periods=N)),
+            r"expected numbers in column 'b', got "
+            r"datetime64",
+        ),
+        (
+            TABLE.assign(b=pd.period_range("2020", periods=N, freq="D")),
+            "expected numbers in X, got Period",
+        ),
+        (
+            pl.DataFrame({"a": [datetime.date(2020, 1, 1)] * N}),
+            "expected numbers in column 'a', got datetime64",
+        ),
+        (
+            np.c_[Y, BIG + Y],
+            "expected numbers that float64 holds exactly in X, got the integer .* of column 1",
+        ),
+        (
+            TABLE.assign(b=pd.array(BIG + Y, dtype="Int64")),
+            "holds exactly in X, got the integer .* of column 'b'",
+        ),
         (TABLE.set_axis(["a", "a"], axis=1), "expected columns of different names, got 'a' twice"),
     ],
 )
@@ -120,19 +146,41 @@ def test_classes_of_any_type(given):
     model = SoftmaxRegression().fit(X, given)
     torch.testing.assert_close(model.result_.vector, COEF, rtol=1e-9, atol=1e-12)
     if np.ndim(given) == 1 and not isinstance(given, pl.Series):
-        assert model.evaluate(X, given).log_score.value == pytest.approx(-model.result_.log_likelihood / N)
+        assert model.evaluate(X, given).log_score.value == pytest.approx(
+            -model.result_.log_likelihood / N
+        )
 
 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (pd.Series(Y, dtype="Int64").mask(Y == 2), ValueError, "expected a class in every row, got none at row "),
+        (
+            pd.Series(Y, dtype="Int64").mask(Y == 2),
+            ValueError,
+            "expected a class in every row, got none at row ",
+        ),
         (np.ma.masked_equal(Y, 2), ValueError, "expected a class in every row, got none at row "),
-        (np.where(Y == 2, None, LETTERS), ValueError, "expected a class in every row, got none at row "),
-        (np.where(Y == 2, np.datetime64("NaT"), DAYS), ValueError, "expected a class in every row, got none at row "),
+        (
+            np.where(Y == 2, None, LETTERS),
+            ValueError,
+            "expected a class in every row, got none at row ",
+        ),
+        (
+            np.where(Y == 2, np.datetime64("NaT"), DAYS),
+            ValueError,
+            "expected a class in every row, got none at row ",
+        ),
         (csr_array(np.eye(3)[Y]), TypeError, "expected y as a dense array, got a sparse matrix"),
-        (pd.Series([[int(code)] for code in Y]), TypeError, "expected classes that are single values, got "),
-        (np.ma.masked_equal(np.eye(3)[Y] + 1, 2), ValueError, "expected counts of at least 0 in y, got nan at row "),
+        (
+            pd.Series([[int(code)] for code in Y]),
+            TypeError,
+            "expected classes that are single values, got ",
+        ),
+        (
+            np.ma.masked_equal(np.eye(3)[Y] + 1, 2),
+            ValueError,
+            "expected counts of at least 0 in y, got nan at row ",
+        ),
     ],
 )
 def test_classes_that_are_none(given, error, message):
@@ -142,14 +190,24 @@ def test_classes_that_are_none(given, error, message):
 
 def test_the_first_category_is_the_baseline():
     given = pd.Series(pd.Categorical(LETTERS, categories=["z", "c", "b", "a"]))
-    with pytest.warns(UserWarning, match="expected rows of every category of y, got none of z: left out"):
+    with pytest.warns(
+        UserWarning, match="expected rows of every category of y, got none of z: left out"
+    ):
         model = SoftmaxRegression().fit(X, given)
     assert model.result_.baseline == "c"
     assert model.classes_.tolist() == ["a", "b", "c"]  # what scikit-learn reads is sorted
     torch.testing.assert_close(
-        model.result_.vector, SoftmaxRegression(baseline="c").fit(X, LETTERS).result_.vector, rtol=1e-9, atol=1e-12
+        model.result_.vector,
+        SoftmaxRegression(baseline="c").fit(X, LETTERS).result_.vector,
+        rtol=1e-9,
+        atol=1e-12,
     )
-    assert SoftmaxRegression(baseline="b").fit(X, pd.Categorical(LETTERS, categories=list("cba"))).classes_[0] == "a"
+    assert (
+        SoftmaxRegression(baseline="b")
+        .fit(X, pd.Categorical(LETTERS, categories=list("cba")))
+        .classes_[0]
+        == "a"
+    )
 
 
 def test_the_first_alternative_is_the_baseline():
@@ -160,11 +218,16 @@ def test_the_first_alternative_is_the_baseline():
     assert model.result_.baseline == "c"
     parts = {name: pl.Series(long[name].to_list()) for name in ("case", "alternative", "y")}
     plain = ConditionalLogit(baseline="c").fit(
-        long[["p", "q"]].astype("double[pyarrow]"), parts["y"], case=parts["case"], alternative=parts["alternative"]
+        long[["p", "q"]].astype("double[pyarrow]"),
+        parts["y"],
+        case=parts["case"],
+        alternative=parts["alternative"],
     )
     torch.testing.assert_close(plain.result_.vector, model.result_.vector, rtol=1e-9, atol=1e-12)
     missing = long.assign(case=long["case"].astype("Int64").mask(long.index == 4))
-    with pytest.raises(ValueError, match="expected a label of the case in every row, got none at row 4"):
+    with pytest.raises(
+        ValueError, match="expected a label of the case in every row, got none at row 4"
+    ):
         ConditionalLogit().fit(missing, "y", case="case", alternative="alternative")
 
 
@@ -177,7 +240,9 @@ MODELS = {
     "two classes": lambda w: SoftmaxRegression().fit(X, Y > 0, w).result_,
     "hc1": lambda w: SoftmaxRegression(covariance="hc1").fit(X, Y, w).result_,
     "clusters": lambda w: SoftmaxRegression().fit(X, Y, w, clusters=np.arange(N) // 3).result_,
-    "class weights": lambda w: SoftmaxRegression(class_weight={0: 1.0, 1: 3.0, 2: 2.0}).fit(X, Y, w).result_,
+    "class weights": lambda w: (
+        SoftmaxRegression(class_weight={0: 1.0, 1: 3.0, 2: 2.0}).fit(X, Y, w).result_
+    ),
     "sparse": lambda w: SoftmaxRegression().fit(csr_array(X), Y, w).result_,
     "sets": lambda w: SoftmaxRegression().fit(X, SETS, w).result_,
     "counts": lambda w: SoftmaxRegression().fit(X, 2 * np.eye(3)[Y], w).result_,
@@ -200,11 +265,14 @@ def numbers(fit):
     """What may not depend on the unit of the weights."""
     found = [*fit.vector.tolist(), *fit.covariance.diagonal().tolist(), fit.n, fit.aic, fit.bic]
     value = {fit.names[-1]: 0.9 * float(fit.vector[-1])}
-    small = fit.search is not None and fit.model != "Negative binomial regression (log)"  # which takes its time
+    # which takes its time
+    small = fit.search is not None and fit.model != "Negative binomial regression (log)"
     for method in ("wald", "lr") if small else ("wald",):
         found.append(fit.test(value, method=method).p_value)
     if small and len(fit.vector) < 4:
-        found += torch.cat([ends.reshape(-1) for ends in fit.interval(method="profile").values()]).tolist()
+        found += torch.cat(
+            [ends.reshape(-1) for ends in fit.interval(method="profile").values()]
+        ).tolist()
     return found
 
 
@@ -213,27 +281,41 @@ def numbers(fit):
 def test_the_unit_of_weights_does_not_matter(model, kind):
     expected = MODELS[model](kind(W))
     rows = 2 * N if model == "counts" else N
-    assert expected.n == pytest.approx(rows if kind is nll.sampling else rows * W.mean() ** 2 / (W**2).mean(), rel=0.3)
+    assert expected.n == pytest.approx(
+        rows if kind is nll.sampling else rows * W.mean() ** 2 / (W**2).mean(), rel=0.3
+    )
     assert "sandwich" in expected.information
     for unit in (1e-200, 1e200):
-        assert numbers(MODELS[model](kind(W * unit))) == pytest.approx(numbers(expected), rel=1e-7, abs=1e-12)
+        assert numbers(MODELS[model](kind(W * unit))) == pytest.approx(
+            numbers(expected), rel=1e-7, abs=1e-12
+        )
 
 
 def test_a_stream_has_the_weights_of_memory():
     expected = SoftmaxRegression(weights="sampling").fit(X, Y, W).result_
     for unit in (1.0, 1e200):
-        found = SoftmaxRegression(weights="sampling").fit(nll.Stream((X, Y, W * unit), block_rows=31)).result_
-        assert numbers(found)[:-1] == pytest.approx(numbers(expected)[: len(numbers(found)) - 1], rel=1e-8)
+        found = (
+            SoftmaxRegression(weights="sampling")
+            .fit(nll.Stream((X, Y, W * unit), block_rows=31))
+            .result_
+        )
+        assert numbers(found)[:-1] == pytest.approx(
+            numbers(expected)[: len(numbers(found)) - 1], rel=1e-8
+        )
     with pytest.raises(ValueError, match="expected frequencies or sampling weights with a Stream"):
         SoftmaxRegression(weights="importance").fit(nll.Stream((X, Y, W)))
 
 
 def test_what_is_computed_of_weighted_rows_has_no_unit_either():
     model = SoftmaxRegression(weights="sampling")
-    first, second = (model.fit(X, Y, W * unit).evaluate(X[::2], Y[::2], W[::2] * unit) for unit in (1.0, 1e200))
+    first, second = (
+        model.fit(X, Y, W * unit).evaluate(X[::2], Y[::2], W[::2] * unit) for unit in (1.0, 1e200)
+    )
     assert second.log_score == pytest.approx(first.log_score)
     assert second.recalibration.test.p_value == pytest.approx(first.recalibration.test.p_value)
-    pulls = [model.fit(X, Y, W * unit).influence(X, Y, W * unit).cooks_distance for unit in (1.0, 1e200)]
+    pulls = [
+        model.fit(X, Y, W * unit).influence(X, Y, W * unit).cooks_distance for unit in (1.0, 1e200)
+    ]
     torch.testing.assert_close(pulls[1], pulls[0], rtol=1e-8, atol=0)
 
 
@@ -251,7 +333,11 @@ HINT = '; of dummies OneHotEncoder(drop="first") leaves one out'
         (np.c_[Z, KIND, SEX], True, f"x1 + x2 + x3 = 1, x4 + x5 = 1 in every row{HINT}"),
         (np.c_[KIND, SEX], False, "'x4' = +1 x0 +1 x1 +1 x2 -1 x3 in every row"),
         (100 * KIND, True, "x0 + x1 + x2 = 100 in every row"),
-        (np.c_[Z, KIND, 2 * Z + 3], True, f"x1 + x2 + x3 = 1, 'x0' = -1.5 +0.5 x4 in every row{HINT}"),
+        (
+            np.c_[Z, KIND, 2 * Z + 3],
+            True,
+            f"x1 + x2 + x3 = 1, 'x0' = -1.5 +0.5 x4 in every row{HINT}",
+        ),
         (np.c_[Z, 1e9 + 1e6 * Z, KIND[:, 0]], True, "'x0' = -1000 +1e-06 x1 in every row"),
     ],
 )
@@ -259,7 +345,9 @@ HINT = '; of dummies OneHotEncoder(drop="first") leaves one out'
 def test_each_combination_is_named_exactly(columns, intercept, said, kind):
     given = kind(columns)
     with pytest.raises(ValueError, match=r"^expected linearly independent columns") as caught:
-        SoftmaxRegression(fit_intercept=intercept).fit(*((given,) if isinstance(given, nll.Stream) else (given, Y)))
+        SoftmaxRegression(fit_intercept=intercept).fit(
+            *((given,) if isinstance(given, nll.Stream) else (given, Y))
+        )
     assert str(caught.value) == f"expected linearly independent columns, got {said}"
 
 
@@ -276,12 +364,17 @@ DEGENERATE = {
 @pytest.mark.parametrize("columns", DEGENERATE)
 def test_a_ridge_has_one_optimum(columns, intercept, kind):
     x = DEGENERATE[columns]
-    theirs = LogisticRegression(C=1.0, fit_intercept=intercept, tol=1e-12, max_iter=100_000).fit(x, Y)
+    theirs = LogisticRegression(C=1.0, fit_intercept=intercept, tol=1e-12, max_iter=100_000).fit(
+        x, Y
+    )
     model = SoftmaxRegression(alpha=1.0, fit_intercept=intercept).fit(kind(x), Y)
     assert model.result_.converged
     np.testing.assert_allclose(model.predict_proba(x), theirs.predict_proba(x), atol=1e-6)
     # Where columns say the same, the penalty decides, however small it is.
-    tiny = [SoftmaxRegression(alpha=alpha, fit_intercept=intercept).fit(kind(x), Y) for alpha in (1e-9, 1e-30)]
+    tiny = [
+        SoftmaxRegression(alpha=alpha, fit_intercept=intercept).fit(kind(x), Y)
+        for alpha in (1e-9, 1e-30)
+    ]
     for least in tiny:
         assert least.result_.converged
         np.testing.assert_allclose(least.coef_, tiny[0].coef_, atol=1e-7)
@@ -295,7 +388,8 @@ def test_a_ridge_of_choices_has_one_optimum():
         model = ConditionalLogit(alpha=alpha).fit(still, Y)
         assert model.result_.converged
         assert model.coef_[-1] == pytest.approx(0, abs=1e-12)
-        assert model.coef_[-2] == pytest.approx(2 * model.coef_[-4], rel=1e-6)  # along the least squares
+        # along the least squares
+        assert model.coef_[-2] == pytest.approx(2 * model.coef_[-4], rel=1e-6)
     with pytest.raises(ValueError, match="expected columns that vary within a case"):
         ConditionalLogit().fit(still, Y)
 

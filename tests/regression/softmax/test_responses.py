@@ -1,4 +1,6 @@
-"""Responses that are counts, offsets and weights of classes: each against the same data written out."""
+"""Responses that are counts, offsets and weights of classes: each against the same data written
+out.
+"""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,9 @@ def test_counts_are_rows_written_out():
     x, scores, _ = draw(60)
     rng = np.random.default_rng(1)
     p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    counts = np.stack([rng.multinomial(k, q) for k, q in zip(rng.integers(0, 6, 60), p, strict=True)])
+    counts = np.stack(
+        [rng.multinomial(k, q) for k, q in zip(rng.integers(0, 6, 60), p, strict=True)]
+    )
     row, k = np.nonzero(counts)
     many = np.repeat(row, counts[row, k]), np.repeat(k, counts[row, k])
     expected = SoftmaxRegression().fit(x[many[0]], many[1]).result_
@@ -38,7 +42,9 @@ def test_counts_are_rows_written_out():
 
 def test_counts_that_cannot_be():
     x, _, _ = draw(5)
-    with pytest.raises(ValueError, match="expected counts of at least 0 in y, got -1 at row 2, class 1"):
+    with pytest.raises(
+        ValueError, match="expected counts of at least 0 in y, got -1 at row 2, class 1"
+    ):
         SoftmaxRegression().fit(x, np.where(np.arange(15).reshape(5, 3) == 7, -1, 2))
     with pytest.raises(ValueError, match="expected counts of 5 rows, got 4"):
         SoftmaxRegression().fit(x, np.ones((4, 3)))
@@ -75,7 +81,9 @@ def test_offsets_that_cannot_be():
     with pytest.raises(ValueError, match=r"expected an offset of shape \(20, 3\), got \(20,\)"):
         SoftmaxRegression().fit(x, y, offset=np.zeros(20))
     with pytest.raises(ValueError, match="expected finite offsets, got inf at row 3"):
-        SoftmaxRegression().fit(x, y, offset=np.where(np.arange(60).reshape(20, 3) == 9, np.inf, 0.0))
+        SoftmaxRegression().fit(
+            x, y, offset=np.where(np.arange(60).reshape(20, 3) == 9, np.inf, 0.0)
+        )
 
 
 @pytest.mark.parametrize("weight", ["balanced", {0: 1.0, 1: 3.0, 2: 0.5}])

@@ -1,4 +1,6 @@
-"""Softmax regression among scikit-learn's tools: its own checks, pipelines, searches, validation."""
+"""Softmax regression among scikit-learn's tools: its own checks, pipelines, searches,
+validation.
+"""
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from nll import SoftmaxRegression
 X, Y = load_wine(return_X_y=True, as_frame=True)
 X = X[["alcohol", "hue", "ash"]]
 
-# Both fit 27 rows to 31 coefficients, which no likelihood determines; scikit-learn's own estimator without a penalty
-# fails the same check.
+# Both fit 27 rows to 31 coefficients, which no likelihood determines; scikit-learn's own estimator
+# without a penalty fails the same check.
 UNDETERMINED = {
-    f"check_sample_weight_equivalence_on_{kind}_data": "fewer rows than coefficients have many maxima"
+    f"check_sample_weight_equivalence_on_{kind}_data": "fewer rows than coefficients have many "
+    "maxima"
     for kind in ("dense", "sparse")
 }
 
@@ -38,21 +41,31 @@ def test_scikit_learn_checks(estimator, check):
 
 
 def test_a_pipeline_has_the_names_of_its_columns():
-    pipeline = make_pipeline(StandardScaler(), SoftmaxRegression()).set_output(transform="pandas").fit(X, Y)
+    pipeline = (
+        make_pipeline(StandardScaler(), SoftmaxRegression())
+        .set_output(transform="pandas")
+        .fit(X, Y)
+    )
     plain = SoftmaxRegression().fit(X, Y)
     np.testing.assert_allclose(pipeline.predict_proba(X), plain.predict_proba(X), rtol=1e-8)
     assert pipeline[-1].result_.labels["coef"][1] == ("Intercept", *X.columns)
-    more = make_pipeline(StandardScaler(), PolynomialFeatures(include_bias=False), SoftmaxRegression(alpha=0.1))
+    more = make_pipeline(
+        StandardScaler(), PolynomialFeatures(include_bias=False), SoftmaxRegression(alpha=0.1)
+    )
     more.set_output(transform="pandas").fit(X, Y)
     assert more[-1].result_.labels["coef"][1][-1] == "ash^2"
 
 
 def test_a_search_finds_the_penalty_that_predicts_best():
-    search = GridSearchCV(SoftmaxRegression(), {"alpha": [0.01, 0.3, 100.0]}, scoring="neg_log_loss", cv=4).fit(X, Y)
+    search = GridSearchCV(
+        SoftmaxRegression(), {"alpha": [0.01, 0.3, 100.0]}, scoring="neg_log_loss", cv=4
+    ).fit(X, Y)
     scores = search.cv_results_["mean_test_score"]
     assert search.best_params_["alpha"] == [0.01, 0.3, 100.0][int(np.argmax(scores))]
     assert scores[2] < scores[:2].min()
-    their = GridSearchCV(LogisticRegression(tol=1e-10, max_iter=10_000), {"C": [100.0, 1 / 0.3, 0.01]}, cv=4)
+    their = GridSearchCV(
+        LogisticRegression(tol=1e-10, max_iter=10_000), {"C": [100.0, 1 / 0.3, 0.01]}, cv=4
+    )
     their.set_params(scoring="neg_log_loss").fit(X, Y)
     np.testing.assert_allclose(scores, their.cv_results_["mean_test_score"], rtol=1e-5)
 

@@ -1,4 +1,6 @@
-"""Rows of which only a set of classes is known: the likelihood by its definition, and an honest end."""
+"""Rows of which only a set of classes is known: the likelihood by its definition, and an honest
+end.
+"""
 
 import numpy as np
 import pandas as pd
@@ -28,15 +30,21 @@ SETS = [{CLASSES[k] for k in np.flatnonzero(row)} for row in ALLOWED]
 
 
 def log_likelihood(theta, x=X, allowed=ALLOWED, weights=None):
-    """By the definition, for coefficients (3, 3) of the columns as given, against the first class."""
+    """By the definition, for coefficients (3, 3) of the columns as given, against the first
+    class.
+    """
     x = torch.from_numpy(np.column_stack([np.ones(len(x)), x]))
     scores = torch.cat([x.new_zeros(len(x), 1), x @ theta.reshape(3, 3).T], 1)
-    within = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf).logsumexp(1) - scores.logsumexp(1)
+    within = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf).logsumexp(
+        1
+    ) - scores.logsumexp(1)
     return (within if weights is None else torch.from_numpy(weights) * within).sum()
 
 
 def judged(fit, **more):
-    """Whether the definition's slope is 0 there, its value the same and the errors those of its curvature."""
+    """Whether the definition's slope is 0 there, its value the same and the errors those of its
+    curvature.
+    """
     theta = fit.vector.clone().requires_grad_()
     value = log_likelihood(theta, **more)
     assert fit.log_likelihood == pytest.approx(value.item(), rel=1e-12)
@@ -69,12 +77,15 @@ def test_weights_are_copies_and_the_baseline_is_free():
     assert copies.log_likelihood == pytest.approx(found.log_likelihood, rel=1e-12)
     again = found.with_baseline("2")
     torch.testing.assert_close(again.params["coef"], copies.params["coef"], rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(again.standard_errors["coef"], copies.standard_errors["coef"], rtol=1e-7, atol=0.0)
+    torch.testing.assert_close(
+        again.standard_errors["coef"], copies.standard_errors["coef"], rtol=1e-7, atol=0.0
+    )
 
 
 def scores_of_rows(fit):
     return torch.autograd.functional.jacobian(
-        lambda theta: torch.stack([log_likelihood(theta, X[[i]], ALLOWED[[i]]) for i in range(N)]), fit.vector
+        lambda theta: torch.stack([log_likelihood(theta, X[[i]], ALLOWED[[i]]) for i in range(N)]),
+        fit.vector,
     )
 
 
@@ -85,7 +96,9 @@ def test_robust_and_clustered_errors():
     expected = plain.covariance @ scores.T @ scores @ plain.covariance
     torch.testing.assert_close(robust.covariance, expected, rtol=1e-6, atol=0.0)
     clusters = np.arange(N) // 20
-    total = torch.zeros(20, 9, dtype=torch.float64).index_add_(0, torch.from_numpy(clusters), scores)
+    total = torch.zeros(20, 9, dtype=torch.float64).index_add_(
+        0, torch.from_numpy(clusters), scores
+    )
     found = nll.SoftmaxRegression().fit(X, ALLOWED, clusters=clusters).result_
     expected = plain.covariance @ total.T @ total @ plain.covariance * (20 / 19)
     torch.testing.assert_close(found.covariance, expected, rtol=1e-6, atol=0.0)
@@ -115,7 +128,9 @@ def test_many_parameters_and_a_penalty():
         z = torch.from_numpy(np.column_stack([np.ones(3000), x]))
         full = torch.cat([torch.zeros(1, 41, dtype=torch.float64), theta])
         z = z @ full.T
-        value = (z.masked_fill(~torch.from_numpy(allowed), -torch.inf).logsumexp(1) - z.logsumexp(1)).sum()
+        value = (
+            z.masked_fill(~torch.from_numpy(allowed), -torch.inf).logsumexp(1) - z.logsumexp(1)
+        ).sum()
         value = value - fitted.alpha / 2 * (full[:, 1:] - full[:, 1:].mean(0)).square().sum()
         (slope,) = torch.autograd.grad(value, theta)
         assert float(slope.abs().max()) < 1e-5
@@ -133,7 +148,8 @@ def test_sets_tell_more_than_leaving_the_rows_out():
 def test_a_likelihood_without_a_maximum_is_not_reported_as_one():
     told = np.where(X[:, :1] > 0, [[True, True, False]], [[False, False, True]])
     with pytest.warns(ConvergenceWarning):
-        model = nll.SoftmaxRegression().fit(X, told)  # class 2 is separated, 0 and 1 are never told apart
+        # class 2 is separated, 0 and 1 are never told apart
+        model = nll.SoftmaxRegression().fit(X, told)
     assert not model.result_.converged
     assert bool(model.result_.standard_errors["coef"].isnan().all())
 
@@ -148,10 +164,16 @@ def test_without_single_rows_the_end_is_guarded():
 
 
 def test_what_does_not_go_with_sets():
-    with pytest.raises(ValueError, match="expected at least one class for each row, got none at row 3"):
+    with pytest.raises(
+        ValueError, match="expected at least one class for each row, got none at row 3"
+    ):
         nll.SoftmaxRegression().fit(X, np.where(np.arange(N)[:, None] == 3, False, ALLOWED))
-    with pytest.raises(ValueError, match="expected at least one class for each row, got none at row 0"):
+    with pytest.raises(
+        ValueError, match="expected at least one class for each row, got none at row 0"
+    ):
         nll.SoftmaxRegression().fit(X, [set(), *SETS[1:]])
     for options in ({"penalty": "firth"}, {"class_weight": "balanced"}):
-        with pytest.raises(ValueError, match="expected single classes with penalty or class_weight"):
+        with pytest.raises(
+            ValueError, match="expected single classes with penalty or class_weight"
+        ):
             nll.SoftmaxRegression(**options).fit(X, SETS)

@@ -17,7 +17,9 @@ N, Q = 3000, 12
 
 def draw(seed=0, n=N, q=Q, classes=4):
     rng = np.random.default_rng(seed)
-    x = random_array((n, q), density=0.2, format="csr", rng=rng, data_sampler=lambda size: rng.normal(2, 1, size))
+    x = random_array(
+        (n, q), density=0.2, format="csr", rng=rng, data_sampler=lambda size: rng.normal(2, 1, size)
+    )
     scores = x @ rng.normal(size=(q, classes)) * 0.5
     return x, (scores + rng.gumbel(size=scores.shape)).argmax(1)
 
@@ -30,9 +32,12 @@ def same(found, expected, rtol=1e-8):
     assert found.result_.log_likelihood == pytest.approx(expected.result_.log_likelihood, rel=1e-12)
     torch.testing.assert_close(found.result_.vector, expected.result_.vector, rtol=rtol, atol=rtol)
     torch.testing.assert_close(
-        found.result_.standard_errors["coef"], expected.result_.standard_errors["coef"], rtol=rtol, atol=0.0,
+        found.result_.standard_errors["coef"],
+        expected.result_.standard_errors["coef"],
+        rtol=rtol,
+        atol=0.0,
         equal_nan=True,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,10 @@ def same(found, expected, rtol=1e-8):
     ids=str,
 )
 def test_the_fit_is_that_of_all_numbers(options):
-    same(nll.SoftmaxRegression(**options).fit(X, Y), nll.SoftmaxRegression(**options).fit(X.toarray(), Y))
+    same(
+        nll.SoftmaxRegression(**options).fit(X, Y),
+        nll.SoftmaxRegression(**options).fit(X.toarray(), Y),
+    )
 
 
 @pytest.mark.parametrize("kind", [csr_array, csc_matrix, coo_array])
@@ -56,7 +64,9 @@ def test_every_kind_of_sparse_matrix(kind):
     found = nll.SoftmaxRegression().fit(kind(X), Y)
     same(found, nll.SoftmaxRegression().fit(X.toarray(), Y))
     assert isinstance(found.predict_proba(kind(X)), np.ndarray)
-    np.testing.assert_allclose(found.predict_proba(kind(X)), found.predict_proba(X.toarray()), rtol=1e-10)
+    np.testing.assert_allclose(
+        found.predict_proba(kind(X)), found.predict_proba(X.toarray()), rtol=1e-10
+    )
     assert (found.predict(kind(X)) == found.predict(X.toarray())).all()
 
 
@@ -65,7 +75,10 @@ def test_weights_clusters_offsets_and_counts():
     weights, clusters = rng.integers(0, 3, N).astype(float), rng.integers(0, 50, N)
     offset = rng.normal(size=(N, 4))
     more = {"sample_weight": weights, "clusters": clusters, "offset": offset}
-    same(nll.SoftmaxRegression().fit(X, Y, **more), nll.SoftmaxRegression().fit(X.toarray(), Y, **more))
+    same(
+        nll.SoftmaxRegression().fit(X, Y, **more),
+        nll.SoftmaxRegression().fit(X.toarray(), Y, **more),
+    )
     counts = rng.integers(0, 4, (N, 3))
     same(nll.SoftmaxRegression().fit(X, counts), nll.SoftmaxRegression().fit(X.toarray(), counts))
 
@@ -75,7 +88,9 @@ def test_columns_that_are_far_from_zero_or_nearly_each_other():
     far = np.column_stack([rng.normal(2e8, 1.0, N), X.toarray()])
     same(nll.SoftmaxRegression().fit(csr_array(far), Y), nll.SoftmaxRegression().fit(far, Y), 1e-5)
     near = np.column_stack([X.toarray(), X.toarray()[:, 0] + 1e-6 * rng.normal(size=N)])
-    same(nll.SoftmaxRegression().fit(csr_array(near), Y), nll.SoftmaxRegression().fit(near, Y), 1e-5)
+    same(
+        nll.SoftmaxRegression().fit(csr_array(near), Y), nll.SoftmaxRegression().fit(near, Y), 1e-5
+    )
 
 
 def test_more_coefficients_than_an_information_is_formed_for():
@@ -90,45 +105,66 @@ def test_many_rows_are_searched_in_part_first():
     assert found.result_.search is not None
     dense = nll.SoftmaxRegression().fit(x.toarray(), y)
     torch.testing.assert_close(
-        found.result_.interval(method="profile")["coef"], dense.result_.interval(method="profile")["coef"], rtol=1e-5,
+        found.result_.interval(method="profile")["coef"],
+        dense.result_.interval(method="profile")["coef"],
+        rtol=1e-5,
         atol=1e-8,
-    )  # fmt: skip
+    )
 
 
 def test_verdicts():
     dummies = block_array([[eye_array(4)]] * 700).tocsr()
     y = np.random.default_rng(5).integers(0, 3, 2800)
     for x in (dummies, dummies.toarray()):
-        with pytest.raises(ValueError, match=r"expected linearly independent columns, got x0 \+ x1 \+ x2 \+ x3 = 1"):
+        with pytest.raises(
+            ValueError,
+            match=r"expected linearly independent columns, got x0 \+ x1 "
+            r"\+ x2 \+ x3 = 1",
+        ):
             nll.SoftmaxRegression().fit(x, y)
     assert nll.SoftmaxRegression(fit_intercept=False).fit(dummies, y).result_.converged
     with pytest.raises(ValueError, match="constant column 'x1'"):
-        nll.SoftmaxRegression().fit(csr_array(np.column_stack([np.arange(9.0), np.zeros(9)])), np.arange(9) % 2)
+        nll.SoftmaxRegression().fit(
+            csr_array(np.column_stack([np.arange(9.0), np.zeros(9)])), np.arange(9) % 2
+        )
     apart = np.where(X.toarray()[:, 0] > 0, 3, np.minimum(Y, 2))
     with pytest.warns(ConvergenceWarning):
         found = nll.SoftmaxRegression().fit(X, apart)
     with pytest.warns(ConvergenceWarning):
         expected = nll.SoftmaxRegression().fit(X.toarray(), apart)
     assert found.result_.status[:80] == expected.result_.status[:80]
-    assert found.result_.separation.supremum == pytest.approx(expected.result_.separation.supremum, rel=1e-9)
+    assert found.result_.separation.supremum == pytest.approx(
+        expected.result_.separation.supremum, rel=1e-9
+    )
 
 
 def test_what_follows_a_fit():
     found, dense = nll.SoftmaxRegression().fit(X, Y), nll.SoftmaxRegression().fit(X.toarray(), Y)
     for name in ("predictions", "margins"):
         own, other = (getattr(model, name)(x) for model, x in ((found, X), (dense, X.toarray())))
-        torch.testing.assert_close(own.standard_errors, other.standard_errors, rtol=1e-7, atol=1e-12)
-    torch.testing.assert_close(found.influence(X, Y).leverage, dense.influence(X.toarray(), Y).leverage)
-    assert found.evaluate(X, Y).log_score.value == pytest.approx(dense.evaluate(X.toarray(), Y).log_score.value)
+        torch.testing.assert_close(
+            own.standard_errors, other.standard_errors, rtol=1e-7, atol=1e-12
+        )
+    torch.testing.assert_close(
+        found.influence(X, Y).leverage, dense.influence(X.toarray(), Y).leverage
+    )
+    assert found.evaluate(X, Y).log_score.value == pytest.approx(
+        dense.evaluate(X.toarray(), Y).log_score.value
+    )
 
 
 def test_what_cannot_be_used(monkeypatch):
     wrong = X.copy()
     row, column = (part[40] for part in wrong.nonzero())
     wrong[row, column] = np.inf
-    with pytest.raises(ValueError, match=f"expected finite values in X, got inf at row {row} of column {column}"):
+    with pytest.raises(
+        ValueError, match=f"expected finite values in X, got inf at row {row} of column {column}"
+    ):
         nll.SoftmaxRegression().fit(wrong, Y)
-    for model, y in ((nll.SoftmaxRegression(penalty="firth"), Y), (nll.SoftmaxRegression(), np.eye(4, dtype=bool)[Y])):
+    for model, y in (
+        (nll.SoftmaxRegression(penalty="firth"), Y),
+        (nll.SoftmaxRegression(), np.eye(4, dtype=bool)[Y]),
+    ):
         with pytest.raises(ValueError, match="expected a dense X with penalty or sets of classes"):
             model.fit(X, y)
     monkeypatch.setattr(sparse, "_MOST_COLUMNS", 11)
@@ -140,7 +176,8 @@ CODE = """
 import numpy as np, nll
 from scipy.sparse import csr_array
 def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    status = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 rng = np.random.default_rng(0)
 n, levels = 100_000, 100
 at = np.concatenate([rng.integers(0, levels, n)[:, None] + levels * j for j in range(4)], 1)

@@ -1,4 +1,6 @@
-"""Rows that are read for each pass: the same fit from every source, block size and after every interruption."""
+"""Rows that are read for each pass: the same fit from every source, block size and after every
+interruption.
+"""
 
 from functools import partial
 
@@ -56,7 +58,9 @@ def slices(size):
 
 SOURCES = {
     "arrays": lambda folder: Stream((X, Y), block_rows=700),
-    "tensors": lambda folder: Stream((torch.from_numpy(X), torch.from_numpy(Y)), block_rows=1 << 20),
+    "tensors": lambda folder: Stream(
+        (torch.from_numpy(X), torch.from_numpy(Y)), block_rows=1 << 20
+    ),
     "columns of Fortran": lambda folder: Stream((np.asfortranarray(X), Y), block_rows=999),
     "function": lambda folder: Stream(slices(513)),
     "list of arrays": lambda folder: Stream(list(slices(4000)())),
@@ -64,12 +68,16 @@ SOURCES = {
     "polars": lambda folder: Stream(pl.from_pandas(TABLE), "kind", block_rows=5000),
     "arrow": lambda folder: Stream(pa.Table.from_pandas(TABLE), "kind"),
     "arrow batches": lambda folder: Stream(pa.Table.from_pandas(TABLE).to_batches(777), "kind"),
-    "arrow dataset": lambda folder: Stream(pyarrow.dataset.dataset(folder / "rows.parquet"), "kind"),
+    "arrow dataset": lambda folder: Stream(
+        pyarrow.dataset.dataset(folder / "rows.parquet"), "kind"
+    ),
     "parquet": lambda folder: Stream(folder / "rows.parquet", "kind", block_rows=1000),
     "csv": lambda folder: Stream(str(folder / "rows.csv"), "kind", block_rows=3000),
     "tsv.gz": lambda folder: Stream(folder / "rows.tsv.gz", "kind"),
     "folder": lambda folder: Stream(folder / "parts", "kind"),
-    "files and tables": lambda folder: Stream([folder / "parts" / "0.parquet", TABLE[5000:]], "kind"),
+    "files and tables": lambda folder: Stream(
+        [folder / "parts" / "0.parquet", TABLE[5000:]], "kind"
+    ),
 }
 
 
@@ -87,7 +95,9 @@ def test_every_source_gives_the_fit_of_the_rows_in_memory(source, folder, whole)
     if stream.response is not None:
         assert list(model.classes_) == CLASSES
         assert list(model.feature_names_in_) == NAMES
-        np.testing.assert_allclose(model.predict_proba(TABLE[NAMES]), whole.predict_proba(TABLE[NAMES]), rtol=1e-9)
+        np.testing.assert_allclose(
+            model.predict_proba(TABLE[NAMES]), whole.predict_proba(TABLE[NAMES]), rtol=1e-9
+        )
     else:
         assert list(model.classes_) == [0, 1, 2, 3]
 
@@ -124,7 +134,11 @@ def test_weights_are_a_column(weights):
     w = np.random.default_rng(1).integers(0, 4, N).astype(float)
     expected = nll.SoftmaxRegression(weights=weights).fit(TABLE[NAMES], TABLE["kind"], w).result_
     table = TABLE.assign(w=w)
-    found = nll.SoftmaxRegression(weights=weights).fit(Stream(table, "kind", weights="w", block_rows=1000)).result_
+    found = (
+        nll.SoftmaxRegression(weights=weights)
+        .fit(Stream(table, "kind", weights="w", block_rows=1000))
+        .result_
+    )
     torch.testing.assert_close(found.vector, expected.vector, rtol=1e-10, atol=0)
     torch.testing.assert_close(found.covariance, expected.covariance, rtol=1e-9, atol=0)
     assert found.n == (w.sum() if weights == "frequency" else (w > 0).sum())
@@ -154,7 +168,11 @@ def test_columns_that_are_nearly_each_other_cost_no_digits():
 
 def test_collinear_columns_are_named():
     table = TABLE.assign(both=TABLE.c0 + 2 * TABLE.c1)[["c0", "c1", "both", "kind"]]
-    with pytest.raises(ValueError, match=r"got 'c1' = .*c0.*both in every row|got 'both' = .*c0.*c1 in every row"):
+    with pytest.raises(
+        ValueError,
+        match=r"got 'c1' = .*c0.*both in every row|got 'both' = "
+        r".*c0.*c1 in every row",
+    ):
         nll.SoftmaxRegression().fit(Stream(table, "kind", block_rows=1000))
 
 
@@ -178,9 +196,14 @@ def test_separated_classes_get_the_verdict_of_the_rows_in_memory():
     assert found is not None
     assert found.separated == expected.separated
     assert found.supremum == pytest.approx(expected.supremum, rel=1e-10)
-    torch.testing.assert_close(found.contrasts[0].estimate, expected.contrasts[0].estimate, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(
-        found.contrasts[0].standard_errors, expected.contrasts[0].standard_errors, rtol=1e-8, atol=1e-10
+        found.contrasts[0].estimate, expected.contrasts[0].estimate, rtol=1e-8, atol=1e-10
+    )
+    torch.testing.assert_close(
+        found.contrasts[0].standard_errors,
+        expected.contrasts[0].standard_errors,
+        rtol=1e-8,
+        atol=1e-10,
     )
 
 
@@ -221,8 +244,10 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(blocks, tmp_path):
     assert torch.equal(found.result_.vector, expected.result_.vector)
     assert torch.equal(found.result_.covariance, expected.result_.covariance)
     passes = blocks // (N // 1000)
-    assert rest.read <= every.read - passes * (N // 1000) + 2 + torch.get_num_threads()  # of blocks under way
-    again = Interrupted(2 + N // 1000)  # all is in the file: the rows are compared with those of before, once
+    # of blocks under way
+    assert rest.read <= every.read - passes * (N // 1000) + 2 + torch.get_num_threads()
+    # all is in the file: the rows are compared with those of before, once
+    again = Interrupted(2 + N // 1000)
     found = nll.SoftmaxRegression().fit(Stream(again), checkpoint=kept)
     assert torch.equal(found.result_.vector, expected.result_.vector)
 
@@ -262,9 +287,15 @@ def changed(row, column, value):
 def test_missing_rows_are_named_or_left_out():
     table = changed(2000, "c2", np.nan)
     table.loc[7, "kind"] = None
-    with pytest.raises(ValueError, match=r"missing values, got one in column 'kind' at row 7; missing='drop'"):
+    with pytest.raises(
+        ValueError,
+        match=r"missing values, got one in column 'kind' at row 7; "
+        r"missing='drop'",
+    ):
         nll.SoftmaxRegression().fit(Stream(table, "kind", block_rows=1000))
-    found = nll.SoftmaxRegression().fit(Stream(table, "kind", missing="drop", block_rows=1000)).result_
+    found = (
+        nll.SoftmaxRegression().fit(Stream(table, "kind", missing="drop", block_rows=1000)).result_
+    )
     left = table.dropna()
     expected = nll.SoftmaxRegression().fit(left[NAMES], left["kind"]).result_
     torch.testing.assert_close(found.vector, expected.vector, rtol=1e-10, atol=0)
@@ -283,14 +314,26 @@ def test_missing_rows_are_named_or_left_out():
         (lambda: TABLE, {"response": "kin"}, "expected a column of the table .*, got 'kin'"),
         (lambda: TABLE, {"response": "kind", "columns": ["c0", "c9"]}, "got 'c9'"),
         (lambda: TABLE, {}, "expected the name of the response"),
-        (lambda: TABLE, {"response": "c1", "columns": ["c0"]}, "expected classes in column 'c1', got the measurement"),
+        (
+            lambda: TABLE,
+            {"response": "c1", "columns": ["c0"]},
+            "expected classes in column 'c1', got the measurement",
+        ),
         (
             lambda: TABLE,
             {"response": "c0", "columns": ["kind"]},
             "expected numbers in column 'kind', got 'cedar' at row 0",
         ),
-        (lambda: TABLE.assign(w=-1.0), {"response": "kind", "weights": "w"}, "expected weights of at least 0, got -1"),
-        (lambda: TABLE.assign(kind="ash"), {"response": "kind"}, "at least two classes, got one class: ash"),
+        (
+            lambda: TABLE.assign(w=-1.0),
+            {"response": "kind", "weights": "w"},
+            "expected weights of at least 0, got -1",
+        ),
+        (
+            lambda: TABLE.assign(kind="ash"),
+            {"response": "kind"},
+            "at least two classes, got one class: ash",
+        ),
         (lambda: TABLE.assign(c4=2.0), {"response": "kind"}, "got constant column 'c4'"),
         (lambda: TABLE[:0], {"response": "kind"}, "expected at least one row, got none"),
         (lambda: (X, Y[:-1]), {}, "expected blocks"),
@@ -304,7 +347,9 @@ def test_rows_that_cannot_be_used(data, arguments, message):
         nll.SoftmaxRegression().fit(Stream(data(), **arguments))
 
 
-@pytest.mark.parametrize("data", [iter([(X, Y)]), pa.RecordBatchReader.from_batches(pa.schema([]), []), 3.0])
+@pytest.mark.parametrize(
+    "data", [iter([(X, Y)]), pa.RecordBatchReader.from_batches(pa.schema([]), []), 3.0]
+)
 def test_data_that_cannot_be_gone_through_twice(data):
     with pytest.raises(TypeError, match="expected"):
         nll.SoftmaxRegression().fit(Stream(data, "kind"))
@@ -334,11 +379,15 @@ def test_numbers_of_every_type_and_classes_of_several():
         }
     )
     for response in ("whole", "flag", "kind"):
-        model = nll.SoftmaxRegression().fit(Stream(table, response, ["i", "b", "f"], block_rows=999))
+        model = nll.SoftmaxRegression().fit(
+            Stream(table, response, ["i", "b", "f"], block_rows=999)
+        )
         x = table[["i", "b", "f"]].to_numpy(dtype=np.float64)
         expected = nll.SoftmaxRegression().fit(x, np.asarray(table[response]))
         assert list(model.classes_) == list(expected.classes_)
-        torch.testing.assert_close(model.result_.vector, expected.result_.vector, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            model.result_.vector, expected.result_.vector, rtol=1e-9, atol=1e-12
+        )
     with pytest.raises(TypeError, match="expected classes of one type, got int and str"):
         nll.SoftmaxRegression().fit(Stream([(X, Y), (X, np.array(CLASSES)[Y])]))
 
@@ -354,9 +403,13 @@ def test_the_rows_that_were_read_are_reported():
 def test_errors_of_clusters(kind, tmp_path):
     firm = np.random.default_rng(3).integers(0, 70, N) ** 2
     weights = np.random.default_rng(4).integers(0, 3, N).astype(float)
-    table = TABLE.assign(firm=firm if kind == "number" else [f"firm {number}" for number in firm], w=weights)
+    table = TABLE.assign(
+        firm=firm if kind == "number" else [f"firm {number}" for number in firm], w=weights
+    )
     if kind == "categories":
-        table = table.assign(firm=pd.Categorical(table.firm, [*sorted(set(table.firm)), "none has this one"]))
+        table = table.assign(
+            firm=pd.Categorical(table.firm, [*sorted(set(table.firm)), "none has this one"])
+        )
     stream = Stream(table, "kind", NAMES, weights="w", clusters="firm", block_rows=1500)
     found = nll.SoftmaxRegression().fit(stream, checkpoint=tmp_path / "passes").result_
     expected = nll.SoftmaxRegression().fit(X, np.array(CLASSES)[Y], weights, clusters=firm).result_
@@ -370,5 +423,7 @@ def test_clusters_that_cannot_be_used():
     with pytest.raises(ValueError, match="expected at least two clusters, got one"):
         nll.SoftmaxRegression().fit(Stream(TABLE.assign(firm=1), "kind", clusters="firm"))
     lost = TABLE.assign(firm=np.where(np.arange(N) == 77, None, "a"))
-    with pytest.raises(ValueError, match="expected no missing values, got one in column 'firm' at row 77"):
+    with pytest.raises(
+        ValueError, match="expected no missing values, got one in column 'firm' at row 77"
+    ):
         nll.SoftmaxRegression().fit(Stream(lost, "kind", clusters="firm"))

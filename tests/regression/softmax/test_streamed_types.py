@@ -29,7 +29,10 @@ CLASSES = {
     "decimals": (Decimal(9), Decimal(10)),
     "dates": (dt.date(2024, 1, 1), dt.date(2024, 1, 2)),
     "instants": (dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1, 5)),
-    "instants of a zone": (dt.datetime(2024, 1, 1, tzinfo=UTC), dt.datetime(2024, 1, 1, 5, tzinfo=UTC)),
+    "instants of a zone": (
+        dt.datetime(2024, 1, 1, tzinfo=UTC),
+        dt.datetime(2024, 1, 1, 5, tzinfo=UTC),
+    ),
     "nanoseconds": (pd.Timestamp(1), pd.Timestamp(2)),
     "times": (dt.time(1), dt.time(2, 30)),
     "durations": (dt.timedelta(1), dt.timedelta(2)),
@@ -75,14 +78,18 @@ def test_the_fit_is_that_of_numbered_classes(kind, tmp_path):
             assert list(model.classes_) == list(CLASSES[kind])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if not kind.startswith(("instants", "nano"))])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CLASSES if not kind.startswith(("instants", "nano"))]
+)
 def test_the_command_names_them_alike_in_a_file_and_in_a_folder(kind, tmp_path):
     *_, csv = in_files(table(kind), tmp_path)
     whole = tmp_path / "t.csv"
     table(kind).to_csv(whole, index=False)
     results = []
     for path in (whole, csv):
-        found = CliRunner().invoke(app, ["fit", str(path), "c ~ x", "--json", str(tmp_path / "out.json")])
+        found = CliRunner().invoke(
+            app, ["fit", str(path), "c ~ x", "--json", str(tmp_path / "out.json")]
+        )
         assert (found.exit_code, found.stderr) == (0, "")
         results.append(json.loads((tmp_path / "out.json").read_text()))
     assert results[0]["names"] == results[1]["names"]
@@ -120,7 +127,9 @@ def test_values_that_are_no_classes(classes, message):
     ],
 )
 def test_layouts_of_arrays(x, y):
-    kept = X <= 2 if np.ma.is_masked(x) or np.asarray(y).dtype.kind in "MO" else np.ones(N, dtype=bool)
+    kept = (
+        X <= 2 if np.ma.is_masked(x) or np.asarray(y).dtype.kind in "MO" else np.ones(N, dtype=bool)
+    )
     columns = np.asarray(np.ma.filled(x, 0.0), dtype=np.float64)[kept]
     of_rows = Y[::-1] if x.base is X and x.strides[0] < 0 else Y
     expected = nll.SoftmaxRegression().fit(columns, of_rows[kept]).result_
@@ -150,23 +159,37 @@ LEVELS = ["low", "mid", "high"]
         lambda c: nll.Stream(pd.DataFrame({"x": X, "c": c}), "c", block_rows=70),
         lambda c: nll.Stream(pa.table({"x": X, "c": pa.array(c.as_ordered())}), "c", block_rows=70),
         lambda c: nll.Stream((X[:, None], pd.Series(c)), block_rows=70),
-        lambda c: nll.Stream(pl.DataFrame({"x": X, "c": pl.Series(list(c), dtype=pl.Enum([*LEVELS, "none"]))}), "c"),
+        lambda c: nll.Stream(
+            pl.DataFrame({"x": X, "c": pl.Series(list(c), dtype=pl.Enum([*LEVELS, "none"]))}), "c"
+        ),
     ],
 )
 def test_the_order_of_categories_counts(source):
     codes = RNG.integers(0, 3, N)
-    with pytest.warns(UserWarning, match="expected rows of every category of y, got none of none: left out"):
-        model = nll.SoftmaxRegression().fit(source(pd.Categorical.from_codes(codes, [*LEVELS, "none"])))
+    with pytest.warns(
+        UserWarning, match="expected rows of every category of y, got none of none: left out"
+    ):
+        model = nll.SoftmaxRegression().fit(
+            source(pd.Categorical.from_codes(codes, [*LEVELS, "none"]))
+        )
     expected = nll.SoftmaxRegression().fit(X[:, None], codes).result_
     assert model.result_.baseline == "low"
     assert list(model.classes_) == sorted(LEVELS)
     assert model.result_.log_likelihood == pytest.approx(expected.log_likelihood)
-    assert model.result_.params["coef"][1].numpy() == pytest.approx(expected.params["coef"][0].numpy(), rel=1e-7)
+    assert model.result_.params["coef"][1].numpy() == pytest.approx(
+        expected.params["coef"][0].numpy(), rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("table", [False, True])
 def test_integers_that_float64_would_round_are_named(table):
     x = 2**60 + np.arange(N)
-    stream = nll.Stream(pd.DataFrame({"x": x, "c": Y}), "c") if table else nll.Stream((x[:, None], Y))
-    with pytest.raises(ValueError, match=r"holds exactly in .*, got the integer 1152921504606846977 at row 1"):
+    stream = (
+        nll.Stream(pd.DataFrame({"x": x, "c": Y}), "c") if table else nll.Stream((x[:, None], Y))
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"holds exactly in .*, got the integer "
+        r"1152921504606846977 at row 1",
+    ):
         nll.SoftmaxRegression().fit(stream)

@@ -1,7 +1,8 @@
-"""The bootstrap: the fit again on data drawn from the rows, or from the fitted model, all replicates side by side.
+"""The bootstrap: the fit again on data drawn from the rows, or from the fitted model, all
+replicates side by side.
 
-Efron and Tibshirani (1993), "An introduction to the bootstrap". A replicate of the rows is the same rows with other
-frequencies, so that the data are not copied.
+Efron and Tibshirani (1993), "An introduction to the bootstrap". A replicate of the rows is the same
+rows with other frequencies, so that the data are not copied.
 """
 
 from __future__ import annotations
@@ -69,9 +70,10 @@ class Bootstrap:
 
         Args:
             level: in (0, 1).
-            method: "percentile", the quantiles of the replicates; "basic", these mirrored at the estimate; "bca", the
-                percentiles corrected for bias and for an error that changes with the parameter (Efron 1987). None:
-                bca where the acceleration is known, else percentile.
+            method: "percentile", the quantiles of the replicates; "basic", these mirrored at the
+                estimate; "bca", the percentiles corrected for bias and for an error that changes
+                with the parameter (Efron 1987). None: bca where the acceleration is known, else
+                    percentile.
         """
         if not 0.0 < level < 1.0:
             raise ValueError(f"expected level in (0, 1), got {level}")
@@ -80,18 +82,28 @@ class Bootstrap:
         if method not in known:
             raise ValueError(f"expected method {' or '.join(map(repr, known))}, got {method!r}")
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        flat, estimate = self.flat, torch.cat([value.reshape(-1) for value in self.estimate.values()])
+        flat, estimate = (
+            self.flat,
+            torch.cat([value.reshape(-1) for value in self.estimate.values()]),
+        )
         if method == "bca":
-            ends = torch.stack([_quantiles(flat[:, p], self._corrected(tails, p)) for p in range(flat.shape[1])])
+            ends = torch.stack(
+                [_quantiles(flat[:, p], self._corrected(tails, p)) for p in range(flat.shape[1])]
+            )
         else:
             ends = torch.stack([_quantiles(column, tails) for column in flat.unbind(1)])
         if method == "basic":
             ends = 2 * estimate[:, None] - ends.flip(1)
         parts = ends.split([value.numel() for value in self.estimate.values()])
-        return {n: part.reshape(*v.shape, 2) for (n, v), part in zip(self.estimate.items(), parts, strict=True)}
+        return {
+            n: part.reshape(*v.shape, 2)
+            for (n, v), part in zip(self.estimate.items(), parts, strict=True)
+        }
 
     def _corrected(self, tails: Tensor, p: int) -> Tensor:
-        """Phi(b + (b + z) / (1 - a (b + z))), b the normal quantile of the share of replicates below the estimate."""
+        """Phi(b + (b + z) / (1 - a (b + z))), b the normal quantile of the share of replicates
+        below the estimate.
+        """
         assert self.acceleration is not None
         estimate = torch.cat([value.reshape(-1) for value in self.estimate.values()])[p]
         column = self.flat[:, p]
@@ -129,7 +141,10 @@ def bootstrap(
     kept = {name: value[reached] for name, value in estimates.items()}
     if int(reached.sum()) < 2:
         got = f"{int(reached.sum())} of {replicates}"
-        raise ValueError(f"expected at least 2 replicates with a maximum inside of the parameter space, got {got}")
+        raise ValueError(
+            f"expected at least 2 replicates with a maximum inside of the parameter "
+            f"space, got {got}"
+        )
     acceleration = None if parametric or found is None else _acceleration(found())
     return Bootstrap(model, params, kept, replicates - int(reached.sum()), acceleration)
 
@@ -154,12 +169,19 @@ def _by_formula(
             continue
         fits = [
             family.estimate(
-                values[i % len(values)], weights[i], **_repeated(sample.given, observed.weights, parametric)
+                values[i % len(values)],
+                weights[i],
+                **_repeated(sample.given, observed.weights, parametric),
             )
             for i in range(size)
         ]
         found = {name: torch.stack([fit[name] for fit in fits]) for name in params}
-        parts.append((found, torch.stack([v.reshape(size, -1).isfinite().all(1) for v in found.values()]).all(0)))
+        parts.append(
+            (
+                found,
+                torch.stack([v.reshape(size, -1).isfinite().all(1) for v in found.values()]).all(0),
+            )
+        )
     return _joined(parts)
 
 
@@ -177,26 +199,36 @@ def _by_search(
         elif sample is not None:
             segments = (_drawn_segment(found, sample, size, rng),)
         else:
-            segments = tuple(_drawn_rows(found, segment, size, rng) for segment in found.each.segments)
+            segments = tuple(
+                _drawn_rows(found, segment, size, rng) for segment in found.each.segments
+            )
         problem = Problem(segments, found.problem.layout, size)
         top: Optima = problem.maximise(inward(found).expand(size, -1).clone())
         natural = found.units.given(problem.layout.natural(top.theta))
-        parts.append(({name: value.detach() for name, value in natural.items()}, ended(top, problem)))
+        parts.append(
+            ({name: value.detach() for name, value in natural.items()}, ended(top, problem))
+        )
     return _joined(parts)
 
 
 def resampled(weights: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """(count, n): how often each row is drawn when as many are drawn, with replacement, as the weights add up to."""
+    """(count, n): how often each row is drawn when as many are drawn, with replacement, as the
+    weights add up to.
+    """
     n, size = len(weights), round(float(total(weights)))
     if bool((weights == weights[0]).all()) and size == n:
         drawn = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
-        return torch.from_numpy(np.bincount(drawn.reshape(-1), minlength=count * n).reshape(count, n)).double()
+        return torch.from_numpy(
+            np.bincount(drawn.reshape(-1), minlength=count * n).reshape(count, n)
+        ).double()
     shares = (weights / weights.sum()).numpy()
     return torch.from_numpy(rng.multinomial(size, shares, count)).double()
 
 
 def _plain_rows(found: Found, sample: Sample) -> bool:
-    """Whether the rows are numbers that were seen once each: then copying the drawn ones saves their weights."""
+    """Whether the rows are numbers that were seen once each: then copying the drawn ones saves
+    their weights.
+    """
     first = found.problem.segments[0]
     rows = isinstance(first.log_prob, (FamilyRows, FamilyBlockMeans)) and first.once
     return rows and not (sample.family.columns or sample.observed.incomplete)
@@ -206,16 +238,22 @@ def _resampled_rows(segment: Segment, count: int, rng: np.random.Generator) -> S
     """As many rows, drawn with replacement, for each replicate."""
     drawn = torch.from_numpy(rng.integers(0, segment.width, (count, segment.width)))
     parts = tuple(part[0][drawn] if part.shape[1] > 1 else part for part in segment.parts)
-    return segment._replace(parts=parts, weights=torch.ones((), dtype=torch.float64).expand(count, segment.width))
+    return segment._replace(
+        parts=parts, weights=torch.ones((), dtype=torch.float64).expand(count, segment.width)
+    )
 
 
 def _resampled_segments(found: Found, count: int, rng: np.random.Generator) -> tuple[Segment, ...]:
-    """The segments' rows with drawn weights; rows of one data set are drawn from all its segments."""
+    """The segments' rows with drawn weights; rows of one data set are drawn from all its
+    segments.
+    """
     segments = found.problem.segments
     means = isinstance(segments[0].log_prob, FamilyMeans)
     segments = found.each.segments if means else segments
     if found.weighted:  # a row is drawn with its weight
-        drawn = resampled(torch.ones(sum(s.width for s in segments), dtype=torch.float64), count, rng)
+        drawn = resampled(
+            torch.ones(sum(s.width for s in segments), dtype=torch.float64), count, rng
+        )
         drawn = drawn * torch.cat([segment.weights[0] for segment in segments])
     elif isinstance(segments[0].log_prob, PlainRows):  # of a sum of likelihoods each on its own
         drawn = torch.cat([resampled(segment.weights[0], count, rng) for segment in segments], 1)
@@ -223,7 +261,9 @@ def _resampled_segments(found: Found, count: int, rng: np.random.Generator) -> t
         drawn = resampled(torch.cat([segment.weights[0] for segment in segments]), count, rng)
     parts = drawn.split([segment.width for segment in segments], 1)
     if not means:
-        return tuple(segment._replace(weights=part) for segment, part in zip(segments, parts, strict=True))
+        return tuple(
+            segment._replace(weights=part) for segment, part in zip(segments, parts, strict=True)
+        )
     log_prob: Any = found.problem.segments[0].log_prob
     return (_means(log_prob.family, segments[0].parts[0], drawn),)
 
@@ -239,7 +279,10 @@ def _drawn_segment(found: Found, sample: Sample, count: int, rng: np.random.Gene
     """Rows of a family, drawn from it at the estimate."""
     family, observed = sample.family, sample.observed
     if observed.incomplete or observed.kind != "frequency":
-        raise ValueError("expected parametric=False for rows that are censored, truncated or weighted by a design")
+        raise ValueError(
+            "expected parametric=False for rows that are censored, truncated or "
+            "weighted by a design"
+        )
     n = round(observed.n)
     values = _drawn(family, found.params, sample.given, observed.weights, (count, n), rng)
     own = found.units.data(values)
@@ -253,21 +296,33 @@ def _drawn_segment(found: Found, sample: Sample, count: int, rng: np.random.Gene
 
 
 def _drawn_rows(found: Found, segment: Segment, count: int, rng: np.random.Generator) -> Segment:
-    """Rows of a likelihood that is given by distributions, drawn from them at the estimate; weights repeat rows."""
+    """Rows of a likelihood that is given by distributions, drawn from them at the estimate; weights
+    repeat rows.
+    """
     rows = segment.log_prob.function if isinstance(segment.log_prob, PlainRows) else None
     parts = tuple(part[0] for part in segment.parts)
     known = rows.distribution(parts, found.params) if isinstance(rows, LikelihoodRows) else None
     if known is None or found.weighted:
-        raise ValueError("expected parametric=False for a likelihood that is not given as a distribution of the data")
+        raise ValueError(
+            "expected parametric=False for a likelihood that is not given as a "
+            "distribution of the data"
+        )
     if len(known.batch_shape) == 0:  # the same for every row
         known = known.expand(torch.Size((segment.width,)))
     own = tuple(part.expand(1, *part.shape) for part in parts[:-1])
     values = seeded(lambda: known.sample(torch.Size((count,))), _seed(rng))
-    return segment._replace(parts=(*own, values.double()), weights=segment.weights.expand(count, -1))
+    return segment._replace(
+        parts=(*own, values.double()), weights=segment.weights.expand(count, -1)
+    )
 
 
 def _drawn(
-    family: Family, params: Params, given: Params, weights: Tensor, shape: tuple[int, int], rng: np.random.Generator
+    family: Family,
+    params: Params,
+    given: Params,
+    weights: Tensor,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
 ) -> Tensor:
     if family.columns:
         raise ValueError(f"expected parametric=False for {family.name}")
@@ -282,12 +337,21 @@ def _repeated(given: Params, weights: Tensor, copies: bool) -> Params:
     """The given numbers of each row, as often as the row was seen."""
     if not copies:
         return given
-    return {n: v if v.dim() == 0 else v.repeat_interleave(weights.round().long()) for n, v in given.items()}
+    return {
+        n: v if v.dim() == 0 else v.repeat_interleave(weights.round().long())
+        for n, v in given.items()
+    }
 
 
 def _acceleration(found: Found) -> Tensor:
-    """sum u^3 / 6 (sum u^2)^(3/2), u the influence of each row on the estimate (Efron 1987, section 7)."""
-    influence = found.each.scores(found.theta) @ cov.inverse(found.optimum.sums.information) @ found.jacobian.T
+    """sum u^3 / 6 (sum u^2)^(3/2), u the influence of each row on the estimate (Efron 1987, section
+    7).
+    """
+    influence = (
+        found.each.scores(found.theta)
+        @ cov.inverse(found.optimum.sums.information)
+        @ found.jacobian.T
+    )
     weights = torch.cat([segment.weights[0] for segment in found.each.segments])[:, None]
     skew = (weights * influence**3).sum(0) / (6 * (weights * influence**2).sum(0) ** 1.5)
     return skew.nan_to_num(0.0)  # of what is fixed
@@ -300,4 +364,6 @@ def _chunks(replicates: int, rows: int) -> Iterator[int]:
 
 def _joined(parts: list[tuple[Params, Tensor]]) -> tuple[Params, Tensor]:
     names = parts[0][0]
-    return {n: torch.cat([found[n] for found, _ in parts]) for n in names}, torch.cat([there for _, there in parts])
+    return {n: torch.cat([found[n] for found, _ in parts]) for n in names}, torch.cat(
+        [there for _, there in parts]
+    )

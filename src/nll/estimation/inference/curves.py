@@ -1,4 +1,6 @@
-"""What pictures of a fit show, as numbers: profiles, and how the data lie in the fitted distribution."""
+"""What pictures of a fit show, as numbers: profiles, and how the data lie in the fitted
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _SCORES = 2000  # points of a picture
 
 
 class ProfileCurve(NamedTuple):
-    """The largest gain in log-likelihood over the estimate with one parameter held, along this parameter."""
+    """The largest gain in log-likelihood over the estimate with one parameter held, along this
+    parameter.
+    """
 
     name: str
     estimate: float
@@ -40,7 +44,9 @@ class ProfileCurve(NamedTuple):
 
 
 def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
-    """The profiles of the first parameters that are plain numbers, from somewhat beyond their intervals."""
+    """The profiles of the first parameters that are plain numbers, from somewhat beyond their
+    intervals.
+    """
     layout, problem, z = found.problem.layout, found.problem, quantile(level)
     known = _plain_numbers(found)[:most]
     if not known:
@@ -52,7 +58,8 @@ def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
     for number, _ in known:
         at, error = found.theta[0, number], errors[number]
         reach = [
-            1.3 * (end - at) if bool(end.isfinite()) else side * 4 * error for side, end in _sides(low, high, number)
+            1.3 * (end - at) if bool(end.isfinite()) else side * 4 * error
+            for side, end in _sides(low, high, number)
         ]
         moved = torch.linspace(float(reach[0]), float(reach[1]), points, dtype=torch.float64)
         starts.append(found.theta + moved[:, None] * along[number] / error)
@@ -63,7 +70,9 @@ def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
     natural = found.units.given(layout.natural(top.theta))
     flat = torch.cat([value.reshape(len(top.theta), -1) for value in natural.values()], 1).detach()
     limits = [found.units.given(layout.natural(end[None])) for end in (low, high)]
-    bounds = [torch.cat([value.reshape(-1) for value in limit.values()]).detach() for limit in limits]
+    bounds = [
+        torch.cat([value.reshape(-1) for value in limit.values()]).detach() for limit in limits
+    ]
     covariance = cov.inverse(found.optimum.sums.information)
     wide = (found.jacobian @ covariance @ found.jacobian.T).diagonal().sqrt()
     here = torch.cat([value.reshape(-1) for value in found.params.values()])
@@ -75,7 +84,12 @@ def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
         name = layout.names[index]
         curves.append(
             ProfileCurve(
-                name, float(here[index]), float(wide[index]), at[order], gain[i][order], (interval[0], interval[1])
+                name,
+                float(here[index]),
+                float(wide[index]),
+                at[order],
+                gain[i][order],
+                (interval[0], interval[1]),
             )
         )
     return curves
@@ -108,14 +122,18 @@ class Scores(NamedTuple):
 
 
 def can_score(sample: Sample) -> bool:
-    """Whether the distribution function of a family of single continuous numbers is known, and all rows are."""
+    """Whether the distribution function of a family of single continuous numbers is known, and all
+    rows are.
+    """
     family = sample.family
     plain = not (family.columns or family.discrete or family.simplex or sample.observed.incomplete)
     return plain and (family.distribution in TAILS or family.interval is not None)
 
 
 def normal_scores(sample: Sample, params: Params) -> Scores:
-    """Phi^-1(F(x)), by the logarithms of both tails, against Phi^-1 of the plotting positions (i - 1/2) / n."""
+    """Phi^-1(F(x)), by the logarithms of both tails, against Phi^-1 of the plotting positions (i -
+    1/2) / n.
+    """
     from scipy.special import ndtri_exp
     from scipy.stats import beta, norm
 
@@ -130,10 +148,15 @@ def normal_scores(sample: Sample, params: Params) -> Scores:
     found = torch.where(lower, torch.from_numpy(z), -torch.from_numpy(z))
     if len(found) > _SCORES:  # all of the ends, some of the middle
         middle = torch.linspace(50, len(found) - 51, _SCORES - 100).round().long()
-        kept = torch.cat([torch.arange(50), middle, torch.arange(len(found) - 50, len(found))]).unique()
+        kept = torch.cat(
+            [torch.arange(50), middle, torch.arange(len(found) - 50, len(found))]
+        ).unique()
         share, found = share[kept], found[kept]
     rank = share * n + 0.5
-    band = [torch.from_numpy(norm.ppf(beta.ppf(q, rank.numpy(), (n + 1 - rank).numpy()))) for q in (0.025, 0.975)]
+    band = [
+        torch.from_numpy(norm.ppf(beta.ppf(q, rank.numpy(), (n + 1 - rank).numpy())))
+        for q in (0.025, 0.975)
+    ]
     return Scores(torch.special.ndtri(share), found, *band)
 
 
@@ -154,7 +177,9 @@ class Survival(NamedTuple):
 
 
 def kaplan_meier(low: Tensor, high: Tensor, weights: Tensor) -> Survival:
-    """Of rows seen exactly (low = high) or known to be above low: prod (1 - d / at risk) (Kaplan and Meier 1958)."""
+    """Of rows seen exactly (low = high) or known to be above low: prod (1 - d / at risk) (Kaplan
+    and Meier 1958).
+    """
     time, place = low.unique(return_inverse=True)
     died = torch.zeros_like(time).index_add_(0, place, torch.where(high == low, weights, 0.0))
     gone = torch.zeros_like(time).index_add_(0, place, weights)
@@ -168,7 +193,10 @@ def right_censored(sample: Sample) -> bool:
     if ends is None or sample.observed.window is not None:
         return False
     low, high = ends
-    return bool(((high == low) | ((high == torch.inf) & low.isfinite())).all()) and sample.family.distribution in TAILS
+    return (
+        bool(((high == low) | ((high == torch.inf) & low.isfinite())).all())
+        and sample.family.distribution in TAILS
+    )
 
 
 def survival(sample: Sample, params: Params, times: Tensor) -> Tensor:
@@ -177,7 +205,7 @@ def survival(sample: Sample, params: Params, times: Tensor) -> Tensor:
     return _log_tails(sample, times, {**params, **given}).above.exp()
 
 
-# ---- The figure ----------------------------------------------------------------------------------------------------
+# ---- The figure ----------------------------------------------------------------------------------
 
 KINDS = ("distribution", "qq", "likelihood", "profile")
 _PANELS = 60  # of likelihoods
@@ -212,7 +240,10 @@ def figure(fit: Fit, what: str | None, level: float) -> Figure:
     if what is not None and what not in KINDS:
         raise ValueError(f"expected what to be one of {', '.join(KINDS)}, or None, got {what!r}")
     if not known or (what is not None and what not in known):
-        raise ValueError(f"expected a picture that there is of {fit.model}: {', '.join(known) or 'none'}; got {what!r}")
+        raise ValueError(
+            f"expected a picture that there is of {fit.model}: "
+            f"{', '.join(known) or 'none'}; got {what!r}"
+        )
     if what == "profile":
         assert fit.search is not None
         return plots.profiles(profile_curves(fit.search(), level, _PROFILES), level)
@@ -221,7 +252,9 @@ def figure(fit: Fit, what: str | None, level: float) -> Figure:
     if what is not None:
         return plots.sheet([_data_picture(fit, what)])
     data = [_data_picture(fit, one) for one in ("distribution", "qq") if one in known]
-    return plots.sheet(data, (fit, level, profiles_of(fit, level)) if "likelihood" in known else None)
+    return plots.sheet(
+        data, (fit, level, profiles_of(fit, level)) if "likelihood" in known else None
+    )
 
 
 def of_data(fit: Fit) -> Figure | None:
@@ -233,7 +266,9 @@ def of_data(fit: Fit) -> Figure | None:
 
 
 def profiles_of(fit: Fit, level: float) -> list[ProfileCurve]:
-    """The profiles of a fit, for a picture that shows more; none where they would take more than some seconds."""
+    """The profiles of a fit, for a picture that shows more; none where they would take more than
+    some seconds.
+    """
     if fit.search is None or "profile" not in available(fit):
         return []
     found = fit.search()
@@ -259,7 +294,9 @@ def _data_picture(fit: Fit, what: str) -> Callable[[Axes], None]:
     low, high = observed.ends
     steps = kaplan_meier(low, high, observed.weights)
     times = torch.linspace(
-        float(low.min()) * 0.5 if float(low.min()) > 0 else float(low.min()), float(low.max()) * 1.05, 300
+        float(low.min()) * 0.5 if float(low.min()) > 0 else float(low.min()),
+        float(low.max()) * 1.05,
+        300,
     )
     curve = survival(sample, fit.params, times.double())
     return lambda axis: data_plots.survival(axis, fit, steps, times, curve)

@@ -15,12 +15,15 @@ from nll.estimation.inference import tests, wald
 from nll.estimation.inference.tests import Test
 from nll.solvers.parameters import Params
 
-SCALES = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}  # name -> the bounds
+# name -> the bounds
+SCALES = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}
 
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """An estimate that follows from the parameters: their covariance carried over to first order."""
+    """An estimate that follows from the parameters: their covariance carried over to first
+    order.
+    """
 
     value: Tensor
     covariance: Tensor  # (M, M), of the flattened value
@@ -49,12 +52,18 @@ class Derived:
 
     def __str__(self) -> str:
         """A line for each number."""
-        rows = zip(self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True)
+        rows = zip(
+            self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True
+        )
         return "\n".join(f"{value:.8g} ({error:.5g})" for value, error in rows)
 
 
-def derived(what: Any, names: list[str], params: Params, covariance: Tensor, scale: str = "identity") -> Derived:
-    """A function of the parameters, or the sum of numbers of them times weights; see `Fit.derived`."""
+def derived(
+    what: Any, names: list[str], params: Params, covariance: Tensor, scale: str = "identity"
+) -> Derived:
+    """A function of the parameters, or the sum of numbers of them times weights; see
+    `Fit.derived`.
+    """
     if scale not in SCALES:
         raise ValueError(f"expected scale to be one of {', '.join(SCALES)}, got {scale!r}")
     result = replace(_derived(what, names, params, covariance), scale=scale)
@@ -62,7 +71,9 @@ def derived(what: Any, names: list[str], params: Params, covariance: Tensor, sca
     outside = ~((result.value > low) & (result.value < high))
     if scale != "identity" and bool(outside.any()):
         got = f"{float(result.value[outside].reshape(-1)[0]):g}"
-        raise ValueError(f"expected a value above {low:g} and below {high:g} for scale={scale!r}, got {got}")
+        raise ValueError(
+            f"expected a value above {low:g} and below {high:g} for scale={scale!r}, got {got}"
+        )
     return result
 
 
@@ -71,15 +82,22 @@ def _derived(what: Any, names: list[str], params: Params, covariance: Tensor) ->
         weights = _weights(what, names)
         return _carried(lambda flat: weights @ flat, params, covariance)
     if not callable(what):
-        raise TypeError(f"expected a function of the parameters, or a dict of number -> weight, got {what!r}")
+        raise TypeError(
+            f"expected a function of the parameters, or a dict of number -> weight, got {what!r}"
+        )
     shapes = {name: value.shape for name, value in params.items()}
 
     def function(flat: Tensor) -> Tensor:
         parts = flat.split([shape.numel() for shape in shapes.values()])
-        own = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        own = {
+            name: part.reshape(shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
         found = what(own)
         if not isinstance(found, Tensor):
-            raise TypeError(f"expected a tensor computed from the parameters, got {type(found).__name__}")
+            raise TypeError(
+                f"expected a tensor computed from the parameters, got {type(found).__name__}"
+            )
         return found
 
     return _carried(function, params, covariance)
@@ -90,7 +108,8 @@ def _carried(function: Callable[[Tensor], Tensor], params: Params, covariance: T
     value: Any = function(flat)
     jacobian: Any = torch.autograd.functional.jacobian(function, flat)
     jacobian = jacobian.reshape(value.numel(), len(flat))
-    used = (jacobian != 0).any(0)  # what a parameter that does not matter has for an error does not matter either
+    # what a parameter that does not matter has for an error does not matter either
+    used = (jacobian != 0).any(0)
     return Derived(value.detach(), cov.transformed(covariance[used][:, used], jacobian[:, used]))
 
 

@@ -1,4 +1,6 @@
-"""Tests of values of parameters: Wald's, the likelihood ratio's and the score's (Cox and Hinkley 1974, section 9.3)."""
+"""Tests of values of parameters: Wald's, the likelihood ratio's and the score's (Cox and Hinkley
+1974, section 9.3).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Test(NamedTuple):
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.method}: chi-squared({self.df}) = {self.statistic:.6g}, p = {self.p_value:.4g}"
+        return (
+            f"{self.method}: chi-squared({self.df}) = {self.statistic:.6g}, p = {self.p_value:.4g}"
+        )
 
 
 Test.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test of its own
@@ -37,10 +41,16 @@ def chi_squared(method: str, statistic: float, df: int) -> Test:
     return Test(method, statistic, df, float(torch.special.gammaincc(half[0], half[1])))
 
 
-def numbers(names: list[str], shapes: Mapping[str, tuple[int, ...]], hypothesis: Mapping[str, Any]) -> dict[int, float]:
-    """Which of the flattened parameters have which values; a key is a parameter, or one number of it: "coef[1]"."""
+def numbers(
+    names: list[str], shapes: Mapping[str, tuple[int, ...]], hypothesis: Mapping[str, Any]
+) -> dict[int, float]:
+    """Which of the flattened parameters have which values; a key is a parameter, or one number of
+    it: "coef[1]".
+    """
     if not isinstance(hypothesis, Mapping) or not hypothesis:
-        raise TypeError(f"expected a hypothesis as a dict of parameter -> value, got {hypothesis!r}")
+        raise TypeError(
+            f"expected a hypothesis as a dict of parameter -> value, got {hypothesis!r}"
+        )
     found: dict[int, float] = {}
     for key, value in hypothesis.items():
         own = [i for i, name in enumerate(names) if name == key or name.startswith(f"{key}[")]
@@ -50,7 +60,9 @@ def numbers(names: list[str], shapes: Mapping[str, tuple[int, ...]], hypothesis:
         try:
             values = torch.as_tensor(value, dtype=torch.float64).expand(shape).reshape(-1).tolist()
         except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"expected a value of shape {shape} for {key}, got {value!r}") from None
+            raise ValueError(
+                f"expected a value of shape {shape} for {key}, got {value!r}"
+            ) from None
         found |= dict(zip(own, values, strict=True))
     return found
 
@@ -64,7 +76,9 @@ def wald(estimate: Tensor, covariance: Tensor, values: dict[int, float]) -> Test
 
 
 def restricted(found: Found, values: dict[int, float], method: str) -> Test:
-    """The likelihood ratio's or the score's test, from the maximum where the numbers have these values."""
+    """The likelihood ratio's or the score's test, from the maximum where the numbers have these
+    values.
+    """
     layout = found.problem.layout
     names = layout.names
     at = {name: value.clone() for name, value in layout.natural(found.theta).items()}
@@ -83,7 +97,11 @@ def restricted(found: Found, values: dict[int, float], method: str) -> Test:
                 raise ValueError(f"expected a value of {names[i]} that is possible, got {value}")
         position += parameter.free_shape.numel() if name in layout.free else 0
     there = layout.numbers(at)
-    start = higher(found.problem, torch.where(fixed, there, inward(found)), torch.where(fixed, there, found.theta))
+    start = higher(
+        found.problem,
+        torch.where(fixed, there, inward(found)),
+        torch.where(fixed, there, found.theta),
+    )
     top = found.problem.maximise_held(start, fixed)
     if not bool(top.reached[0]):
         return Test(method, float("nan"), len(values), float("nan"))
@@ -92,4 +110,6 @@ def restricted(found: Found, values: dict[int, float], method: str) -> Test:
         return chi_squared(method, 2 * gain, len(values))
     there = found.problem.sums(top.theta)
     score = there.score[0].masked_fill(~fixed[0], 0.0)
-    return chi_squared(method, float(score @ cov.inverse(there.information[0]) @ score), len(values))
+    return chi_squared(
+        method, float(score @ cov.inverse(there.information[0]) @ score), len(values)
+    )

@@ -11,12 +11,18 @@ from torch.distributions.constraints import Constraint
 
 
 def wald(
-    estimate: Tensor, standard_error: Tensor, level: float, low: float = -math.inf, high: float = math.inf
+    estimate: Tensor,
+    standard_error: Tensor,
+    level: float,
+    low: float = -math.inf,
+    high: float = math.inf,
 ) -> Tensor:
-    """Return (low, high) in a new last dimension: estimate -+ z se, with z the quantile of (1 + level) / 2.
+    """Return (low, high) in a new last dimension: estimate -+ z se, with z the quantile of (1 +
+    level) / 2.
 
-    Of a number between `low` and `high` on the scale on which it has no bounds, and mapped back: of the logarithm of
-    its distance to a single bound, of the logit of its place between two. The error there is by the delta method.
+    Of a number between `low` and `high` on the scale on which it has no bounds, and mapped back: of
+    the logarithm of its distance to a single bound, of the logit of its place between two. The
+    error there is by the delta method.
     """
     reach = (
         quantile(level)
@@ -35,10 +41,13 @@ def wald(
     return ends.movedim(0, -1)
 
 
-def wald_within(estimate: Tensor, standard_error: Tensor, level: float, support: Constraint | None) -> Tensor:
+def wald_within(
+    estimate: Tensor, standard_error: Tensor, level: float, support: Constraint | None
+) -> Tensor:
     """Wald's intervals of a parameter, on the scale that its constraint calls for.
 
-    Each share of a simplex is a number from 0 to 1, and the diagonal of a positive definite matrix is positive.
+    Each share of a simplex is a number from 0 to 1, and the diagonal of a positive definite matrix
+    is positive.
     """
     support = getattr(support, "base_constraint", support)
     if isinstance(support, type(constraints.simplex)):
@@ -48,7 +57,8 @@ def wald_within(estimate: Tensor, standard_error: Tensor, level: float, support:
         diagonal = torch.eye(estimate.shape[-1], dtype=torch.bool)[..., None]
         return torch.where(diagonal, positive, plain)
     low, high = (
-        float(getattr(support, f"{end}_bound", side * math.inf)) for end, side in (("lower", -1), ("upper", 1))
+        float(getattr(support, f"{end}_bound", side * math.inf))
+        for end, side in (("lower", -1), ("upper", 1))
     )
     return wald(estimate, standard_error, level, low, high)
 

@@ -1,1 +1,3 @@
-"""Triton kernels for accelerators, one file per loss; `backend.py` calls them on PyTorch's tensors."""
+"""Triton kernels for accelerators, one file per loss; `backend.py` calls them on PyTorch's
+tensors.
+"""

@@ -1,4 +1,5 @@
-"""The functions of `kernels/cpu.py` on an accelerator's tensors; on a processor's, under Triton's interpreter.
+"""The functions of `kernels/cpu.py` on an accelerator's tensors; on a processor's, under Triton's
+interpreter.
 
 Nothing here waits for the device. Wrong labels are told of at the next call: see `labels.py`.
 """
@@ -36,9 +37,15 @@ def cross_entropy(
     labels.poll(input.device)
     input = strided(input)
     target, weight, row_factor = _read(input, target, weight, row_factor)
-    rows, shift, total = (torch.empty(rows_shape(input), dtype=torch.float32, device=input.device) for _ in range(3))
-    gradient = torch.empty_like(input, memory_format=torch.contiguous_format) if with_gradient else None
-    found = _cross_entropy.run(input, target, weight, row_factor, options, rows, RowSums(shift, total), gradient)
+    rows, shift, total = (
+        torch.empty(rows_shape(input), dtype=torch.float32, device=input.device) for _ in range(3)
+    )
+    gradient = (
+        torch.empty_like(input, memory_format=torch.contiguous_format) if with_gradient else None
+    )
+    found = _cross_entropy.run(
+        input, target, weight, row_factor, options, rows, RowSums(shift, total), gradient
+    )
     _poll_at_once(input)
     if options.reduction == "none":
         return rows, RowSums(shift, total), gradient
@@ -57,14 +64,24 @@ def cross_entropy_backward(
     upstream: Tensor | None,
     in_place: bool,
 ) -> Tensor:
-    """`upstream` times the gradient, from the sums of the forward pass; in the memory of the scores if asked."""
+    """`upstream` times the gradient, from the sums of the forward pass; in the memory of the scores
+    if asked.
+    """
     labels.poll(input.device)
     scores = strided(input)
     here = in_place and scores is input
-    gradient = input.detach() if here else torch.empty_like(input, memory_format=torch.contiguous_format)
+    gradient = (
+        input.detach() if here else torch.empty_like(input, memory_format=torch.contiguous_format)
+    )
     target, weight, row_factor = _read(scores, target, weight, row_factor)
-    by = torch.ones((), dtype=torch.float32, device=input.device) if upstream is None else resolved(upstream)
-    _cross_entropy.run(scores.detach(), target, weight, row_factor, options, None, sums, gradient, by)
+    by = (
+        torch.ones((), dtype=torch.float32, device=input.device)
+        if upstream is None
+        else resolved(upstream)
+    )
+    _cross_entropy.run(
+        scores.detach(), target, weight, row_factor, options, None, sums, gradient, by
+    )
     if not in_place:
         return gradient
     if here:
@@ -88,12 +105,16 @@ def cross_entropy_block(
     options: Options,
     with_gradient: bool,
 ) -> Tensor:
-    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the scores."""
+    """The rows' losses times their factors; the gradient of their sum, if asked for, overwrites the
+    scores.
+    """
     labels.poll(scores.device)
     target, weight, row_factor = _read(scores, target, weight, row_factor)
     rows, shift, total = torch.empty(3, len(scores), dtype=torch.float32, device=scores.device)
     gradient = scores if with_gradient else None
-    _cross_entropy.run(scores, target, weight, row_factor, options, rows, RowSums(shift, total), gradient)
+    _cross_entropy.run(
+        scores, target, weight, row_factor, options, rows, RowSums(shift, total), gradient
+    )
     _poll_at_once(scores)
     return rows
 
@@ -152,7 +173,9 @@ def pick(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 def pick_backward(slope: Tensor, target: Tensor, like: Tensor, ignore_index: int) -> Tensor:
     """The gradient of -log p of each row's label: -slope there, and 0 elsewhere."""
     out = torch.empty_like(like, memory_format=torch.contiguous_format)
-    _log_softmax.pick_backward(resolved(slope).contiguous(), target.contiguous(), out, ignore_index, class_dim(like))
+    _log_softmax.pick_backward(
+        resolved(slope).contiguous(), target.contiguous(), out, ignore_index, class_dim(like)
+    )
     return out
 
 
@@ -162,9 +185,15 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 
 
 def _read(input, target, weight, row_factor):
-    """As the kernels read them: labels and numbers of rows and of classes one after another, probabilities strided."""
-    target = strided(target, class_dim(input)) if target.shape == input.shape else target.contiguous()
-    return target, *(None if tensor is None else resolved(tensor).contiguous() for tensor in (weight, row_factor))
+    """As the kernels read them: labels and numbers of rows and of classes one after another,
+    probabilities strided.
+    """
+    target = (
+        strided(target, class_dim(input)) if target.shape == input.shape else target.contiguous()
+    )
+    return target, *(
+        None if tensor is None else resolved(tensor).contiguous() for tensor in (weight, row_factor)
+    )
 
 
 def _poll_at_once(input: Tensor) -> None:

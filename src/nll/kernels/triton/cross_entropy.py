@@ -1,11 +1,13 @@
-"""Cross entropy of scores z against labels or probabilities, as `csrc/cross_entropy.cpp` computes it on a processor:
+"""Cross entropy of scores z against labels or probabilities, as `csrc/cross_entropy.cpp` computes
+it on a processor:
 
   l = -sum_c q_c w_c log p_c,  p = softmax(z),  q = (1 - s) target + s / C
   dl/dz_c = (sum_k q_k w_k) p_c - q_c w_c,      dlse^2/dz_c = 2 lse p_c
 
-One launch reads the scores once, keeping the largest score and the sum of exponentials up to date as it goes (Milakov
-and Gimelshein 2018, Online normalizer calculation for softmax), and writes the gradient: a row that fits a tile stays
-in registers between the two, a longer one is read again from cache.
+One launch reads the scores once, keeping the largest score and the sum of exponentials up to date
+as it goes (Milakov
+and Gimelshein 2018, Online normalizer calculation for softmax), and writes the gradient: a row that
+fits a tile stays in registers between the two, a longer one is read again from cache.
 """
 
 from __future__ import annotations
@@ -24,18 +26,31 @@ from nll.kernels.triton.tiles import add_exponentials, layout, offsets, on, scor
 def load_tile(x, begin, c, class_stride, classes, read):
     """The numbers of rows that begin here, at these classes, and where there are any."""
     mask = read[:, None] & (c < classes)[None, :]
-    return tl.load(x + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0), mask
+    return tl.load(
+        x + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0
+    ), mask
 
 
 @triton.jit
 def spread_target(
-    target, begin, c, class_stride, classes, read, weight, smoothing, LABELS: tl.constexpr, WEIGHT: tl.constexpr
+    target,
+    begin,
+    c,
+    class_stride,
+    classes,
+    read,
+    weight,
+    smoothing,
+    LABELS: tl.constexpr,
+    WEIGHT: tl.constexpr,
 ):
     """u_c = q_c w_c, without what is at the label alone."""
     mask = read[:, None] & (c < classes)[None, :]
     u = tl.where(mask, smoothing / classes, 0.0)
     if not LABELS:
-        q = tl.load(target + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0).to(tl.float32)
+        q = tl.load(
+            target + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0
+        ).to(tl.float32)
         u += (1.0 - smoothing) * q
     if WEIGHT:
         u *= tl.load(weight + c, c < classes, other=0.0).to(tl.float32)[None, :]
@@ -73,7 +88,8 @@ def cross_entropy_kernel(
     inverse_temperature,
     softcap,
     z_loss,  # (1)
-    FORWARD: tl.constexpr,  # loss, shift and total are wanted; else they are given, but for the loss
+    # loss, shift and total are wanted; else they are given, but for the loss
+    FORWARD: tl.constexpr,
     GRADIENT: tl.constexpr,
     LABELS: tl.constexpr,
     WEIGHT: tl.constexpr,
@@ -115,7 +131,12 @@ def cross_entropy_kernel(
         if WEIGHT:
             at_label *= tl.load(weight + label, read, other=0.0).to(tl.float32)
         if FORWARD:
-            z_label = score(tl.load(x + begin + label * x_class, read, other=0.0), inverse_temperature, softcap, CAP)
+            z_label = score(
+                tl.load(x + begin + label * x_class, read, other=0.0),
+                inverse_temperature,
+                softcap,
+                CAP,
+            )
             z_label = tl.where(at_label == 0.0, 0.0, z_label)  # 0 log 0 = 0
     else:
         q_begin = offsets(row, inner, q_outer, q_inner)
@@ -127,7 +148,8 @@ def cross_entropy_kernel(
     ratio = 1.0
     if MEAN:
         mass_of_all = tl.sum(tl.load(sums + tl.arange(0, PARTS)), 0)
-        by_mass = tl.where(mass_of_all == 0.0, 0.0, 1.0 / mass_of_all)  # where nothing counts the gradient is 0
+        # where nothing counts the gradient is 0
+        by_mass = tl.where(mass_of_all == 0.0, 0.0, 1.0 / mass_of_all)
         if Z:
             count = tl.sum(tl.load(sums + PARTS + tl.arange(0, PARTS)), 0)
             by_count = tl.where(count == 0.0, 0.0, 1.0 / count)
@@ -146,7 +168,18 @@ def cross_entropy_kernel(
     for c in range(0, classes, BLOCK):
         u = tl.zeros([ROWS, BLOCK], tl.float32)
         if SPREAD:
-            u = spread_target(target, q_begin, c + column, q_class, classes, read, weight, smoothing, LABELS, WEIGHT)
+            u = spread_target(
+                target,
+                q_begin,
+                c + column,
+                q_class,
+                classes,
+                read,
+                weight,
+                smoothing,
+                LABELS,
+                WEIGHT,
+            )
         if FORWARD:
             if WHOLE:
                 xs, here = x_whole, mask
@@ -197,13 +230,21 @@ def cross_entropy_kernel(
             g = tl.exp(z - top[:, None]) * by_p[:, None]
             if SPREAD:
                 at = c + column
-                u = spread_target(target, q_begin, at, q_class, classes, read, weight, smoothing, LABELS, WEIGHT)
+                u = spread_target(
+                    target, q_begin, at, q_class, classes, read, weight, smoothing, LABELS, WEIGHT
+                )
                 g -= by_u[:, None] * u
             if LABELS:
-                g -= tl.where((c + column)[None, :] == label[:, None], (by_u * at_label)[:, None], 0.0)
+                g -= tl.where(
+                    (c + column)[None, :] == label[:, None], (by_u * at_label)[:, None], 0.0
+                )
             g = tl.where(read[:, None], g * slope_of(xs, inverse_temperature, softcap, CAP), 0.0)
             to = gradient + g_begin[:, None] + (c + column)[None, :].to(tl.int64) * g_class
-            tl.store(to, g.to(gradient.dtype.element_ty), there[:, None] & (c + column < classes)[None, :])
+            tl.store(
+                to,
+                g.to(gradient.dtype.element_ty),
+                there[:, None] & (c + column < classes)[None, :],
+            )
 
 
 def run(
@@ -217,16 +258,24 @@ def run(
     gradient: Tensor | None,
     upstream: Tensor | None = None,
 ) -> labels.Census:
-    """Launch the kernel: with `rows` it fills these and the sums, with a gradient that, for an `upstream`."""
+    """Launch the kernel: with `rows` it fills these and the sums, with a gradient that, for an
+    `upstream`.
+    """
     dim = class_dim(input)
     probabilities = target.shape == input.shape
     x, g = layout(input, dim), layout(input if gradient is None else gradient, dim)
     q = layout(target, dim)[3:] if probabilities else (0, 0, 0)
-    found = labels.census(target, weight, row_factor, x.rows, x.classes, options.ignore_index, not probabilities)
+    found = labels.census(
+        target, weight, row_factor, x.rows, x.classes, options.ignore_index, not probabilities
+    )
     shape = tile(x.classes, x.inner)
     nothing, z_loss = found.sums, options.z_loss
     if not isinstance(z_loss, Tensor):
-        z_loss = nothing if z_loss == 0.0 else torch.full((), z_loss, dtype=torch.float32, device=input.device)
+        z_loss = (
+            nothing
+            if z_loss == 0.0
+            else torch.full((), z_loss, dtype=torch.float32, device=input.device)
+        )
     with on(input.device):
         cross_entropy_kernel[(triton.cdiv(x.rows, shape.rows),)](
             input,
@@ -280,4 +329,6 @@ def rescale_kernel(gradient, factor, count, BLOCK: tl.constexpr):
 def rescale(gradient: Tensor, factor: Tensor) -> None:
     """Multiply a contiguous gradient by a number on its device, in place."""
     with on(gradient.device):
-        rescale_kernel[(triton.cdiv(gradient.numel(), 4096),)](gradient, factor, gradient.numel(), BLOCK=4096)
+        rescale_kernel[(triton.cdiv(gradient.numel(), 4096),)](
+            gradient, factor, gradient.numel(), BLOCK=4096
+        )

@@ -1,7 +1,8 @@
 """Labels on an accelerator: counted, and checked, without waiting for it.
 
-A label that is neither a class nor ignored is never used as an address: its row's loss is NaN. The first such row and
-its label are written to memory of the host that the device sees; whoever calls next finds them there.
+A label that is neither a class nor ignored is never used as an address: its row's loss is NaN. The
+first such row and its label are written to memory of the host that the device sees; whoever calls
+next finds them there.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def census_kernel(
 
 @triton.jit
 def report(target, first, offender, classes, ignore_index, PARTS: tl.constexpr):
-    """Tell the host of the first wrong label, unless it has yet to read of an earlier one; the row is written last."""
+    """Tell the host of the first wrong label, unless it has yet to read of an earlier one; the row
+    is written last.
+    """
     row = tl.min(tl.load(first + tl.arange(0, PARTS)), 0)
     if row != NOWHERE:
         if tl.load(offender) < 0:
@@ -138,7 +141,9 @@ def look(target: Tensor, classes: int, ignore_index: int) -> None:
     poll(target.device)
     found = census(target, None, None, target.numel(), classes, ignore_index)
     with on(target.device):
-        report_kernel[(1,)](target, found.first, found.offender, classes, ignore_index, PARTS=len(found.first))
+        report_kernel[(1,)](
+            target, found.first, found.offender, classes, ignore_index, PARTS=len(found.first)
+        )
 
 
 _offenders: dict[torch.device, Tensor] = {}
@@ -147,7 +152,9 @@ _offenders: dict[torch.device, Tensor] = {}
 def offender_of(device: torch.device) -> Tensor:
     """Memory of the host that the device sees too."""
     if device not in _offenders:
-        _offenders[device] = torch.full((4,), -1, dtype=torch.int64, device="cpu", pin_memory=device.type != "cpu")
+        _offenders[device] = torch.full(
+            (4,), -1, dtype=torch.int64, device="cpu", pin_memory=device.type != "cpu"
+        )
     return _offenders[device]
 
 
@@ -156,8 +163,13 @@ def poll(device: torch.device) -> None:
     row, label, classes, ignore_index = offender_of(device).tolist()
     if row >= 0:
         offender_of(device).fill_(-1)
-        message = f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got {label} at row {row}"
-        raise IndexError(message + ("" if device.type == "cpu" else f" of a call before, on {device}"))
+        message = (
+            f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got "
+            f"{label} at row {row}"
+        )
+        raise IndexError(
+            message + ("" if device.type == "cpu" else f" of a call before, on {device}")
+        )
 
 
 def check() -> None:

@@ -1,4 +1,5 @@
-"""log softmax along a dimension, y = x - max - log sum exp(x - max), and its gradient, g - exp(y) sum g.
+"""log softmax along a dimension, y = x - max - log sum exp(x - max), and its gradient, g - exp(y)
+sum g.
 
 Of log-probabilities: that of each row's label, and the gradient of that.
 """
@@ -50,7 +51,9 @@ def log_softmax_kernel(
         if BACKWARD:
             total += tl.sum(xs.to(tl.float32), 1)
         else:
-            top, total = add_exponentials(top, total, tl.where(here, xs.to(tl.float32), float("-inf")))
+            top, total = add_exponentials(
+                top, total, tl.where(here, xs.to(tl.float32), float("-inf"))
+            )
     log_sum = tl.log(total)
     for c in range(0, classes, BLOCK):
         if WHOLE:
@@ -67,7 +70,9 @@ def log_softmax_kernel(
 
 
 def run(input: Tensor, result: Tensor | None, out: Tensor, dim: int) -> None:
-    """Fill `out`, contiguous, with the logarithms, or with the gradient by the scores of a contiguous result."""
+    """Fill `out`, contiguous, with the logarithms, or with the gradient by the scores of a
+    contiguous result.
+    """
     x, o = layout(input, dim), layout(out, dim)
     shape = tile(x.classes, x.inner)
     with on(input.device):
@@ -148,7 +153,15 @@ def pick(input: Tensor, target: Tensor, loss: Tensor, ignore_index: int, dim: in
     found = labels.census(target, None, None, x.rows, x.classes, ignore_index)
     with on(input.device):
         pick_kernel[(triton.cdiv(x.rows, 1024),)](
-            input, target, loss, found.first, found.offender, *x, ignore_index, ROWS=1024, PARTS=len(found.first)
+            input,
+            target,
+            loss,
+            found.first,
+            found.offender,
+            *x,
+            ignore_index,
+            ROWS=1024,
+            PARTS=len(found.first),
         )
 
 
@@ -159,5 +172,12 @@ def pick_backward(slope: Tensor, target: Tensor, out: Tensor, ignore_index: int,
     block = min(shape.classes, 4096)
     with on(out.device):
         pick_backward_kernel[(triton.cdiv(o.rows, shape.rows), triton.cdiv(o.classes, block))](
-            slope, target, out, *o, ignore_index, ROWS=shape.rows, BLOCK=block, num_warps=min(shape.warps, 4)
+            slope,
+            target,
+            out,
+            *o,
+            ignore_index,
+            ROWS=shape.rows,
+            BLOCK=block,
+            num_warps=min(shape.warps, 4),
         )

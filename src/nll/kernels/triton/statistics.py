@@ -1,4 +1,6 @@
-"""What scores say about a label, and the gradient of it, as `csrc/statistics.cpp` computes them on a processor."""
+"""What scores say about a label, and the gradient of it, as `csrc/statistics.cpp` computes them on
+a processor.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def statistics_kernel(
         expected += tl.sum(tl.where(e == 0.0, 0.0, e * (z - shift[:, None])), 1)  # 0 log 0 = 0
         total = total * shrink + tl.sum(e, 1)
         top = higher
-        first = (xs > x_label[:, None]) | ((xs == x_label[:, None]) & (place[None, :] < label[:, None]))
+        first = (xs > x_label[:, None]) | (
+            (xs == x_label[:, None]) & (place[None, :] < label[:, None])
+        )
         before += tl.sum((first & here).to(tl.int32), 1)
     top = tl.where(top == float("-inf"), 0.0, top)
     log_sum = tl.log(total)
@@ -106,7 +110,9 @@ def statistics_backward_kernel(
     tl.store(x + begin[:, None] + c[None, :], g.to(x.dtype.element_ty), here)
 
 
-def run(scores: Tensor, label: Tensor, temperature: float, softcap: float | None, found: RowStatistics) -> None:
+def run(
+    scores: Tensor, label: Tensor, temperature: float, softcap: float | None, found: RowStatistics
+) -> None:
     """Fill `found`."""
     shape = tile(scores.shape[1], 1)
     block = min(shape.classes, 4096)
@@ -139,7 +145,9 @@ def run_backward(
     shape = tile(scores.shape[1], 1)
     block = min(shape.classes, 4096)
     with on(scores.device):
-        statistics_backward_kernel[(triton.cdiv(len(scores), shape.rows), triton.cdiv(scores.shape[1], block))](
+        statistics_backward_kernel[
+            (triton.cdiv(len(scores), shape.rows), triton.cdiv(scores.shape[1], block))
+        ](
             scores,
             label,
             found.shift,

@@ -1,6 +1,7 @@
 """What the kernels share: a tile of rows by classes, the scores in it, and how large it is.
 
-A tensor of scores is (outer, classes, inner); row r is the pair (r // inner, r % inner). Sums are in float32, in an
+A tensor of scores is (outer, classes, inner); row r is the pair (r // inner, r % inner). Sums are
+in float32, in an
 order that depends on the shape alone: no atomics, the same bits each time.
 """
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from nll.kernels.layout import outer_class_inner
 
-# Scores of a tile that is a whole row, at most; of another; of several rows. A thread holds 32, 16 of a part of a row,
-# 8 where it has several rows' numbers besides: with every option more do not fit the registers.
+# Scores of a tile that is a whole row, at most; of another; of several rows. A thread holds 32, 16
+# of a part of a row, 8 where it has several rows' numbers besides: with every option more do not
+# fit the registers.
 WHOLE, TILE, BUNDLE = 8192, 4096, 512
 
 
@@ -31,7 +33,8 @@ class Tile(NamedTuple):
 
 
 def tile(classes: int, inner: int) -> Tile:
-    """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by side in bundles.
+    """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by
+    side in bundles.
 
     How many rows there are does not count, so that a row's sums are the same in any company.
     """
@@ -64,7 +67,9 @@ def layout(input: Tensor, dim: int) -> Layout:
 
 
 def on(device: torch.device) -> Any:
-    """Launch on this device; on a processor the interpreter's NumPy is not to warn of infinities."""
+    """Launch on this device; on a processor the interpreter's NumPy is not to warn of
+    infinities.
+    """
     return numpy.errstate(all="ignore") if device.type == "cpu" else torch.cuda.device(device)
 
 
@@ -112,7 +117,9 @@ def slope_of(x, inverse_temperature, softcap, CAP: tl.constexpr):
 
 @triton.jit
 def add_exponentials(top, total, z):
-    """The largest score of each row, and sum exp(z - it), with a tile more; of a row of -inf the sum is 0."""
+    """The largest score of each row, and sum exp(z - it), with a tile more; of a row of -inf the
+    sum is 0.
+    """
     higher = tl.maximum(top, tl.max(z, 1))
     shift = tl.where(higher == float("-inf"), 0.0, higher)
     total = total * tl.exp(top - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)

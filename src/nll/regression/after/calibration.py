@@ -25,7 +25,9 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
     return np.bincount(cell, weights, classes * classes).reshape(classes, classes)
 
 
-def calibration(name: str, predicted: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> Calibration:
+def calibration(
+    name: str, predicted: np.ndarray, seen: np.ndarray, weights: np.ndarray
+) -> Calibration:
     """Sort the rows by prediction into at most ten bins of equal weight, and average each."""
     order = np.argsort(predicted, kind="stable")
     predicted, seen, weights = predicted[order], seen[order].astype(np.float64), weights[order]

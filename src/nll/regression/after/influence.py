@@ -1,12 +1,15 @@
-"""How much single rows move a softmax regression: leverage, and the estimate without the row, to first order.
+"""How much single rows move a softmax regression: leverage, and the estimate without the row, to
+first order.
 
-With a row's columns x, probabilities p, residuals r = w (e_y - p) and curvature V = w (diag(p) - p p'), its part of the
-score is r (x) x and of the information V (x) x x'. With the inverse S of the information, M = (I (x) x)' S (I (x) x)
-and u = (I - V M)^-1 r, one Newton step without the row changes the coefficients by
+With a row's columns x, probabilities p, residuals r = w (e_y - p) and curvature V = w (diag(p) - p
+p'), its part of the score is r (x) x and of the information V (x) x x'. With the inverse S of the
+information, M = (I (x) x)' S (I (x) x) and u = (I - V M)^-1 r, one Newton step without the row
+changes the coefficients by
 
     -(S^-1 - V (x) x x')^-1 (r (x) x) = -S (u (x) x)
 
-and the leverage is tr(V M); over the rows it adds up to the number of coefficients (Lesaffre and Albert 1989).
+and the leverage is tr(V M); over the rows it adds up to the number of coefficients (Lesaffre and
+Albert 1989).
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class Influence:
     """What each row does to the fit; NaN where the coefficients have no errors."""
 
     leverage: Tensor  # (n), from 0 to K - 1
-    cooks_distance: Tensor  # (n): d' S^-1 d / number of coefficients, with their change d without the row
+    # (n): d' S^-1 d / number of coefficients, with their change d without the row
+    cooks_distance: Tensor
     names: tuple[str, ...]  # (P), of the coefficients
     errors: Tensor = field(repr=False)  # (P), theirs, from the inverse information
     inverse: Tensor = field(repr=False)  # (P, P), of the information by the columns x
@@ -57,27 +61,41 @@ class Influence:
         """A DataFrame with a row for each: leverage and Cook's distance."""
         import pandas as pd
 
-        return pd.DataFrame({"leverage": self.leverage.numpy(), "cooks distance": self.cooks_distance.numpy()})
+        return pd.DataFrame(
+            {"leverage": self.leverage.numpy(), "cooks distance": self.cooks_distance.numpy()}
+        )
 
     def __str__(self) -> str:
         """The rows that matter most."""
-        lines = [f"Influence of {len(self.leverage)} rows on {len(self.names)} coefficients; the largest:", ""]
+        lines = [
+            f"Influence of {len(self.leverage)} rows on {len(self.names)} coefficients; the "
+            f"largest:",
+            "",
+        ]
         lines += [f"{'row':>8}  {'Cook':>9}  {'leverage':>9}  moves most, in standard errors"]
         most = self.most()
         for row, moved in zip(most.tolist(), self.dfbetas(most), strict=True):
             name = self.names[int(moved.nan_to_num().abs().argmax())]
             numbers = f"{float(self.cooks_distance[row]):9.4g}  {float(self.leverage[row]):9.4g}"
-            lines.append(f"{row:>8}  {numbers}  {name} {float(moved[moved.nan_to_num().abs().argmax()]):+.3g}")
+            lines.append(
+                f"{row:>8}  {numbers}  {name} "
+                f"{float(moved[moved.nan_to_num().abs().argmax()]):+.3g}"
+            )
         return "\n".join(lines)
 
 
 def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
-    """Go through the rows, at coefficients (K - 1, p) of the columns as given; ValueError where the slope is not 0."""
+    """Go through the rows, at coefficients (K - 1, p) of the columns as given; ValueError where the
+    slope is not 0.
+    """
     columns, n, others = problem.columns, problem.length, problem.classes - 1
     theta = torch.linalg.solve_triangular(columns.to_given, coef.T, upper=True).T
     sums = problem.sums(theta.reshape(-1))
     if decrement_of(sums) > _AT_MAXIMUM * problem.unit:
-        raise ValueError("expected the rows, classes, weights and offset of the fit, got others: this is no maximum")
+        raise ValueError(
+            "expected the rows, classes, weights and offset of the fit, got others: "
+            "this is no maximum"
+        )
     inverse = cov.inverse(sums.information)
     leverage, cook = torch.empty(n, dtype=torch.float64), torch.empty(n, dtype=torch.float64)
     pulls = torch.empty(n, others, dtype=torch.float64)
@@ -90,7 +108,10 @@ def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influe
         moved = curvature @ spread
         leverage[rows] = moved.diagonal(dim1=1, dim2=2).sum(1)
         found, singular = torch.linalg.solve_ex(eye - moved, w * (seen - p))
-        pulls[rows] = found.masked_fill(singular[:, None] != 0, torch.inf)  # there is no estimate without the row
+        # there is no estimate without the row
+        pulls[rows] = found.masked_fill(singular[:, None] != 0, torch.inf)
         cook[rows] = torch.einsum("nk,nkl,nl->n", pulls[rows], spread, pulls[rows]) / len(inverse)
-    errors = cov.transformed_by_block(inverse.clone(), columns.to_given).diagonal().clamp(min=0).sqrt()
+    errors = (
+        cov.transformed_by_block(inverse.clone(), columns.to_given).diagonal().clamp(min=0).sqrt()
+    )
     return Influence(leverage, cook, names, errors, inverse, pulls, columns)

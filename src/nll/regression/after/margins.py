@@ -1,15 +1,20 @@
-"""Average marginal effects: how a mean response, such as the probability of each class, moves with a variable.
+"""Average marginal effects: how a mean response, such as the probability of each class, moves with
+a variable.
 
-A variable moves all columns that hold it. With the columns x of a row, their derivative d by the variable, the scores
-z_k = b_k' x and the means m(z), J_km = dm_k / dz_m, averaged over the rows with E,
+A variable moves all columns that hold it. With the columns x of a row, their derivative d by the
+variable, the scores z_k = b_k' x and the means m(z), J_km = dm_k / dz_m, averaged over the rows
+with E,
 
-    effect_k = E[sum_m J_km b_m' d]          d effect_k / d b_m = E[(sum_r dJ_kr / dz_m b_r' d) x + J_km d]
+    effect_k = E[sum_m J_km b_m' d]          d effect_k / d b_m = E[(sum_r dJ_kr / dz_m b_r' d) x +
+    J_km d]
 
-and of a category, or a column of 0 and 1, with the columns x1 and x0 of a row in it and in the reference,
+and of a category, or a column of 0 and 1, with the columns x1 and x0 of a row in it and in the
+reference,
 
     effect_k = E[m_k(x1) - m_k(x0)]          d effect_k / d b_m = E[J_km(x1) x1 - J_km(x0) x0]
 
-The covariance is that of the coefficients carried over to first order (the delta method); the rows are taken as given.
+The covariance is that of the coefficients carried over to first order (the delta method); the rows
+are taken as given.
 """
 
 from __future__ import annotations
@@ -29,14 +34,20 @@ from nll.report import table
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Effects of variables on the probabilities of classes, which add up to 0 over the classes, or on a mean."""
+    """Effects of variables on the probabilities of classes, which add up to 0 over the classes, or
+    on a mean.
+    """
 
     classes: tuple[str, ...]  # (K), or "mean" alone
-    columns: tuple[str, ...]  # (q): the variables; of a category one for each level but the reference
-    effects: Tensor  # (K, q): change for each unit of the variable, or from the reference to the level
-    covariance: Tensor = field(repr=False)  # (K q, K q), of the flattened effects; of rank (K - 1) q
+    # (q): the variables; of a category one for each level but the reference
+    columns: tuple[str, ...]
+    # (K, q): change for each unit of the variable, or from the reference to the level
+    effects: Tensor
+    # (K q, K q), of the flattened effects; of rank (K - 1) q
+    covariance: Tensor = field(repr=False)
     at: str = "overall"
-    discrete: tuple[str, ...] = ()  # those whose effect is the difference from 0, or from the reference
+    # those whose effect is the difference from 0, or from the reference
+    discrete: tuple[str, ...] = ()
 
     @property
     def standard_errors(self) -> Tensor:
@@ -59,14 +70,23 @@ class Margins:
         return wald.wald(self.effects, self.standard_errors, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
-        """A DataFrame with a row for each class and column: effect, std err, z, p value, low, high."""
+        """A DataFrame with a row for each class and column: effect, std err, z, p value, low,
+        high.
+        """
         import pandas as pd
 
         index = pd.MultiIndex.from_product([self.classes, self.columns], names=["class", "column"])
         bounds = self.interval(level)
-        columns = {"effect": self.effects, "std err": self.standard_errors, "z": self.z, "p value": self.p_values}
+        columns = {
+            "effect": self.effects,
+            "std err": self.standard_errors,
+            "z": self.z,
+            "p value": self.p_values,
+        }
         columns |= {"low": bounds[..., 0], "high": bounds[..., 1]}
-        return pd.DataFrame({name: value.reshape(-1).numpy() for name, value in columns.items()}, index=index)
+        return pd.DataFrame(
+            {name: value.reshape(-1).numpy() for name, value in columns.items()}, index=index
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -93,21 +113,29 @@ class Margins:
 
 def _laid_out(row: list[str], widths: list[int]) -> str:
     name, *numbers = (
-        f"{cell:{'>' if j else '<'}{width}}" for j, (cell, width) in enumerate(zip(row, widths, strict=True))
+        f"{cell:{'>' if j else '<'}{width}}"
+        for j, (cell, width) in enumerate(zip(row, widths, strict=True))
     )
     return "  ".join([name, *numbers])
 
 
-Response = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (z, b'd), each (n, K) -> m, J and sum dJ b'd
+# (z, b'd), each (n, K) -> m, J and sum dJ b'd
+Response = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def softmax(z: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (n, K), J_km = p_k ([k = m] - p_m), and sum_r dJ_kr / dz_m moved_r: both (n, K, K)."""
+    """Probabilities (n, K), J_km = p_k ([k = m] - p_m), and sum_r dJ_kr / dz_m moved_r: both (n, K,
+    K).
+    """
     p = z.softmax(1)
     eye = torch.eye(z.shape[1], dtype=z.dtype)
     c = moved - (p * moved).sum(1, keepdim=True)
     jacobian = p[:, :, None] * (eye - p[:, None, :])
-    return p, jacobian, p[:, :, None] * (eye * c[:, :, None] - p[:, None, :] * (c[:, :, None] + c[:, None, :]))
+    return (
+        p,
+        jacobian,
+        p[:, :, None] * (eye * c[:, :, None] - p[:, None, :] * (c[:, :, None] + c[:, None, :])),
+    )
 
 
 def elementwise(mean: Callable[[Tensor], Tensor]) -> Response:
@@ -125,7 +153,9 @@ def elementwise(mean: Callable[[Tensor], Tensor]) -> Response:
 
 
 class Effects:
-    """Sums of effects over rows, for the scores of K linear functions with the coefficients (K, p)."""
+    """Sums of effects over rows, for the scores of K linear functions with the coefficients (K,
+    p).
+    """
 
     def __init__(self, response: Response, coef: Tensor, count: int) -> None:
         self.response, self.coef, self.weight = response, coef, 0.0
@@ -153,7 +183,9 @@ class Effects:
         self.slope[:, at] += flat.reshape(*factors.shape[1:], -1)
 
     def result(self, covariance: Tensor, baseline: int | None) -> tuple[Tensor, Tensor]:
-        """The effects (K, q) and their covariance (K q, K q), by that of the coefficients but the baseline's."""
+        """The effects (K, q) and their covariance (K q, K q), by that of the coefficients but the
+        baseline's.
+        """
         free = torch.tensor([k for k in range(len(self.coef)) if k != baseline])
         slope = self.slope[:, :, free].flatten(2).flatten(0, 1) / self.weight
         return self.effects / self.weight, cov.transformed(covariance, slope)
@@ -170,7 +202,9 @@ def margins(
     at: str = "overall",
     discrete: Iterable[Sequence[int]] = (),  # columns of x, those of one variable together
 ) -> tuple[Tensor, Tensor]:
-    """Effects (K, q) of all columns but the constant, each by itself, and their covariance (K q, K q)."""
+    """Effects (K, q) of all columns but the constant, each by itself, and their covariance (K q, K
+    q).
+    """
     if at == "mean":
         x, weights = (weights @ x / weights.sum())[None], torch.ones(1, dtype=torch.float64)
     effects, slope = _continuous(x, weights / weights.sum(), coef)
@@ -183,7 +217,9 @@ def margins(
         for columns in groups:
             low = own.index_fill(1, torch.tensor(columns), 0.0)
             for j in columns:
-                found.differs(at_column, low.index_fill(1, torch.tensor(j), 1.0), low, weights[rows])
+                found.differs(
+                    at_column, low.index_fill(1, torch.tensor(j), 1.0), low, weights[rows]
+                )
                 at_column += 1
     effects[:, chosen], slope[:, chosen] = found.effects / found.weight, found.slope / found.weight
     others = torch.tensor([k for k in range(len(coef)) if k != baseline])
@@ -192,11 +228,12 @@ def margins(
 
 
 def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
-    """Effects (K, p) of columns by themselves, and their derivatives (K, p, K, p) by the coefficients of all classes.
+    """Effects (K, p) of columns by themselves, and their derivatives (K, p, K, p) by the
+    coefficients of all classes.
 
-    The sums of `Effects` for all columns at once: with A_kl = E[p_k x_l], B_kml = E[p_k p_m x_l] and
-    D_kmlj = E[p_k p_m x_l (sum_r p_r b_rj)], d effect_kj / d b_ml = [j = l] ([k = m] E p_k - E p_k p_m)
-    + [k = m] (b_kj A_kl - sum_r b_rj B_krl) - (b_kj + b_mj) B_kml + 2 D_kmlj.
+    The sums of `Effects` for all columns at once: with A_kl = E[p_k x_l], B_kml = E[p_k p_m x_l]
+    and D_kmlj = E[p_k p_m x_l (sum_r p_r b_rj)], d effect_kj / d b_ml = [j = l] ([k = m] E p_k - E
+    p_k p_m) + [k = m] (b_kj A_kl - sum_r b_rj B_krl) - (b_kj + b_mj) B_kml + 2 D_kmlj.
     """
     k, p = coef.shape
     first, second = torch.triu_indices(k, k)  # the moments are symmetric in two classes
@@ -216,7 +253,8 @@ def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tenso
     share = products.sum(1)
     effects = share[:, None] * coef - products @ coef
 
-    slope = 2 * with_both.reshape(pairs, p, p)[place].permute(0, 3, 1, 2)  # (K, p by j, K by m, p by l)
+    # (K, p by j, K by m, p by l)
+    slope = 2 * with_both.reshape(pairs, p, p)[place].permute(0, 3, 1, 2)
     slope -= coef[:, :, None, None] * with_x[:, None]
     slope -= coef.T[None, :, :, None] * with_x[:, None]
     alone = coef[:, :, None] * with_x.sum(1)[:, None] - torch.einsum("rj,krl->kjl", coef, with_x)

@@ -1,11 +1,13 @@
 """Predicted probabilities with their errors, by the delta method.
 
-The log-odds of a class, eta_k = log(p_k / (1 - p_k)) = z_k - log sum_{m != k} exp(z_m), move with the scores as
-d eta_k / dz = (e_k - p) / (1 - p_k). With the covariance S of a row's scores, S_ml = x' V_ml x,
+The log-odds of a class, eta_k = log(p_k / (1 - p_k)) = z_k - log sum_{m != k} exp(z_m), move with
+the scores as d eta_k / dz = (e_k - p) / (1 - p_k). With the covariance S of a row's scores, S_ml =
+x' V_ml x,
 
     var eta_k = (e_k - p)' S (e_k - p) / (1 - p_k)^2        var p_k = p_k^2 (1 - p_k)^2 var eta_k
 
-The log-odds are nearer to normal than the probability: an interval of theirs, transformed back, stays within (0, 1).
+The log-odds are nearer to normal than the probability: an interval of theirs, transformed back,
+stays within (0, 1).
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from nll.regression.softmax.inputs import plain, require_finite
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Probabilities of each class in each row, with errors that come from those of the coefficients.
+    """Probabilities of each class in each row, with errors that come from those of the
+    coefficients.
 
-    Everything follows from the log-odds, so that a probability near 0 has its digits. One near 1 is rounded to 1; its
-    log-odds have the digits of 1 - p, and `intervals.wald(log_odds, log_odds_errors, level)` is their interval.
+    Everything follows from the log-odds, so that a probability near 0 has its digits. One near 1 is
+    rounded to 1; its log-odds have the digits of 1 - p, and `intervals.wald(log_odds,
+    log_odds_errors, level)` is their interval.
     """
 
     log_odds: Tensor  # (n, K), log(p / (1 - p))
@@ -71,12 +75,16 @@ def predictions(
         others = log_p.scatter(1, top, -torch.inf)
         log_odds[rows] = log_p - _log_rest(log_p, top, others)
         if known:
-            errors[rows] = _errors(log_p.exp(), top, others.softmax(1), score_covariance(x[rows], covariance, baseline))
+            errors[rows] = _errors(
+                log_p.exp(), top, others.softmax(1), score_covariance(x[rows], covariance, baseline)
+            )
     return Predictions(log_odds, errors, float(level), classes)
 
 
 def score_covariance(x: Tensor, covariance: Tensor, baseline: int) -> Tensor:
-    """The covariance of the K scores of each row, (n, K, K): x' V_ml x, and 0 for the baseline, whose score is 0."""
+    """The covariance of the K scores of each row, (n, K, K): x' V_ml x, and 0 for the baseline,
+    whose score is 0.
+    """
     others = len(covariance) // x.shape[1]
     parts = covariance.reshape(others, x.shape[1], others, x.shape[1])
     found = torch.zeros(len(x), others + 1, others + 1, dtype=torch.float64)
@@ -97,7 +105,8 @@ def _log_rest(log_p: Tensor, top: Tensor, others: Tensor) -> Tensor:
 def _errors(p: Tensor, top: Tensor, shares: Tensor, covariance: Tensor) -> Tensor:
     """Standard errors of the log-odds (n, K).
 
-    For the most probable class (e_k - p) / (1 - p_k) has a 1 and minus the others' `shares` of what it leaves them.
+    For the most probable class (e_k - p) / (1 - p_k) has a 1 and minus the others' `shares` of what
+    it leaves them.
     """
     moved = (covariance @ p[:, :, None])[:, :, 0]
     spread = covariance.diagonal(dim1=1, dim2=2) - 2 * moved + (p * moved).sum(1, keepdim=True)
@@ -130,7 +139,9 @@ class Predictor:
         if hasattr(X, "columns"):
             missing = [name for name in names if name not in X.columns]
             if missing:
-                raise ValueError(f"expected the columns {', '.join(names)}, got none named {missing[0]!r}")
+                raise ValueError(
+                    f"expected the columns {', '.join(names)}, got none named {missing[0]!r}"
+                )
             X = X[list(names)]
         elif X.ndim != 2 or X.shape[1] != len(names):
             raise ValueError(f"expected X of shape (n, {len(names)}), got {X.shape}")
@@ -140,7 +151,9 @@ class Predictor:
     def design(self, given: np.ndarray) -> Tensor:
         """(n, p) columns of the linear scores: those given, behind the constant."""
         x = torch.tensor(given, dtype=torch.float64)
-        return torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1) if self.intercept else x
+        return (
+            torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1) if self.intercept else x
+        )
 
     def at(self, x: Tensor, level: float) -> Predictions:
         """Predict for rows of `design`."""

@@ -1,4 +1,6 @@
-"""Choices among alternatives: rows of cases and their alternatives, and the columns of the scores."""
+"""Choices among alternatives: rows of cases and their alternatives, and the columns of the
+scores.
+"""
 
 from __future__ import annotations
 
@@ -43,16 +45,21 @@ class Choices:
         if values.shape == (self.cases,) and self.labels is None:  # wide
             return values
         if values.shape != (len(self.given),):
-            raise ValueError(f"expected {len(self.given)} {what}, one for each row, got shape {values.shape}")
+            raise ValueError(
+                f"expected {len(self.given)} {what}, one for each row, got shape {values.shape}"
+            )
         values = values[self.given]
         missing = absent(values)
         if missing.any():
-            raise ValueError(f"expected {what} in every row, got none at row {self.given[int(missing.argmax())]}")
+            raise ValueError(
+                f"expected {what} in every row, got none at row {self.given[int(missing.argmax())]}"
+            )
         own = values[self.first]
         wrong = np.flatnonzero(values != own[self.case])
         if len(wrong):
             raise ValueError(
-                f"expected {what} that are the same in all rows of a case, got {own[self.case[wrong[0]]]} and "
+                f"expected {what} that are the same in all rows of a case, got "
+                f"{own[self.case[wrong[0]]]} and "
                 f"{values[wrong[0]]} in case {self.name(int(self.case[wrong[0]]))}"
             )
         return own
@@ -68,13 +75,17 @@ class Choices:
         """(cases): the number of each one's cluster."""
         if given is None:
             return None
-        return cluster_codes(self.of_cases(given, "clusters"), self.cases, np.ones(self.cases, dtype=bool))
+        return cluster_codes(
+            self.of_cases(given, "clusters"), self.cases, np.ones(self.cases, dtype=bool)
+        )
 
     def chosen(self, y: Any) -> Tensor:
         """(cases): the row of the alternative that was chosen, from marks of the rows as given."""
         marks = array_of(y, "y")
         if marks.shape != (len(self.given),):
-            raise ValueError(f"expected y of {len(self.given)} marks, one for each row, got shape {marks.shape}")
+            raise ValueError(
+                f"expected y of {len(self.given)} marks, one for each row, got shape {marks.shape}"
+            )
         marks = marks[self.given]
         wrong = np.flatnonzero(absent(marks) if absent(marks).any() else ~np.isin(marks, (0, 1)))
         if len(wrong):
@@ -86,7 +97,10 @@ class Choices:
         wrong = np.flatnonzero(count != 1)
         if len(wrong):
             name = self.name(int(wrong[0]))
-            raise ValueError(f"expected one chosen alternative in each case, got {int(count[wrong[0]])} in case {name}")
+            raise ValueError(
+                f"expected one chosen alternative in each case, got "
+                f"{int(count[wrong[0]])} in case {name}"
+            )
         return torch.from_numpy(np.flatnonzero(marks == 1))
 
     def name(self, case: int) -> str:
@@ -107,34 +121,50 @@ def from_long(x: np.ndarray, names: list[str], case: Any, alternative: Any) -> C
     twice = np.flatnonzero((np.diff(numbers) == 0) & (np.diff(which) == 0))
     if len(twice):
         name, again = label(cases[numbers[twice[0]]]), label(alternatives[which[twice[0]]])
-        raise ValueError(f"expected each alternative once in a case, got {again} twice in case {name}")
+        raise ValueError(
+            f"expected each alternative once in a case, got {again} twice in case {name}"
+        )
     return Choices(x[order], names, numbers, which, alternatives.tolist(), order, cases)
 
 
 def from_wide(x: np.ndarray, names: list[str], available: Any, alternatives: list[Any]) -> Choices:
     """Of (n, J, q) attributes with a mask of the alternatives that a case has, (n, J)."""
     n, count, _ = x.shape
-    mask = np.ones((n, count), dtype=bool) if available is None else array_of(available, "available")
+    mask = (
+        np.ones((n, count), dtype=bool) if available is None else array_of(available, "available")
+    )
     if mask.shape != (n, count) or not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"expected available as a mask of shape {(n, count)}, got shape {mask.shape}")
+        raise ValueError(
+            f"expected available as a mask of shape {(n, count)}, got shape {mask.shape}"
+        )
     mask = mask.astype(bool)
     empty = np.flatnonzero(~mask.any(1))
     if len(empty):
-        raise ValueError(f"expected an available alternative in each case, got none in case {empty[0]}")
+        raise ValueError(
+            f"expected an available alternative in each case, got none in case {empty[0]}"
+        )
     case, which = np.nonzero(mask)
     return Choices(x[mask], names, case, which, alternatives, case * count + which)
 
 
 def columns_of(
-    choices: Choices, constants: bool, specific: Sequence[Any], individual: Sequence[Any], baseline: int
+    choices: Choices,
+    constants: bool,
+    specific: Sequence[Any],
+    individual: Sequence[Any],
+    baseline: int,
 ) -> tuple[np.ndarray, list[str], list[bool]]:
     """The columns of the scores, their names, and which are constants.
 
-    Attributes have one coefficient; those that are `specific` one for each alternative; covariates of the `individual`,
-    which are the same in all rows of a case, one for each alternative but the baseline.
+    Attributes have one coefficient; those that are `specific` one for each alternative; covariates
+    of the `individual`, which are the same in all rows of a case, one for each alternative but the
+    baseline.
     """
     place = {name: j for j, name in enumerate(choices.names)}
-    own = {what: [_place(name, place) for name in names] for what, names in (("s", specific), ("i", individual))}
+    own = {
+        what: [_place(name, place) for name in names]
+        for what, names in (("s", specific), ("i", individual))
+    }
     columns, names, constant = [], [], []
 
     def add(values: np.ndarray, name: str, is_constant: bool = False) -> None:
@@ -170,27 +200,40 @@ def choices_long(
 
     Args:
         table: a row for each case.
-        attributes: the name of each attribute -> alternative -> its column; an alternative that lacks a value (NaN) of
-            an attribute that it has elsewhere is not available to that case.
+        attributes: the name of each attribute -> alternative -> its column; an alternative that
+            lacks a value (NaN) of an attribute that it has elsewhere is not available to that case.
         choice: the column of the chosen alternative.
         individual: columns that are copied.
         case: the name of the new column of cases.
 
-    Returns: a table with the columns case, "alternative", "chosen" (0 or 1), the attributes and the copied columns.
+    Returns: a table with the columns case, "alternative", "chosen" (0 or 1), the attributes and the
+        copied columns.
     """
     import pandas as pd
 
-    alternatives = list(dict.fromkeys(value for columns in attributes.values() for value in columns))
+    alternatives = list(
+        dict.fromkeys(value for columns in attributes.values() for value in columns)
+    )
     for name, columns in attributes.items():
         missing = [value for value in alternatives if value not in columns]
         if missing:
-            raise ValueError(f"expected a column of {name!r} for each alternative, got none for {missing[0]!r}")
-    for name in [choice, *individual, *(name for columns in attributes.values() for name in columns.values())]:
+            raise ValueError(
+                f"expected a column of {name!r} for each alternative, got none for {missing[0]!r}"
+            )
+    for name in [
+        choice,
+        *individual,
+        *(name for columns in attributes.values() for name in columns.values()),
+    ]:
         if name not in table.columns:
             raise ValueError(f"expected a column of the table, got {name!r}")
     parts = []
     for value in alternatives:
-        own = {case: table.index, "alternative": value, "chosen": (table[choice] == value).astype(int)}
+        own = {
+            case: table.index,
+            "alternative": value,
+            "chosen": (table[choice] == value).astype(int),
+        }
         own |= {name: table[columns[value]] for name, columns in attributes.items()}
         parts.append(pd.DataFrame(own | {name: table[name] for name in individual}))
     long = pd.concat(parts, ignore_index=True).sort_values([case], kind="stable", ignore_index=True)
@@ -199,13 +242,15 @@ def choices_long(
     if len(lost):
         row = lost.iloc[0]
         raise ValueError(
-            f"expected the attributes of the chosen alternative, got none of {row['alternative']!r} "
+            f"expected the attributes of the chosen alternative, got none of "
+            f"{row['alternative']!r} "
             f"in {case} {row[case]}"
         )
     unknown = ~table[choice].isin(alternatives)
     if unknown.any():
         raise ValueError(
-            f"expected one of {', '.join(map(str, alternatives))} in {choice!r}, got {table[choice][unknown].iloc[0]!r}"
+            f"expected one of {', '.join(map(str, alternatives))} in {choice!r}, got "
+            f"{table[choice][unknown].iloc[0]!r}"
         )
     return long[~absent].reset_index(drop=True)
 
@@ -213,10 +258,14 @@ def choices_long(
 def _labels(values: Any, what: str, rows: int) -> np.ndarray:
     values = array_of(values, what)
     if values.shape != (rows,):
-        raise ValueError(f"expected {rows} labels of {what}s, one for each row, got shape {values.shape}")
+        raise ValueError(
+            f"expected {rows} labels of {what}s, one for each row, got shape {values.shape}"
+        )
     missing = absent(values)
     if missing.any():
-        raise ValueError(f"expected a label of the {what} in every row, got none at row {int(missing.argmax())}")
+        raise ValueError(
+            f"expected a label of the {what} in every row, got none at row {int(missing.argmax())}"
+        )
     if values.dtype.kind == "O":
         require_one_type(values.tolist())
     return values
@@ -236,6 +285,7 @@ def _require_same(choices: Choices, values: np.ndarray, name: str) -> None:
     if len(wrong):
         row = wrong[0]
         raise ValueError(
-            f"expected individual column {name!r} to be the same in all rows of a case, got {first[row]:g} and "
+            f"expected individual column {name!r} to be the same in all rows of a case, got "
+            f"{first[row]:g} and "
             f"{values[row]:g} in case {choices.name(int(choices.case[row]))}"
         )

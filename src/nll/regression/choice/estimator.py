@@ -1,4 +1,6 @@
-"""Conditional logit: each case chooses among its own alternatives, by their attributes (McFadden 1974)."""
+"""Conditional logit: each case chooses among its own alternatives, by their attributes (McFadden
+1974).
+"""
 
 from __future__ import annotations
 
@@ -30,23 +32,26 @@ from nll.solvers.trust_region import Progress
 class ConditionalLogit(BaseEstimator):
     """Conditional logit by maximum likelihood, with standard errors.
 
-    P(a) = exp(v_a) / sum of exp(v_b) over the alternatives b of the case, with v linear in attributes of the
-    alternatives and covariates of the individual. Newton's method in float64 maximises the likelihood; `result_` is
-    the `Fit`.
+    P(a) = exp(v_a) / sum of exp(v_b) over the alternatives b of the case, with v linear in
+    attributes of the alternatives and covariates of the individual. Newton's method in float64
+    maximises the likelihood; `result_` is the `Fit`.
 
     Args:
         constants: whether each alternative but the baseline has a constant.
-        specific: names or numbers of attributes with a coefficient for each alternative; the others have one for all.
-        individual: those of covariates that are the same in all rows of a case; they have a coefficient for each
-            alternative but the baseline.
-        baseline: the alternative without these; None: the first category of a Categorical, else the first in sorted
-            order.
-        alpha: ridge penalty alpha / 2 * (sum of squares of all coefficients but the constants), on the summed negative
-            log-likelihood.
-        covariance: "observed" (inverse information), "sandwich" (HC0) or "hc1"; `fit(clusters=...)` clusters it.
+        specific: names or numbers of attributes with a coefficient for each alternative; the others
+            have one for all.
+        individual: those of covariates that are the same in all rows of a case; they have a
+            coefficient for each alternative but the baseline.
+        baseline: the alternative without these; None: the first category of a Categorical, else the
+            first in sorted order.
+        alpha: ridge penalty alpha / 2 * (sum of squares of all coefficients but the constants), on
+            the summed negative log-likelihood.
+        covariance: "observed" (inverse information), "sandwich" (HC0) or "hc1"; `fit(clusters=...)`
+            clusters it.
 
     Attributes: `classes_` (J alternatives), `feature_names_in_`, `coef_` (P), in the order of
-    `result_.labels["coef"]`; `n_iter_`; `result_`; `constants_log_likelihood_`, the largest with constants alone.
+    `result_.labels["coef"]`; `n_iter_`; `result_`; `constants_log_likelihood_`, the largest with
+    constants alone.
     """
 
     def __init__(
@@ -82,22 +87,24 @@ class ConditionalLogit(BaseEstimator):
         """Fit the model.
 
         Args:
-            X: long: (rows, q) attributes, a row for each case and alternative that it has, in any order; or wide:
-                an array (n, J, q).
-            y: long: (rows), 1 for the chosen alternative and 0 for the others, or the name of such a column of X;
+            X: long: (rows, q) attributes, a row for each case and alternative that it has, in any
+                order; or wide: an array (n, J, q).
+            y: long: (rows), 1 for the chosen alternative and 0 for the others, or the name of such
+                a column of X;
                 wide: (n) the chosen alternatives, numbers from 0 to J - 1.
             case: long: (rows) labels of the cases, or the name of a column of X.
             alternative: long: (rows) labels of the alternatives, or the name of a column of X.
             available: wide: (n, J), whether a case has an alternative; None: all have all.
-            sample_weight: (rows), the same within a case, or wide (n): how often a case was seen; or
-                `nll.sampling(w)` or `nll.importance(w)`, of which only the ratios count, and the covariance is the
-                sandwich.
+            sample_weight: (rows), the same within a case, or wide (n): how often a case was seen;
+                or `nll.sampling(w)` or `nll.importance(w)`, of which only the ratios count, and the
+                covariance is the sandwich.
             offset: (rows), or wide (n, J): added to the scores.
-            clusters: (rows), or wide (n): labels of groups of cases that are not independent of each other.
+            clusters: (rows), or wide (n): labels of groups of cases that are not independent of
+                each other.
             progress: called before each step with (step, log-likelihood, Newton decrement).
 
-        Raises: ValueError for data that do not fit, naming the case, row or column. Where no finite estimate exists it
-        warns (ConvergenceWarning); `result_.status` says what is wrong.
+        Raises: ValueError for data that do not fit, naming the case, row or column. Where no finite
+        estimate exists it warns (ConvergenceWarning); `result_.status` says what is wrong.
         """
         self._check_options()
         choices, chosen = self._choices(X, y, case, alternative, available)
@@ -105,12 +112,16 @@ class ConditionalLogit(BaseEstimator):
         self.feature_names_in_ = np.array(choices.names, dtype=object)
         self.n_features_in_ = len(choices.names)
         if len(self.classes_) < 2:
-            raise ValueError(f"expected at least two alternatives, got one: {label(choices.alternatives[0])}")
+            raise ValueError(
+                f"expected at least two alternatives, got one: {label(choices.alternatives[0])}"
+            )
         levels = None if alternative is None else categories_of(_values(X, alternative))
         first = first_level(levels, choices.alternatives)
         base = code_of(first if self.baseline is None else self.baseline, choices.alternatives)
         self.baseline_ = choices.alternatives[base]
-        x, names, constant = columns_of(choices, self.constants, self.specific, self.individual, base)
+        x, names, constant = columns_of(
+            choices, self.constants, self.specific, self.individual, base
+        )
         if not names:
             raise ValueError("expected attributes or constants, got no columns")
         weights, groups = choices.weights(sample_weight), choices.clusters(clusters)
@@ -126,7 +137,9 @@ class ConditionalLogit(BaseEstimator):
             weights=kind_of(sample_weight),
             clusters=groups,
             response=str(y) if isinstance(y, str) else None,
-            baseline=label(choices.alternatives[base]) if self.constants or len(self.individual) else None,
+            baseline=label(choices.alternatives[base])
+            if self.constants or len(self.individual)
+            else None,
             progress=progress,
         )
         if not self.result_.converged:
@@ -136,9 +149,16 @@ class ConditionalLogit(BaseEstimator):
         return self
 
     def predict_log_proba(
-        self, X: Any, *, case: Any = None, alternative: Any = None, available: Any = None, offset: Any = None
+        self,
+        X: Any,
+        *,
+        case: Any = None,
+        alternative: Any = None,
+        available: Any = None,
+        offset: Any = None,
     ) -> np.ndarray:
-        """Return log-probabilities: long (rows) in the order given; wide (n, J), -inf where not available.
+        """Return log-probabilities: long (rows) in the order given; wide (n, J), -inf where not
+        available.
 
         Raises: ValueError for an alternative that the fit has not seen.
         """
@@ -152,9 +172,14 @@ class ConditionalLogit(BaseEstimator):
             raise ValueError(f"expected the alternatives of the fit, got {label(unseen[0])}")
         place = np.searchsorted(self.classes_, np.array(choices.alternatives))
         known = Choices(
-            choices.x, choices.names, choices.case, place[choices.alternative], self.classes_.tolist(), choices.given,
+            choices.x,
+            choices.names,
+            choices.case,
+            place[choices.alternative],
+            self.classes_.tolist(),
+            choices.given,
             choices.labels,
-        )  # fmt: skip
+        )
         base = code_of(self.baseline_, known.alternatives)
         x, _, _ = columns_of(known, self.constants, self.specific, self.individual, base)
         v = torch.from_numpy(x @ self.coef_)
@@ -170,10 +195,20 @@ class ConditionalLogit(BaseEstimator):
         return np.exp(self.predict_log_proba(X, **more))
 
     def predict(
-        self, X: Any, *, case: Any = None, alternative: Any = None, available: Any = None, offset: Any = None
+        self,
+        X: Any,
+        *,
+        case: Any = None,
+        alternative: Any = None,
+        available: Any = None,
+        offset: Any = None,
     ) -> np.ndarray:
-        """Return the most probable alternative of each case: long, in the sorted order of the cases; wide (n)."""
-        log_p = self.predict_log_proba(X, case=case, alternative=alternative, available=available, offset=offset)
+        """Return the most probable alternative of each case: long, in the sorted order of the
+        cases; wide (n).
+        """
+        log_p = self.predict_log_proba(
+            X, case=case, alternative=alternative, available=available, offset=offset
+        )
         if log_p.ndim == 2:
             return self.classes_[log_p.argmax(1)]
         choices = self._read(X, case, alternative, available)
@@ -181,8 +216,12 @@ class ConditionalLogit(BaseEstimator):
         order = np.lexsort((-own, choices.case))
         return np.array(choices.alternatives)[choices.alternative[order[choices.first]]]
 
-    def _choices(self, X: Any, y: Any, case: Any, alternative: Any, available: Any) -> tuple[Choices, Tensor]:
-        choices = self._read(X, case, alternative, available, y if isinstance(y, str) else None, fitted=False)
+    def _choices(
+        self, X: Any, y: Any, case: Any, alternative: Any, available: Any
+    ) -> tuple[Choices, Tensor]:
+        choices = self._read(
+            X, case, alternative, available, y if isinstance(y, str) else None, fitted=False
+        )
         if choices.labels is not None:
             return choices, choices.chosen(_column(X, y))
         y = array_of(y, "y")
@@ -191,16 +230,27 @@ class ConditionalLogit(BaseEstimator):
             raise ValueError(f"expected y of {n} choices, got shape {y.shape}")
         wrong = np.flatnonzero(absent(y) if absent(y).any() else ~np.isin(y, np.arange(count)))
         if len(wrong):
-            raise ValueError(f"expected choices from 0 to {count - 1}, got {y[wrong[0]]} in case {wrong[0]}")
+            raise ValueError(
+                f"expected choices from 0 to {count - 1}, got {y[wrong[0]]} in case {wrong[0]}"
+            )
         chosen = np.searchsorted(choices.given, np.arange(n) * count + y.astype(np.int64))
         ends = np.minimum(chosen, len(choices.given) - 1)
         wrong = np.flatnonzero(choices.given[ends] != np.arange(n) * count + y)
         if len(wrong):
-            raise ValueError(f"expected the choice of an available alternative, got {y[wrong[0]]} in case {wrong[0]}")
+            raise ValueError(
+                f"expected the choice of an available alternative, got {y[wrong[0]]} "
+                f"in case {wrong[0]}"
+            )
         return choices, torch.from_numpy(chosen)
 
     def _read(
-        self, X: Any, case: Any, alternative: Any, available: Any, y: str | None = None, fitted: bool = True
+        self,
+        X: Any,
+        case: Any,
+        alternative: Any,
+        available: Any,
+        y: str | None = None,
+        fitted: bool = True,
     ) -> Choices:
         X = plain(X, "X")
         if len(X.shape) == 3:
@@ -214,14 +264,24 @@ class ConditionalLogit(BaseEstimator):
             names = [f"x{j}" for j in range(array.shape[2])]
             return from_wide(array, names, available, list(range(array.shape[1])))
         if case is None or alternative is None:
-            raise ValueError("expected case and alternative with rows of X, or X of three dimensions")
+            raise ValueError(
+                "expected case and alternative with rows of X, or X of three dimensions"
+            )
         if available is not None:
-            raise ValueError("expected no available with rows of X: an alternative that is not available has no row")
+            raise ValueError(
+                "expected no available with rows of X: an alternative that is not "
+                "available has no row"
+            )
         used = {part for part in (case, alternative, y) if isinstance(part, str)}
-        names = self.feature_names_in_.tolist() if fitted and hasattr(X, "columns") else _names(X, used)
+        names = (
+            self.feature_names_in_.tolist() if fitted and hasattr(X, "columns") else _names(X, used)
+        )
         array = _array(X, names)
         return from_long(
-            array, names or [f"x{j}" for j in range(array.shape[1])], _column(X, case), _column(X, alternative)
+            array,
+            names or [f"x{j}" for j in range(array.shape[1])],
+            _column(X, case),
+            _column(X, alternative),
         )
 
     def _check_options(self) -> None:
@@ -230,10 +290,14 @@ class ConditionalLogit(BaseEstimator):
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
         if self.covariance not in KINDS:
-            raise ValueError(f"expected covariance to be one of {', '.join(KINDS)}, got {self.covariance!r}")
+            raise ValueError(
+                f"expected covariance to be one of {', '.join(KINDS)}, got {self.covariance!r}"
+            )
         for name in ("specific", "individual"):
             if isinstance(getattr(self, name), str):
-                raise TypeError(f"expected {name} as a list of columns, got the text {getattr(self, name)!r}")
+                raise TypeError(
+                    f"expected {name} as a list of columns, got the text {getattr(self, name)!r}"
+                )
 
 
 def _likelihood(
@@ -245,10 +309,15 @@ def _likelihood(
     offset: Tensor | None,
     penalised: bool = False,
 ) -> ConditionalLikelihood:
-    """That of columns less their means within each case, which leaves the differences of the scores."""
+    """That of columns less their means within each case, which leaves the differences of the
+    scores.
+    """
     given, case = torch.from_numpy(x), torch.from_numpy(choices.case)
     count = torch.bincount(case).double()
-    means = torch.zeros(choices.cases, x.shape[1], dtype=torch.float64).index_add_(0, case, given) / count[:, None]
+    means = (
+        torch.zeros(choices.cases, x.shape[1], dtype=torch.float64).index_add_(0, case, given)
+        / count[:, None]
+    )
     away = given - means[case]
     still = away.abs().amax(0) <= 1e-12 * given.abs().amax(0)
     if penalised:
@@ -256,7 +325,9 @@ def _likelihood(
         return ConditionalLikelihood(columns, case, chosen, weights, offset)
     if bool(still.any()):
         name = names[int(still.nonzero()[0])]
-        raise ValueError(f"expected columns that vary within a case, got {name!r}; `individual` names covariates")
+        raise ValueError(
+            f"expected columns that vary within a case, got {name!r}; `individual` names covariates"
+        )
     try:
         columns = Columns.of(away, names, intercept=False).independent()
     except ValueError as error:
@@ -288,7 +359,9 @@ def _offset(choices: Choices, offset: Any) -> Tensor:
     if choices.labels is None:
         values = values.reshape(-1)
     elif values.shape != (len(choices.given),):
-        raise ValueError(f"expected {len(choices.given)} offsets, one for each row, got shape {values.shape}")
+        raise ValueError(
+            f"expected {len(choices.given)} offsets, one for each row, got shape {values.shape}"
+        )
     values = values[choices.given]
     if not np.isfinite(values).all():
         raise ValueError(f"expected finite offsets, got {values[~np.isfinite(values)][0]}")
@@ -313,7 +386,9 @@ def _values(X: Any, which: Any) -> Any:
     """Those given, or the column of that name."""
     if not isinstance(which, str):
         return which
-    if not hasattr(X, "columns") or which not in (X.column_names if hasattr(X, "column_names") else X.columns):
+    if not hasattr(X, "columns") or which not in (
+        X.column_names if hasattr(X, "column_names") else X.columns
+    ):
         raise ValueError(f"expected a column of X, got {which!r}")
     return X[which]
 

@@ -1,6 +1,8 @@
-"""The likelihood of choices under a softmax of each case's own alternatives (McFadden 1974), and its maximum.
+"""The likelihood of choices under a softmax of each case's own alternatives (McFadden 1974), and
+its maximum.
 
-With scores v of the rows and p = softmax(v) within a case, xbar = sum_rows p x of the case and weight w of the case:
+With scores v of the rows and p = softmax(v) within a case, xbar = sum_rows p x of the case and
+weight w of the case:
 
     log L = sum_cases w log p_chosen    score = sum_rows w ([chosen] - p) x
     information = sum_rows w p (x - xbar)(x - xbar)'
@@ -89,7 +91,9 @@ class ConditionalLikelihood:
             case, row = end, last
 
     def sums(self, theta: Tensor, weights: Tensor | None = None) -> Sums:
-        """Log-likelihood, score and information, penalty included; `weights`: others than the own."""
+        """Log-likelihood, score and information, penalty included; `weights`: others than the
+        own.
+        """
         weights = self.weights if weights is None else weights
         value, score = torch.zeros((), dtype=torch.float64), torch.zeros_like(theta)
         information = torch.zeros(len(theta), len(theta), dtype=torch.float64)
@@ -106,7 +110,11 @@ class ConditionalLikelihood:
             information += away.T @ ((w[part.case] * p)[:, None] * away)
         if self.penalty is not None:
             shrink = self.penalty @ theta
-            value, score, information = value - theta @ shrink / 2, score - shrink, information + self.penalty
+            value, score, information = (
+                value - theta @ shrink / 2,
+                score - shrink,
+                information + self.penalty,
+            )
         return Sums(value, score, information)
 
     def scores(self, theta: Tensor) -> Tensor:
@@ -120,14 +128,20 @@ class ConditionalLikelihood:
 
     def among(self, allowed: Tensor) -> ConditionalLikelihood:
         """The likelihood of the choices among the rows that are allowed."""
-        offset = torch.where(allowed, torch.zeros(()) if self.offset is None else self.offset, -torch.inf).double()
-        return ConditionalLikelihood(self.columns, self.case, self.chosen, self.weights, offset, self.penalty)
+        offset = torch.where(
+            allowed, torch.zeros(()) if self.offset is None else self.offset, -torch.inf
+        ).double()
+        return ConditionalLikelihood(
+            self.columns, self.case, self.chosen, self.weights, offset, self.penalty
+        )
 
 
 def log_probabilities(part: _Part, theta: Tensor) -> Tensor:
     """(m): of each row among those of its case."""
     v = part.x @ theta if part.offset is None else part.x @ theta + part.offset
-    top = torch.full((len(part.chosen),), -torch.inf, dtype=torch.float64).scatter_reduce(0, part.case, v, "amax")
+    top = torch.full((len(part.chosen),), -torch.inf, dtype=torch.float64).scatter_reduce(
+        0, part.case, v, "amax"
+    )
     v = v - top[part.case]
     total = torch.zeros_like(top).index_add(0, part.case, v.exp())
     return v - total.log()[part.case]
@@ -145,9 +159,13 @@ class _Cases:
         found = []
         for number, own in enumerate(theta):
             weights = torch.zeros_like(self.likelihood.weights)
-            weights[segment.parts[0][0]] = segment.weights[number if len(segment.weights) > 1 else 0]
+            weights[segment.parts[0][0]] = segment.weights[
+                number if len(segment.weights) > 1 else 0
+            ]
             sums = self.likelihood.sums(back @ own, weights)
-            found.append(Sums(sums.log_likelihood, back.T @ sums.score, back.T @ sums.information @ back))
+            found.append(
+                Sums(sums.log_likelihood, back.T @ sums.score, back.T @ sums.information @ back)
+            )
         return Sums(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
@@ -155,33 +173,45 @@ class _Cases:
         back = torch.linalg.inv(self.likelihood.columns.to_given)
         rows = []
         for own in params["coef"][:, 0]:
-            each = [log_probabilities(part, back @ own)[part.chosen] for part in self.likelihood.parts()]
+            each = [
+                log_probabilities(part, back @ own)[part.chosen] for part in self.likelihood.parts()
+            ]
             rows.append(torch.cat(each)[parts[0][0]])
         return torch.stack(rows)
 
 
-def _search_again(likelihood: ConditionalLikelihood, coef: Tensor, steps: int, weighted: bool) -> Found:
+def _search_again(
+    likelihood: ConditionalLikelihood, coef: Tensor, steps: int, weighted: bool
+) -> Found:
     cases = torch.arange(len(likelihood.weights))
     segment = Segment(_Cases(likelihood), (cases[None],), likelihood.weights[None], cases)
     problem = Problem((segment,), Layout({"coef": Parameter(constraints.real, tuple(coef.shape))}))
     at = problem.sums(coef[None])
     sums = Sums(*(part[0] for part in at))
     return Found(
-        problem, Optimum(coef, sums, decrement_of(sums), steps, True, "converged"), Units(), 0.0, problem, weighted
+        problem,
+        Optimum(coef, sums, decrement_of(sums), steps, True, "converged"),
+        Units(),
+        0.0,
+        problem,
+        weighted,
     )
 
 
 class Judged(NamedTuple):
     """What a linear programme found; nothing: it could not decide."""
 
-    overlap: bool = False  # whether no direction separates the choices, so that a finite maximum exists
+    # whether no direction separates the choices, so that a finite maximum exists
+    overlap: bool = False
     direction: Tensor | None = None  # (p), of the search's columns
     supremum: float = float("nan")
     limit: Limit | None = None
 
 
 def certified(likelihood: ConditionalLikelihood, decrement: float, covariance: Tensor) -> bool:
-    """Bach's certificate (see `existence`): no direction of unit length moves two scores of a case far apart."""
+    """Bach's certificate (see `existence`): no direction of unit length moves two scores of a case
+    far apart.
+    """
     if bool(covariance.isnan().any()):
         return False
     largest = 0.0
@@ -192,9 +222,11 @@ def certified(likelihood: ConditionalLikelihood, decrement: float, covariance: T
 
 
 def judge(likelihood: ConditionalLikelihood) -> Judged:
-    """Is there a direction along which no choice ever loses to another alternative of its case, and one wins?
+    """Is there a direction along which no choice ever loses to another alternative of its case, and
+    one wins?
 
-    What has lost is left out, and the rest is asked again; in the end it has a maximum across the directions.
+    What has lost is left out, and the rest is asked again; in the end it has a maximum across the
+    directions.
     """
     x = likelihood.columns.x
     margins = x[likelihood.chosen][likelihood.case] - x
@@ -210,21 +242,31 @@ def judge(likelihood: ConditionalLikelihood) -> Judged:
             break
         before, after = margins @ total, margins @ direction
         again = ~left & (after < 0)  # what has lost already may come nearer, but not back
-        share = min(1.0, 0.5 * float((before[again] / -after[again]).amin())) if bool(again.any()) else 1.0
+        share = (
+            min(1.0, 0.5 * float((before[again] / -after[again]).amin()))
+            if bool(again.any())
+            else 1.0
+        )
         total = total + share * direction
         left &= after <= _ZERO
     if not bool(total.any()):
         return Judged(overlap=True)
     rest = likelihood.among(left)
-    found = maximise(rest.sums, torch.zeros(likelihood.size, dtype=torch.float64), None, likelihood.unit)
+    found = maximise(
+        rest.sums, torch.zeros(likelihood.size, dtype=torch.float64), None, likelihood.unit
+    )
     if not found.reached:
         return Judged()
-    total = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) / torch.where(unit > 0, unit, 1.0)
+    total = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) / torch.where(
+        unit > 0, unit, 1.0
+    )
     return Judged(direction=total, supremum=float(found.sums.log_likelihood), limit=limit_of(found))
 
 
 def _direction(margins: Tensor) -> Tensor | None:
-    """A direction of at most 1 with no negative margin and a positive one; 0: there is none; None: not decided."""
+    """A direction of at most 1 with no negative margin and a positive one; 0: there is none; None:
+    not decided.
+    """
     rows = torch.arange(0, len(margins), max(1, -(-len(margins) // _MOST_ROWS)))
     for _ in range(_ROUNDS):
         found = _programme(margins[rows])
@@ -244,7 +286,9 @@ def _programme(margins: Tensor) -> Tensor | None:
     matrix = csr_array(margins.numpy())
     options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     gain, zeros = -margins.sum(0).numpy(), np.zeros(len(margins))
-    found: Any = linprog(gain, A_ub=-matrix, b_ub=zeros, bounds=(-1, 1), method="highs", options=options)
+    found: Any = linprog(
+        gain, A_ub=-matrix, b_ub=zeros, bounds=(-1, 1), method="highs", options=options
+    )
     if found.status != 0:
         return None
     direction = torch.from_numpy(found.x)
@@ -266,19 +310,27 @@ def fit_choices(
     Args:
         likelihood: of the choices.
         covariance: "observed", "sandwich" or "hc1".
-        weights: their kind, which are in the unit of the likelihood; those that are no frequencies take the sandwich.
+        weights: their kind, which are in the unit of the likelihood; those that are no frequencies
+            take the sandwich.
         clusters: (cases), the number of each one's cluster.
         response: its name.
         baseline: the alternative without a constant.
         progress: called before each step with (step, log-likelihood, Newton decrement).
     """
     columns, penalty = likelihood.columns, likelihood.penalty
-    found = maximise(likelihood.sums, torch.zeros(likelihood.size, dtype=torch.float64), progress, likelihood.unit)
+    found = maximise(
+        likelihood.sums,
+        torch.zeros(likelihood.size, dtype=torch.float64),
+        progress,
+        likelihood.unit,
+    )
     inverse = cov.inverse(found.sums.information)
     plain = likelihood if penalty is None else _without_penalty(likelihood)
     judged = Judged(overlap=True)
     if penalty is not None:
-        judged = Judged(overlap=bool(inverse.isnan().any()) or certified(likelihood, found.decrement, inverse))
+        judged = Judged(
+            overlap=bool(inverse.isnan().any()) or certified(likelihood, found.decrement, inverse)
+        )
         found, inverse = _settled(likelihood, found, plain.sums(found.theta).information)
     elif not certified(likelihood, found.decrement, inverse):
         judged = judge(likelihood)
@@ -289,7 +341,11 @@ def fit_choices(
     elif converged and penalty is not None:
         inverse = cov.sandwich(inverse, plain.sums(found.theta).information)
     coef = columns.to_given @ found.theta
-    spread = cov.transformed(inverse, columns.to_given) if converged else torch.full_like(inverse, torch.nan)
+    spread = (
+        cov.transformed(inverse, columns.to_given)
+        if converged
+        else torch.full_like(inverse, torch.nan)
+    )
     if judged.limit is not None:
         limits, _ = within_limit(judged.limit, columns.to_given)
         known = limits.isfinite()
@@ -306,7 +362,9 @@ def fit_choices(
         df=likelihood.size,
         status=_status(found, judged, columns)
         if penalty is None
-        else existence.verdict(found, judged.overlap, "that the penalty leaves free", likelihood.unit),
+        else existence.verdict(
+            found, judged.overlap, "that the penalty leaves free", likelihood.unit
+        ),
         converged=converged,
         decrement=found.decrement,
         steps=found.steps,
@@ -320,8 +378,12 @@ def fit_choices(
     return replace(fitted, search=again if converged and likelihood.penalty is None else None)
 
 
-def _settled(likelihood: ConditionalLikelihood, found: Optimum, information: Tensor) -> tuple[Optimum, Tensor]:
-    """The very maximum where columns are constant or collinear, and the inverse across what they leave flat."""
+def _settled(
+    likelihood: ConditionalLikelihood, found: Optimum, information: Tensor
+) -> tuple[Optimum, Tensor]:
+    """The very maximum where columns are constant or collinear, and the inverse across what they
+    leave flat.
+    """
     assert likelihood.penalty is not None
     theta, inverse = ridge.settled(found.theta, information, likelihood.penalty, 1.0)
     before, after = (float(likelihood.sums(at).log_likelihood) for at in (found.theta, theta))
@@ -331,7 +393,13 @@ def _settled(likelihood: ConditionalLikelihood, found: Optimum, information: Ten
 
 
 def _without_penalty(likelihood: ConditionalLikelihood) -> ConditionalLikelihood:
-    parts = (likelihood.columns, likelihood.case, likelihood.chosen, likelihood.weights, likelihood.offset)
+    parts = (
+        likelihood.columns,
+        likelihood.case,
+        likelihood.chosen,
+        likelihood.weights,
+        likelihood.offset,
+    )
     return ConditionalLikelihood(*parts)
 
 
@@ -349,19 +417,27 @@ def _robust(
     weights: str,
     clusters: Tensor | None,
 ) -> tuple[Tensor, str]:
-    found = cov.sandwich(inverse, cov.meat(likelihood.scores(theta), likelihood.weights, weights, clusters))
+    found = cov.sandwich(
+        inverse, cov.meat(likelihood.scores(theta), likelihood.weights, weights, clusters)
+    )
     if clusters is not None:
         return found, f"sandwich, {int(clusters.max()) + 1} clusters"
     n = _count(likelihood, weights)
     if kind != "hc1":
         return found, "sandwich (HC0)"
-    return found * (n / (n - likelihood.size) if n > likelihood.size else torch.nan), "sandwich (HC1)"
+    return found * (
+        n / (n - likelihood.size) if n > likelihood.size else torch.nan
+    ), "sandwich (HC1)"
 
 
 def _status(found: Optimum, judged: Judged, columns: Columns) -> str:
     if judged.direction is not None:
         moved = columns.to_given @ judged.direction
-        signs = [(name, float(size)) for name, size in zip(columns.names, moved, strict=True) if abs(size) > 0]
+        signs = [
+            (name, float(size))
+            for name, size in zip(columns.names, moved, strict=True)
+            if abs(size) > 0
+        ]
         along = ", ".join(f"{size:+.3g} {name}" for name, size in signs)
         return (
             "no finite estimate: the choices are separated, and the likelihood keeps rising along "

@@ -1,4 +1,6 @@
-"""From a table and a formula to the response and the columns of a regression, with an error for what cannot be."""
+"""From a table and a formula to the response and the columns of a regression, with an error for
+what cannot be.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,16 @@ from nll.regression.formula.parser import as_categories, matrices, parse, respon
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Design", "complete_rows", "design", "numbers", "parse", "require_columns", "variables", "with_columns"]
+__all__ = [
+    "Design",
+    "complete_rows",
+    "design",
+    "numbers",
+    "parse",
+    "require_columns",
+    "variables",
+    "with_columns",
+]
 
 # So many texts without one that comes twice are names or dates, not categories.
 _ALL_DIFFERENT = 20
@@ -46,17 +57,27 @@ class Design:
 
 
 def require_columns(wanted: list[str], present: list[str]) -> None:
-    """Raise ValueError for the first column that the table has not, with the names that come near."""
+    """Raise ValueError for the first column that the table has not, with the names that come
+    near.
+    """
     for name in wanted:
         if name in present:
             continue
         near = difflib.get_close_matches(name, present, n=3)
-        hint = f"; near to it: {', '.join(near)}" if near else f"; the table has {', '.join(present)}"
+        hint = (
+            f"; near to it: {', '.join(near)}"
+            if near
+            else (f"; the table has {', '.join(present)}")
+        )
         raise ValueError(f"expected a column of the table, got {name!r}{hint}")
 
 
 def design(
-    table: pd.DataFrame, formula: StructuredFormula, *, weights: str | None = None, missing: str = "raise"
+    table: pd.DataFrame,
+    formula: StructuredFormula,
+    *,
+    weights: str | None = None,
+    missing: str = "raise",
 ) -> Design:
     """Build the response and the columns of a regression.
 
@@ -66,13 +87,14 @@ def design(
         weights: the column of frequencies.
         missing: "raise", or "drop" to leave out rows with a missing value in a column that is used.
 
-    Raises: ValueError for an unknown column, missing values (counted by column), a text in a column of numbers,
-    an infinite value, or a column of one category.
+    Raises: ValueError for an unknown column, missing values (counted by column), a text in a column
+    of numbers, an infinite value, or a column of one category.
     """
     used: list[str] = list(dict.fromkeys(variables(formula) + ([weights] if weights else [])))
     if INTERCEPT in used:
         raise ValueError(
-            f"expected columns with names other than {INTERCEPT!r}, which is the constant's, got {INTERCEPT!r}"
+            f"expected columns with names other than {INTERCEPT!r}, which is the constant's, got "
+            f"{INTERCEPT!r}"
         )
     require_columns(used, [str(name) for name in table.columns])
     table, dropped = complete_rows(table, used, missing)
@@ -84,7 +106,8 @@ def design(
     categories = as_categories([*formula.lhs, *formula.rhs])
     for name in used:
         _require_usable(table, name, name == response, name in categories)
-    times = response in used and table[response].dtype.kind in "mM"  # classes, which no formula computes
+    # classes, which no formula computes
+    times = response in used and table[response].dtype.kind in "mM"
     built = matrices(with_columns(table, {response: 0.0}) if times else table, formula)
     x = built.rhs
     for part in (built.lhs, x):
@@ -105,12 +128,16 @@ def design(
 
 
 def spec_of(table: pd.DataFrame, formula: StructuredFormula) -> Any:
-    """formulaic's specification of a formula's columns; ValueError where the table cannot fill it."""
+    """formulaic's specification of a formula's columns; ValueError where the table cannot fill
+    it.
+    """
     return matrices(table, formula).rhs.model_spec
 
 
 def with_columns(table: Any, columns: dict[str, Any]) -> pd.DataFrame:
-    """The table with some columns replaced, whatever their names; `assign` takes no column named self."""
+    """The table with some columns replaced, whatever their names; `assign` takes no column named
+    self.
+    """
     table = table.copy(deep=False)
     for name, values in columns.items():
         table[name] = values
@@ -125,7 +152,8 @@ def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[p
     if count and missing != "drop":
         by_column = ", ".join(f"{name}: {n}" for name, n in absent.sum().items() if n)
         raise ValueError(
-            f"expected no missing values, got {count} incomplete {'row' if count == 1 else 'rows'} ({by_column}); "
+            f"expected no missing values, got {count} incomplete {'row' if count == 1 else 'rows'} "
+            f"({by_column}); "
             "missing='drop' leaves them out"
         )
     if count == len(table):
@@ -137,12 +165,16 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
     """Return a column as float64; ValueError names the first row and value that is no number."""
     if column.dtype.kind in "mM":  # which NumPy would count from 1970
         got = f"{column.iloc[0]} at row {column.index[0]}" if len(column) else "none"
-        raise ValueError(f"expected numbers in column {name!r}, got the times of a {column.dtype} column: {got}")
+        raise ValueError(
+            f"expected numbers in column {name!r}, got the times of a {column.dtype} column: {got}"
+        )
     try:
         return column.to_numpy(dtype=np.float64)
     except (TypeError, ValueError):
         row = next(row for row, value in column.items() if not _is_number(value))
-        raise ValueError(f"expected numbers in column {name!r}, got {column[row]!r} at row {row}") from None
+        raise ValueError(
+            f"expected numbers in column {name!r}, got {column[row]!r} at row {row}"
+        ) from None
 
 
 def computed_response(table: pd.DataFrame, formula: StructuredFormula) -> pd.Series:
@@ -160,12 +192,16 @@ def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:
 
 
 def _plain(column: pd.Series) -> pd.Series:
-    """Truth values and decimal numbers, which a table holds as objects, as the numbers that they are."""
+    """Truth values and decimal numbers, which a table holds as objects, as the numbers that they
+    are.
+    """
     if column.dtype.kind != "O":
         return column
     if column.map(lambda value: isinstance(value, (Decimal, int, float))).all():
         column = (
-            column.astype(np.float64) if not column.map(lambda value: value is True or value is False).all() else column
+            column.astype(np.float64)
+            if not column.map(lambda value: value is True or value is False).all()
+            else column
         )
     return column.infer_objects()
 
@@ -186,10 +222,14 @@ def _require_usable(table: pd.DataFrame, name: str, response: bool, categories: 
     if any(is_number) or not all(isinstance(value, (str, bytes, bool)) for value in column):
         row = column.index[is_number.index(False)] if not all(is_number) else None
         got = "texts" if row is None else f"{column[row]!r} at row {row}"
-        raise ValueError(f"expected numbers in column {name!r}, got {got}; C({name}) takes its values as categories")
+        raise ValueError(
+            f"expected numbers in column {name!r}, got {got}; C({name}) takes its "
+            f"values as categories"
+        )
     if column.nunique() == len(column) >= _ALL_DIFFERENT:
         raise ValueError(
-            f"expected categories in column {name!r}, got another text in every row; C({name}) takes them all the same"
+            f"expected categories in column {name!r}, got another text in every row; C({name}) "
+            f"takes them all the same"
         )
 
 
@@ -197,7 +237,9 @@ def _require_finite(column: pd.Series) -> None:
     wrong = ~np.isfinite(column.to_numpy(dtype=np.float64))
     if wrong.any():
         row = column.index[wrong][0]
-        raise ValueError(f"expected finite values in column {column.name!r}, got {column[row]} at row {row}")
+        raise ValueError(
+            f"expected finite values in column {column.name!r}, got {column[row]} at row {row}"
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,9 @@
-"""The computed parts of a formula, such as np.log(a + 1) or C(b): an allow-list, read and evaluated without `eval`.
+"""The computed parts of a formula, such as np.log(a + 1) or C(b): an allow-list, read and evaluated
+without `eval`.
 
-A formula may come from somebody else, in the file of a saved model. Columns, numbers, arithmetic, comparisons and the
-functions listed here are all that a part may hold; everything else is refused before any of it is evaluated.
+A formula may come from somebody else, in the file of a saved model. Columns, numbers, arithmetic,
+comparisons and the functions listed here are all that a part may hold; everything else is refused
+before any of it is evaluated.
 """
 
 from __future__ import annotations
@@ -33,22 +35,35 @@ def _integers(value: Any) -> bool:
 def _numbers(value: Any) -> Any:
     """A column or a number as float64, int64 or truth values; ValueError for texts."""
     if isinstance(value, pd.Series) and not pd.api.types.is_numeric_dtype(value.dtype):
-        raise ValueError(f"expected numbers in column {value.name!r}, got values of type {value.dtype}")
+        raise ValueError(
+            f"expected numbers in column {value.name!r}, got values of type {value.dtype}"
+        )
     values = np.asarray(value)
     if values.dtype.kind == "u" and values.size and values.max() > np.iinfo(np.int64).max:
         return values.astype(np.float64)
-    return values if values.dtype.kind == "b" else values.astype(np.int64 if _integers(values) else np.float64)
+    return (
+        values
+        if values.dtype.kind == "b"
+        else values.astype(np.int64 if _integers(values) else np.float64)
+    )
 
 
 def _exact(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of numbers; those of whole numbers that would overflow, or have no whole result, are of float64."""
+    """A function of numbers; those of whole numbers that would overflow, or have no whole result,
+    are of float64.
+    """
     logical = function in (np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert)
 
     def applied(*given: Any) -> Any:
         if any(isinstance(value, Dual) for value in given):
-            return elementwise(function, [one if isinstance(one, Dual) else _numbers(one) for one in given])
+            return elementwise(
+                function, [one if isinstance(one, Dual) else _numbers(one) for one in given]
+            )
         values = [_numbers(value) for value in given]
-        values = values if logical else [value + 0 if value.dtype == bool else value for value in values]  # 1 + 1 = 2
+        # 1 + 1 = 2
+        values = (
+            values if logical else [value + 0 if value.dtype == bool else value for value in values]
+        )
         with np.errstate(all="ignore"):
             if not all(map(_integers, values)):
                 return function(*values)
@@ -110,7 +125,9 @@ def _public(function: Callable[..., Any], *hidden: str) -> _Function:
     every = inspect.signature(function).parameters.values()
     kept = [one for one in every if not one.name.startswith("_") and one.name not in hidden]
     kept = [one.replace(annotation=one.empty) for one in kept]
-    return _Function(function, inspect.Signature(kept), hasattr(function, "__is_stateful_transform__"))
+    return _Function(
+        function, inspect.Signature(kept), hasattr(function, "__is_stateful_transform__")
+    )
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -119,28 +136,43 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
     return Dual(value, np.where(value_of(condition), slope_of(x), slope_of(y))) if moves else value
 
 
-# Each value from those in its place alone: a function of all rows has another value among the rows of another table.
+# Each value from those in its place alone: a function of all rows has another value among the rows
+# of another table.
 _ELEMENTWISE = {
     f"np.{name}": _Function(_exact(function), function.nin)
     for name, function in vars(np).items()
-    if isinstance(function, np.ufunc) and function.nout == 1 and function.nin <= 2 and function.signature is None
+    if isinstance(function, np.ufunc)
+    and function.nout == 1
+    and function.nin <= 2
+    and function.signature is None
 } | {
     "np.where": _public(_where),
-    "np.clip": _public(lambda a, a_min, a_max: _exact(np.minimum)(_exact(np.maximum)(a, a_min), a_max)),
+    "np.clip": _public(
+        lambda a, a_min, a_max: _exact(np.minimum)(_exact(np.maximum)(a, a_min), a_max)
+    ),
     "np.round": _public(lambda a, decimals=0: np.round(_numbers(value_of(a)), decimals)),
     "np.isin": _public(lambda element, test_elements: np.isin(value_of(element), test_elements)),
-    "np.digitize": _public(lambda x, bins, right=False: np.digitize(_numbers(value_of(x)), bins, right)),
+    "np.digitize": _public(
+        lambda x, bins, right=False: np.digitize(_numbers(value_of(x)), bins, right)
+    ),
     "np.sinc": _Function(_exact(np.sinc), 1),
-}  # fmt: skip
-_SHORT = {name: _ELEMENTWISE[f"np.{name}"] for name in ("log", "log2", "log10", "exp", "exp2", "abs", "round")}
+}
+_SHORT = {
+    name: _ELEMENTWISE[f"np.{name}"]
+    for name in ("log", "log2", "log10", "exp", "exp2", "abs", "round")
+}
 _CATEGORICAL = {"C": _public(TRANSFORMS["C"]), "hashed": _public(TRANSFORMS["hashed"], "hash_func")}
 _BASES = ("bs", "cc", "cr", "cs", "center", "poly", "scale", "standardize", "I")
 _CONTRASTS = {
     **{name: _public(TRANSFORMS[name]) for name in ("Treatment", "Poly", "Sum", "Helmert", "Diff")},
-    **{f"contr.{name}": _public(getattr(TRANSFORMS["contr"], name))
-       for name in ("treatment", "SAS", "sum", "helmert", "diff", "poly")},
-}  # fmt: skip
-FUNCTIONS = _ELEMENTWISE | _SHORT | {name: _public(TRANSFORMS[name]) for name in _BASES} | _CATEGORICAL
+    **{
+        f"contr.{name}": _public(getattr(TRANSFORMS["contr"], name))
+        for name in ("treatment", "SAS", "sum", "helmert", "diff", "poly")
+    },
+}
+FUNCTIONS = (
+    _ELEMENTWISE | _SHORT | {name: _public(TRANSFORMS[name]) for name in _BASES} | _CATEGORICAL
+)
 _HINTS = {"factor": "C(...)", "sqrt": "np.sqrt(...)", "ns": "cr(...)", "offset": "a column"}
 
 
@@ -159,16 +191,21 @@ class Expression:
         try:
             tree = ast.parse(aliased(text), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise ValueError(f"expected a whole expression of at most {_DEEPEST} levels, got {_short(text)}") from None
+            raise ValueError(
+                f"expected a whole expression of at most {_DEEPEST} levels, got {_short(text)}"
+            ) from None
         self._value = self._compiled(tree, _DEEPEST)
         self.text = unaliased(ast.unparse(tree).replace("\n", " "))
-        self.column = name_of(tree.id) if isinstance(tree, ast.Name) else None  # where it is nothing but one
+        # where it is nothing but one
+        self.column = name_of(tree.id) if isinstance(tree, ast.Name) else None
         self.category: str | None = None  # the column of which it is the categories
         if isinstance(tree, ast.Call) and _dotted(tree.func) == "C":
             self.category = _dotted(_arguments(tree, FUNCTIONS["C"], "C")["data"])
 
     def __call__(self, table: pd.DataFrame, state: MutableMapping[str, Any]) -> Any:
-        """The values of the rows of a table; `state` is filled, or used where it has something of a transform."""
+        """The values of the rows of a table; `state` is filled, or used where it has something of a
+        transform.
+        """
         value = self._value(table, state)
         if isinstance(value, (pd.Series, dict)) or hasattr(value, "__formulaic_metadata__"):
             return value
@@ -177,7 +214,9 @@ class Expression:
         return values if values.dtype.kind in "iufb" else pd.Series(values, index=table.index)
 
     def slope(self, table: pd.DataFrame, state: MutableMapping[str, Any], column: str) -> Any:
-        """The derivative by a column, in the form of the values; None where it has none or is 0 but for jumps."""
+        """The derivative by a column, in the form of the values; None where it has none or is 0 but
+        for jumps.
+        """
         lifted = {name: table[name] for name in self.columns}
         lifted[column] = Dual(_numbers(table[column]).astype(np.float64), np.ones(len(table)))
         value = self._value(lifted, state)
@@ -186,7 +225,9 @@ class Expression:
     def _compiled(self, node: ast.AST, depth: int) -> Value:
         """What evaluates a node; ValueError for one that is not on the list."""
         if depth <= 0:
-            raise ValueError(f"expected an expression of at most {_DEEPEST} levels, got {_short(self.text)}")
+            raise ValueError(
+                f"expected an expression of at most {_DEEPEST} levels, got {_short(self.text)}"
+            )
         match node:
             case ast.Constant(value=bool() | int() | float() | None as value):
                 return lambda table, state: value
@@ -195,16 +236,22 @@ class Expression:
             case ast.UnaryOp(op=op, operand=one) if type(op) in _UNARY:
                 return _combined(_UNARY[type(op)], [self._compiled(one, depth - 1)])
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _BINARY:
-                return _combined(_BINARY[type(op)], [self._compiled(one, depth - 1) for one in (left, right)])
+                return _combined(
+                    _BINARY[type(op)], [self._compiled(one, depth - 1) for one in (left, right)]
+                )
             case ast.Compare(ops=[op], left=left, comparators=[right]) if type(op) in _COMPARE:
                 self._note_texts(left, right)
-                return _combined(_COMPARE[type(op)], [self._argument(one, depth - 1) for one in (left, right)])
+                return _combined(
+                    _COMPARE[type(op)], [self._argument(one, depth - 1) for one in (left, right)]
+                )
             case ast.Call():
                 return self._called(node, depth)
         raise _refused(node)
 
     def _note_texts(self, *nodes: ast.AST) -> None:
-        constants = [one for node in nodes for one in ast.walk(node) if isinstance(one, ast.Constant)]
+        constants = [
+            one for node in nodes for one in ast.walk(node) if isinstance(one, ast.Constant)
+        ]
         if any(isinstance(one.value, str) for one in constants):
             self.texts |= {name for node in nodes if (name := _dotted(node)) is not None}
 
@@ -239,7 +286,9 @@ class Expression:
             raise _refused(node)
         given = _arguments(node, function, str(name))
         if isinstance(function.parameters, int):
-            return _combined(function.call, [self._compiled(one, depth - 1) for one in given.values()])
+            return _combined(
+                function.call, [self._compiled(one, depth - 1) for one in given.values()]
+            )
         self._note_texts(*given.values() if name == "np.isin" else ())
         outside, self.columns = self.columns, {}
         parts = {
@@ -264,14 +313,18 @@ class Expression:
         return value
 
     def _contrasts(self, node: ast.AST, depth: int) -> Value:
-        """How categories become columns: contr.sum, contr.treatment("a") and such, or a matrix of numbers."""
+        """How categories become columns: contr.sum, contr.treatment("a") and such, or a matrix of
+        numbers.
+        """
         called = isinstance(node, ast.Call)
         function = _CONTRASTS.get(_dotted(node.func if called else node) or "")
         if function is None:
             return self._argument(node, depth)
         given = _arguments(node, function, str(_dotted(node.func))) if called else {}
         parts = {key: self._argument(one, depth - 1) for key, one in given.items()}
-        return lambda table, state: function.call(**{key: part(table, state) for key, part in parts.items()})
+        return lambda table, state: function.call(
+            **{key: part(table, state) for key, part in parts.items()}
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -280,7 +333,9 @@ def expression(text: str) -> Expression:
     return Expression(text)
 
 
-def _transformed(function: Callable[..., Any], name: str, values: dict[str, Any], state: dict[str, Any]) -> Any:
+def _transformed(
+    function: Callable[..., Any], name: str, values: dict[str, Any], state: dict[str, Any]
+) -> Any:
     """A transform that keeps something of the rows of the fit, in `state`."""
     first = next(iter(values))
     data, others = values[first], {key: value for key, value in values.items() if key != first}
@@ -290,7 +345,9 @@ def _transformed(function: Callable[..., Any], name: str, values: dict[str, Any]
 
     if isinstance(value_of(data), dict):
         if isinstance(data, Dual):
-            raise ValueError(f"expected terms with a derivative, got {name}() of a transform's columns")
+            raise ValueError(
+                f"expected terms with a derivative, got {name}() of a transform's columns"
+            )
         return call(data)
     if not isinstance(data, Dual):
         return call(_numbers(data).astype(np.float64))
@@ -311,7 +368,9 @@ def _arguments(node: ast.Call, function: _Function, name: str) -> dict[str, ast.
     wanted = function.parameters
     if isinstance(wanted, int):
         if named or len(node.args) != wanted:
-            raise ValueError(f"expected {name} with {wanted} argument{'s' * (wanted > 1)}, got {_source(node)}")
+            raise ValueError(
+                f"expected {name} with {wanted} argument{'s' * (wanted > 1)}, got {_source(node)}"
+            )
         return {str(at): one for at, one in enumerate(node.args)}
     try:
         return dict(wanted.bind(*node.args, **named).arguments)  # type: ignore[arg-type]
@@ -322,7 +381,9 @@ def _arguments(node: ast.Call, function: _Function, name: str) -> dict[str, ast.
 def _require_small(values: Mapping[str, Any], name: str) -> None:
     for parameter in ("df", "degree", *(["levels"] if name == "hashed" else [])):
         if isinstance(values.get(parameter), (int, np.integer)) and values[parameter] > _MOST:
-            raise ValueError(f"expected {parameter} of at most {_MOST} in {name}, got {values[parameter]}")
+            raise ValueError(
+                f"expected {parameter} of at most {_MOST} in {name}, got {values[parameter]}"
+            )
 
 
 def _dotted(node: ast.AST) -> str | None:
@@ -337,9 +398,18 @@ def _dotted(node: ast.AST) -> str | None:
 
 def _refused(node: ast.AST) -> ValueError:
     name = _dotted(node.func if isinstance(node, ast.Call) else node) or ""
-    hint = f"; write {_HINTS[name]}" if name in _HINTS else f"; write np.{name}" if f"np.{name}" in FUNCTIONS else ""
+    hint = (
+        f"; write {_HINTS[name]}"
+        if name in _HINTS
+        else f"; write np.{name}"
+        if f"np.{name}" in FUNCTIONS
+        else ""
+    )
     short = ", ".join(name for name in FUNCTIONS if not name.startswith("np."))
-    allowed = f"columns, numbers, arithmetic, comparisons, NumPy's elementwise functions as np.<name>, {short}"
+    allowed = (
+        f"columns, numbers, arithmetic, comparisons, NumPy's elementwise functions as "
+        f"np.<name>, {short}"
+    )
     return ValueError(f"expected {allowed} in a formula, got {_source(node)}{hint}")
 
 

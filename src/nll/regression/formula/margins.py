@@ -1,4 +1,6 @@
-"""Average marginal effects of the variables of a formula, through all of its terms that hold them."""
+"""Average marginal effects of the variables of a formula, through all of its terms that hold
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from nll.regression.formula.expression import expression
 from nll.regression.formula.parser import columns_of
 from nll.regression.formula.terms import Terms
 
-Rows = Callable[[], Iterable[tuple[pd.DataFrame, Tensor]]]  # complete rows, a part of them after the other: weights (n)
+# complete rows, a part of them after the other: weights (n)
+Rows = Callable[[], Iterable[tuple[pd.DataFrame, Tensor]]]
 
 
 class Change(NamedTuple):
@@ -32,9 +35,14 @@ class Change(NamedTuple):
 
 
 def formula_margins(
-    rows: Rows, terms: Terms, response: Response, coef: Tensor, covariance: Tensor, classes: tuple[str, ...],
+    rows: Rows,
+    terms: Terms,
+    response: Response,
+    coef: Tensor,
+    covariance: Tensor,
+    classes: tuple[str, ...],
     baseline: int | None = None,
-) -> Margins:  # fmt: skip
+) -> Margins:
     """Return the average effect of each variable of a formula.
 
     Args:
@@ -46,8 +54,9 @@ def formula_margins(
         classes: (K) their names.
         baseline: the class without coefficients.
 
-    Numbers move by a derivative, at a knot to the right; columns of 0 and 1 change from 0 to 1, and categories from
-    the reference to each other level. A computed condition, such as I(a > 5), changes by itself: its derivative is 0.
+    Numbers move by a derivative, at a knot to the right; columns of 0 and 1 change from 0 to 1, and
+    categories from the reference to each other level. A computed condition, such as I(a > 5),
+    changes by itself: its derivative is 0.
     """
     changes = _changes(terms, rows)
     sums = Effects(response, coef, len(changes))
@@ -57,17 +66,23 @@ def formula_margins(
             _add(sums, changes, terms, table.iloc[part], weights[part])
     effects, of_effects = sums.result(covariance, baseline)
     discrete = tuple(change.name for change in changes if change.high is not None)
-    return Margins(classes, tuple(change.name for change in changes), effects, of_effects, discrete=discrete)
+    return Margins(
+        classes, tuple(change.name for change in changes), effects, of_effects, discrete=discrete
+    )
 
 
-def _add(sums: Effects, changes: list[Change], terms: Terms, table: pd.DataFrame, weights: Tensor) -> None:
+def _add(
+    sums: Effects, changes: list[Change], terms: Terms, table: pd.DataFrame, weights: Tensor
+) -> None:
     x = terms.design(table)
     for at, change in enumerate(changes):
         if change.high is None:
             d = terms.slope(table, change.part)
             sums.moves(at, x, torch.zeros_like(x) if d is None else d, weights)
         else:
-            high, low = (_design_at(terms, table, change.part, level) for level in (change.high, change.low))
+            high, low = (
+                _design_at(terms, table, change.part, level) for level in (change.high, change.low)
+            )
             sums.differs(at, high, low, weights)
 
 
@@ -78,7 +93,9 @@ def _design_at(terms: Terms, table: pd.DataFrame, part: str, level: Any) -> Tens
         return terms.design(with_columns(table, {part: values}))
     value = expression(part)(table, terms.state)
     metadata = getattr(value, "__formulaic_metadata__", None)
-    return terms.design(table, {part: values if metadata is None else FactorValues(values, metadata=metadata)})
+    return terms.design(
+        table, {part: values if metadata is None else FactorValues(values, metadata=metadata)}
+    )
 
 
 def _changes(terms: Terms, rows: Rows) -> list[Change]:
@@ -88,7 +105,9 @@ def _changes(terms: Terms, rows: Rows) -> list[Change]:
     numeric = [name for name in terms.variables if name not in {*switched, *terms.categorical}]
     binary = set(numeric)
     for table, _ in rows():
-        binary = {name for name in binary if bool(np.isin(numbers(table[name], name), (0.0, 1.0)).all())}
+        binary = {
+            name for name in binary if bool(np.isin(numbers(table[name], name), (0.0, 1.0)).all())
+        }
     for name in numeric:
         if name in binary:
             changes.append(Change(name, name, 1.0, 0.0))
@@ -97,7 +116,11 @@ def _changes(terms: Terms, rows: Rows) -> list[Change]:
     changes += _conditions(terms, first, switched | binary)
     place: dict[str, int] = {}
     for part, factor in terms.factors.items():
-        place |= {name: len(place) + at for at, name in enumerate((*columns_of(factor), part)) if name not in place}
+        place |= {
+            name: len(place) + at
+            for at, name in enumerate((*columns_of(factor), part))
+            if name not in place
+        }
     return sorted(changes, key=lambda change: place[change.part])
 
 
@@ -113,19 +136,25 @@ def _categories(terms: Terms) -> tuple[list[Change], set[str]]:
         named = {level: _level_name(terms, part, column, level) for level in levels}
         absent = [level for level in levels if not _has(terms, f"{part}[T.{level}]")]
         reference = absent[0] if len(absent) == 1 else levels[0]
-        changes += [Change(named[level], column, level, reference) for level in levels if level != reference]
+        changes += [
+            Change(named[level], column, level, reference) for level in levels if level != reference
+        ]
     return changes, switched
 
 
 def _conditions(terms: Terms, table: pd.DataFrame, switched: set[str]) -> list[Change]:
-    """Computed parts that are true or false, or categories: their derivative by a column is 0 but for jumps."""
+    """Computed parts that are true or false, or categories: their derivative by a column is 0 but
+    for jumps.
+    """
     changes: list[Change] = []
     for part in terms.factors:
         if not _is_computed(terms, part) or expression(part).columns.keys() <= switched:
             continue
         if part in terms.categories:
             levels = terms.categories[part]
-            changes += [Change(f"{part}[T.{level}]", part, level, levels[0]) for level in levels[1:]]
+            changes += [
+                Change(f"{part}[T.{level}]", part, level, levels[0]) for level in levels[1:]
+            ]
             continue
         value = expression(part)(table, terms.state)
         if isinstance(value, np.ndarray) and bool(np.isin(value, (0, 1)).all()):

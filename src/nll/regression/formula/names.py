@@ -1,4 +1,6 @@
-"""Names of columns in a formula: any text in backticks, its own backticks doubled, as an identifier for the parsers."""
+"""Names of columns in a formula: any text in backticks, its own backticks doubled, as an identifier
+for the parsers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import re
 
 _ALIAS = re.compile(r"quoted_((?:[0-9a-f]{2})*)_")
 _WORD = re.compile(r"[^\W\d]\w*")
-# Q("a name") is patsy's way to quote; a text's own brackets and quotes must not end a part of the formula.
+# Q("a name") is patsy's way to quote; a text's own brackets and quotes must not end a part of the
+# formula.
 _PARTS = re.compile(
     r"""(?P<name>`(?:[^`]|``)*`)|(?P<q>\bQ\(\s*(?P<quote>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*\))"""
     r"""|(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<word>[^\W\d]\w*)|(?P<number>\d[\w.]*)""",
@@ -17,7 +20,9 @@ _PARTS = re.compile(
 
 
 def aliased(text: str) -> str:
-    """A formula with each name that Python cannot read, or would change, as an identifier that stands for it."""
+    """A formula with each name that Python cannot read, or would change, as an identifier that
+    stands for it.
+    """
 
     def part(match: re.Match[str]) -> str:
         if match["name"] is not None:
@@ -26,7 +31,8 @@ def aliased(text: str) -> str:
             return _alias(ast.literal_eval(match["quote"]))
         if match["text"] is not None:
             letters = (
-                c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in ast.literal_eval(match["text"])
+                c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}"
+                for c in ast.literal_eval(match["text"])
             )
             return f'"{"".join(letters)}"'
         plain = match["word"] is None or (match[0].isascii() and not _ALIAS.match(match[0]))
@@ -41,7 +47,12 @@ def tilde(text: str) -> int:
 
 
 def _alias(name: str) -> str:
-    if name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and not _ALIAS.match(name):
+    if (
+        name.isascii()
+        and name.isidentifier()
+        and not keyword.iskeyword(name)
+        and not _ALIAS.match(name)
+    ):
         return name
     return f"quoted_{name.encode('utf-8', 'surrogatepass').hex()}_"
 
@@ -53,7 +64,9 @@ def name_of(alias: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A column's name as a formula has it: in backticks where it needs them, its own backticks doubled."""
+    """A column's name as a formula has it: in backticks where it needs them, its own backticks
+    doubled.
+    """
     plain = _WORD.fullmatch(name) and not keyword.iskeyword(name)
     return name if plain else "`" + name.replace("`", "``") + "`"
 

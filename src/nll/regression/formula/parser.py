@@ -1,4 +1,6 @@
-"""Formulas: read, checked before anything in them is evaluated, and turned into the columns of a table."""
+"""Formulas: read, checked before anything in them is evaluated, and turned into the columns of a
+table.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ class _Operators(DefaultOperatorResolver):
 def _counted(to_terms: Any) -> Any:
     def terms(left: Any, right: Any) -> Any:
         if len(left) * len(right) > 10 * _MOST_TERMS:
-            raise ValueError(f"expected at most {_MOST_TERMS} terms, got a product of {len(left)} and {len(right)}")
+            raise ValueError(
+                f"expected at most {_MOST_TERMS} terms, got a product of {len(left)} "
+                f"and {len(right)}"
+            )
         found = to_terms(left, right)
         if len(found) > _MOST_TERMS:
             raise ValueError(f"expected at most {_MOST_TERMS} terms, got {len(found)}")
@@ -57,9 +62,13 @@ def _power(terms: Any, power: Any) -> Any:
     exponent = str(next(iter(power)))
     if not exponent.isdecimal() or int(exponent) < 1:
         raise ValueError(
-            f"expected a whole number of at least 1 after **, got {exponent}; I(a**b) is a power of values"
+            f"expected a whole number of at least 1 after **, got {exponent}; I(a**b) is a power "
+            f"of values"
         )
-    multiply, found = _counted(lambda left, right: OrderedSet(x * y for x in left for y in right)), terms
+    multiply, found = (
+        _counted(lambda left, right: OrderedSet(x * y for x in left for y in right)),
+        terms,
+    )
     for _ in range(int(exponent) - 1):
         more = multiply(found, terms)
         if set(more) == set(found):
@@ -74,30 +83,44 @@ _PARSER = DefaultFormulaParser(operator_resolver=_Operators())
 def parse(formula: str) -> StructuredFormula:
     """Read a formula such as "y ~ a + b:c"; ValueError says what is wrong with it."""
     parsed = read(formula)
-    if not isinstance(parsed, StructuredFormula) or not hasattr(parsed, "lhs") or len(parsed.lhs) != 1:
+    if (
+        not isinstance(parsed, StructuredFormula)
+        or not hasattr(parsed, "lhs")
+        or len(parsed.lhs) != 1
+    ):
         raise ValueError(f"expected a formula with one response, like 'y ~ a + b', got {formula!r}")
     if not isinstance(parsed.rhs, SimpleFormula):
-        raise ValueError(f"expected a formula with one set of columns, like 'y ~ a + b', got {formula!r}")
+        raise ValueError(
+            f"expected a formula with one set of columns, like 'y ~ a + b', got {formula!r}"
+        )
     if len(parsed.rhs) == 0:
         raise ValueError(f"expected at least one column or an intercept, got {formula!r}")
     return parsed
 
 
 def read(formula: str) -> Any:
-    """formulaic's formula, of one side or two; what it computes is checked before anything else is done with it."""
+    """formulaic's formula, of one side or two; what it computes is checked before anything else is
+    done with it.
+    """
     try:
         text = aliased(formula)
         for token in tokenize(text):
             if token.kind is Token.Kind.PYTHON:
                 expression(unaliased(token.token))
             if token.token == ".":
-                raise ValueError("'.', which stands for the other columns of a table, where no table is known")
+                raise ValueError(
+                    "'.', which stands for the other columns of a table, where no table is known"
+                )
         parsed = Formula.from_spec(text, parser=_PARSER)
     except Exception as error:  # formulaic's parser can fail in any way
-        message = unaliased(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        message = unaliased(
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        )
         if message.startswith("expected"):
             raise ValueError(message) from None
-        raise ValueError(f"expected a formula like 'y ~ a + b', got {_short(formula)}: {message}") from None
+        raise ValueError(
+            f"expected a formula like 'y ~ a + b', got {_short(formula)}: {message}"
+        ) from None
     if isinstance(parsed, SimpleFormula):
         return _named(parsed)
     parts: Any = parsed._to_dict()
@@ -113,7 +136,10 @@ def _named(part: SimpleFormula) -> Any:
     names = {factor.expr for factor in factors if factor.eval_method is Factor.EvalMethod.LOOKUP}
     for factor in factors:
         if factor.eval_method is Factor.EvalMethod.PYTHON and factor.expr in names:
-            raise ValueError(f"expected terms of different names, got the column {factor.expr!r} and a term like it")
+            raise ValueError(
+                f"expected terms of different names, got the column {factor.expr!r} "
+                f"and a term like it"
+            )
     return SimpleFormula(list(dict.fromkeys(terms)), _ordering="none")
 
 
@@ -160,10 +186,16 @@ def spelled_out(formula: str, columns: Sequence[str], others: Iterable[str | Non
         if token.token == "~":
             break
         response |= {name_of(token.token)} if token.kind is Token.Kind.NAME else set()
-        response |= set(expression(unaliased(token.token)).columns) if token.kind is Token.Kind.PYTHON else set()
+        response |= (
+            set(expression(unaliased(token.token)).columns)
+            if token.kind is Token.Kind.PYTHON
+            else set()
+        )
     left = [quoted(name) for name in columns if name not in response and name not in set(others)]
     if not left:
-        raise ValueError(f"expected other columns than the response for the '.' in {formula!r}, got none")
+        raise ValueError(
+            f"expected other columns than the response for the '.' in {formula!r}, got none"
+        )
     for token in reversed(dots):
         assert token.source_start is not None
         text = f"{text[: token.source_start]}({' + '.join(left)}){text[token.source_start + 1 :]}"
@@ -192,7 +224,14 @@ def response_of(formula: StructuredFormula) -> str:
 
 def variables(formula: StructuredFormula) -> list[str]:
     """The names of the columns that a formula reads."""
-    return sorted({name for part in (formula.lhs, formula.rhs) for term in part for name in variables_of(term.factors)})
+    return sorted(
+        {
+            name
+            for part in (formula.lhs, formula.rhs)
+            for term in part
+            for name in variables_of(term.factors)
+        }
+    )
 
 
 def variables_of(factors: Iterable[Any]) -> list[str]:
@@ -222,7 +261,8 @@ class _Columns(PandasMaterializer):
     """formulaic's builder of columns, which evaluates nothing but the allow-list."""
 
     REGISTER_NAME = None
-    replaced: Mapping[str, Any] = {}  # values of parts of the formula to take instead of those of the table
+    # values of parts of the formula to take instead of those of the table
+    replaced: Mapping[str, Any] = {}
 
     @override
     def _lookup(self, name: str) -> tuple[Any, set[Variable]]:
@@ -258,12 +298,20 @@ def matrices(table: pd.DataFrame, spec: Any, replaced: Mapping[str, Any] | None 
             built = columns.get_model_matrix(spec, na_action="ignore")
     except Exception as error:  # a transform can fail in any way
         message = str(error.__cause__ or error).strip().splitlines()[0]
-        wanted = "" if message.startswith("expected") else "expected a table that the formula can take, got "
+        wanted = (
+            ""
+            if message.startswith("expected")
+            else ("expected a table that the formula can take, got ")
+        )
         raise ValueError(wanted + message) from None
     parts: Any = built._flatten() if hasattr(built, "_flatten") else [built]
     for part in parts:
         names = list(part.model_spec.column_names)
-        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        twice = (
+            next((name for name in names if names.count(name) > 1), None)
+            if len(set(names)) < len(names)
+            else None
+        )
         if twice is not None:
             raise ValueError(f"expected terms of different names, got {twice!r} twice")
     return built

@@ -1,4 +1,6 @@
-"""Derivatives of the computed parts of a formula by a column, carried along with the values (forward mode)."""
+"""Derivatives of the computed parts of a formula by a column, carried along with the values
+(forward mode).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _TORCH = {
 
 
 class Dual(NamedTuple):
-    """Values, and their derivatives by one column; of a transform both have the transform's columns."""
+    """Values, and their derivatives by one column; of a transform both have the transform's
+    columns.
+    """
 
     value: Any
     slope: Any
@@ -49,7 +53,11 @@ def elementwise(function: Callable[..., Any], given: Sequence[Any]) -> Any:
         raise ValueError(f"expected terms with a derivative, got np.{name}")
     with torch.inference_mode(False), torch.enable_grad():
         tensors = [torch.tensor(np.broadcast_to(one, np.shape(value)).copy()) for one in values]
-        inputs = [t.requires_grad_() for t, one in zip(tensors, given, strict=True) if isinstance(one, Dual)]
+        inputs = [
+            t.requires_grad_()
+            for t, one in zip(tensors, given, strict=True)
+            if isinstance(one, Dual)
+        ]
         out = twin(*tensors)
         if not out.requires_grad:  # truth values
             return value
@@ -58,8 +66,11 @@ def elementwise(function: Callable[..., Any], given: Sequence[Any]) -> Any:
     return Dual(value, sum(rate.numpy() * slope for rate, slope in zip(rates, moving, strict=True)))
 
 
-def piecewise(function: Callable[[np.ndarray], Any], x: Dual, knots: Sequence[float], degree: int) -> Dual:
-    """A function that is a polynomial between knots: exact from its values at degree + 1 points of each row's piece.
+def piecewise(
+    function: Callable[[np.ndarray], Any], x: Dual, knots: Sequence[float], degree: int
+) -> Dual:
+    """A function that is a polynomial between knots: exact from its values at degree + 1 points of
+    each row's piece.
 
     At a knot where the derivative jumps, that to the right.
     """
@@ -73,7 +84,9 @@ def piecewise(function: Callable[[np.ndarray], Any], x: Dual, knots: Sequence[fl
     parts = _columns(function(points.ravel())).reshape(len(low), degree + 1, -1)
     series = np.einsum("jd,ndc->jnc", np.linalg.inv(chebyshev.chebvander(nodes, degree)), parts)
     basis = chebyshev.chebvander(2 * (x.value - low) / width - 1, max(degree - 1, 0))
-    rates = np.einsum("nj,jnc->nc", basis, chebyshev.chebder(series)) * (2 / width * x.slope)[:, None]
+    rates = (
+        np.einsum("nj,jnc->nc", basis, chebyshev.chebder(series)) * (2 / width * x.slope)[:, None]
+    )
     return Dual(value, like(value, rates))
 
 

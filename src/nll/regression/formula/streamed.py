@@ -1,7 +1,8 @@
 """A formula over a table that is read in blocks: the columns that it would have of the whole table.
 
-A first pass collects the categories of the columns that have some. The formula is then built once of a few rows in
-which every category occurs, and what it has kept (`Terms`) gives the columns of each block.
+A first pass collects the categories of the columns that have some. The formula is then built once
+of a few rows in which every category occurs, and what it has kept (`Terms`) gives the columns of
+each block.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from torch import Tensor
 
 from nll.data.stream import Stream, files_of, numbers_of, pieces, require
 from nll.regression.formula.design import numbers, spec_of, with_columns
-from nll.regression.formula.parser import computed, has_dot, parse, response_of, spelled_out, variables, variables_of
+from nll.regression.formula.parser import (
+    computed,
+    has_dot,
+    parse,
+    response_of,
+    spelled_out,
+    variables,
+    variables_of,
+)
 from nll.regression.formula.terms import Terms
 
 _MOST_CATEGORIES = 10_000
@@ -28,18 +37,25 @@ _HEAD = 50  # rows of which the formula is built
 
 
 def formula_stream(
-    data: Any, formula: str, weights: str | None = None, clusters: str | None = None, missing: str = "raise"
+    data: Any,
+    formula: str,
+    weights: str | None = None,
+    clusters: str | None = None,
+    missing: str = "raise",
 ) -> tuple[Stream, Terms] | str:
-    """The columns of a formula in blocks, and its terms; or one that depends on all rows, such as center(a).
+    """The columns of a formula in blocks, and its terms; or one that depends on all rows, such as
+    center(a).
 
     Args:
         data: a file, a folder or a table, as `Stream` takes it.
-        formula: such as "y ~ a + C(b)"; its response is a column, and `.` stands for the other columns.
+        formula: such as "y ~ a + C(b)"; its response is a column, and `.` stands for the other
+            columns.
         weights: the column of frequencies.
         clusters: the column of groups of rows that go together.
         missing: "raise" or "drop".
 
-    Raises: ValueError for a column that is not there, or one of texts that are hardly ever the same.
+    Raises: ValueError for a column that is not there, or one of texts that are hardly ever the
+        same.
     """
     if has_dot(formula):
         formula = spelled_out(formula, column_names(data), (weights, clusters))
@@ -48,19 +64,26 @@ def formula_stream(
     kept = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *kept]))
     head, categories = _look(data, parsed, wanted)
-    own = {} if response in _of_columns(parsed) else {response: 0.0}  # of any type: it is not evaluated
+    # of any type: it is not evaluated
+    own = {} if response in _of_columns(parsed) else {response: 0.0}
     terms = Terms.of(spec_of(_with_all(head, categories).assign(**own), parsed), formula)
     if terms.state:
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
-    return Stream(given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing), terms
+    return Stream(
+        given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing
+    ), terms
 
 
 def complete_parts(
     data: Any, terms: Terms, weights: str | None, others: list[str | None]
 ) -> Iterator[tuple[pd.DataFrame, Tensor]]:
-    """The complete rows of weights above 0, a part of them after the other, with their weights (n)."""
-    wanted = [name for name in dict.fromkeys([*terms.variables, weights, *others]) if name is not None]
+    """The complete rows of weights above 0, a part of them after the other, with their weights
+    (n).
+    """
+    wanted = [
+        name for name in dict.fromkeys([*terms.variables, weights, *others]) if name is not None
+    ]
     for piece in pieces(data, None, wanted):
         table = piece.to_pandas()
         table = table[table[wanted].notna().all(axis=1)]
@@ -82,7 +105,9 @@ def has_categories(data: Any, formula: StructuredFormula) -> bool:
     first = next(pieces(data, None, None), None)
     if first is None:
         return False
-    return any(_is_category(field.type) for field in first.schema if field.name in _of_columns(formula))
+    return any(
+        _is_category(field.type) for field in first.schema if field.name in _of_columns(formula)
+    )
 
 
 def _of_columns(formula: StructuredFormula) -> list[str]:
@@ -90,15 +115,23 @@ def _of_columns(formula: StructuredFormula) -> list[str]:
 
 
 def _is_category(kind: Any) -> bool:
-    known = (pa.types.is_dictionary, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    known = (
+        pa.types.is_dictionary,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+    )
     return any(is_one(kind) for is_one in known)
 
 
-def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
+def _look(
+    data: Any, formula: StructuredFormula, wanted: list[str]
+) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """Some complete rows, and the categories of each column that has some, in their order."""
     head, first, marked = None, 0, {one.category for one in computed(formula.rhs)}
     categories: dict[str, tuple[list[Any], bool]] = {}
-    kinds: dict[str, tuple[str, str]] = {}  # of the values of each column, and the file that has them
+    # of the values of each column, and the file that has them
+    kinds: dict[str, tuple[str, str]] = {}
     for name, piece in _with_names(data, wanted):
         require(wanted, piece.schema.names)
         for column in _of_columns(formula):
@@ -114,7 +147,10 @@ def _look(data: Any, formula: StructuredFormula, wanted: list[str]) -> tuple[pd.
         first += piece.num_rows
     if head is None:
         raise ValueError("expected at least one complete row, got none")
-    return head, {name: values if ordered else _sorted(values) for name, (values, ordered) in categories.items()}
+    return head, {
+        name: values if ordered else _sorted(values)
+        for name, (values, ordered) in categories.items()
+    }
 
 
 def _with_names(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
@@ -126,13 +162,21 @@ def _with_names(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
             yield getattr(part, "name", "the table"), piece
 
 
-def _require_one_kind(kinds: dict[str, tuple[str, str]], column: Any, name: str, file: str, first: int) -> None:
+def _require_one_kind(
+    kinds: dict[str, tuple[str, str]], column: Any, name: str, file: str, first: int
+) -> None:
     """ValueError for a column that has numbers in one file and texts in another."""
     if pa.types.is_nested(column.type):
         raise ValueError(f"expected numbers or categories in column {name!r}, got {column.type}")
     if column.null_count == len(column):
         return
-    kind = "texts" if _is_category(column.type) else "numbers" if _is_number(column.type) else f"{column.type} values"
+    kind = (
+        "texts"
+        if _is_category(column.type)
+        else "numbers"
+        if _is_number(column.type)
+        else f"{column.type} values"
+    )
     before, there = kinds.setdefault(name, (kind, file))
     if before != kind:
         got = f"{before} in {there} and {kind} in {file}, from row {first} on"
@@ -150,8 +194,12 @@ def _sorted(values: list[Any]) -> list[Any]:
     return sorted(map(int, values) if whole else values)
 
 
-def _joined(before: tuple[list[Any], bool] | None, column: Any, name: str) -> tuple[list[Any], bool]:
-    """The different values so far, and whether their order is that of the file, as a column of categories has it."""
+def _joined(
+    before: tuple[list[Any], bool] | None, column: Any, name: str
+) -> tuple[list[Any], bool]:
+    """The different values so far, and whether their order is that of the file, as a column of
+    categories has it.
+    """
     values, ordered = before or ([], pa.types.is_dictionary(column.type))
     seen = set(values)
     try:
@@ -162,7 +210,9 @@ def _joined(before: tuple[list[Any], bool] | None, column: Any, name: str) -> tu
         place = {value: at for at, value in enumerate(column.dictionary.to_pylist())}
         new.sort(key=lambda value: place[value])
     if len(values) + len(new) > _MOST_CATEGORIES:
-        raise ValueError(f"expected at most {_MOST_CATEGORIES} categories in column {name!r}, got more")
+        raise ValueError(
+            f"expected at most {_MOST_CATEGORIES} categories in column {name!r}, got more"
+        )
     return values + new, ordered
 
 
@@ -173,7 +223,9 @@ def _with_all(head: pd.DataFrame, categories: dict[str, list[Any]]) -> pd.DataFr
         parts.append(pd.concat([parts[0].head(1)] * len(values)))
         parts[-1] = with_columns(parts[-1], {name: np.array(values, dtype=object)})
     table = pd.concat(parts, ignore_index=True)
-    return with_columns(table, {name: pd.Categorical(table[name], values) for name, values in categories.items()})
+    return with_columns(
+        table, {name: pd.Categorical(table[name], values) for name, values in categories.items()}
+    )
 
 
 def _blocks(data: Any, wanted: list[str], terms: Terms, kept: list[str]) -> Iterator[Any]:

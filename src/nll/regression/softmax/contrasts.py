@@ -1,4 +1,5 @@
-"""Coefficients of classes against another class, or against the mean of all: the same fit in other words.
+"""Coefficients of classes against another class, or against the mean of all: the same fit in other
+words.
 
 Both are linear in the coefficients, b' = T b, and the covariance goes along exactly: T V T'.
 """
@@ -46,7 +47,9 @@ def _classes(fit: Fit) -> tuple[list[str], tuple[str, ...]]:
     return [fit.baseline, *labels[0]], labels[1]
 
 
-def _moved(fit: Fit, between: Tensor, classes: list[str], columns: tuple[str, ...], baseline: str | None) -> Fit:
+def _moved(
+    fit: Fit, between: Tensor, classes: list[str], columns: tuple[str, ...], baseline: str | None
+) -> Fit:
     coef = fit.params["coef"]
     across = torch.kron(between, torch.eye(len(columns), dtype=torch.float64))
     unknown = fit.covariance.diagonal().isnan()

@@ -1,4 +1,6 @@
-"""Rows that are there several times, counted: a likelihood of few different rows costs what those cost."""
+"""Rows that are there several times, counted: a likelihood of few different rows costs what those
+cost.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ Counted = tuple[Tensor, Tensor, Tensor]
 
 
 def counted(x: Tensor, labels: Tensor, weights: Tensor) -> Counted | None:
-    """Columns (m, q), labels and weights (m) of the different rows; None where most rows are different.
+    """Columns (m, q), labels and weights (m) of the different rows; None where most rows are
+    different.
 
-    Rows are sorted by a random sum of their numbers and then compared: copies may be missed, others never merged.
+    Rows are sorted by a random sum of their numbers and then compared: copies may be missed, others
+        never merged.
     """
     n = len(x)
     if n < 2 * x.shape[1] or not _may_repeat(x[:: -(-n // _LOOKED_AT)]):
@@ -31,7 +35,11 @@ def counted(x: Tensor, labels: Tensor, weights: Tensor) -> Counted | None:
         same = first[place[rows]]
         if not (torch.equal(x[rows], x[same]) and torch.equal(labels[rows], labels[same])):
             return None
-    return x[first], labels[first], torch.zeros(m, dtype=torch.float64).index_add_(0, place, weights)
+    return (
+        x[first],
+        labels[first],
+        torch.zeros(m, dtype=torch.float64).index_add_(0, place, weights),
+    )
 
 
 def _may_repeat(some: Tensor) -> bool:
@@ -40,7 +48,10 @@ def _may_repeat(some: Tensor) -> bool:
 
 def _sums(x: Tensor, labels: Tensor) -> Tensor:
     """A number for each row, the same for copies."""
-    factors = torch.rand(x.shape[1] + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    factors = (
+        torch.rand(x.shape[1] + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        + 0.5
+    )
     found = torch.empty(len(x), dtype=torch.float64)
     for rows in blocks(len(x), x.shape[1]):
         found[rows] = x[rows].double() @ factors[1:] + labels[rows] * factors[0]

@@ -1,4 +1,6 @@
-"""Softmax (multinomial logistic) regression: the cross entropy of linear scores, maximised and judged."""
+"""Softmax (multinomial logistic) regression: the cross entropy of linear scores, maximised and
+judged.
+"""
 
 from __future__ import annotations
 
@@ -55,28 +57,34 @@ _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     """Softmax regression by maximum likelihood, with standard errors.
 
-    P(y = k | x) = exp(z_k) / sum_l exp(z_l), z_k = intercept_k + x' coef_k, and z = 0 for the baseline class.
-    Newton's method in float64 maximises the likelihood; `result_` is the `Fit`.
+    P(y = k | x) = exp(z_k) / sum_l exp(z_l), z_k = intercept_k + x' coef_k, and z = 0 for the
+    baseline class. Newton's method in float64 maximises the likelihood; `result_` is the `Fit`.
 
     Args:
-        alpha: ridge penalty alpha / 2 * (sum of squares of the coefficients in their sum-to-zero form), on the
-            summed negative log-likelihood; intercepts are free. 0: maximum likelihood.
-        penalty: "firth", the likelihood times the root of the information's determinant: finite where classes are
-            separated too, and with less bias; intervals "profile" and tests "lr" are of the penalised likelihood.
-        class_weight: class -> a factor of its rows' weights, or "balanced": n / (K * rows of the class), by weight.
-        baseline: the class that the others are compared with; None: the first category of a Categorical, else the
-            first in sorted order.
+        alpha: ridge penalty alpha / 2 * (sum of squares of the coefficients in their sum-to-zero
+            form), on the summed negative log-likelihood; intercepts are free. 0: maximum
+            likelihood.
+        penalty: "firth", the likelihood times the root of the information's determinant: finite
+            where classes are separated too, and with less bias; intervals "profile" and tests "lr"
+            are of the penalised likelihood.
+        class_weight: class -> a factor of its rows' weights, or "balanced": n / (K * rows of the
+            class), by weight.
+        baseline: the class that the others are compared with; None: the first category of a
+            Categorical, else the first in sorted order.
         fit_intercept: whether every score has a constant.
-        covariance: "observed" (inverse information), "sandwich" (HC0: holds where the model is wrong) or "hc1" (the
-            same with the factor n / (n - number of coefficients)); `fit(clusters=...)` clusters it.
-        weights: what `sample_weight` is: "frequency", how often a row was seen; "sampling", how many others it stands
-            for; or "importance", as `nll.importance` has it. Of the last two only the ratios count, and the covariance
-            is the sandwich. `nll.sampling(w)` and `nll.importance(w)` say it too.
-        standard_errors: False leaves out the information of more than 256 coefficients, which costs far more than
-            their estimate then.
+        covariance: "observed" (inverse information), "sandwich" (HC0: holds where the model is
+            wrong) or "hc1" (the same with the factor n / (n - number of coefficients));
+            `fit(clusters=...)` clusters it.
+        weights: what `sample_weight` is: "frequency", how often a row was seen; "sampling", how
+            many others it stands for; or "importance", as `nll.importance` has it. Of the last two
+            only the ratios count, and the covariance is the sandwich. `nll.sampling(w)` and
+            `nll.importance(w)` say it too.
+        standard_errors: False leaves out the information of more than 256 coefficients, which costs
+            far more than their estimate then.
 
-    Attributes: `classes_` (K), `coef_` (K, p) and `intercept_` (K) with zeros for the baseline, for two classes
-    too; `n_iter_`; `result_`, whose `params["coef"]` is (K - 1, columns) with the intercept first.
+    Attributes: `classes_` (K), `coef_` (K, p) and `intercept_` (K) with zeros for the baseline, for
+    two classes too; `n_iter_`; `result_`, whose `params["coef"]` is (K - 1, columns) with the
+    intercept first.
     """
 
     def __init__(
@@ -114,26 +122,29 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         """Fit the model.
 
         Args:
-            X: (n, p) columns: an array, a table or a sparse matrix; or a `nll.Stream`, whose rows are read again for
-                each pass.
-            y: (n) classes, of any type that sorts; or (n, K) counts, how often each class was seen: the columns of a
-                table are the classes' names; or, where only sets of classes are known, (n, K) of True and False,
-                or a sequence of sets.
+            X: (n, p) columns: an array, a table or a sparse matrix; or a `nll.Stream`, whose rows
+                are read again for each pass.
+            y: (n) classes, of any type that sorts; or (n, K) counts, how often each class was seen:
+                the columns of a table are the classes' names; or, where only sets of classes are
+                known, (n, K) of True and False, or a sequence of sets.
             sample_weight: (n) weights, of the kind that `weights` says.
             clusters: (n) labels of groups of rows that are not independent of each other.
-            offset: (n, K), in the order of the classes: added to the scores, with the coefficient 1. Predictions are
-                for an offset of 0.
-            checkpoint: of a stream, a file that keeps what its passes have found: the same call with the same file
-                goes on where the one before was stopped.
+            offset: (n, K), in the order of the classes: added to the scores, with the coefficient
+                1. Predictions are for an offset of 0.
+            checkpoint: of a stream, a file that keeps what its passes have found: the same call
+                with the same file goes on where the one before was stopped.
             progress: called before each step with (step, log-likelihood, Newton decrement).
 
-        Raises: ValueError for data that do not fit, naming the column, row or class; collinear columns are named
-        with their combination, unless `alpha` is above 0. Where no finite estimate exists or the search ends early
-        it warns (ConvergenceWarning); `result_.status` says what is wrong.
+        Raises: ValueError for data that do not fit, naming the column, row or class; collinear
+        columns are named with their combination, unless `alpha` is above 0. Where no finite
+        estimate exists or the search ends early it warns (ConvergenceWarning); `result_.status`
+        says what is wrong.
         """
         self._check_options()
         if isinstance(X, Stream):
-            return self._fit_stream(X, (y, sample_weight, clusters, offset, self.class_weight), checkpoint, progress)
+            return self._fit_stream(
+                X, (y, sample_weight, clusters, offset, self.class_weight), checkpoint, progress
+            )
         if checkpoint is not None:
             raise ValueError("expected checkpoint with a Stream only")
         kind = kind_of(sample_weight, self.weights)
@@ -142,11 +153,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         sets = sets_of(y)
         if sets is not None:
             if self.penalty is not None or self.class_weight is not None:
-                raise ValueError("expected single classes with penalty or class_weight, got sets of classes")
+                raise ValueError(
+                    "expected single classes with penalty or class_weight, got sets of classes"
+                )
             y = sets[1][sets[0].argmax(1)]
         elif is_wide(y):
             rows = sample_weight, clusters, offset
-            X, y, sample_weight, clusters, offset = by_count(X, y, *rows, repeated=kind != "frequency")
+            X, y, sample_weight, clusters, offset = by_count(
+                X, y, *rows, repeated=kind != "frequency"
+            )
         given, y = y, classes_given(y)
         types = [np.float64, np.float32]
         options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(X)}
@@ -173,9 +188,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array(classes, dtype=y.dtype)
         base = code_of(first if self.baseline is None else self.baseline, self.classes_.tolist())
         data = (X if issparse(X) else shared(X)), torch.from_numpy(codes), weights
-        if not issparse(X) and groups is None and added is None and allowed is None and kind == "frequency":
+        if (
+            not issparse(X)
+            and groups is None
+            and added is None
+            and allowed is None
+            and kind == "frequency"
+        ):
             data = counted(*data) or data
-        columns = (SparseColumns if issparse(X) else Columns).of(data[0], names, self.fit_intercept, self.alpha > 0)
+        columns = (SparseColumns if issparse(X) else Columns).of(
+            data[0], names, self.fit_intercept, self.alpha > 0
+        )
         self.result_ = fit_softmax(
             columns,
             *data[1:],
@@ -193,9 +216,13 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self._set_coefficients(base)
         return self
 
-    def _fit_stream(self, stream: Stream, more: tuple[Any, ...], checkpoint: Any, progress: Progress | None):
+    def _fit_stream(
+        self, stream: Stream, more: tuple[Any, ...], checkpoint: Any, progress: Progress | None
+    ):
         if any(part is not None for part in more):
-            raise ValueError("expected a Stream alone, that has the classes, the weights and the clusters")
+            raise ValueError(
+                "expected a Stream alone, that has the classes, the weights and the clusters"
+            )
         if self.penalty is not None:
             raise ValueError(f"expected no penalty with a Stream, got {self.penalty!r}")
         self.result_, classes = fit_streamed(
@@ -216,7 +243,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the scores: (n, K) with zeros for the baseline; for two classes (n), second minus first."""
+        """Return the scores: (n, K) with zeros for the baseline; for two classes (n), second minus
+        first.
+        """
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
@@ -234,19 +263,21 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return self.classes_[best]
 
     def predictions(self, X: Any, level: float = 0.95) -> Predictions:
-        """Return the probability of each class with its standard error and interval, by the delta method.
+        """Return the probability of each class with its standard error and interval, by the delta
+        method.
 
         Args:
             X: (n, p) columns, as `fit` was given them.
             level: of the intervals, in (0, 1).
 
-        Returns: tensors `probabilities` (n, K), `standard_errors` (n, K), `interval` (n, K, 2); NaN errors where the
-            coefficients have none.
+        Returns: tensors `probabilities` (n, K), `standard_errors` (n, K), `interval` (n, K, 2); NaN
+            errors where the coefficients have none.
         """
         return self._predictor.at(self._design(X), level)
 
     def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> Evaluation:
-        """Hold the predicted probabilities against rows that were not fitted: scores with errors, and calibration.
+        """Hold the predicted probabilities against rows that were not fitted: scores with errors,
+        and calibration.
 
         Args:
             X: (n, p) columns, as `fit` was given them.
@@ -256,7 +287,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         Raises: ValueError for a class that the fit has not seen, naming it and its row.
         """
         check_is_fitted(self)
-        log_p, codes = torch.from_numpy(self.predict_log_proba(X)), torch.from_numpy(self._codes(y, length(X)))
+        log_p, codes = (
+            torch.from_numpy(self.predict_log_proba(X)),
+            torch.from_numpy(self._codes(y, length(X))),
+        )
         kind = kind_of(sample_weight, self.weights)
         given = scaled(frequencies(sample_weight, len(codes)), kind)
         names = tuple(label(value) for value in self.classes_.tolist())
@@ -272,18 +306,22 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         at: str = "overall",
         discrete: Sequence[Any] | Mapping[Any, Any] = (),
     ) -> Margins:
-        """Return the marginal effect of each column on the probability of each class, with errors by the delta method.
+        """Return the marginal effect of each column on the probability of each class, with errors
+        by the delta method.
 
         Args:
             X: (n, p) columns, as `fit` was given them.
             sample_weight: (n) weights of the average.
-            at: "overall", the mean of the rows' effects, or "mean", the effect at the mean of the columns.
-            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes against 0. Columns
-                of one variable, its dummies, go in a list of their own, such as [["north", "south"], "female"], or in a
-                mapping of lists by the variables' names: then the others of them are 0 when one is 1.
+            at: "overall", the mean of the rows' effects, or "mean", the effect at the mean of the
+                columns.
+            discrete: names, or numbers, of 0/1 columns: their effect is the difference that 1 makes
+                against 0. Columns of one variable, its dummies, go in a list of their own, such as
+                [["north", "south"], "female"], or in a
+                mapping of lists by the variables' names: then the others of them are 0 when one is
+                    1.
 
-        Raises: ValueError for a discrete column that is not there or has other values, for a row with two dummies of
-        one variable, or another `at`.
+        Raises: ValueError for a discrete column that is not there or has other values, for a row
+        with two dummies of one variable, or another `at`.
         """
         if at not in ("overall", "mean"):
             raise ValueError(f"expected at to be overall or mean, got {at!r}")
@@ -304,8 +342,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         discrete = tuple(names[j] for columns in chosen for j in columns)
         return Margins(predictor.classes, names, effects, covariance, at, discrete)
 
-    def influence(self, X: Any, y: Any, sample_weight: Any = None, *, offset: Any = None) -> Influence:
-        """Return how much each row moves the fit: leverage, Cook's distance, and the coefficients without it.
+    def influence(
+        self, X: Any, y: Any, sample_weight: Any = None, *, offset: Any = None
+    ) -> Influence:
+        """Return how much each row moves the fit: leverage, Cook's distance, and the coefficients
+        without it.
 
         Args:
             X: (n, p) columns of the rows that were fitted.
@@ -313,12 +354,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             sample_weight: (n) their weights; a row is taken away with all of its weight.
             offset: (n, K), as `fit` was given it.
 
-        Raises: ValueError for a fit without a finite maximum, or with Firth's penalty, whose change is not followed;
-        for rows that are not those of the fit.
+        Raises: ValueError for a fit without a finite maximum, or with Firth's penalty, whose change
+        is not followed; for rows that are not those of the fit.
         """
         check_is_fitted(self)
         if not self.result_.converged or self.penalty is not None:
-            raise ValueError(f"expected a fit by maximum likelihood that converged, got {self.result_.status}")
+            raise ValueError(
+                f"expected a fit by maximum likelihood that converged, got {self.result_.status}"
+            )
         names = list(self._predictor.columns[self.fit_intercept :])
         columns = Columns.of(shared(self._dense(X)), names, self.fit_intercept, self.alpha > 0)
         kind = kind_of(sample_weight, self.weights)
@@ -345,7 +388,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         if (codes < 0).any():
             row = int(codes.argmin())
             raise ValueError(
-                f"expected the classes of the fit, {', '.join(map(label, known))}, got {label(y[row])} at row {row}"
+                f"expected the classes of the fit, {', '.join(map(label, known))}, got "
+                f"{label(y[row])} at row {row}"
             )
         return codes
 
@@ -366,13 +410,16 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             return np.asarray(given)
         if given.shape[0] * given.shape[1] > _MOST_DENSE:
             raise ValueError(
-                f"expected rows of at most {_MOST_DENSE} numbers, zeros included, got a sparse {given.shape}"
+                f"expected rows of at most {_MOST_DENSE} numbers, zeros included, got a sparse "
+                f"{given.shape}"
             )
         return given.toarray()
 
     def _given(self, X: Any) -> Any:
         """The columns of new rows, (n, p), dense or sparse."""
-        return validate_data(self, columns_given(X), dtype=np.float64, accept_sparse="csr", reset=False)
+        return validate_data(
+            self, columns_given(X), dtype=np.float64, accept_sparse="csr", reset=False
+        )
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -389,20 +436,29 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
             raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
-        options = {"covariance": KINDS, "weights": ("frequency", "sampling", "importance"), "penalty": (None, "firth")}
+        options = {
+            "covariance": KINDS,
+            "weights": ("frequency", "sampling", "importance"),
+            "penalty": (None, "firth"),
+        }
         for name, known in options.items():
             if getattr(self, name) not in known:
                 raise ValueError(
-                    f"expected {name} to be one of {', '.join(map(str, known))}, got {getattr(self, name)!r}"
+                    f"expected {name} to be one of {', '.join(map(str, known))}, got "
+                    f"{getattr(self, name)!r}"
                 )
         if self.penalty is not None and self.alpha:
-            raise ValueError(f"expected either alpha or penalty, got alpha={self.alpha:g} and {self.penalty!r}")
+            raise ValueError(
+                f"expected either alpha or penalty, got alpha={self.alpha:g} and {self.penalty!r}"
+            )
         for name in ("fit_intercept", "standard_errors"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
 
     def _set_coefficients(self, base: int) -> None:
-        """Spread the estimate over all classes in the order of `classes_`, with zeros for the baseline."""
+        """Spread the estimate over all classes in the order of `classes_`, with zeros for the
+        baseline.
+        """
         if not self.result_.converged:
             warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=4)
         full = np.insert(self.result_.params["coef"].numpy(), base, 0.0, axis=0)

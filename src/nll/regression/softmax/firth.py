@@ -1,12 +1,15 @@
-"""Firth's penalty: softmax regression by the likelihood times the root of the information's determinant.
+"""Firth's penalty: softmax regression by the likelihood times the root of the information's
+determinant.
 
-log L + log |I| / 2 takes the first order of the bias out of the estimate, and has a finite maximum where classes are
-separated too (Firth 1993; for several classes Bull, Mak and Greenwood 2002). With V = I^-1, q_kl = x' V_kl x for a row
-(0 for the baseline) and h_k = (e_k - p)' q (e_k - p), the third cumulants of the labels add to the row's residual
+log L + log |I| / 2 takes the first order of the bias out of the estimate, and has a finite maximum
+where classes are separated too (Firth 1993; for several classes Bull, Mak and Greenwood 2002). With
+V = I^-1, q_kl = x' V_kl x for a row (0 for the baseline) and h_k = (e_k - p)' q (e_k - p), the
+third cumulants of the labels add to the row's residual
 
     w p_k (h_k - sum_c p_c h_c) / 2.
 
-Profiles and likelihood-ratio tests are those of the penalised likelihood (Heinze and Schemper 2002).
+Profiles and likelihood-ratio tests are those of the penalised likelihood (Heinze and Schemper
+2002).
 """
 
 from __future__ import annotations
@@ -36,7 +39,11 @@ class FirthLikelihood(InMemory):
         own = torch.zeros(self.classes, self.columns.count, dtype=torch.float64)
         own[1:] = theta.reshape(self.classes - 1, -1)
         parts = (
-            (self.columns.block(rows), self.weights[rows], None if self.offset is None else self.offset[rows])
+            (
+                self.columns.block(rows),
+                self.weights[rows],
+                None if self.offset is None else self.offset[rows],
+            )
             for rows in blocks(self.length, _width(own))
         )
         return penalised(found, own, parts)
@@ -47,7 +54,9 @@ class FirthLikelihood(InMemory):
         return found.log_likelihood, found.score
 
     def search(self, progress: Progress | None = None) -> Optimum:
-        """The maximum: by the information, and to its last digits by what the steps tell of the penalty's curvature."""
+        """The maximum: by the information, and to its last digits by what the steps tell of the
+        penalty's curvature.
+        """
         found = maximise(self.sums, self.start(), progress, self.unit)
         if not found.reached:
             return found
@@ -77,7 +86,8 @@ Parts = Iterator[tuple[Tensor, Tensor, Tensor | None]]
 
 
 def penalised(found: Sums, coef: Tensor, parts: Parts) -> Sums:
-    """Sums of the likelihood with the penalty's, at coefficients (K, p), the baseline's first and 0.
+    """Sums of the likelihood with the penalty's, at coefficients (K, p), the baseline's first and
+    0.
 
     parts: the columns (n, p), weights (n) and offsets (n, K) of some rows at a time.
     """
@@ -93,7 +103,8 @@ def penalised(found: Sums, coef: Tensor, parts: Parts) -> Sums:
         added += ((weights[:, None] * _pull(x, probabilities, by_class)).T @ x) / 2
     determinant = torch.linalg.slogdet(found.information).logabsdet
     return found._replace(
-        log_likelihood=found.log_likelihood + determinant / 2, score=found.score + added[1:].reshape(-1)
+        log_likelihood=found.log_likelihood + determinant / 2,
+        score=found.score + added[1:].reshape(-1),
     )
 
 

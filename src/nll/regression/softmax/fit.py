@@ -65,7 +65,8 @@ def fit_softmax(
         response: the name of the response, for the table.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
-    Raises: ValueError for a single class, or, without a penalty, a column that the others determine.
+    Raises: ValueError for a single class, or, without a penalty, a column that the others
+        determine.
     """
     if len(classes) < 2:
         raise ValueError(f"expected at least two classes, got one class: {', '.join(classes)}")
@@ -92,7 +93,16 @@ def fit_softmax(
     fitted = predicting(fitted, columns, classes, baseline)
     if isinstance(problem, SetValued):
         return replace(fitted, null_log_likelihood=None)
-    again = partial(search_again, SoftmaxRows(), columns, problem.labels, weights, fitted.params, fitted.steps, *kind)
+    again = partial(
+        search_again,
+        SoftmaxRows(),
+        columns,
+        problem.labels,
+        weights,
+        fitted.params,
+        fitted.steps,
+        *kind,
+    )
     return replace(
         fitted,
         log_likelihood_at=_AtCoefficients(problem),
@@ -104,7 +114,9 @@ def fit_softmax(
 def predicting(fitted: Fit, columns: Frame, classes: list[str], baseline: int) -> Fit:
     """The same with what it predicts for new rows; the classes in their own order."""
     names, coef = tuple(columns.names), fitted.params["coef"]
-    predictor = Predictor(names, columns.intercept, tuple(classes), baseline, coef, fitted.covariance)
+    predictor = Predictor(
+        names, columns.intercept, tuple(classes), baseline, coef, fitted.covariance
+    )
     return replace(fitted, classes=tuple(classes), predictor=predictor)
 
 
@@ -113,29 +125,42 @@ def code_of(baseline: Any, classes: list[Any]) -> int:
     if baseline is None:
         return 0
     if np.ndim(baseline) > 0:
-        raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
+        raise ValueError(
+            f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}"
+        )
     for same in (lambda value: value == baseline, lambda value: label(value) == str(baseline)):
         found = [code for code, value in enumerate(classes) if same(value)]
         if found:
             return found[0]
-    raise ValueError(f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}")
+    raise ValueError(
+        f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}"
+    )
 
 
-def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], response: Any, wish: robust.Wish) -> Fit:
+def result(
+    problem: SoftmaxLikelihood,
+    searched: Searched,
+    classes: list[str],
+    response: Any,
+    wish: robust.Wish,
+) -> Fit:
     """The fit of classes, the baseline's first, whose search has ended."""
     searched = _settled(problem, searched)
     found, inverse, _, solver = searched
     columns, k = problem.columns, problem.classes - 1
     exists, judged = _exists(problem, searched, classes)
     converged = found.reached and exists
-    covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(problem.size, problem.size)
+    covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(
+        problem.size, problem.size
+    )
     information = "observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}"
     firth = isinstance(problem, FirthLikelihood)
     information = "observed, at Firth's estimate" if firth else information
     if converged and inverse is not None:
         if not wish.plain:
             inverse, information = robust.sandwich(problem, found.theta, inverse, wish)
-        elif problem.alpha > 0.0:  # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
+        elif problem.alpha > 0.0:
+            # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
             inverse = cov.sandwich(inverse, problem.information(found.theta))
         covariance = cov.transformed_by_block(inverse, columns.to_given)
     coef = found.theta.reshape(k, -1) @ columns.to_given.T
@@ -148,7 +173,9 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
         params=params,
         covariance=covariance,
         log_likelihood=float(
-            found.sums.log_likelihood if not (problem.alpha or firth) else problem.log_likelihood(found.theta)
+            found.sums.log_likelihood
+            if not (problem.alpha or firth)
+            else problem.log_likelihood(found.theta)
         ),
         n=float(problem.length if wish.weights == "sampling" else problem.counts.sum()),
         df=k * columns.count,
@@ -167,7 +194,9 @@ def result(problem: SoftmaxLikelihood, searched: Searched, classes: list[str], r
 
 
 def _settled(problem: SoftmaxLikelihood, searched: Searched) -> Searched:
-    """The same, at the very maximum of a ridge penalty's where columns are constant or collinear."""
+    """The same, at the very maximum of a ridge penalty's where columns are constant or
+    collinear.
+    """
     found, inverse = searched.optimum, searched.inverse
     if problem.alpha == 0.0 or inverse is None or not found.reached or problem.size > _MOST_SETTLED:
         return searched
@@ -179,8 +208,12 @@ def _settled(problem: SoftmaxLikelihood, searched: Searched) -> Searched:
     return searched._replace(optimum=found._replace(theta=theta), inverse=inverse)
 
 
-def _exists(problem: SoftmaxLikelihood, searched: Searched, classes: list[str]) -> tuple[bool, separation.Judged]:
-    """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme and what it found."""
+def _exists(
+    problem: SoftmaxLikelihood, searched: Searched, classes: list[str]
+) -> tuple[bool, separation.Judged]:
+    """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme
+    and what it found.
+    """
     found, inverse, longest, _ = searched
     known = inverse is None or not bool(inverse.isnan().any())
     if problem.alpha > 0.0 or isinstance(problem, FirthLikelihood):
@@ -195,7 +228,9 @@ def _exists(problem: SoftmaxLikelihood, searched: Searched, classes: list[str]) 
         exists = existence.certified_by_bound(found.decrement, longest, problem.columns, scores)
     if exists or problem.size > MOST_INFORMATION:
         return exists, separation.Judged()
-    judged = separation.judge(problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit))
+    judged = separation.judge(
+        problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit)
+    )
     return judged.overlap and known, judged
 
 
@@ -209,7 +244,9 @@ class _AtCoefficients(LogLikelihood):
         return float(self.problem.log_likelihood(self._standardised(vector)))
 
     def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
-        """Move one class's score only: its log-sum-exp with that of the other classes, found once."""
+        """Move one class's score only: its log-sum-exp with that of the other classes, found
+        once.
+        """
         problem = self.problem
         k, column = divmod(index, problem.columns.count)
         theta, x = self._standardised(vector), problem.columns.given(column)
@@ -220,7 +257,11 @@ class _AtCoefficients(LogLikelihood):
             own = scores.gather(1, labels[:, None])
             rest = torch.cat([scores[:, : k + 1], scores[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
             change = x[rows, None] * steps
-            log_p = own + (labels == k + 1)[:, None] * change - torch.logaddexp(rest, scores[:, k + 1, None] + change)
+            log_p = (
+                own
+                + (labels == k + 1)[:, None] * change
+                - torch.logaddexp(rest, scores[:, k + 1, None] + change)
+            )
             total += problem.weights[rows] @ log_p
         return total
 

@@ -1,4 +1,6 @@
-"""What a user gives to a softmax regression, checked: columns, classes or counts, weights, offsets."""
+"""What a user gives to a softmax regression, checked: columns, classes or counts, weights,
+offsets.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,11 @@ from nll.data.stream import coded, require_one_type
 
 
 def plain(data: Any, what: str) -> Any:
-    """A table, a sparse matrix or an array of what the user passed: no tensor, mask or Arrow table any more."""
-    if hasattr(data, "to_pandas") and hasattr(data, "schema") and not hasattr(data, "iter_slices"):  # of Arrow
+    """A table, a sparse matrix or an array of what the user passed: no tensor, mask or Arrow table
+    any more.
+    """
+    # of Arrow
+    if hasattr(data, "to_pandas") and hasattr(data, "schema") and not hasattr(data, "iter_slices"):
         return data.to_pandas()
     if (hasattr(data, "columns") and hasattr(data, "shape")) or issparse(data):
         return data
@@ -31,18 +36,22 @@ def plain(data: Any, what: str) -> Any:
 def columns_given(X: Any) -> Any:
     """The columns of X as a table of numbers, an array or a sparse matrix, all of them finite.
 
-    Raises: ValueError for a single column, or naming the first row and column that is no finite number.
+    Raises: ValueError for a single column, or naming the first row and column that is no finite
+        number.
     """
     if hasattr(X, "to_frame"):  # a Series, of pandas or polars
         name = "x" if X.name is None else X.name
-        raise ValueError(f"expected X as a table, got a Series; X[[{name!r}]] or X.to_frame() has its column")
+        raise ValueError(
+            f"expected X as a table, got a Series; X[[{name!r}]] or X.to_frame() has its column"
+        )
     got = type(X).__name__
     X = plain(X, "X")
     X, names = (X.tocsr() if issparse(X) else X), column_names(X)
     if len(X.shape) != 2:
         got = f"shape {X.shape}" if X.shape else got
         raise ValueError(
-            f"expected X of two dimensions (rows, columns), got {got}. Reshape your data: X[:, None] is one"
+            f"expected X of two dimensions (rows, columns), got {got}. Reshape your data: X[:, "
+            f"None] is one"
         )
     twice = [name for name, number in Counter(names or ()).items() if number > 1]
     if twice:
@@ -61,16 +70,22 @@ def floats_of(X: np.ndarray) -> np.ndarray:
 def classes_given(y: Any) -> np.ndarray:
     """Classes (n).
 
-    Raises: ValueError for a row without a class; TypeError for classes of several types, or that are lists.
+    Raises: ValueError for a row without a class; TypeError for classes of several types, or that
+        are lists.
     """
     y = np.asarray(column_or_1d(array_of(y, "y"), warn=True))
     missing = absent(y)
     if missing.any():
         raise ValueError(f"expected a class in every row, got none at row {int(missing.argmax())}")
     if y.dtype.kind == "O":
-        several = [row for row, value in enumerate(y) if isinstance(value, (list, tuple, dict, np.ndarray))]
+        several = [
+            row for row, value in enumerate(y) if isinstance(value, (list, tuple, dict, np.ndarray))
+        ]
         if several:
-            raise TypeError(f"expected classes that are single values, got {y[several[0]]!r} at row {several[0]}")
+            raise TypeError(
+                f"expected classes that are single values, got {y[several[0]]!r} at "
+                f"row {several[0]}"
+            )
         require_one_type(y.tolist())
         plain_ = np.array(y.tolist())
         y = plain_ if plain_.dtype.kind in "biufU" else y
@@ -81,7 +96,9 @@ def classes_given(y: Any) -> np.ndarray:
 
 
 def by_count(X: Any, y: Any, *more: Any, repeated: bool = False) -> list[Any]:
-    """A row for each class that a row has counts of, with their number as its weight; `repeated`: as many rows."""
+    """A row for each class that a row has counts of, with their number as its weight; `repeated`:
+    as many rows.
+    """
     y = plain(y, "y")
     classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(y.shape[1]))
     counts = floats(array_of(y), "counts")
@@ -89,7 +106,8 @@ def by_count(X: Any, y: Any, *more: Any, repeated: bool = False) -> list[Any]:
     if len(wrong):
         row, column = wrong[0]
         raise ValueError(
-            f"expected counts of at least 0 in y, got {counts[row, column]:g} at row {row}, class {column}"
+            f"expected counts of at least 0 in y, got {counts[row, column]:g} at row {row}, class "
+            f"{column}"
         )
     if not counts.any():
         raise ValueError("expected counts with a positive sum in y, got all zero")
@@ -99,12 +117,25 @@ def by_count(X: Any, y: Any, *more: Any, repeated: bool = False) -> list[Any]:
     number = counts[row, k]
     if repeated:
         if (number % 1 != 0).any():
-            raise ValueError(f"expected whole counts with such weights, got {number[number % 1 != 0][0]:g}")
-        row, k, number = (np.repeat(part, number.astype(np.int64)) for part in (row, k, np.ones_like(number)))
+            raise ValueError(
+                f"expected whole counts with such weights, got {number[number % 1 != 0][0]:g}"
+            )
+        row, k, number = (
+            np.repeat(part, number.astype(np.int64)) for part in (row, k, np.ones_like(number))
+        )
     weight, *others = more
     weight = number * (1.0 if weight is None else frequencies(weight, len(counts)).numpy()[row])
-    X = X.iloc[row] if hasattr(X, "iloc") else (X[row] if hasattr(X, "columns") or issparse(X) else np.asarray(X)[row])
-    return [X, classes[k], weight, *(None if part is None else array_of(part)[row] for part in others)]
+    X = (
+        X.iloc[row]
+        if hasattr(X, "iloc")
+        else (X[row] if hasattr(X, "columns") or issparse(X) else np.asarray(X)[row])
+    )
+    return [
+        X,
+        classes[k],
+        weight,
+        *(None if part is None else array_of(part)[row] for part in others),
+    ]
 
 
 def length(X: Any) -> int:
@@ -113,7 +144,9 @@ def length(X: Any) -> int:
 
 
 def class_factors(class_weight: Any, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What each row's weight is multiplied with; "balanced" counts a row as often as its weight says."""
+    """What each row's weight is multiplied with; "balanced" counts a row as often as its weight
+    says.
+    """
     if not (isinstance(class_weight, str) and class_weight == "balanced"):
         return compute_sample_weight(class_weight, y)
     codes = coded(y).codes
@@ -134,7 +167,9 @@ def offset_of(offset: Any, rows: int, classes: int) -> torch.Tensor:
         raise ValueError(f"expected an offset of shape {(rows, classes)}, got {given.shape}")
     wrong = np.argwhere(~np.isfinite(given))
     if len(wrong):
-        raise ValueError(f"expected finite offsets, got {given[tuple(wrong[0])]} at row {wrong[0][0]}")
+        raise ValueError(
+            f"expected finite offsets, got {given[tuple(wrong[0])]} at row {wrong[0][0]}"
+        )
     return tensor_of(given)
 
 
@@ -142,7 +177,8 @@ def shared(array: np.ndarray) -> torch.Tensor:
     """The array's own memory, which is only read."""
     array = np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # PyTorch has no tensors that are not to be written
+        # PyTorch has no tensors that are not to be written
+        warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
 
 
@@ -160,23 +196,33 @@ def known_finite(X: Any) -> bool:
 
 
 def require_finite(X: Any, names: list[str] | None) -> None:
-    """Name the first row and column that is no finite number; leave other complaints to scikit-learn."""
+    """Name the first row and column that is no finite number; leave other complaints to
+    scikit-learn.
+    """
     if known_finite(X):
         return
     if issparse(X):
         rows, columns = X.nonzero() if not np.isfinite(X.data).all() else ((), ())
-        for row, column, value in zip(rows, columns, X[rows, columns] if len(rows) else (), strict=True):
+        for row, column, value in zip(
+            rows, columns, X[rows, columns] if len(rows) else (), strict=True
+        ):
             if not np.isfinite(value):
-                raise ValueError(f"expected finite values in X, got {value} at row {row} of column {column}")
+                raise ValueError(
+                    f"expected finite values in X, got {value} at row {row} of column {column}"
+                )
         return
     for j, part in _parts(X, names):
         _require_numbers(part, None if names is None else names[j:])
 
 
 def _parts(X: Any, names: list[str] | None) -> Iterator[tuple[int, np.ndarray]]:
-    """An array, or a table of floats, as a whole; other tables column by column, with the number of each."""
+    """An array, or a table of floats, as a whole; other tables column by column, with the number of
+    each.
+    """
     kinds = set(X.dtypes) if hasattr(X, "iloc") else set()
-    if names is None or (kinds and all(isinstance(kind, np.dtype) and kind.kind == "f" for kind in kinds)):
+    if names is None or (
+        kinds and all(isinstance(kind, np.dtype) and kind.kind == "f" for kind in kinds)
+    ):
         yield 0, array_of(X, "X")
         return
     for j in range(len(names)):
@@ -190,14 +236,19 @@ def _require_numbers(array: np.ndarray, names: list[str] | None) -> None:
         return f"at row {at[0]} of column {at[1] if names is None else repr(names[at[1]])}"
 
     if array.dtype.kind in "mM":
-        raise ValueError(f"expected numbers in {'X' if names is None else f'column {names[0]!r}'}, got {array.dtype}")
+        raise ValueError(
+            f"expected numbers in {'X' if names is None else f'column {names[0]!r}'}, "
+            f"got {array.dtype}"
+        )
     wrong = first_wrong(array) if array.dtype.kind != "c" else None
-    if wrong is not None and not isinstance(wrong[1], dict):  # which scikit-learn refuses in words of its own
+    # which scikit-learn refuses in words of its own
+    if wrong is not None and not isinstance(wrong[1], dict):
         raise ValueError(f"expected numbers in X, got {wrong[1]!r} {where(wrong[0])}")
     rounded = first_rounded(array)
     if rounded is not None:
         raise ValueError(
-            f"expected numbers that float64 holds exactly in X, got the integer {rounded[1]} {where(rounded[0])}; "
+            f"expected numbers that float64 holds exactly in X, got the integer {rounded[1]} "
+            f"{where(rounded[0])}; "
             "subtract a constant, or pass floats"
         )
     missing = absent(array)
@@ -205,7 +256,9 @@ def _require_numbers(array: np.ndarray, names: list[str] | None) -> None:
         array = np.where(missing, np.nan, array).astype(np.float64)
     if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
         at = tuple(map(int, np.argwhere(~finite)[0]))
-        raise ValueError(f"expected finite values in X, got {'NaN' if missing[at] else 'infinity'} {where(at)}")
+        raise ValueError(
+            f"expected finite values in X, got {'NaN' if missing[at] else 'infinity'} {where(at)}"
+        )
 
 
 def number_of(column: Any, names: Sequence[str]) -> int:
@@ -220,7 +273,9 @@ def number_of(column: Any, names: Sequence[str]) -> int:
 def discrete_columns(discrete: Any, names: Sequence[str], x: torch.Tensor) -> list[list[int]]:
     """The places of the 0/1 columns (n, p) that are meant, those of one variable together."""
     if isinstance(discrete, str):
-        raise TypeError(f"expected discrete to be a sequence of columns or a mapping, got the text {discrete!r}")
+        raise TypeError(
+            f"expected discrete to be a sequence of columns or a mapping, got the text {discrete!r}"
+        )
     given = discrete.values() if isinstance(discrete, Mapping) else discrete
     groups = [[one] if isinstance(one, (str, int, np.integer)) else list(one) for one in given]
     places = [[number_of(column, names) for column in group] for group in groups]
@@ -235,7 +290,8 @@ def discrete_columns(discrete: Any, names: Sequence[str], x: torch.Tensor) -> li
         if len(together):
             shown = ", ".join(names[j] for j in group)
             raise ValueError(
-                f"expected at most one 1 among {shown} of one variable, got more at row {int(together[0])}"
+                f"expected at most one 1 among {shown} of one variable, got more at row "
+                f"{int(together[0])}"
             )
     return places
 
@@ -245,4 +301,6 @@ def require_binary(values: torch.Tensor, name: str) -> None:
     wrong = ((values != 0.0) & (values != 1.0)).nonzero()
     if len(wrong):
         row = int(wrong[0])
-        raise ValueError(f"expected 0 or 1 in discrete column {name!r}, got {float(values[row]):g} at row {row}")
+        raise ValueError(
+            f"expected 0 or 1 in discrete column {name!r}, got {float(values[row]):g} at row {row}"
+        )

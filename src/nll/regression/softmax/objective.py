@@ -16,10 +16,12 @@ from nll.kernels.multinomial import RowSums, row_sums
 from nll.regression.design_matrix import Frame, Held
 from nll.solvers.trust_region import Sums
 
-# So many of the rows are searched first; where all are fewer than so many times as many, that saves nothing.
+# So many of the rows are searched first; where all are fewer than so many times as many, that saves
+# nothing.
 _SHARE, _WORTH = 16, 8
 
-Allowed = Callable[[Tensor, Tensor], Tensor]  # the search's columns (n, p), labels (n) -> which classes (n, K)
+# the search's columns (n, p), labels (n) -> which classes (n, K)
+Allowed = Callable[[Tensor, Tensor], Tensor]
 
 
 class Part(NamedTuple):
@@ -44,7 +46,8 @@ class SoftmaxLikelihood:
     def __init__(self, columns: Frame, counts: Tensor, length: int, alpha: float = 0.0) -> None:
         self.columns, self.counts, self.length, self.alpha = columns, counts, length, alpha
         self.classes = len(counts)
-        self.unit = min(1.0, float(counts.sum()) / length)  # of the log-likelihood, where weights are shares
+        # of the log-likelihood, where weights are shares
+        self.unit = min(1.0, float(counts.sum()) / length)
 
     def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
         """What the rows add up to (see the kernel), at parameters and along a direction of them."""
@@ -59,7 +62,9 @@ class SoftmaxLikelihood:
         raise NotImplementedError
 
     def thinned(self, least: int) -> SoftmaxLikelihood | None:
-        """The likelihood of rows at even distances, at least so many; None: that would be most of them."""
+        """The likelihood of rows at even distances, at least so many; None: that would be most of
+        them.
+        """
         raise NotImplementedError
 
     def among(self, allowed: Allowed) -> SoftmaxLikelihood:
@@ -85,7 +90,11 @@ class SoftmaxLikelihood:
         value, score, information = found.log_likelihood, found.score.reshape(-1), found.square
         if self.alpha > 0.0:
             shrink = self.shrink(theta)
-            value, score, information = value - theta @ shrink / 2, score - shrink, information + self.penalty
+            value, score, information = (
+                value - theta @ shrink / 2,
+                score - shrink,
+                information + self.penalty,
+            )
         return Sums(value, score, information)
 
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +132,9 @@ class SoftmaxLikelihood:
         return square
 
     def outer_product(self, theta: Tensor, weighted: bool) -> Tensor:
-        """That of the rows' scores; `weighted`: a weight is a factor of its score, not how often the row was seen."""
+        """That of the rows' scores; `weighted`: a weight is a factor of its score, not how often
+        the row was seen.
+        """
         square = self.row_sums(theta, square="weighted scores" if weighted else "scores").square
         assert square is not None
         return square
@@ -134,7 +145,9 @@ class SoftmaxLikelihood:
 
     @property
     def penalty(self) -> Tensor:
-        """The quadratic form of alpha * sum_k |b_k - mean b|^2 over the K classes, for the columns as given."""
+        """The quadratic form of alpha * sum_k |b_k - mean b|^2 over the K classes, for the columns
+        as given.
+        """
         return self.alpha * self.quadratic
 
     @property
@@ -181,12 +194,15 @@ class InMemory(SoftmaxLikelihood):
         offset: Tensor | None = None,
     ) -> None:
         once = bool((weights == 1.0).all())
-        counts = torch.bincount(labels, weights=None if once else weights, minlength=classes).double()
+        counts = torch.bincount(
+            labels, weights=None if once else weights, minlength=classes
+        ).double()
         super().__init__(columns, counts, len(labels), alpha)
         self.labels, self.weights, self.offset = labels, weights, offset
         rows, self.standard = columns.rows(labels, None if once else weights)
         self.rows = rows._replace(offset=offset)
-        self._keeps = classes <= columns.count  # probabilities: where they take less memory than the columns
+        # probabilities: where they take less memory than the columns
+        self._keeps = classes <= columns.count
         self._kept: Tensor | None = None
         self._kept_at: Tensor | None = None  # the parameters that they belong to
 
@@ -203,7 +219,9 @@ class InMemory(SoftmaxLikelihood):
 
         def times(vector: Tensor) -> Tensor:
             known = self._kept_at is theta
-            found = self.row_sums(theta, vector, probabilities=self._kept, known=known).score.reshape(-1)
+            found = self.row_sums(
+                theta, vector, probabilities=self._kept, known=known
+            ).score.reshape(-1)
             self._kept_at = None if self._kept is None else theta
             return found if self.alpha == 0.0 else found + self.shrink(vector)
 
@@ -234,7 +252,12 @@ class InMemory(SoftmaxLikelihood):
         labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
         offset = None if self.offset is None else self.offset[::step]
         return type(self)(
-            self.columns.taken(slice(None, None, step)), labels, weights, self.classes, self.alpha / step, offset
+            self.columns.taken(slice(None, None, step)),
+            labels,
+            weights,
+            self.classes,
+            self.alpha / step,
+            offset,
         )
 
     def among(self, allowed: Allowed) -> InMemory:
@@ -244,10 +267,14 @@ class InMemory(SoftmaxLikelihood):
         return type(self)(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
 
     def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
-        """The sum of the scores in each cluster, (G, (K - 1) p); `clusters` has the number of each row's, from 0."""
+        """The sum of the scores in each cluster, (G, (K - 1) p); `clusters` has the number of each
+        row's, from 0.
+        """
         total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
         for rows in blocks(len(clusters), self.size):
-            residual = self.weights[rows, None] * (self.seen(rows, theta) - self.scores(rows, theta).softmax(1))
+            residual = self.weights[rows, None] * (
+                self.seen(rows, theta) - self.scores(rows, theta).softmax(1)
+            )
             add_by_cluster(total, clusters[rows], residual[:, 1:], self.columns.block(rows))
         return total
 

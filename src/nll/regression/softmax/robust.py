@@ -1,7 +1,9 @@
-"""The covariance of a softmax regression whose model may be wrong: I^-1 M I^-1 (Huber 1967, White 1982).
+"""The covariance of a softmax regression whose model may be wrong: I^-1 M I^-1 (Huber 1967, White
+1982).
 
-M is the outer product of the rows' scores or, of rows that are not independent, of their sums in each cluster (Liang
-and Zeger 1986). HC1 multiplies with n / (n - number of coefficients), clusters with G / (G - 1).
+M is the outer product of the rows' scores or, of rows that are not independent, of their sums in
+each cluster (Liang and Zeger 1986). HC1 multiplies with n / (n - number of coefficients), clusters
+with G / (G - 1).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class Wish(NamedTuple):
 
     kind: str = "observed"  # one of KINDS
     weights: str = "frequency"  # or another kind: the scores have the weights as factors
-    clusters: Tensor | str | None = None  # (n), the number of each row's cluster, from 0; or a stream's column
+    # (n), the number of each row's cluster, from 0; or a stream's column
+    clusters: Tensor | str | None = None
 
     @property
     def plain(self) -> bool:
@@ -30,14 +33,18 @@ class Wish(NamedTuple):
         return self.kind == "observed" and self.weights == "frequency" and self.clusters is None
 
 
-def sandwich(problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: Wish) -> tuple[Tensor, str]:
+def sandwich(
+    problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: Wish
+) -> tuple[Tensor, str]:
     """The covariance for coefficients of the search's columns, and its name."""
     if wish.clusters is not None:
         total = problem.by_cluster(theta, wish.clusters)
         count = len(total)
         if count < 2:
             raise ValueError("expected at least two clusters, got one")
-        return cov.sandwich(inverse, total.T @ total * (count / (count - 1))), f"sandwich, {count} clusters"
+        return cov.sandwich(
+            inverse, total.T @ total * (count / (count - 1))
+        ), f"sandwich, {count} clusters"
     meat = problem.outer_product(theta, weighted=wish.weights != "frequency")
     found = cov.sandwich(inverse, meat)
     if wish.kind != "hc1":

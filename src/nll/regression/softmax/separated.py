@@ -1,4 +1,6 @@
-"""What is known of a regression whose classes are separated: there is no maximum, and yet some of it has a limit."""
+"""What is known of a regression whose classes are separated: there is no maximum, and yet some of
+it has a limit.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class Separation(NamedTuple):
     classes: tuple[str, ...]  # (K)
     columns: tuple[str, ...]  # (p)
     direction: Tensor  # (K, p): what the coefficients move by; 0 for the baseline
-    separated: tuple[tuple[str, str], ...]  # pairs of classes of which no row is between both in the limit
+    # pairs of classes of which no row is between both in the limit
+    separated: tuple[tuple[str, str], ...]
     partly: tuple[tuple[str, str], ...]  # pairs of which some rows are
     supremum: float  # of the log-likelihood
     contrasts: tuple[Contrast, ...]  # those that have limits
@@ -48,10 +51,17 @@ class Separation(NamedTuple):
         text = [f"{_pairs(self.separated)} separated"] if self.separated else []
         text += [f"{_pairs(self.partly)} separated in some of the rows"] if self.partly else []
         moved = self.direction.abs().amax(0).tolist()
-        along = [name for name, size in zip(self.columns, moved, strict=True) if size > 0 and name != "Intercept"]
-        finite = ", ".join(f"{contrast.of} against {contrast.against}" for contrast in self.contrasts)
+        along = [
+            name
+            for name, size in zip(self.columns, moved, strict=True)
+            if size > 0 and name != "Intercept"
+        ]
+        finite = ", ".join(
+            f"{contrast.of} against {contrast.against}" for contrast in self.contrasts
+        )
         return (
-            f"no finite estimate: {' and '.join(text)}, along {', '.join(along)}; the log-likelihood rises towards "
+            f"no finite estimate: {' and '.join(text)}, along {', '.join(along)}; the "
+            f"log-likelihood rises towards "
             f"{self.supremum:.12g}; finite: {finite or 'no contrast of two classes'}"
         )
 

@@ -2,15 +2,18 @@
 
 With A(z) = log sum_k exp(z_k) over all classes and A_S over those of the row's set S,
 
-    log P(S) = A_S(z) - A(z)        score_k = w (p_k given S - p_k) x        information: that of A less that of A_S
+    log P(S) = A_S(z) - A(z)        score_k = w (p_k given S - p_k) x        information: that of A
+    less that of A_S
 
-(Louis 1982: what is known less what is missing). The likelihood is not concave: it may have several maxima, or none.
-It has one where the rows of a single class have one of their own, since each other row adds at most 0.
+(Louis 1982: what is known less what is missing). The likelihood is not concave: it may have several
+maxima, or none. It has one where the rows of a single class have one of their own, since each other
+row adds at most 0.
 
-Near a point, a maximum is certified as `existence` does it for concave likelihoods. Along a line of unit length in the
-norm of the information, on which no row's scores change by more than a range of R, A'' and A_S'' grow and shrink by no
-more than exp(R t) (Bach 2010). Their difference is 1 at first; with their sum of at most m, the slope at the distance t
-is at most nu - sinh(R t) / R + m (cosh(R t) - 1) / R. Where nu R < m - sqrt(m^2 - 1) it is negative all around a ball.
+Near a point, a maximum is certified as `existence` does it for concave likelihoods. Along a line of
+unit length in the norm of the information, on which no row's scores change by more than a range of
+R, A'' and A_S'' grow and shrink by no more than exp(R t) (Bach 2010). Their difference is 1 at
+first; with their sum of at most m, the slope at the distance t is at most nu - sinh(R t) / R + m
+(cosh(R t) - 1) / R. Where nu R < m - sqrt(m^2 - 1) it is negative all around a ball.
 """
 
 from __future__ import annotations
@@ -41,29 +44,39 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """
     require_dense(y, "y")
     if _are_sets(y):
-        found = {value.item() if isinstance(value, np.generic) else value for own in y for value in own}
+        found = {
+            value.item() if isinstance(value, np.generic) else value for own in y for value in own
+        }
         require_one_type(found)
         classes = np.array(
-            sorted(found), dtype=None if all(isinstance(v, (int, float, str)) for v in found) else object
+            sorted(found),
+            dtype=None if all(isinstance(v, (int, float, str)) for v in found) else object,
         )
         allowed = np.array([[value in own for value in classes.tolist()] for own in y])
     elif _are_true(y):
         array = array_of(y, "y")
         if absent(array).any():
             row = int(absent(array).any(1).argmax())
-            raise ValueError(f"expected True or False for each class, got a missing value at row {row}")
+            raise ValueError(
+                f"expected True or False for each class, got a missing value at row {row}"
+            )
         allowed = array.astype(bool)
         classes = np.asarray(y.columns if hasattr(y, "columns") else np.arange(allowed.shape[1]))
     else:
         return None
     if not allowed.any(1).all():
-        raise ValueError(f"expected at least one class for each row, got none at row {int(allowed.any(1).argmin())}")
+        raise ValueError(
+            f"expected at least one class for each row, got none at row "
+            f"{int(allowed.any(1).argmin())}"
+        )
     used = allowed.any(0)
     return allowed[:, used], classes[used]
 
 
 def _are_sets(y: Any) -> bool:
-    return hasattr(y, "__len__") and len(y) > 0 and all(isinstance(own, (set, frozenset)) for own in y)
+    return (
+        hasattr(y, "__len__") and len(y) > 0 and all(isinstance(own, (set, frozenset)) for own in y)
+    )
 
 
 def _are_true(y: Any) -> bool:
@@ -71,7 +84,12 @@ def _are_true(y: Any) -> bool:
     if len(shape) != 2 or shape[1] < 2:
         return False
     types = set(y.dtypes) if hasattr(y, "columns") else {getattr(y, "dtype", None)}
-    return {str(kind).removeprefix("torch.") for kind in types} <= {"bool", "boolean", "bool[pyarrow]", "Boolean"}
+    return {str(kind).removeprefix("torch.") for kind in types} <= {
+        "bool",
+        "boolean",
+        "bool[pyarrow]",
+        "Boolean",
+    }
 
 
 class SetValued(InMemory):
@@ -104,16 +122,33 @@ class SetValued(InMemory):
         """The likelihood of some rows' labels, with something added to the scores of all."""
         parts = [part[rows] for part in (self.offset, added) if part is not None]
         offset = sum(parts[1:], parts[0]) if parts else None
-        return InMemory(self.columns.taken(rows), self.labels[rows], self.weights[rows], self.classes, 0.0, offset)
+        return InMemory(
+            self.columns.taken(rows),
+            self.labels[rows],
+            self.weights[rows],
+            self.classes,
+            0.0,
+            offset,
+        )
 
     def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
-        """What the rows add up to: the kernel's sums for all classes, less those for the classes of the sets."""
+        """What the rows add up to: the kernel's sums for all classes, less those for the classes of
+        the sets.
+        """
         square = more.get("square")
         if square in ("scores", "weighted scores"):
             return self._scores(theta, square)
-        known, missing = (one(theta, direction, square=square) for one in (super().row_sums, self.within.row_sums))
-        left = None if known.square is None or missing.square is None else known.square - missing.square
-        return RowSums(known.log_likelihood - missing.log_likelihood, known.score - missing.score, left)
+        known, missing = (
+            one(theta, direction, square=square) for one in (super().row_sums, self.within.row_sums)
+        )
+        left = (
+            None
+            if known.square is None or missing.square is None
+            else known.square - missing.square
+        )
+        return RowSums(
+            known.log_likelihood - missing.log_likelihood, known.score - missing.score, left
+        )
 
     def _scores(self, theta: Tensor, square: Square) -> RowSums:
         """With the outer product of the rows' scores."""
@@ -130,12 +165,16 @@ class SetValued(InMemory):
 
     def start(self) -> Tensor:
         """The maximum where each class of a set counts equally; that likelihood is concave."""
-        even = InMemory(self.columns, self.labels, self.weights, self.classes, self.alpha, self.offset)
+        even = InMemory(
+            self.columns, self.labels, self.weights, self.classes, self.alpha, self.offset
+        )
         even.counts, even.rows = self.counts, even.rows._replace(labels=None, target=self.shares)
         return maximise(even.sums, even.start(), None, self.unit, _ROUGH).theta
 
     def single(self) -> InMemory | None:
-        """The likelihood of the rows of a single class; None where these do not have all classes."""
+        """The likelihood of the rows of a single class; None where these do not have all
+        classes.
+        """
         if bool(self.several.all()):
             return None
         single = self._of(~self.several)
@@ -146,13 +185,20 @@ class SetValued(InMemory):
         factor, failed = torch.linalg.cholesky_ex(inverse)
         if int(failed) or bool(factor.isnan().any()):
             return False
-        missing = factor.T @ self.within.information(found.theta) @ factor  # in units of the information
+        # in units of the information
+        missing = factor.T @ self.within.information(found.theta) @ factor
         most = 1 + 2 * max(0.0, float(torch.linalg.eigvalsh(missing)[-1]))
         reach = existence.largest_range(inverse, self.columns, self.classes - 1)
         return (2 * max(found.decrement, 0.0)) ** 0.5 * reach < most - (most**2 - 1) ** 0.5
 
     def verdict(self, exists: bool) -> str:
-        """Say what is known of the maximum that was reached; `exists`: whether the likelihood is bounded by one."""
+        """Say what is known of the maximum that was reached; `exists`: whether the likelihood is
+        bounded by one.
+        """
         end = "converged: a finite maximum exists, and the Newton steps reached one"
-        end = end if exists else "converged: the Newton steps reached a maximum, which may not be the largest"
+        end = (
+            end
+            if exists
+            else ("converged: the Newton steps reached a maximum, which may not be the largest")
+        )
         return f"{end}; the likelihood of sets of classes may have several"

@@ -1,10 +1,12 @@
 """The search for the maximum of a softmax regression: where it starts, and by which steps.
 
-Newton's method ends it: up to `MANY_PARAMETERS` with the information itself, above by conjugate gradients. Most of the
-way is gone by values and slopes alone, which cost a small part of the information, in coordinates in which that is
-near 1. Few parameters and many rows: those of the information of some rows at their own maximum, where the way starts.
-Many parameters: those of the null model, whose information is n S (x) G, with S = diag(s) - s s' of the shares s of the
-classes and the columns' Gram matrix G.
+Newton's method ends it: up to `MANY_PARAMETERS` with the information itself, above by conjugate
+gradients. Most of the way is gone by values and slopes alone, which cost a small part of the
+information, in coordinates in which that is
+near 1. Few parameters and many rows: those of the information of some rows at their own maximum,
+    where the way starts.
+Many parameters: those of the null model, whose information is n S (x) G, with S = diag(s) - s s' of
+the shares s of the classes and the columns' Gram matrix G.
 """
 
 from __future__ import annotations
@@ -30,20 +32,28 @@ _CLOSE = 1e-2  # the decrement from which products are worth their price
 _ROUGH = 1e-6  # the decrement, for each of its parameters, at which a first search ends
 
 
-_CHEAP = 1 << 28  # operations of an information that is formed at every step, and once more at the very maximum
+# operations of an information that is formed at every step, and once more at the very maximum
+_CHEAP = 1 << 28
 
 
 class Searched(NamedTuple):
-    """Where the search ended; without the information a bound on its inverse, from the curvatures that were met."""
+    """Where the search ended; without the information a bound on its inverse, from the curvatures
+    that were met.
+    """
 
     optimum: Optimum
-    inverse: Tensor | None  # of the information: NaN throughout where it has none, None where it was not formed
+    # of the information: NaN throughout where it has none, None where it was not formed
+    inverse: Tensor | None
     longest: float | None = None  # no eigenvalue of a class's part of the inverse is larger
     solver: str | None = None  # a sentence
 
 
-def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informed: bool = True) -> Searched:
-    """Search for the maximum. Without `informed` the information is not formed where the steps do not need it."""
+def search(
+    problem: SoftmaxLikelihood, progress: Progress | None = None, informed: bool = True
+) -> Searched:
+    """Search for the maximum. Without `informed` the information is not formed where the steps do
+    not need it.
+    """
     if problem.size > MANY_PARAMETERS:
         informed = informed and problem.size <= MOST_INFORMATION
         last = "formed once at the end" if informed else "never formed"
@@ -60,17 +70,24 @@ def search(problem: SoftmaxLikelihood, progress: Progress | None = None, informe
 
 
 def _near(problem: SoftmaxLikelihood, progress: Progress | None) -> Tensor:
-    """A place near the maximum, found with few of the rows and with slopes; or where a search from nothing starts."""
+    """A place near the maximum, found with few of the rows and with slopes; or where a search from
+    nothing starts.
+    """
     start = problem.start()
     thin = problem.thinned(max(_FEWEST, _ROWS_EACH * problem.size))
     if thin is None or not bool((thin.counts > 0).all()):
         return start
     found = maximise(thin.sums, _near(thin, None), None, thin.unit, _ROUGH * problem.size)
     inverse = cov.inverse(found.sums.information)
-    if not (found.reached and existence.certified(found.decrement, inverse, thin.columns, problem.classes - 1)):
+    if not (
+        found.reached
+        and existence.certified(found.decrement, inverse, thin.columns, problem.classes - 1)
+    ):
         return start
     own = Informed(found.sums.information * (problem.length / thin.length))
-    return own.theta(climb(own.value(problem), own.phi(found.theta), TOLERANCE, problem.unit, progress))
+    return own.theta(
+        climb(own.value(problem), own.phi(found.theta), TOLERANCE, problem.unit, progress)
+    )
 
 
 def _by_products(problem: SoftmaxLikelihood, progress: Progress | None, informed: bool) -> Searched:
@@ -82,12 +99,16 @@ def _by_products(problem: SoftmaxLikelihood, progress: Progress | None, informed
         return lambda vector: own.slope(times(own.theta(vector)))
 
     ones = torch.ones(problem.size, dtype=torch.float64)
-    found = maximise_by_products(own.value(problem), curvature, phi, problem.unit, progress, ones, TOLERANCE)
+    found = maximise_by_products(
+        own.value(problem), curvature, phi, problem.unit, progress, ones, TOLERANCE
+    )
     problem.forget()
     theta = own.theta(found.theta)
     status = "converged" if found.reached else stopped(found.decrement, found.shrunk)
     if informed:
-        there = Optimum(theta, problem.sums(theta), found.decrement, found.steps, found.reached, status)
+        there = Optimum(
+            theta, problem.sums(theta), found.decrement, found.steps, found.reached, status
+        )
         return _ended(there)
     sums = Sums(*problem.value(theta), _unknown(problem.size))
     there = Optimum(theta, sums, found.decrement, found.steps, found.reached, status)
@@ -95,7 +116,9 @@ def _by_products(problem: SoftmaxLikelihood, progress: Progress | None, informed
 
 
 def _ended(found: Optimum) -> Searched:
-    """With the inverse, in the information's memory; from within the tolerance one more step, to rounding error."""
+    """With the inverse, in the information's memory; from within the tolerance one more step, to
+    rounding error.
+    """
     inverse = cov.inverse(found.sums.information, overwrite=True)
     sums = found.sums._replace(information=_unknown(len(found.theta)))
     step = inverse @ sums.score
@@ -152,19 +175,28 @@ class Informed(Coordinates):
 
 
 class Null(Coordinates):
-    """theta = M^-1 phi R^-T / sqrt(n), with S = M'M and G = R'R: the null model's information by phi is 1."""
+    """theta = M^-1 phi R^-T / sqrt(n), with S = M'M and G = R'R: the null model's information by
+    phi is 1.
+    """
 
     def __init__(self, problem: SoftmaxLikelihood) -> None:
         shares = (problem.counts + 1) / (problem.counts + 1).sum()
-        between = torch.linalg.cholesky(torch.diag(shares[1:]) - torch.outer(shares[1:], shares[1:]))
+        between = torch.linalg.cholesky(
+            torch.diag(shares[1:]) - torch.outer(shares[1:], shares[1:])
+        )
         gram = problem.columns.gram + 1e-10 * torch.eye(problem.columns.count, dtype=torch.float64)
         self.between, self.along = between, torch.linalg.cholesky(gram)  # M', R'
         self.widest = float(1 / shares[0] + (1 / shares[1:]).amax())
-        self.shape, self.root = (problem.classes - 1, problem.columns.count), float(problem.counts.sum()) ** 0.5
+        self.shape, self.root = (
+            (problem.classes - 1, problem.columns.count),
+            float(problem.counts.sum()) ** 0.5,
+        )
 
     def theta(self, phi: Tensor) -> Tensor:
         """Coefficients."""
-        left = torch.linalg.solve_triangular(self.between.T, phi.reshape(self.shape) / self.root, upper=True)
+        left = torch.linalg.solve_triangular(
+            self.between.T, phi.reshape(self.shape) / self.root, upper=True
+        )
         return torch.linalg.solve_triangular(self.along, left, upper=False, left=False).reshape(-1)
 
     def phi(self, theta: Tensor) -> Tensor:
@@ -172,11 +204,15 @@ class Null(Coordinates):
         return (self.root * self.between.T @ theta.reshape(self.shape) @ self.along).reshape(-1)
 
     def longest(self, weakest: float) -> float:
-        """A bound on the inverse information's eigenvalues: that of the null model's, (1 / s_k + 1 / s_0) G^-1 / n."""
+        """A bound on the inverse information's eigenvalues: that of the null model's, (1 / s_k + 1
+        / s_0) G^-1 / n.
+        """
         flattest = float(torch.linalg.eigvalsh(self.along @ self.along.T)[0])
         return self.widest / (self.root**2 * flattest * weakest) if weakest > 0 else float("inf")
 
     def slope(self, score: Tensor) -> Tensor:
         """The derivative by the coordinates."""
-        left = torch.linalg.solve_triangular(self.between, score.reshape(self.shape) / self.root, upper=False)
+        left = torch.linalg.solve_triangular(
+            self.between, score.reshape(self.shape) / self.root, upper=False
+        )
         return torch.linalg.solve_triangular(self.along.T, left, upper=True, left=False).reshape(-1)

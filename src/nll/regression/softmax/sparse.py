@@ -1,11 +1,13 @@
-"""Softmax regression of sparse columns: values and slopes by products with the numbers that are not 0.
+"""Softmax regression of sparse columns: values and slopes by products with the numbers that are not
+0.
 
-The columns are standardised for the search as others are, but not in memory: with centre c and scale s,
+The columns are standardised for the search as others are, but not in memory: with centre c and
+    scale s,
 
     scores = X (s b) + b_0 - sum(c s b)        score = s (X' r - c sum(r))
 
-Products of columns are sparse too, and centred afterwards; where rows have many numbers, or digits would cancel, they
-are formed of dense rows by the kernel, some at a time.
+Products of columns are sparse too, and centred afterwards; where rows have many numbers, or digits
+would cancel, they are formed of dense rows by the kernel, some at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from nll.regression.design_matrix import Held, Survey, gram_of, plain
 from nll.regression.softmax.objective import InMemory
 
 _MOST_COLUMNS = 8192  # their products, (p, p), are held in memory
-_CANCELLED = 1e6  # of the mean square, to the variance: products of centred columns have lost so many digits
+# of the mean square, to the variance: products of centred columns have lost so many digits
+_CANCELLED = 1e6
 _WIDE = 1 << 20  # numbers of a block of scores
 _KEPT = 1 << 25  # probabilities
 _TALL = 1 << 13  # rows of a dense block
@@ -38,31 +41,49 @@ class SparseColumns(Held):
     """Those of a sparse design."""
 
     source: Any  # scipy's csr_array, (n, q) as given, without the intercept
-    factor: Tensor | None = None  # (p, p): the search's columns are the standardised ones times its inverse
+    # (p, p): the search's columns are the standardised ones times its inverse
+    factor: Tensor | None = None
 
     @classmethod
-    def of(cls, given: Any, names: list[str] | None, intercept: bool, constant: bool = False) -> SparseColumns:
-        """Standardise the columns `given` (n, q); ValueError for too many of them, or constant ones (see `Columns`)."""
+    def of(
+        cls, given: Any, names: list[str] | None, intercept: bool, constant: bool = False
+    ) -> SparseColumns:
+        """Standardise the columns `given` (n, q); ValueError for too many of them, or constant ones
+        (see `Columns`).
+        """
         given = csr_array(given)  # not a matrix, whose * is another
         n, q = given.shape
         if q > _MOST_COLUMNS:
             raise ValueError(f"expected at most {_MOST_COLUMNS} columns of a sparse X, got {q}")
-        low, high = (torch.from_numpy(end.toarray().reshape(-1)).double() for end in (given.min(0), given.max(0)))
+        low, high = (
+            torch.from_numpy(end.toarray().reshape(-1)).double()
+            for end in (given.min(0), given.max(0))
+        )
         mean = torch.from_numpy(np.asarray(given.mean(0), dtype=np.float64).reshape(-1))
         mean = torch.where(high > low, mean, low)
         centre = mean if intercept else torch.zeros(q, dtype=torch.float64)
         unit = torch.maximum(high - centre, centre - low)
         about = Standard(centre, torch.where(unit > 0, 1 / unit, 1.0), intercept)
-        return cls(**Survey(n, low, high, about, _gram(given, about)).frame(names, constant), source=given)
+        return cls(
+            **Survey(n, low, high, about, _gram(given, about)).frame(names, constant), source=given
+        )
 
     @cached_property
     def dense_products(self) -> bool:
-        """Whether products of the columns are better formed of dense rows: few zeros, or digits that would cancel."""
+        """Whether products of the columns are better formed of dense rows: few zeros, or digits
+        that would cancel.
+        """
         rows = torch.from_numpy(np.diff(self.source.indptr).astype(np.float64))
         if float(rows.square().sum()) * _DENSE_RATE > self.length * self.source.shape[1] ** 2:
             return True
-        spread = (self.gram.diagonal() if self.factor is None else torch.ones(self.count))[int(self.intercept) :]
-        return bool((self.standard.centre.square() * self.standard.scale.square() > _CANCELLED * spread).any())
+        spread = (self.gram.diagonal() if self.factor is None else torch.ones(self.count))[
+            int(self.intercept) :
+        ]
+        return bool(
+            (
+                self.standard.centre.square() * self.standard.scale.square() > _CANCELLED * spread
+            ).any()
+        )
 
     def dense(self, rows: slice | Tensor) -> Tensor:
         """Some rows as given."""
@@ -72,13 +93,23 @@ class SparseColumns(Held):
     def block(self, rows: slice | Tensor) -> Tensor:
         """Some rows of the search's columns."""
         x = self.standard.applied(self.dense(rows))
-        return x if self.factor is None else torch.linalg.solve_triangular(self.factor, x, upper=True, left=False)
+        return (
+            x
+            if self.factor is None
+            else torch.linalg.solve_triangular(self.factor, x, upper=True, left=False)
+        )
 
     def given(self, column: int | None = None) -> Tensor:
-        """One column in its own units, (n), or all of them, (n, p); the intercept's is the first."""
+        """One column in its own units, (n), or all of them, (n, p); the intercept's is the
+        first.
+        """
         ones = torch.ones(self.length, 1, dtype=torch.float64)
         if column is not None:
-            one = self.source[:, [column - self.intercept]].toarray() if column or not self.intercept else ones
+            one = (
+                self.source[:, [column - self.intercept]].toarray()
+                if column or not self.intercept
+                else ones
+            )
             return torch.as_tensor(one, dtype=torch.float64)[:, 0]
         x = self.dense(slice(None)).double()
         return torch.cat([ones, x], 1) if self.intercept else x
@@ -86,7 +117,9 @@ class SparseColumns(Held):
     def turned_by(self, factor: Tensor) -> SparseColumns:
         """The columns x factor^-1, of the same span, with an upper triangular factor."""
         turned = replace(self, factor=factor, **self._turned(factor))
-        return replace(turned, reach=max(float(x.square().sum(1).amax()) for x in turned.parts()) ** 0.5)
+        return replace(
+            turned, reach=max(float(x.square().sum(1).amax()) for x in turned.parts()) ** 0.5
+        )
 
     def taken(self, rows: slice | Tensor) -> SparseColumns:
         """Some rows only; the search's columns are the same."""
@@ -98,7 +131,9 @@ class SparseColumns(Held):
         return Rows(torch.empty(0, self.count), labels, weights), self.standard
 
     def of_source(self, coef: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The search's coefficients (k, p) as those of the columns given (q, k), and constants (k)."""
+        """The search's coefficients (k, p) as those of the columns given (q, k), and constants
+        (k).
+        """
         if self.factor is not None:
             coef = torch.linalg.solve_triangular(self.factor, coef.T, upper=True).T
         slopes = coef[:, int(self.intercept) :] * self.standard.scale
@@ -106,10 +141,16 @@ class SparseColumns(Held):
         return slopes.T.contiguous().numpy(), constants.numpy()
 
     def to_search(self, products: Tensor, total: Tensor) -> Tensor:
-        """The derivative by the search's coefficients (k, p), of residuals' products (k, q) and totals (k)."""
+        """The derivative by the search's coefficients (k, p), of residuals' products (k, q) and
+        totals (k).
+        """
         slopes = (products - total[:, None] * self.standard.centre) * self.standard.scale
         found = torch.cat([total[:, None], slopes], 1) if self.intercept else slopes
-        return found if self.factor is None else torch.linalg.solve_triangular(self.factor.T, found.T, upper=False).T
+        return (
+            found
+            if self.factor is None
+            else torch.linalg.solve_triangular(self.factor.T, found.T, upper=False).T
+        )
 
 
 def _gram(given: Any, about: Standard) -> Tensor:
@@ -119,7 +160,10 @@ def _gram(given: Any, about: Standard) -> Tensor:
     variance = squares.diagonal() - centre.square()
     if bool((squares.diagonal() > _CANCELLED * variance).any()):
         parts = [given[rows].toarray() for rows in blocks(n, given.shape[1])] if n else []
-        return sum((gram_of(torch.from_numpy(part), about) * (len(part) / n) for part in parts), torch.zeros(()))
+        return sum(
+            (gram_of(torch.from_numpy(part), about) * (len(part) / n) for part in parts),
+            torch.zeros(()),
+        )
     gram = (squares - torch.outer(centre, centre)) * about.scale * about.scale[:, None]
     return torch.block_diag(torch.ones(1, dtype=torch.float64), gram) if about.intercept else gram
 
@@ -148,14 +192,18 @@ class SparseLikelihood(InMemory):
         for (rows, x), log_p in zip(self._parts, self._log_probabilities(theta), strict=True):
             p, w = log_p[:, 1:].exp(), self.weights[rows]
             value += w @ log_p.gather(1, self.labels[rows, None])[:, 0]
-            residual = w[:, None] * (torch.nn.functional.one_hot(self.labels[rows], self.classes)[:, 1:] - p)
+            residual = w[:, None] * (
+                torch.nn.functional.one_hot(self.labels[rows], self.classes)[:, 1:] - p
+            )
             sums.add(x, residual)
             if pairs is not None and square is not None:
                 pairs.add(x, p, residual, w, square)
         return RowSums(value, sums.found(), None if pairs is None else pairs.found())
 
     def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """The information as a product; the probabilities are kept where they do not take much memory."""
+        """The information as a product; the probabilities are kept where they do not take much
+        memory.
+        """
         kept = list(self._probabilities(theta)) if self.length * self.classes <= _KEPT else None
 
         def times(vector: Tensor) -> Tensor:
@@ -193,7 +241,11 @@ class SparseLikelihood(InMemory):
             part = Rows(x, self.labels[rows], self.weights[rows], offset=offset)
             standard = plain(self.columns.count) if turned else self.standard
             own = row_sums(part, standard, theta.reshape(self.classes - 1, -1), square=square)
-            found = own if found is None else RowSums(*(a + b for a, b in zip(found, own, strict=True)))  # type: ignore[operator]
+            if found is None:
+                found = own
+            else:
+                pairs = zip(found, own, strict=True)
+                found = RowSums(*(a + b for a, b in pairs))  # type: ignore[operator]
         assert found is not None
         return found
 
@@ -229,13 +281,19 @@ class _Pairs:
 
     def add(self, x: Any, p: Tensor, residual: Tensor, weights: Tensor, square: Square) -> None:
         """Add rows (see `Square` for d)."""
-        again = torch.where(weights > 0, 1 / weights, 0.0) if square == "scores" else torch.ones_like(weights)
+        again = (
+            torch.where(weights > 0, 1 / weights, 0.0)
+            if square == "scores"
+            else torch.ones_like(weights)
+        )
         for at, (k, m) in enumerate(self.each):
             if square == "information":
                 d = weights * p[:, k] * (float(k == m) - p[:, m])
             else:
                 d = again * residual[:, k] * residual[:, m]
-            self.products[at] += torch.from_numpy((x.T @ (x * d.numpy()[:, None]).tocsr()).toarray())
+            self.products[at] += torch.from_numpy(
+                (x.T @ (x * d.numpy()[:, None]).tocsr()).toarray()
+            )
             self.sums[at] += torch.from_numpy(x.T @ d.numpy())
             self.total[at] += d.sum()
 
@@ -243,12 +301,21 @@ class _Pairs:
         """The matrix of the search's columns, (scores p, scores p)."""
         p, (centre, scale, intercept) = self.columns.count, self.columns.standard
         square = torch.empty(self.scores, p, self.scores, p, dtype=torch.float64)
-        for (k, m), products, sums, total in zip(self.each, self.products, self.sums, self.total, strict=True):
-            own = products - torch.outer(sums, centre) - torch.outer(centre, sums) + total * torch.outer(centre, centre)
+        for (k, m), products, sums, total in zip(
+            self.each, self.products, self.sums, self.total, strict=True
+        ):
+            own = (
+                products
+                - torch.outer(sums, centre)
+                - torch.outer(centre, sums)
+                + total * torch.outer(centre, centre)
+            )
             own = own * scale * scale[:, None]
             if intercept:
                 edge = (sums - total * centre) * scale
-                own = torch.cat([torch.cat([total[None], edge])[None], torch.cat([edge[:, None], own], 1)])
+                own = torch.cat(
+                    [torch.cat([total[None], edge])[None], torch.cat([edge[:, None], own], 1)]
+                )
             if self.columns.factor is not None:
                 half = torch.linalg.solve_triangular(self.columns.factor.T, own, upper=False)
                 own = torch.linalg.solve_triangular(self.columns.factor.T, half.T, upper=False)

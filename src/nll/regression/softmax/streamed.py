@@ -1,7 +1,8 @@
 """Softmax regression of rows that are read again for each pass: the same sums, the same search.
 
-A first pass tells the columns' extents and products, the classes, and keeps rows at even distances, among which the
-search starts. Each pass is compared with the first (`Ledger`). The passes may be kept in a file (`Checkpoint`).
+A first pass tells the columns' extents and products, the classes, and keeps rows at even distances,
+among which the search starts. Each pass is compared with the first (`Ledger`). The passes may be
+kept in a file (`Checkpoint`).
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class Table(NamedTuple):
     unit: float = 1.0  # what each row's weight is multiplied with
 
     def in_ratio(self) -> Table:
-        """The same with weights of which only the ratios count: they add up to the number of rows."""
+        """The same with weights of which only the ratios count: they add up to the number of
+        rows.
+        """
         unit = self.survey.rows / float(self.weights.sum())
         sample = self.sample._replace(weights=self.sample.weights * unit)
         return self._replace(weights=self.weights * unit, sample=sample, unit=unit)
@@ -102,12 +105,18 @@ class Table(NamedTuple):
     def labels(self, block: Block, order: Tensor) -> Tensor:
         """Those of a block, numbered in an order of the classes."""
         number = dict(zip(map(key, self.classes), order.argsort().tolist(), strict=True))
-        own = np.array([number.get(key(value), -1) for value in block.response.values], dtype=np.int64)
+        own = np.array(
+            [number.get(key(value), -1) for value in block.response.values], dtype=np.int64
+        )
         labels = own[block.response.codes]
         if len(labels) and labels.min() < 0:
             value = block.response.values[block.response.codes[labels.argmin()]]
-            known = ", ".join(map(label, self.classes[:10])) + (", ..." if len(self.classes) > 10 else "")
-            raise ValueError(f"expected the classes of {self.rows.before} again ({known}), got {label(value)}")
+            known = ", ".join(map(label, self.classes[:10])) + (
+                ", ..." if len(self.classes) > 10 else ""
+            )
+            raise ValueError(
+                f"expected the classes of {self.rows.before} again ({known}), got {label(value)}"
+            )
         return torch.from_numpy(labels)
 
 
@@ -125,7 +134,9 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
     looked = partial(rows.each, partial(_look, about=about), clusters=True)
     found = checkpoint.passed([torch.tensor([float(intercept)])], looked, add)
     if not (found and found["rows"]):
-        raise ValueError("expected the first rows again, got none: data are gone through several times")
+        raise ValueError(
+            "expected the first rows again, got none: data are gone through several times"
+        )
     seen = _Seen(**found)
     whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
     require_one_type(seen.classes)
@@ -135,7 +146,9 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
     weights = torch.zeros(len(classes), dtype=torch.float64)
     weights[order] = torch.tensor(seen.weight, dtype=torch.float64)
     x, labels, own = (torch.cat(parts, -1) for parts in zip(*seen.kept, strict=True))
-    return Table(rows, whole, classes, weights, Sample(x.T, order[labels], own, seen.step), seen.dropped)
+    return Table(
+        rows, whole, classes, weights, Sample(x.T, order[labels], own, seen.step), seen.dropped
+    )
 
 
 def _about(low: Tensor, high: Tensor, mean: Tensor, intercept: bool) -> Standard:
@@ -154,7 +167,10 @@ def _look(block: Block, about: Standard) -> _Looked:
         return _Looked(block, None, None, torch.from_numpy(weight))
     low, high = torch.aminmax(x, dim=0)
     return _Looked(
-        block, (low.double(), high.double()), len(x) * gram_of(x, about, threads=1), torch.from_numpy(weight)
+        block,
+        (low.double(), high.double()),
+        len(x) * gram_of(x, about, threads=1),
+        torch.from_numpy(weight),
     )
 
 
@@ -172,16 +188,23 @@ def _add(seen: _Seen, looked: _Looked) -> _Seen:
     if len(x[at]):
         labels = number.numpy()[block.response.codes[at]]
         weights = np.ones(len(labels)) if block.weights is None else block.weights.numpy()[at]
-        seen.kept = [*seen.kept, [torch.from_numpy(part.copy()) for part in (x.numpy().T[:, at], labels, weights)]]
+        seen.kept = [
+            *seen.kept,
+            [torch.from_numpy(part.copy()) for part in (x.numpy().T[:, at], labels, weights)],
+        ]
     seen.rows += n
     while sum(part[0].numel() * 8 for part in seen.kept) > _SAMPLE_BYTES:
-        whole = [torch.cat(parts, -1)[..., ::2].contiguous() for parts in zip(*seen.kept, strict=True)]
+        whole = [
+            torch.cat(parts, -1)[..., ::2].contiguous() for parts in zip(*seen.kept, strict=True)
+        ]
         seen.kept, seen.step = [whole], 2 * seen.step
     return seen
 
 
 def _numbered(seen: _Seen, values: list[Any], total: Tensor) -> Tensor:
-    """The numbers of a block's classes, in the order in which they were first seen; their rows' weights are added."""
+    """The numbers of a block's classes, in the order in which they were first seen; their rows'
+    weights are added.
+    """
     number = {key(value): k for k, value in enumerate(seen.classes)}
     own = torch.zeros(len(total), dtype=torch.int64)
     for k, (value, weight) in enumerate(zip(values, total.tolist(), strict=True)):
@@ -200,7 +223,8 @@ class StreamedColumns(Frame):
     """Columns whose rows are read for each pass."""
 
     table: Table
-    factor: Tensor | None = None  # (p, p): the search's columns are the standardised ones times its inverse
+    # (p, p): the search's columns are the standardised ones times its inverse
+    factor: Tensor | None = None
 
     @classmethod
     def of(cls, table: Table, intercept: bool, constant: bool = False) -> StreamedColumns:
@@ -215,7 +239,11 @@ class StreamedColumns(Frame):
     def applied(self, x: Tensor) -> Tensor:
         """The search's columns of some rows."""
         x = self.standard.applied(x)
-        return x if self.factor is None else torch.linalg.solve_triangular(self.factor, x, upper=True, left=False)
+        return (
+            x
+            if self.factor is None
+            else torch.linalg.solve_triangular(self.factor, x, upper=True, left=False)
+        )
 
     def turned_by(self, factor: Tensor) -> StreamedColumns:
         """The columns x factor^-1, of the same span, with an upper triangular factor."""
@@ -256,13 +284,17 @@ class Streamed(SoftmaxLikelihood):
 
         def of(block: Block) -> list[Tensor]:
             rows, standard = self._rows(block)
-            found = row_sums(rows, standard, theta.reshape(shape), direction=along, threads=1, **more)
+            found = row_sums(
+                rows, standard, theta.reshape(shape), direction=along, threads=1, **more
+            )
             return [part for part in found if part is not None]
 
         def add(sums: list[Tensor] | None, part: list[Tensor]) -> list[Tensor]:
             return part if sums is None else [a + b for a, b in zip(sums, part, strict=True)]
 
-        wanted = torch.tensor([_SQUARES.index(more.get("square")), self.allowed is not None, self.table.unit]).double()
+        wanted = torch.tensor(
+            [_SQUARES.index(more.get("square")), self.allowed is not None, self.table.unit]
+        ).double()
         at = [theta, self.order, wanted, *([] if direction is None else [direction])]
         value, score, *square = self.checkpoint.passed(at, partial(self.table.rows.each, of), add)
         return RowSums(value, score, square[0] if square else None)
@@ -278,18 +310,25 @@ class Streamed(SoftmaxLikelihood):
         return Rows(x, labels, self.table.weights_of(block), offset=offset), standard
 
     def by_cluster(self, theta: Tensor, clusters: str) -> Tensor:
-        """The sum of the scores in each cluster, (G, (K - 1) p), in the order of their first rows."""
+        """The sum of the scores in each cluster, (G, (K - 1) p), in the order of their first
+        rows.
+        """
         coef = theta.reshape(-1, self.columns.count)
         coef = torch.cat([torch.zeros_like(coef[:1]), coef])
 
         def of(block: Block) -> tuple[list[Any], Tensor]:
             assert block.clusters is not None
-            labels, codes = self.table.labels(block, self.order), torch.from_numpy(block.clusters.codes)
+            labels, codes = (
+                self.table.labels(block, self.order),
+                torch.from_numpy(block.clusters.codes),
+            )
             total = torch.zeros(len(block.clusters.values), self.size, dtype=torch.float64)
             weights = self.table.weights_of(block)
             for rows in blocks(len(labels), self.size):
                 x = self.columns.applied(block.x[rows])
-                residual = torch.nn.functional.one_hot(labels[rows], self.classes) - (x @ coef.T).softmax(1)
+                residual = torch.nn.functional.one_hot(labels[rows], self.classes) - (
+                    x @ coef.T
+                ).softmax(1)
                 residual = residual if weights is None else weights[rows, None] * residual
                 add_by_cluster(total, codes[rows], residual[:, 1:], x)
             present = codes.bincount(minlength=len(total)) > 0
@@ -326,7 +365,10 @@ class Streamed(SoftmaxLikelihood):
             return None
         factor, columns = self.columns.factor, self.columns
         turned = None if factor is None else columns.applied(x)
-        fields = {name: getattr(columns, name) for name in ("names", "standard", "to_given", "gram", "reach")}
+        fields = {
+            name: getattr(columns, name)
+            for name in ("names", "standard", "to_given", "gram", "reach")
+        }
         own = Columns(**fields, length=len(x), source=x, turned=turned)
         return InMemory(own, self.order.argsort()[labels], weights, self.classes, self.alpha / step)
 
@@ -351,18 +393,22 @@ def fit_streamed(
     Args:
         stream: read once for the columns, and once for each step.
         intercept: whether every score has a constant.
-        baseline: the class that the others are compared with; None: the first, by the order of the type or sorted.
+        baseline: the class that the others are compared with; None: the first, by the order of the
+            type or sorted.
         alpha: the ridge penalty of `SoftmaxRegression`.
         standard_errors: whether the information is formed where the steps do not need it.
         wish: which covariance; None: the inverse information.
         checkpoint: the file that keeps the passes; None: none.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
-    Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty, collinear columns.
+    Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty,
+        collinear columns.
     """
     wish = wish or Wish()
     if wish.weights == "importance":
-        raise ValueError("expected frequencies or sampling weights with a Stream, got importance weights")
+        raise ValueError(
+            "expected frequencies or sampling weights with a Stream, got importance weights"
+        )
     rows = Ledger(stream)
     options = {
         "intercept": intercept,
@@ -374,14 +420,26 @@ def fit_streamed(
     }
     if checkpoint is not None and not can_keep(rows.classes):
         kinds = " and ".join(type(part[0]).__name__ for part in rows.classes if part)
-        raise ValueError(f"expected classes and clusters of numbers, texts, bytes or times to be kept, got {kinds}")
-    what = {} if checkpoint is None else {**rows.what, **{name: str(value) for name, value in options.items()}}
+        raise ValueError(
+            f"expected classes and clusters of numbers, texts, bytes or times to be "
+            f"kept, got {kinds}"
+        )
+    what = (
+        {}
+        if checkpoint is None
+        else {**rows.what, **{name: str(value) for name, value in options.items()}}
+    )
     with Checkpoint(checkpoint, what | {"nll": __version__}, rows) as passes:
         table = survey(rows, intercept, passes)
         table = table if wish.weights == "frequency" else table.in_ratio()
         if len(table.classes) < 2:
-            raise ValueError(f"expected at least two classes, got one class: {label(table.classes[0])}")
-        base = code_of(first_level(stream.levels, table.classes) if baseline is None else baseline, table.classes)
+            raise ValueError(
+                f"expected at least two classes, got one class: {label(table.classes[0])}"
+            )
+        base = code_of(
+            first_level(stream.levels, table.classes) if baseline is None else baseline,
+            table.classes,
+        )
         order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
         columns = StreamedColumns.of(table, intercept, alpha > 0.0)
         problem = Streamed(columns if alpha else columns.independent(), order, passes, alpha)
