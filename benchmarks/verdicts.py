@@ -26,7 +26,7 @@ from random_fits.draw import draw, far_start, rough, scalable, scaled, units
 from random_fits.problem import REGRESSIONS, Params, Problem, natural, numbers, plain
 
 TOLERANCE, SLOW = 1e-6, 20.0  # of 1 + |log L|; seconds
-# how far a logarithm, a logit, or a location in units of its spread is moved towards a border
+# how far a logarithm, a logit, or a location in units of its spread is moved towards a boundary
 FAR = 12.0
 CHECKS = {
     "best": "a higher maximum",
@@ -52,9 +52,9 @@ NOT_REGULAR = ("Uniform", "Pareto", "MultivariateNormal")
 
 
 def verdict(fit: Any) -> str:
-    """converged, border, no maximum, or how the search ended."""
+    """converged, boundary, no maximum, or how the search ended."""
     for beginning, said in (
-        ("at the b", "border"),
+        ("at the b", "boundary"),
         ("no maximum", "no maximum"),
         ("not regular", "converged"),
     ):
@@ -229,7 +229,7 @@ class Judge:
         other = self.attempt(scaled(self.problem, factor), {})
         if other is None:
             return
-        if {verdict(usual), verdict(other)} & {"converged", "border", "no maximum"} and verdict(
+        if {verdict(usual), verdict(other)} & {"converged", "boundary", "no maximum"} and verdict(
             usual
         ) != verdict(other):
             self.fail("units", f"{usual.status!r}; data times {factor:g}: {other.status!r}")

@@ -222,7 +222,7 @@ def natural(parameters: dict[str, Any], theta: np.ndarray) -> Params:
 
 
 def numbers(parameters: dict[str, Any], params: Params) -> np.ndarray:
-    """The inverse; what lies at a border stays finite."""
+    """The inverse; what lies at a boundary stays finite."""
     parts = []
     for name, p in parameters.items():
         value = np.asarray(params[name], dtype=float)

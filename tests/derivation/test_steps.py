@@ -240,7 +240,8 @@ def test_families_without_a_formula_say_so_and_give_the_numbers():
 
 def test_borders_and_missing_maxima_are_the_fits():
     assert (
-        "at the border of the parameter space: probs = 1" in nll.derive(td.Bernoulli, [1, 1]).text()
+        "at the boundary of the parameter space: probs = 1"
+        in nll.derive(td.Bernoulli, [1, 1]).text()
     )
     assert "se(p) = 0" not in nll.derive(td.Bernoulli, [1, 1]).text()
     text = nll.derive(td.Normal, [2.0, 2.0]).text()

@@ -1,5 +1,5 @@
-"""Verdicts: "converged" only at a maximum; borders, limits and rises without end are told apart, in
-any unit.
+"""Verdicts: "converged" only at a maximum; boundaries, limits and rises without end are told apart,
+in any unit.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_rows_that_one_law_explains_wholly_have_no_maximum(family, side):
 
 
 @pytest.mark.parametrize(
-    ("family", "data", "border"),
+    ("family", "data", "boundary"),
     [
         (td.Exponential, SIDES["left"], "rate = inf"),
         (td.Exponential, SIDES["right"], "rate = 0"),
@@ -68,13 +68,13 @@ def test_rows_that_one_law_explains_wholly_have_no_maximum(family, side):
         (td.Gumbel, truncated([0.1, 0.2, 0.4, 0.5, 0.9, 1.6, 3.5], low=0.0), "loc = -inf"),
     ],
 )
-def test_a_limit_at_a_border_is_one(family, data, border):
+def test_a_limit_at_a_boundary_is_one(family, data, boundary):
     found = fit(family, data)
     assert found.status == (
-        f"at the border of the parameter space: {border}; no standard error there"
+        f"at the boundary of the parameter space: {boundary}; no standard error there"
     )
-    name = border.split(" = ")[0]
-    assert (found.converged, float(found.params[name])) == (True, float(border.split(" = ")[1]))
+    name = boundary.split(" = ")[0]
+    assert (found.converged, float(found.params[name])) == (True, float(boundary.split(" = ")[1]))
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 100.0, 1e6])
@@ -97,7 +97,7 @@ def test_a_limit_at_a_border_is_one(family, data, border):
             POISSON,
             [0, 0, 0, 1, 1.0],
             [1, 3, 2, 0, 0.0],
-            "at the border of the parameter space: b = -inf",
+            "at the boundary of the parameter space: b = -inf",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_far_start_ends_at_the_maximum(family, data, start):
     assert found.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-8)
 
 
-def test_a_share_inside_of_a_likelihood_is_found_from_beyond_its_border():
+def test_a_share_inside_of_a_likelihood_is_found_from_beyond_its_boundary():
     draw = np.random.default_rng(0)
     x, t = draw.normal(size=1000), draw.uniform(size=1000)
     y = (
@@ -229,7 +229,7 @@ def test_a_limit_that_is_higher_than_the_peak_inside_is_taken():
         10 * math.log(math.sqrt(2 / math.pi) / scale) - 5, abs=1e-6
     )
     assert found.status == (
-        "at the border of the parameter space: skewness = -inf; no standard error there"
+        "at the boundary of the parameter space: skewness = -inf; no standard error there"
     )
     assert float(found.params["loc"]) == pytest.approx(ROUGH.max(), abs=1e-6)
     # the largest value, which has no normal error

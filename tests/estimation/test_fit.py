@@ -298,10 +298,10 @@ def test_the_share_of_white_balls():
         ),
     ],
 )
-def test_a_border_has_no_standard_error(model, data, options, where, lost):
+def test_a_boundary_has_no_standard_error(model, data, options, where, lost):
     result = fit(model, data, **options)
     assert result.status == (
-        f"at the border of the parameter space: {where}; no standard error there"
+        f"at the boundary of the parameter space: {where}; no standard error there"
     )
     assert result.converged
     assert flat(result.standard_errors) == close(
@@ -330,7 +330,7 @@ NO_MAXIMUM = "no maximum: the data are all equal, and the likelihood grows witho
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    ("model", "border"),
+    ("model", "boundary"),
     [
         (td.Normal, "scale = 0"),
         (td.LogNormal, "scale = 0"),
@@ -338,12 +338,12 @@ NO_MAXIMUM = "no maximum: the data are all equal, and the likelihood grows witho
         (td.Uniform, "high = low"),
     ],
 )
-def test_equal_data_have_no_maximum(model, border, weighted):
+def test_equal_data_have_no_maximum(model, boundary, weighted):
     """Whatever the rounding of their mean."""
     for n, value in itertools.product([1, 3, 15, 1000], [0.1, 123.456, 1e10 / 7]):
         weights = np.random.default_rng(n).random(n) if weighted else None
         result = fit(model, [value] * n, weights=weights)
-        assert (result.status, result.converged) == (NO_MAXIMUM + border, False), (n, value)
+        assert (result.status, result.converged) == (NO_MAXIMUM + boundary, False), (n, value)
         assert all(map(math.isnan, flat(result.standard_errors)))
         assert result.log_likelihood == math.inf
 

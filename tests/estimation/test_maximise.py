@@ -307,7 +307,7 @@ def test_what_is_not_seen_exactly_is_accounted_for(family, truth, how):
     assert found.converged, found.status
     for name, value in found.params.items():
         error = found.standard_errors[name]
-        if not math.isnan(float(error)):  # at a border, as a truncated sample may tell
+        if not math.isnan(float(error)):  # at a boundary, as a truncated sample may tell
             assert float(((value - torch.tensor(truth[name])) / error).abs()) < 4.5, name
 
 
@@ -368,7 +368,7 @@ def test_fixed_bounded_and_tied():
     assert (held.df, math.isnan(float(held.standard_errors["loc"]))) == (1, True)
     bounded = fit(td.Normal, x, bounds={"loc": (1.0, 2.0)})
     assert bounded.status == (
-        "at the border of the parameter space: loc = 1; no standard error there"
+        "at the boundary of the parameter space: loc = 1; no standard error there"
     )
     assert float(bounded.params["scale"]) == pytest.approx(
         float((x - 1).square().mean().sqrt()), rel=1e-6
@@ -633,7 +633,7 @@ def test_at_an_infinite_parameter_it_is_another_family(family):
     found = fit(family, data)
     other = fit(td.Poisson if family is td.NegativeBinomial else td.Normal, data)
     assert found.status.startswith(
-        f"at the border of the parameter space: {next(iter(found.params))} = inf, where"
+        f"at the boundary of the parameter space: {next(iter(found.params))} = inf, where"
     )
     assert found.log_likelihood == other.log_likelihood
     if family is td.StudentT:

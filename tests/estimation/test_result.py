@@ -39,7 +39,7 @@ MAKERS = {
     "normal": lambda: fit(td.Normal, [1.0, 2.5, 4.0]),
     "uniform": lambda: fit(td.Uniform, [1.0, 2.5, 4.0]),
     "categorical": lambda: fit(td.Categorical, ["a", "b", "a"]),
-    "border": lambda: fit(td.Poisson, [0, 0]),
+    "boundary": lambda: fit(td.Poisson, [0, 0]),
     "no maximum": lambda: fit(td.Normal, [1.0, 1.0]),
     "softmax": regression,
     "negative binomial": counts,

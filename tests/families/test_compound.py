@@ -114,9 +114,9 @@ def test_zero_inflated_poisson_is_that_of_statsmodels():
     assert float(found.params["rate"]) == pytest.approx(math.exp(log_rate), rel=1e-6)
 
 
-def test_no_excess_of_zeros_is_a_border():
+def test_no_excess_of_zeros_is_a_boundary():
     found = fit(zero_inflated(td.Poisson), [1, 2, 3, 4, 2, 1, 2])
-    assert found.status.startswith("at the border of the parameter space: gate = 0")
+    assert found.status.startswith("at the boundary of the parameter space: gate = 0")
     assert float(found.params["gate"]) == 0
     assert bool(found.standard_errors["gate"].isnan())
     plain = fit(td.Poisson, [1, 2, 3, 4, 2, 1, 2])
@@ -243,11 +243,11 @@ def test_columns_of_normal_numbers():
     assert "column 1 is constant" in fit(td.MultivariateNormal, x * number(1.0, 0.0, 1.0)).status
 
 
-def test_a_border_of_a_mixture_is_that_of_its_component():
+def test_a_boundary_of_a_mixture_is_that_of_its_component():
     """Zeros and a Poisson law: one rate is 0, whichever component the search had it in."""
     x = torch.tensor([0.0] * 60 + [5.0, 7.0, 6.0, 4.0, 9.0, 5.0, 6.0, 8.0] * 5)
     found = fit(mixture(td.Poisson), x)
-    assert found.status.startswith("at the border of the parameter space: rate[0] = 0")
+    assert found.status.startswith("at the boundary of the parameter space: rate[0] = 0")
     assert found.params["rate"].tolist() == pytest.approx([0.0, 6.24], abs=0.05)
     assert found.params["probs"].tolist() == pytest.approx([0.6, 0.4], abs=0.01)
     at = mixture(td.Poisson)(**found.params, validate_args=False)

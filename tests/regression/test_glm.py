@@ -240,7 +240,7 @@ def test_large_counts_and_a_steep_rate():
     same(result.params["coef"], peer.params, 1e-9)
 
 
-# Where there is no estimate, or one at the border.
+# Where there is no estimate, or one at the boundary.
 
 
 def test_counts_that_vary_no_more_than_poisson():
@@ -248,7 +248,7 @@ def test_counts_that_vary_no_more_than_poisson():
     y = np.random.default_rng(0).binomial(6, 0.5, 300).astype(float)
     result, poisson = fitted("negative_binomial", x, y), fitted("poisson", x, y)
     assert result.status == (
-        "at the border of the parameter space: total_count = inf, the counts vary no more than "
+        "at the boundary of the parameter space: total_count = inf, the counts vary no more than "
         "Poisson's do"
     )
     assert result.converged
@@ -278,7 +278,7 @@ def test_counts_that_vary_a_little_more_than_poisson():
     assert result.nll == pytest.approx(peer.fun, abs=1e-8)
 
 
-def test_the_null_model_of_a_border_is_of_the_same_family():
+def test_the_null_model_of_a_boundary_is_of_the_same_family():
     """Both are negative binomial: the null model may be overdispersed where the columns explain
     it.
     """
@@ -375,7 +375,7 @@ def test_bad_input(family, x, y, message):
 
 
 def test_the_highest_peak_of_the_dispersion():
-    """At the Poisson limit the slope says border; inside there is a higher maximum, which Stata's
+    """At the Poisson limit the slope says boundary; inside there is a higher maximum, which Stata's
     nbreg has.
     """
     punished = cpunish.load()  # 17 states, executions - 1

@@ -112,8 +112,8 @@ def test_the_confusion_matrix():
 def test_pictures():
     assert Reader(regression_page()[1]).tags.count("svg") == 2
     assert Reader(normal_page()[1]).tags.count("svg") == 2
-    border = fit(td.Poisson, [0, 0])
-    assert Reader(page(border, title="")).tags.count("svg") == 0
+    boundary = fit(td.Poisson, [0, 0])
+    assert Reader(page(boundary, title="")).tags.count("svg") == 0
 
 
 def test_sections_that_have_nothing_to_show_are_left_out():

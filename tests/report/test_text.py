@@ -30,7 +30,7 @@ FITS = {
     "spector": spector,
     "normal": lambda: fit(Normal, [4.1, 3.9, 5.2, 4.4, 4.6]),
     "categories": lambda: fit(Categorical, ["pear", "fig", "pear", None, "apple"], missing="drop"),
-    "border": lambda: fit(Poisson, [0, 0, 0]),
+    "boundary": lambda: fit(Poisson, [0, 0, 0]),
     "no_maximum": lambda: fit(Normal, [2.0, 2.0]),
 }
 

@@ -170,7 +170,7 @@ def test_borders_are_ranked_and_told():
     found = compare([td.StudentT, td.Normal, td.Uniform], x, replicates=0)
     assert [at.name for at in found.ranked] == ["Normal", "StudentT", "Uniform"]
     assert row(found, "StudentT").delta == pytest.approx(2.0)
-    assert "\nStudentT: at the border of the parameter space: df = inf" in str(found)
+    assert "\nStudentT: at the boundary of the parameter space: df = inf" in str(found)
     assert "\nUniform: not regular: " in str(found)
 
 

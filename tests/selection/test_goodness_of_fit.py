@@ -231,10 +231,10 @@ def test_a_wrong_family_is_rejected(family, x):
     ],
     ids=["StudentT", "NegativeBinomial"],
 )
-def test_at_the_border_it_is_the_family_there(family, x):
+def test_at_the_boundary_it_is_the_family_there(family, x):
     """Half of the replicates have no maximum inside of the family either."""
     fit = nll.fit(family, x)
-    assert fit.status.startswith("at the border")
+    assert fit.status.startswith("at the boundary")
     found = goodness_of_fit(fit, replicates=199)
     other = goodness_of_fit(FAMILIES[family].limit[2], x, replicates=0)
     assert found.statistics == pytest.approx(other.statistics, rel=1e-10)

@@ -117,7 +117,7 @@ def test_more_parameters_than_a_matrix_has_room_for():
     assert bool(found.standard_errors["layer_bias"].isnan().all())
 
 
-def test_a_large_number_with_a_large_error_is_no_border():
+def test_a_large_number_with_a_large_error_is_no_boundary():
     """The column is in small units, so that its coefficient is in large ones."""
     torch.manual_seed(0)
     x = 1e-3 * torch.randn(200, dtype=torch.float64)

@@ -220,7 +220,7 @@ def test_many_searches_at_once_are_as_each_alone(size):
         torch.testing.assert_close(together.theta[index], alone.theta, rtol=0, atol=1e-6)
 
 
-def test_on_a_border_the_step_has_the_radius_as_its_length():
+def test_on_a_boundary_the_step_has_the_radius_as_its_length():
     values = torch.tensor([[-1.0, 2.0], [0.5, 2.0], [-1.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
     # the third: no slope
     score = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)

@@ -52,8 +52,8 @@ def check(derived: Derivation, at: Numbers, given: Numbers) -> None:
         known.symbols, theirs.tolist(), errors.nan_to_num(0.0).tolist(), strict=True
     ):
         assert abs(float(at[p]) - value) <= _SAME * (abs(value) + error), (p, at[p], value)
-    border = bool(errors.isnan().any())
-    if border and known.irregular is None:  # where log 0 stands, times 0
+    boundary = bool(errors.isnan().any())
+    if boundary and known.irregular is None:  # where log 0 stands, times 0
         return
 
     def terms(expr: Expr) -> list[float]:

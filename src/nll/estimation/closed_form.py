@@ -1,4 +1,4 @@
-"""The result of a family whose estimate is a formula: the estimate judged, at borders and where
+"""The result of a family whose estimate is a formula: the estimate judged, at boundaries and where
 there is none.
 """
 
@@ -47,7 +47,7 @@ def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor])
         known = family.maximum
         maximum = log_likelihood(flat) if known is None else float(known(params, observed.n))
     variances = covariance.diagonal()
-    # NaN where there is a border
+    # NaN where there is a boundary
     lost = variances.isinf() | (variances < torch.finfo(torch.float64).tiny)
     if attained and not (
         math.isfinite(maximum) and not bool(lost.any()) and bool(torch.isfinite(flat).all())
@@ -79,7 +79,7 @@ def _judge(
     """Return the covariance with NaN where there is none, the status, and whether the maximum is
     attained.
     """
-    closed, open_ = _borders(family, params)
+    closed, open_ = _boundaries(family, params)
     single = family.distribution is Exponential and float(observed.values[0]) != 0.0
     # and not a number too large or too small for float64
     if open_ and not single and observed.equal:
@@ -94,22 +94,24 @@ def _judge(
     where = ", ".join(name for _, name in closed)
     return (
         covariance,
-        f"at the border of the parameter space: {where}; no standard error there",
+        f"at the boundary of the parameter space: {where}; no standard error there",
         True,
     )
 
 
-def _unbounded(borders: list[tuple[int, str]]) -> str:
-    where = ", ".join(name for _, name in borders)
+def _unbounded(boundaries: list[tuple[int, str]]) -> str:
+    where = ", ".join(name for _, name in boundaries)
     return (
         f"no maximum: the data are all equal, and the likelihood grows without bound towards "
         f"{where}"
     )
 
 
-def _borders(family: Family, params: Params) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """The flat parameters (index, "name = value") at a border that belongs to the space, and at one
-    that does not.
+def _boundaries(
+    family: Family, params: Params
+) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """The flat parameters (index, "name = value") at a boundary that belongs to the space, and at
+    one that does not.
     """
     closed, open_, index = [], [], 0
     if family.distribution is torch.distributions.Uniform:

@@ -16,7 +16,7 @@ from nll.data.observations import Observations, cluster_codes
 from nll.estimation.closed_form import closed_fit, labels_of
 from nll.estimation.diagnostics import Limit, Surroundings
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import AtParameters, Found, judge, runaways
+from nll.estimation.maximise import AtParameters, Solution, judge, runaways
 from nll.estimation.objective import MOST_INFORMATION
 from nll.estimation.result import Fit
 from nll.families.base import Family
@@ -29,7 +29,7 @@ _EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may 
 
 
 @dataclass(frozen=True)
-class Wish:
+class FitOptions:
     """What the caller asks of the parameters and of their errors."""
 
     start: Mapping[str, Any]
@@ -66,7 +66,7 @@ class Wish:
 
 
 def searched_fit(
-    name: str, found: Found, observed: Observations, wish: Wish, family: Family | None
+    name: str, found: Solution, observed: Observations, options: FitOptions, family: Family | None
 ) -> Fit:
     """The estimate, its covariance and its status."""
     found = replace(found, weighted=observed.kind != "frequency")
@@ -74,10 +74,10 @@ def searched_fit(
     outside = _tied_outside(found)
     if outside is not None:
         status, converged = outside, False
-    limit = None if family is None else _limit(family, found, observed, wish)
+    limit = None if family is None else _limit(family, found, observed, options)
     if limit is not None:
         return limit
-    covariance, kind = _covariance(found, observed, wish, family)
+    covariance, kind = _covariance(found, observed, options, family)
     params = found.params
     for away in runaways(found) if converged else ():
         params[away.name] = params[away.name].clone()
@@ -117,7 +117,7 @@ def searched_fit(
     )
 
 
-def _tied_outside(found: Found) -> str | None:
+def _tied_outside(found: Solution) -> str | None:
     """What a function of the other parameters gave has to be a value that the parameter may
     have.
     """
@@ -132,7 +132,7 @@ def _tied_outside(found: Found) -> str | None:
     return None
 
 
-def _of_family(family: Family, found: Found, status: str) -> tuple[str, bool]:
+def _of_family(family: Family, found: Solution, status: str) -> tuple[str, bool]:
     """What the family has to say of a maximum."""
     wrong = None if family.verdict is None else family.verdict(found.params)
     if wrong is not None:
@@ -146,17 +146,17 @@ def _of_family(family: Family, found: Found, status: str) -> tuple[str, bool]:
 class _Itself:
     """What a search has found, when it is asked for again."""
 
-    found: Found
+    found: Solution
 
-    def __call__(self) -> Found:
+    def __call__(self) -> Solution:
         return self.found
 
 
 def _covariance(
-    found: Found, observed: Observations, wish: Wish, family: Family | None
+    found: Solution, observed: Observations, options: FitOptions, family: Family | None
 ) -> tuple[Tensor, str]:
     """The covariance of the flattened parameters, and where it comes from; NaN for those that are
-    at a border.
+    at a boundary.
     """
     if found.problem.layout.size > MOST_INFORMATION:
         size = sum(value.numel() for value in found.params.values())
@@ -168,10 +168,10 @@ def _covariance(
     kept = torch.tensor(
         [index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64
     )
-    kind = "sandwich" if observed.kind != "frequency" else wish.covariance
-    if wish.clusters is None and kind == "expected":
+    kind = "sandwich" if observed.kind != "frequency" else options.covariance
+    if options.clusters is None and kind == "expected":
         return _expected(found, observed, family), kind
-    free, said = _covariance_of_free(found, observed, wish, kept, kind)
+    free, said = _covariance_of_free(found, observed, options, kept, kind)
     lost = torch.ones(jacobian.shape[1], dtype=torch.bool).index_fill(0, kept, False)
     unknown = (jacobian[:, lost] != 0).any(1)
     covariance = cov.transformed(free, jacobian[:, kept])
@@ -179,16 +179,16 @@ def _covariance(
 
 
 def _covariance_of_free(
-    found: Found, observed: Observations, wish: Wish, kept: Tensor, kind: str
+    found: Solution, observed: Observations, options: FitOptions, kept: Tensor, kind: str
 ) -> tuple[Tensor, str]:
     """Of the free numbers that are `kept`, as if the others were known."""
     inverse = cov.inverse(found.optimum.sums.information[kept[:, None], kept])
-    if wish.clusters is None and kind == "observed":
+    if options.clusters is None and kind == "observed":
         return inverse, kind
     codes = (
         None
-        if wish.clusters is None
-        else cluster_codes(wish.clusters, observed.given, observed.rows.numpy())
+        if options.clusters is None
+        else cluster_codes(options.clusters, observed.given, observed.rows.numpy())
     )
     meat = cov.meat(found.each.scores(found.theta)[:, kept], observed.weights, observed.kind, codes)
     if codes is not None:
@@ -200,7 +200,7 @@ def _covariance_of_free(
     )
 
 
-def _expected(found: Found, observed: Observations, family: Family | None) -> Tensor:
+def _expected(found: Solution, observed: Observations, family: Family | None) -> Tensor:
     own = found.problem.layout
     known = (
         family is not None
@@ -248,13 +248,15 @@ def without_maximum(family: Family, observed: Observations, status: str = _ALL_E
     )
 
 
-def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> Fit | None:
+def _limit(
+    family: Family, found: Solution, observed: Observations, options: FitOptions
+) -> Fit | None:
     """The fit of the family that this one becomes where a parameter is infinite, if it is as
     likely.
     """
     if (
         family.limit is None
-        or not wish.plain
+        or not options.plain
         or observed.kind != "frequency"
         or observed.incomplete
     ):
@@ -281,7 +283,7 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
         log_likelihood=there.log_likelihood,
         n=observed.n,
         df=len(params),
-        status=f"at the border of the parameter space: {name} = {value:g}, where it is "
+        status=f"at the boundary of the parameter space: {name} = {value:g}, where it is "
         f"{other.__name__}" + (f" with {where}" if where else "") + "; no standard error there",
         converged=True,
         decrement=near.optimum.decrement,
@@ -296,7 +298,7 @@ def _limit(family: Family, found: Found, observed: Observations, wish: Wish) -> 
     )
 
 
-def _near_limit(family: Family, found: Found, there: Fit) -> Found:
+def _near_limit(family: Family, found: Solution, there: Fit) -> Solution:
     """The search as if it had ended far out, at the family's limit, so that profiles and tests
     start there.
     """

@@ -1,9 +1,9 @@
 """What lies beyond the place where a search ended: a maximum falls off on all sides, a limit at a
-border does not.
+boundary does not.
 
 A decrement below the tolerance is no proof of a maximum: towards a limit at infinity it falls for
 ever. Where the last steps do not tell the two apart, each free number is moved away on both sides,
-the others following (its profile). The profile of a maximum falls on both sides; towards a border
+the others following (its profile). The profile of a maximum falls on both sides; towards a boundary
 it stays as high, or rises; where it comes upon something higher inside, the search ended too soon.
 """
 
@@ -18,7 +18,7 @@ from nll.estimation.inference import covariance as cov
 from nll.estimation.objective import Problem
 from nll.solvers.trust_region import Optima, Optimum
 
-_FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
+_FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its boundary
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
 _DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter in units of its size
 # A number is told, whatever its information, if the log-likelihood has fallen by the first, and by
@@ -27,7 +27,7 @@ _STEEP, _SHARE = 0.05, 1e-3
 _TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
 _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
-# times the noise: what a profile may fall by on the way to a border, where digits are lost
+# times the noise: what a profile may fall by on the way to a boundary, where digits are lost
 _LEVEL = 1e3
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS = 28, 12  # along a profile, and Newton steps of the other numbers in each
@@ -41,7 +41,7 @@ RISE = 1e-2
 
 
 class Limit(NamedTuple):
-    """A free number along which the profile does not fall on the way to its border."""
+    """A free number along which the profile does not fall on the way to its boundary."""
 
     number: int
     side: float  # -1 or 1

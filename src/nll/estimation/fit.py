@@ -26,10 +26,10 @@ from nll.data.observations import (
     totals,
 )
 from nll.estimation.closed_form import closed_fit
-from nll.estimation.conclude import Wish, searched_fit, without_maximum
+from nll.estimation.conclude import FitOptions, searched_fit, without_maximum
 from nll.estimation.grouped import GroupedFit, fit_groups
 from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows, of_module
-from nll.estimation.maximise import Found, Units, search, units_of
+from nll.estimation.maximise import Solution, Units, search, units_of
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.estimation.progress import Line
 from nll.estimation.result import Fit
@@ -96,17 +96,19 @@ def fit(
     Raises: ValueError naming the first row outside the support, missing, or with a weight that is
     no frequency; TypeError for a model that cannot be fitted, or data that are not numbers.
     """
-    wish = Wish(start or {}, fixed or {}, bounds or {}, covariance, clusters, seed, progress)
-    wish.check()
+    options = FitOptions(
+        start or {}, fixed or {}, bounds or {}, covariance, clusters, seed, progress
+    )
+    options.check()
     if isinstance(model, torch.nn.Module):
         model, values = of_module(model)
-        wish = replace(wish, start={**values, **wish.start})
+        options = replace(options, start={**values, **options.start})
     if groups is not None:
-        return _fit_each(_family(model), data, weights, wish, missing, groups)
+        return _fit_each(_family(model), data, weights, options, missing, groups)
     if isinstance(model, (Likelihood, JointLikelihood)):
-        return _fit_likelihood(model, data, weights, wish, missing)
+        return _fit_likelihood(model, data, weights, options, missing)
     family = _family(model)
-    return _fit_family(family, data, weights, wish, missing)
+    return _fit_family(family, data, weights, options, missing)
 
 
 # ---- Families ------------------------------------------------------------------------------------
@@ -130,9 +132,9 @@ def _what(model: Any) -> str:
     return f"{'an instance of ' if isinstance(model, Distribution) else ''}{type(model).__name__}"
 
 
-def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: str) -> Fit:
+def _fit_family(family: Family, data: Any, weights: Any, options: FitOptions, missing: str) -> Fit:
     for name in family.given:
-        if name not in wish.fixed:
+        if name not in options.fixed:
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
     categorical = family.name == "Categorical"
     if isinstance(data, (Censored, Truncated)):
@@ -141,7 +143,7 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
     else:
         observed = observe(data, weights, missing=missing, categorical=categorical)
     _require_shape(family, observed)
-    given = {name: _of_rows(name, wish.fixed[name], observed) for name in family.given}
+    given = {name: _of_rows(name, options.fixed[name], observed) for name in family.given}
     interval = not (family.discrete or family.columns or given)
     if observed.ends is None:
         require_support(
@@ -153,40 +155,40 @@ def _fit_family(family: Family, data: Any, weights: Any, wish: Wish, missing: st
     observed = _placed(family, observed, given)
     if categorical:
         _require_few_categories(observed)
-    wish = replace(
-        wish, fixed={name: value for name, value in wish.fixed.items() if name not in given}
+    options = replace(
+        options, fixed={name: value for name, value in options.fixed.items() if name not in given}
     )
-    found = _fit_observed(family, observed, given, wish)
+    found = _fit_observed(family, observed, given, options)
     return replace(
         found, sample=Sample(family, observed, given, by_formula=found.decrement is None)
     )
 
 
 def _fit_observed(
-    family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish
+    family: Family, observed: Observations, given: dict[str, Tensor], options: FitOptions
 ) -> Fit:
-    if _unbounded(family, observed, wish):
+    if _unbounded(family, observed, options):
         return without_maximum(family, observed)
     if family.by_formula_only:
-        wish = _without_search(family, observed, wish)
-    plain = wish.plain and observed.kind == "frequency" and not observed.incomplete
-    if family.verdict is not None and family.estimate is not None and not (plain or wish.fixed):
+        options = _without_search(family, observed, options)
+    plain = options.plain and observed.kind == "frequency" and not observed.incomplete
+    if family.verdict is not None and family.estimate is not None and not (plain or options.fixed):
         said = family.verdict(family.estimate(observed.values, observed.weights))
         if said is not None:
             return without_maximum(family, observed, said)
     if family.estimate is not None and plain:
         return replace(
-            closed_fit(family, observed, given), search=_again(family, observed, given, wish)
+            closed_fit(family, observed, given), search=_again(family, observed, given, options)
         )
-    found = _search_family(family, observed, given, wish)
-    return searched_fit(family.name, found, observed, wish, family)
+    found = _search_family(family, observed, given, options)
+    return searched_fit(family.name, found, observed, options, family)
 
 
 def _fit_each(
-    family: Family, data: Any, weights: Any, wish: Wish, missing: str, groups: Any
+    family: Family, data: Any, weights: Any, options: FitOptions, missing: str, groups: Any
 ) -> GroupedFit:
     shaped = family.columns or family.given or family.simplex or getattr(family, "components", None)
-    if shaped or not wish.plain or isinstance(weights, Weights):
+    if shaped or not options.plain or isinstance(weights, Weights):
         raise ValueError(
             f"expected groups with a family of plain numbers and frequencies alone, got "
             f"{family.name} and more"
@@ -199,31 +201,33 @@ def _fit_each(
     else:
         _require_possible(family, observed, {})
     _require_window(observed, family.discrete)
-    alone = partial(_fit_observed, family, given={}, wish=wish) if observed.incomplete else None
+    alone = (
+        partial(_fit_observed, family, given={}, options=options) if observed.incomplete else None
+    )
     return fit_groups(family, observed, groups, alone)
 
 
-def _without_search(family: Family, observed: Observations, wish: Wish) -> Wish:
-    """The wish, for a family that only a formula fits, to which a start makes no difference.
+def _without_search(family: Family, observed: Observations, options: FitOptions) -> FitOptions:
+    """The options, for a family that only a formula fits, to which a start makes no difference.
 
     Where the parameter at which the likelihood has its corners is fixed, a search fits the others.
 
     Raises: ValueError naming what else was asked for.
     """
-    for name in wish.start:
+    for name in options.start:
         if name not in family.parameters:
             raise ValueError(
                 f"expected one of {', '.join(family.parameters)} in start, got {name!r}"
             )
     if family.corner is not None and isinstance(
-        wish.fixed.get(family.corner), (int, float, Tensor, np.number)
+        options.fixed.get(family.corner), (int, float, Tensor, np.number)
     ):
-        return wish
+        return options
     asked = {
-        "fixed": wish.fixed,
-        "bounds": wish.bounds,
-        f"covariance={wish.covariance!r}": wish.covariance != "observed",
-        "clusters": wish.clusters is not None,
+        "fixed": options.fixed,
+        "bounds": options.bounds,
+        f"covariance={options.covariance!r}": options.covariance != "observed",
+        "clusters": options.clusters is not None,
         "censored rows": observed.ends is not None,
         "a window": observed.window is not None,
         f"{observed.kind} weights": observed.kind != "frequency",
@@ -236,18 +240,18 @@ def _without_search(family: Family, observed: Observations, wish: Wish) -> Wish:
             f"only, "
             f"got {' and '.join(got)}{hint}"
         )
-    return replace(wish, start={})
+    return replace(options, start={})
 
 
 def _search_family(
-    family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish
-) -> Found:
-    free = not (wish.start or wish.fixed or wish.bounds)
+    family: Family, observed: Observations, given: dict[str, Tensor], options: FitOptions
+) -> Solution:
+    free = not (options.start or options.fixed or options.bounds)
     units = units_of(observed.values, family.units) if free else Units()
     values = units.data(observed.values)
     given = {name: units.data(value) if family.units else value for name, value in given.items()}
     columns = values.shape[1] if family.columns else 1
-    own = layout(family.constraints(columns), wish.fixed, wish.bounds)
+    own = layout(family.constraints(columns), options.fixed, options.bounds)
     segments = _segments(family, observed, values, given, units)
     each = Problem(segments, own)
     problem = each
@@ -263,10 +267,12 @@ def _search_family(
     starts = [_start(family, some, share)]
     if family.more_starts is not None:
         more = family.more_starts
-        starts += [_usable(family, start) for start in seeded(lambda: more(some, share), wish.seed)]
+        starts += [
+            _usable(family, start) for start in seeded(lambda: more(some, share), options.seed)
+        ]
     asked = {
         name: value_of(name, value, own.parameters[name])
-        for name, value in _known(wish.start, own).items()
+        for name, value in _known(options.start, own).items()
     }
     ours = [_numbers_of(own, values_) for values_ in starts]
     numbers = [_numbers_of(own, {**values_, **asked}) for values_ in starts] if asked else ours
@@ -287,7 +293,7 @@ def _search_family(
             units,
             density,
             each,
-            wish.progress or line,
+            options.progress or line,
             others,
             unbounded,
         )
@@ -446,7 +452,7 @@ def _start_by_rule(family: Family, values: Tensor, weights: Tensor) -> Params:
     if family.estimate is not None:
         plain = (values, weights) if family.columns else (values.reshape(-1), weights.reshape(-1))
         found = family.estimate(*plain)
-        # off the borders
+        # off the boundaries
         return {name: torch.where(v.isfinite() & (v != 0), v, 1.0) for name, v in found.items()}
     parameters = family.constraints(1)
     return {
@@ -529,7 +535,7 @@ def _require_few_categories(observed: Observations) -> None:
 
 
 def _fit_likelihood(
-    model: Likelihood | JointLikelihood, data: Any, weights: Any, wish: Wish, missing: str
+    model: Likelihood | JointLikelihood, data: Any, weights: Any, options: FitOptions, missing: str
 ) -> Fit:
     joint = isinstance(model, JointLikelihood)
     terms = model.terms if isinstance(model, JointLikelihood) else (model,)
@@ -541,7 +547,7 @@ def _fit_likelihood(
                 f"expected {name} as a tuple of {len(terms)}, one for each "
                 f"likelihood, got {_what(given)}"
             )
-    if joint and wish.clusters is not None:
+    if joint and options.clusters is not None:
         raise ValueError("expected no clusters with a sum of likelihoods")
     segments, observations, at = [], [], 0
     for i, term in enumerate(terms):
@@ -558,7 +564,7 @@ def _fit_likelihood(
         )
         observations.append(observed)
         at += len(observed.weights)
-    own = layout(dict(model.parameters), wish.fixed, wish.bounds)
+    own = layout(dict(model.parameters), options.fixed, options.bounds)
     problem = Problem(tuple(segments), own)
     values = {
         name: p.transform(torch.zeros(p.free_shape, dtype=torch.float64))
@@ -566,7 +572,7 @@ def _fit_likelihood(
     }
     values |= {
         name: value_of(name, value, own.parameters[name])
-        for name, value in _known(wish.start, own).items()
+        for name, value in _known(options.start, own).items()
     }
     start = own.numbers({name: value[None] for name, value in values.items()})
     # as the user wrote it, arguments checked
@@ -576,9 +582,9 @@ def _fit_likelihood(
             **{n: own.natural(start)[n][0] for n in term.parameters},
         )
     with Line(model.name) as line:
-        others = _others(start, wish.seed)
-        found = search(problem, start, Units(), 0.0, problem, wish.progress or line, others)
-    return searched_fit(model.name, found, _merged(observations), wish, None)
+        others = _others(start, options.seed)
+        found = search(problem, start, Units(), 0.0, problem, options.progress or line, others)
+    return searched_fit(model.name, found, _merged(observations), options, None)
 
 
 def _others(start: Tensor, seed: int) -> Tensor:
@@ -606,28 +612,30 @@ def _merged(observations: list[Observations]) -> Observations:
     )
 
 
-def _again(family: Family, observed: Observations, given: dict[str, Tensor], wish: Wish) -> Any:
+def _again(
+    family: Family, observed: Observations, given: dict[str, Tensor], options: FitOptions
+) -> Any:
     """The search that a closed form saves, when its likelihood is asked for; none for what is not
     regular.
     """
     if family.by_formula_only:
         return None
-    return partial(_search_family, family, observed, given, replace(wish, progress=None))
+    return partial(_search_family, family, observed, given, replace(options, progress=None))
 
 
-def _unbounded(family: Family, observed: Observations, wish: Wish) -> bool:
+def _unbounded(family: Family, observed: Observations, options: FitOptions) -> bool:
     """Whether data that are all equal let a density of several free parameters grow without bound
     on their value.
     """
-    free = [name for name in family.parameters if name not in wish.fixed]
-    searched = family.start is not None or not (wish.plain and observed.kind == "frequency")
+    free = [name for name in family.parameters if name not in options.fixed]
+    searched = family.start is not None or not (options.plain and observed.kind == "frequency")
     # else it is said which is not
-    known = set(wish.fixed) | set(wish.start) <= set(family.parameters)
+    known = set(options.fixed) | set(options.start) <= set(family.parameters)
     return (
         searched
         and known
         and observed.equal
         and not family.discrete
         and len(free) > 1
-        and not wish.bounds
+        and not options.bounds
     )

@@ -285,7 +285,7 @@ def _formula_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     if not family.discrete and len(params) > 1:
         reached &= ~_equal(values, weights)
     variances = covariance.diagonal(dim1=1, dim2=2)
-    # at a border, or without a maximum
+    # at a boundary, or without a maximum
     lost = ~(variances >= torch.finfo(torch.float64).tiny) | ~reached[:, None]
     return Each(
         params,

@@ -84,7 +84,7 @@ def units_of(values: Tensor, roles: dict[str, str] | None) -> Units:
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """Where a search ended, in the parameters of the data as given."""
 
     problem: Problem
@@ -132,7 +132,7 @@ def search(
     progress: Progress | None = None,
     others: Tensor | None = None,
     unbounded: bool = False,
-) -> Found:
+) -> Solution:
     """Search from each of the starts (S, P); the highest peak is taken. Of many rows some tell
     which start is best.
 
@@ -140,7 +140,7 @@ def search(
     whether the likelihood is known to have no bound, and the highest maximum inside is wanted.
     """
     if not problem.layout.size:
-        return Found(problem, _settled(problem, starts), units, density, each)
+        return Solution(problem, _settled(problem, starts), units, density, each)
     if len(starts) > 1 and problem.width > 2 * _PEAKS:
         some = problem.thinned(_PEAKS)
         tried = [some.maximise(start[None], None, _FIRST_STEPS).one(0) for start in starts]
@@ -167,7 +167,7 @@ def search(
         tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
     )
     reached = tuple(value - density * math.log(units.scale) for value in reached)
-    return Found(problem, top, units, density, each, around=around, starts=reached)
+    return Solution(problem, top, units, density, each, around=around, starts=reached)
 
 
 def _rank(found: Optimum) -> tuple[bool, float]:
@@ -223,7 +223,7 @@ def _value(found: Optimum) -> float:
     return -math.inf if value != value else value
 
 
-def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
+def judge(found: Solution, numbers: Tensor | None = None) -> tuple[str, bool]:
     """A sentence on where the search ended, and whether it is a maximum to be trusted; `numbers`:
     of the rows.
     """
@@ -248,7 +248,7 @@ def judge(found: Found, numbers: Tensor | None = None) -> tuple[str, bool]:
     return f"converged: the Newton steps reached a maximum{how}", True
 
 
-def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
+def _beyond(found: Solution, around: Surroundings) -> tuple[str, bool]:
     """What is said where the likelihood does not fall on every side."""
     names = found.problem.layout.describe()
     endless = [away.label for away in runaways(found) if away.limit.endless]
@@ -277,10 +277,10 @@ def _beyond(found: Found, around: Surroundings) -> tuple[str, bool]:
             f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
         )
         return f"no maximum: {where}", False
-    return f"at the border of the parameter space: {gone}; no standard error there", True
+    return f"at the boundary of the parameter space: {gone}; no standard error there", True
 
 
-def _not_finite(found: Found, numbers: Tensor | None) -> str:
+def _not_finite(found: Solution, numbers: Tensor | None) -> str:
     at = 0
     for segment in found.each.segments:
         rows = found.each.rows_of(segment, found.theta)
@@ -296,7 +296,7 @@ def _not_finite(found: Found, numbers: Tensor | None) -> str:
     return "not finite: the score or the information at the starting values"
 
 
-def flat_direction(found: Found) -> str | None:
+def flat_direction(found: Solution) -> str | None:
     """The combination of free numbers along which the likelihood has no curvature, by name; None:
     there is none.
     """
@@ -331,12 +331,12 @@ def _term(i: int, weight: float, name: str) -> str:
 
 
 class Runaway(NamedTuple):
-    """A free number that ran off towards a border."""
+    """A free number that ran off towards a boundary."""
 
     limit: Limit
     name: str  # of its parameter
     place: int  # in it
-    value: float  # of the parameter at the border
+    value: float  # of the parameter at the boundary
     label: str
 
     @property
@@ -345,8 +345,8 @@ class Runaway(NamedTuple):
         return self.limit.number
 
 
-def runaways(found: Found) -> list[Runaway]:
-    """The free numbers that ran off towards a border."""
+def runaways(found: Solution) -> list[Runaway]:
+    """The free numbers that ran off towards a boundary."""
     limits = {} if found.around is None else {limit.number: limit for limit in found.around.limits}
     natural = found.problem.layout.natural(found.theta) if limits else {}
     gone, at = [], 0
@@ -359,7 +359,7 @@ def runaways(found: Found) -> list[Runaway]:
                     if parameter.shape == parameter.free_shape
                     else math.nan
                 )
-                value = border(parameter.constraint, limit.side) if of == of else math.nan
+                value = boundary(parameter.constraint, limit.side) if of == of else math.nan
                 label = name + (f"[{place}]" if parameter.free_shape else "")
                 gone.append(
                     Runaway(
@@ -370,8 +370,8 @@ def runaways(found: Found) -> list[Runaway]:
     return gone
 
 
-def inward(found: Found) -> Tensor:
-    """(1, P): where the search ended, the numbers that ran off to a border moved back inside."""
+def inward(found: Solution) -> Tensor:
+    """(1, P): where the search ended, the numbers that ran off to a boundary moved back inside."""
     theta = found.theta.clone()
     for away in runaways(found):
         theta[0, away.number] = away.limit.side * float(
@@ -380,7 +380,7 @@ def inward(found: Found) -> Tensor:
     return theta
 
 
-def border(constraint: Any, side: float) -> float:
+def boundary(constraint: Any, side: float) -> float:
     """The end of a constraint that its free number stands for at -inf (side -1) or inf (side 1)."""
     low = float(getattr(constraint, "lower_bound", -math.inf))
     high = float(getattr(constraint, "upper_bound", math.inf))
@@ -392,7 +392,7 @@ def border(constraint: Any, side: float) -> float:
 class AtParameters(LogLikelihood):
     """The log-likelihood of the data as given, by all flattened parameters."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Solution) -> None:
         self.problem, self.units, self.density = found.problem, found.units, found.density
         self.layout: Layout = found.problem.layout
 

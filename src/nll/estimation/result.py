@@ -20,7 +20,7 @@ from nll.estimation.inference.bootstrap import Bootstrap, bootstrap
 from nll.estimation.inference.delta import Derived, derived
 from nll.estimation.inference.tests import Test
 from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.maximise import Found
+from nll.estimation.maximise import Solution
 from nll.families.base import Sample
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Fit:
     # of flattened parameters
     log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)
     # the likelihood, to be searched again
-    search: Callable[[], Found] | None = field(default=None, repr=False)
+    search: Callable[[], Solution] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
     interval_method: str | None = None  # which intervals are given where none is asked for
     predictor: Callable[[Any, float], Any] | None = field(default=None, repr=False)  # of (X, level)

@@ -196,7 +196,7 @@ class FamilyBlockMeans:
 
 def parameter_of(constraint: Any, columns: int) -> Parameter:
     """Where a search looks for a parameter: inside of its constraint."""
-    if constraint is constraints.nonnegative:  # closed below: a search stays off the border
+    if constraint is constraints.nonnegative:  # closed below: a search stays off the boundary
         constraint = constraints.positive
     if constraint in (constraints.positive_definite, constraints.lower_cholesky):
         return Parameter(constraint, (columns, columns))

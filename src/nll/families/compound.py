@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from nll._torch import transforming
 from nll.estimation.diagnostics import look_around
-from nll.estimation.maximise import Found
+from nll.estimation.maximise import Solution
 from nll.families.base import Family, parameter_of
 from nll.families.closed_forms import log1mexp, quantile
 from nll.families.distributions import InverseGaussian
@@ -118,7 +118,7 @@ class CompoundFamily(Family):
         }
 
 
-def ordered(found: Found, family: CompoundFamily) -> Found:
+def ordered(found: Solution, family: CompoundFamily) -> Solution:
     """The same maximum of a mixture, its components in the order of the family's first
     parameter.
     """

@@ -294,8 +294,8 @@ def _of_dispersed(
     overdispersed = _overdispersed(poisson, limit.theta) or not limit.reached
     starts = _starts(problem, limit.theta, overdispersed)
     peaks = [maximise(problem.sums, start, progress, size) for start in starts]
-    border = float(limit.sums.log_likelihood)
-    tie = _TIE * (size * len(problem.y) + abs(border))
+    boundary = float(limit.sums.log_likelihood)
+    tie = _TIE * (size * len(problem.y) + abs(boundary))
     peaks.sort(
         key=lambda end: float(end.sums.log_likelihood.nan_to_num(-torch.inf)) + tie * end.reached,
         reverse=True,
@@ -304,11 +304,13 @@ def _of_dispersed(
     # Whether the coefficients have an estimate does not depend on total_count; from a start far out
     # no search can tell.
     exists = _exists(poisson, limit) if limit.reached else None
-    if overdispersed or (peaks and reached[0] > border + tie):
+    if overdispersed or (peaks and reached[0] > boundary + tie):
         fitted = _result(problem, peaks[0], family, response, observed, exists=exists)
     else:
-        fitted = _result(poisson, limit, family, response, observed, border=True)
-    return replace(fitted, starts=tuple(sorted([border, *reached], reverse=True)) if peaks else ())
+        fitted = _result(poisson, limit, family, response, observed, boundary=True)
+    return replace(
+        fitted, starts=tuple(sorted([boundary, *reached], reverse=True)) if peaks else ()
+    )
 
 
 def _starts(problem: LinearLikelihood, coef: Tensor, overdispersed: bool) -> list[Tensor]:
@@ -384,7 +386,7 @@ def _result(
     family: str,
     response: str | None,
     observed: Observations,
-    border: bool = False,
+    boundary: bool = False,
     exists: bool | None = None,
 ) -> Fit:
     kind = RESPONSES[family]
@@ -414,12 +416,14 @@ def _result(
             "no maximum: the response is fitted exactly, and the likelihood grows without "
             "bound towards scale = 0"
         )
-    if border:
+    if boundary:
         params["total_count"] = torch.tensor(torch.inf, dtype=torch.float64)
         covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
         limit = "total_count = inf, the counts vary no more than Poisson's do"
         status = (
-            f"at the border of the parameter space: {limit}" if converged else f"{status}; {limit}"
+            f"at the boundary of the parameter space: {limit}"
+            if converged
+            else f"{status}; {limit}"
         )
     rows = ResponseRows(kind.log_prob, kind.second)
     again = partial(
@@ -445,8 +449,8 @@ def _result(
         else None,
         response=response,
         dropped=observed.dropped,
-        log_likelihood_at=None if border else _AtParameters(problem),
-        search=again if converged and not border else None,
+        log_likelihood_at=None if boundary else _AtParameters(problem),
+        search=again if converged and not boundary else None,
     )
 
 

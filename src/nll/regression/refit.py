@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.estimation.maximise import Found, Units
+from nll.estimation.maximise import Solution, Units
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.kernels.multinomial import Rows, Standard, row_sums
 from nll.regression.design_matrix import Held
@@ -68,7 +68,7 @@ def search_again(
     steps: int,
     kind: type[Problem] = Problem,
     weighted: bool = False,
-) -> Found:
+) -> Solution:
     """The search at its end, by coefficients of the columns as given. The second parameter, if any,
     is positive.
 
@@ -92,4 +92,4 @@ def search_again(
     at = problem.sums(theta)
     sums = type(at)(*(part[0] for part in at))
     found = Optimum(theta[0], sums, decrement_of(sums), steps, True, "converged")
-    return Found(problem, found, Units(), 0.0, problem, weighted)
+    return Solution(problem, found, Units(), 0.0, problem, weighted)

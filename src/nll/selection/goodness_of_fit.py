@@ -195,8 +195,8 @@ def _free(fitted: Fit) -> bool:
 
 
 def _observed(fitted: Fit) -> tuple[Family, Params, Tensor]:
-    """The fitted distribution, which at the border of a family is one of another, and its distances
-    (3).
+    """The fitted distribution, which at the boundary of a family is one of another, and its
+    distances (3).
     """
     assert fitted.sample is not None
     family, params, observed = fitted.sample.family, fitted.params, fitted.sample.observed
@@ -304,7 +304,7 @@ def _counted(family: Family, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refitted(family: Family, x: Tensor, w: Tensor) -> Tensor:
-    """(3, B): the distances after a fit, NaN where there is no maximum, not even at the border of
+    """(3, B): the distances after a fit, NaN where there is no maximum, not even at the boundary of
     the family.
     """
     each = fit_each(family, x, w)

@@ -128,7 +128,7 @@ def _diagonal(times: Product, size: int) -> Tensor:
 def _conjugate_gradients(
     score: Tensor, times: Product, scale: Tensor, radius: float, residual: float
 ) -> _Step:
-    """Maximise g'd - d'Id / 2 within the radius: follow conjugate directions to its border or to
+    """Maximise g'd - d'Id / 2 within the radius: follow conjugate directions to its boundary or to
     the maximum.
     """
     d, rest = torch.zeros_like(score), score.clone()
@@ -143,7 +143,7 @@ def _conjugate_gradients(
         product = times(direction)
         bend = float(direction @ product)
         weakest = min(weakest, bend / float(scale @ direction.square()))
-        far = _to_border(d, direction, scale, radius)
+        far = _to_boundary(d, direction, scale, radius)
         ahead = rz / bend if bend > 0 else float("inf")
         if ahead >= far:
             d, moved = d + far * direction, moved + far * product
@@ -157,7 +157,7 @@ def _conjugate_gradients(
     )
 
 
-def _to_border(d: Tensor, direction: Tensor, scale: Tensor, radius: float) -> float:
+def _to_boundary(d: Tensor, direction: Tensor, scale: Tensor, radius: float) -> float:
     """The t > 0 with |d + t direction| = radius."""
     a, b = float(scale @ direction.square()), float((scale * d) @ direction)
     c = radius**2 - float(scale @ d.square())

@@ -188,7 +188,7 @@ def moved(parameters: Mapping[str, Parameter], vector: Tensor, index: int, step:
 
 
 def _inside(value: Tensor, constraint: Constraint) -> Tensor:
-    """The value, moved off the border of its constraint, where the numbers would be infinite."""
+    """The value, moved off the boundary of its constraint, where the numbers would be infinite."""
     tiny = torch.finfo(torch.float64).tiny
     low, high = (getattr(constraint, name, None) for name in ("lower_bound", "upper_bound"))
     if isinstance(constraint, type(constraints.simplex)):

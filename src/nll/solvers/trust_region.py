@@ -275,7 +275,7 @@ def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
 def _within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """Maximise g'd - sum values d^2 / 2 for |d| <= radius, and whether the maximum lies inside.
 
-    On the border d = g / (values + m), with the m that makes |d| the radius: 1 / |d| is nearly
+    On the boundary d = g / (values + m), with the m that makes |d| the radius: 1 / |d| is nearly
     linear in m, so that Newton's method finds it (More and Sorensen 1983), kept between bounds.
     Where the score has no part along the lowest curvature, the rest of the radius is gone along it.
     """

@@ -60,7 +60,7 @@ FITS = {
     "columns": (lambda: fit(td.MultivariateNormal, REAL.reshape(-1, 2)), "likelihood, profile"),
     "line": (line, "likelihood, profile"),
     "regression": (anes, "likelihood, profile"),
-    "border": (lambda: fit(td.Bernoulli, [1, 1]), "distribution"),
+    "boundary": (lambda: fit(td.Bernoulli, [1, 1]), "distribution"),
     "nothing": (lambda: fit(td.Normal, [1.0, 1.0]), "none"),
 }
 

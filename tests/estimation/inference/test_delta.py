@@ -45,8 +45,8 @@ def test_several_numbers_at_once_and_unknown_errors():
     both = found.derived(lambda p: torch.stack([p["loc"], p["scale"] ** 2]))
     assert both.interval().shape == (2, 2)
     torch.testing.assert_close(both.covariance.diagonal(), both.standard_error.square())
-    border = fit(td.Bernoulli, [1, 1, 1])
-    assert bool(border.derived({"probs": 1.0}).standard_error.isnan())
+    boundary = fit(td.Bernoulli, [1, 1, 1])
+    assert bool(boundary.derived({"probs": 1.0}).standard_error.isnan())
     pareto = fit(td.Pareto, X)  # its scale has no error
     assert bool(pareto.derived(lambda p: p["alpha"].log()).standard_error.isfinite())
     assert bool(pareto.derived(lambda p: p["alpha"] * p["scale"]).standard_error.isnan())

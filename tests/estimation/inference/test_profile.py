@@ -231,9 +231,9 @@ DROP = float(torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64))) ** 2
         ),
     ],
 )
-def test_at_a_border_the_interval_is_one_sided(make, name, ends):
+def test_at_a_boundary_the_interval_is_one_sided(make, name, ends):
     found = make()
-    assert found.status.startswith("at the border")
+    assert found.status.startswith("at the boundary")
     assert found.interval(method="profile")[name].tolist() == pytest.approx(list(ends), abs=1e-8)
 
 

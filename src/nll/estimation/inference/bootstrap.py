@@ -20,7 +20,7 @@ from nll.estimation.diagnostics import ended
 from nll.estimation.grouped import fit_each
 from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LikelihoodRows
-from nll.estimation.maximise import Found, inward
+from nll.estimation.maximise import Solution, inward
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
 from nll.families.replicates import seeded, simulate
@@ -126,7 +126,7 @@ def bootstrap(
     model: str,
     params: Params,
     sample: Sample | None,
-    found: Callable[[], Found] | None,
+    found: Callable[[], Solution] | None,
     replicates: int,
     parametric: bool,
     seed: int,
@@ -186,7 +186,11 @@ def _by_formula(
 
 
 def _by_search(
-    found: Found, sample: Sample | None, replicates: int, parametric: bool, rng: np.random.Generator
+    found: Solution,
+    sample: Sample | None,
+    replicates: int,
+    parametric: bool,
+    rng: np.random.Generator,
 ) -> tuple[Params, Tensor]:
     rows = sum(segment.width for segment in found.problem.segments)
     count = round(float(found.each.unit)) if parametric else rows
@@ -225,7 +229,7 @@ def resampled(weights: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.multinomial(size, shares, count)).double()
 
 
-def _plain_rows(found: Found, sample: Sample) -> bool:
+def _plain_rows(found: Solution, sample: Sample) -> bool:
     """Whether the rows are numbers that were seen once each: then copying the drawn ones saves
     their weights.
     """
@@ -243,7 +247,9 @@ def _resampled_rows(segment: Segment, count: int, rng: np.random.Generator) -> S
     )
 
 
-def _resampled_segments(found: Found, count: int, rng: np.random.Generator) -> tuple[Segment, ...]:
+def _resampled_segments(
+    found: Solution, count: int, rng: np.random.Generator
+) -> tuple[Segment, ...]:
     """The segments' rows with drawn weights; rows of one data set are drawn from all its
     segments.
     """
@@ -275,7 +281,9 @@ def _means(family: Family, values: Tensor, weights: Tensor) -> Segment:
     return Segment(FamilyMeans(family), means, n)
 
 
-def _drawn_segment(found: Found, sample: Sample, count: int, rng: np.random.Generator) -> Segment:
+def _drawn_segment(
+    found: Solution, sample: Sample, count: int, rng: np.random.Generator
+) -> Segment:
     """Rows of a family, drawn from it at the estimate."""
     family, observed = sample.family, sample.observed
     if observed.incomplete or observed.kind != "frequency":
@@ -295,7 +303,7 @@ def _drawn_segment(found: Found, sample: Sample, count: int, rng: np.random.Gene
     return Segment(rows, (own, *shifted), torch.ones((), dtype=torch.float64).expand(count, n))
 
 
-def _drawn_rows(found: Found, segment: Segment, count: int, rng: np.random.Generator) -> Segment:
+def _drawn_rows(found: Solution, segment: Segment, count: int, rng: np.random.Generator) -> Segment:
     """Rows of a likelihood that is given by distributions, drawn from them at the estimate; weights
     repeat rows.
     """
@@ -343,7 +351,7 @@ def _repeated(given: Params, weights: Tensor, copies: bool) -> Params:
     }
 
 
-def _acceleration(found: Found) -> Tensor:
+def _acceleration(found: Solution) -> Tensor:
     """sum u^3 / 6 (sum u^2)^(3/2), u the influence of each row on the estimate (Efron 1987, section
     7).
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nll.estimation.maximise import Found
+    from nll.estimation.maximise import Solution
     from nll.estimation.result import Fit
 
 _POINTS = 25  # of a profile; fewer where there are many rows
@@ -43,7 +43,7 @@ class ProfileCurve(NamedTuple):
     interval: tuple[float, float]  # of the level
 
 
-def profile_curves(found: Found, level: float, most: int) -> list[ProfileCurve]:
+def profile_curves(found: Solution, level: float, most: int) -> list[ProfileCurve]:
     """The profiles of the first parameters that are plain numbers, from somewhat beyond their
     intervals.
     """
@@ -99,7 +99,7 @@ def _sides(low: Tensor, high: Tensor, number: int) -> tuple[tuple[float, Tensor]
     return (-1.0, low[number]), (1.0, high[number])
 
 
-def _plain_numbers(found: Found) -> list[tuple[int, int]]:
+def _plain_numbers(found: Solution) -> list[tuple[int, int]]:
     """The free numbers that are one number of a parameter each: their place among both."""
     layout, pairs, number, index = found.problem.layout, [], 0, 0
     for name, parameter in layout.parameters.items():

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nll.estimation.diagnostics import higher
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Found, border, inward, runaways
+from nll.estimation.maximise import Solution, boundary, inward, runaways
 
 _MOST_STEPS = 60
 _FINITE = 700.0  # whose exponential is
-_FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its border
+_FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its boundary
 
 
 class Ends(NamedTuple):
@@ -32,8 +32,8 @@ class Ends(NamedTuple):
     high: Tensor
 
 
-def ends(found: Found, z: float) -> Ends:
-    """The profile interval of each free number, all of them side by side; of one at a border, as
+def ends(found: Solution, z: float) -> Ends:
+    """The profile interval of each free number, all of them side by side; of one at a boundary, as
     far as that.
     """
     problem, best = found.problem, float(found.optimum.sums.log_likelihood)
@@ -59,7 +59,7 @@ def ends(found: Found, z: float) -> Ends:
     open_, last = (~outwards).nonzero()[:, 0], theta.expand(2 * size, size).clone()
     inside, free = inward(found), torch.tensor([p in gone for p in range(size)])
     for _ in range(_MOST_STEPS):
-        # from a border there is no way back
+        # from a boundary there is no way back
         moved = torch.where(free & ~fixed[open_], inside, at[open_])
         at[open_] = higher(problem, moved, at[open_])
         top = problem.maximise_held(at[open_], fixed[open_])
@@ -94,10 +94,11 @@ def ends(found: Found, z: float) -> Ends:
     return Ends(reach[:size], reach[size:])
 
 
-def tangents(found: Found) -> tuple[Tensor, Tensor]:
+def tangents(found: Solution) -> tuple[Tensor, Tensor]:
     """The error of each free number (P), and how all move with it by one error (P, P), row by row.
 
-    A number at a border has no error: it is moved alone, by 1, and the others as if it were known.
+    A number at a boundary has no error: it is moved alone, by 1, and the others as if it were
+        known.
     """
     information, gone = found.optimum.sums.information, {away.number for away in runaways(found)}
     kept = torch.tensor([p for p in range(len(information)) if p not in gone], dtype=torch.int64)
@@ -111,7 +112,7 @@ def tangents(found: Found) -> tuple[Tensor, Tensor]:
     return error, along
 
 
-def intervals(found: Found, z: float) -> dict[str, Tensor]:
+def intervals(found: Solution, z: float) -> dict[str, Tensor]:
     """Profile intervals of the parameters, (*shape, 2), those that are not free or not numbers of
     their own NaN.
     """
@@ -130,7 +131,7 @@ def intervals(found: Found, z: float) -> dict[str, Tensor]:
             )
             for side in (-1.0, 1.0):
                 own = torch.where(
-                    numbers == side * torch.inf, border(parameter.constraint, side), own
+                    numbers == side * torch.inf, boundary(parameter.constraint, side), own
                 )
             own = torch.where(own[..., :1] > own[..., 1:], own.flip(-1), own)
         at += count if free else 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nll.estimation.diagnostics import higher
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Found, inward
+from nll.estimation.maximise import Solution, inward
 
 METHODS = ("wald", "lr", "score")
 
@@ -75,7 +75,7 @@ def wald(estimate: Tensor, covariance: Tensor, values: dict[int, float]) -> Test
     return chi_squared("wald", float(away @ inverse @ away), len(values))
 
 
-def restricted(found: Found, values: dict[int, float], method: str) -> Test:
+def restricted(found: Solution, values: dict[int, float], method: str) -> Test:
     """The likelihood ratio's or the score's test, from the maximum where the numbers have these
     values.
     """

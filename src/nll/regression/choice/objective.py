@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Found, Units
+from nll.estimation.maximise import Solution, Units
 from nll.estimation.objective import Problem, Segment
 from nll.estimation.result import Fit
 from nll.regression import existence, ridge
@@ -182,13 +182,13 @@ class _Cases:
 
 def _search_again(
     likelihood: ConditionalLikelihood, coef: Tensor, steps: int, weighted: bool
-) -> Found:
+) -> Solution:
     cases = torch.arange(len(likelihood.weights))
     segment = Segment(_Cases(likelihood), (cases[None],), likelihood.weights[None], cases)
     problem = Problem((segment,), Layout({"coef": Parameter(constraints.real, tuple(coef.shape))}))
     at = problem.sums(coef[None])
     sums = Sums(*(part[0] for part in at))
-    return Found(
+    return Solution(
         problem,
         Optimum(coef, sums, decrement_of(sums), steps, True, "converged"),
         Units(),

@@ -44,7 +44,7 @@ from nll.regression.softmax.inputs import (
     shared,
 )
 from nll.regression.softmax.objective import InMemory
-from nll.regression.softmax.robust import KINDS, Wish
+from nll.regression.softmax.robust import KINDS, CovarianceOptions
 from nll.regression.softmax.set_valued import sets_of
 from nll.regression.softmax.sparse import SparseColumns
 from nll.regression.softmax.streamed import fit_streamed
@@ -207,7 +207,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             alpha=float(self.alpha),
             firth=self.penalty == "firth",
             standard_errors=bool(self.standard_errors),
-            wish=Wish(self.covariance, kind, groups),
+            wish=CovarianceOptions(self.covariance, kind, groups),
             offset=None if added is None else offset_of(added, X.shape[0], len(self.classes_)),
             allowed=allowed,
             response=response,
@@ -231,7 +231,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             baseline=self.baseline,
             alpha=float(self.alpha),
             standard_errors=bool(self.standard_errors),
-            wish=Wish(self.covariance, self.weights, stream.clusters),
+            wish=CovarianceOptions(self.covariance, self.weights, stream.clusters),
             checkpoint=checkpoint,
             progress=progress,
         )

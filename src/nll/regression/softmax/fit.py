@@ -44,7 +44,7 @@ def fit_softmax(
     offset: Tensor | None = None,
     allowed: Tensor | None = None,
     standard_errors: bool = True,
-    wish: robust.Wish | None = None,
+    wish: robust.CovarianceOptions | None = None,
     response: Any = None,
     progress: Progress | None = None,
 ) -> Fit:
@@ -86,7 +86,7 @@ def fit_softmax(
         if allowed is not None and bool((allowed.sum(1) > 1).any()):
             problem = SetValued(*data, alpha, offset, allowed=allowed[:, order])
         found = search(problem, progress, standard_errors)
-    wish = wish or robust.Wish()
+    wish = wish or robust.CovarianceOptions()
     fitted = result(problem, found, [classes[k] for k in order], response, wish)
     kind = FirthProblem if firth else Problem, wish.weights != "frequency"
     whole = isinstance(columns, Columns) or columns.length * columns.count <= _MOST_DENSE
@@ -142,7 +142,7 @@ def result(
     searched: Searched,
     classes: list[str],
     response: Any,
-    wish: robust.Wish,
+    wish: robust.CovarianceOptions,
 ) -> Fit:
     """The fit of classes, the baseline's first, whose search has ended."""
     searched = _settled(problem, searched)

@@ -19,7 +19,7 @@ from nll.regression.softmax.objective import SoftmaxLikelihood
 KINDS = ("observed", "sandwich", "hc1")
 
 
-class Wish(NamedTuple):
+class CovarianceOptions(NamedTuple):
     """Which covariance was asked for."""
 
     kind: str = "observed"  # one of KINDS
@@ -34,7 +34,7 @@ class Wish(NamedTuple):
 
 
 def sandwich(
-    problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: Wish
+    problem: SoftmaxLikelihood, theta: Tensor, inverse: Tensor, wish: CovarianceOptions
 ) -> tuple[Tensor, str]:
     """The covariance for coefficients of the search's columns, and its name."""
     if wish.clusters is not None:

@@ -38,7 +38,7 @@ from nll.regression.softmax.objective import (
     lost_offset,
     some_of_each,
 )
-from nll.regression.softmax.robust import Wish
+from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.solver import search
 from nll.solvers.trust_region import Progress
 
@@ -384,7 +384,7 @@ def fit_streamed(
     baseline: Any = None,
     alpha: float = 0.0,
     standard_errors: bool = True,
-    wish: Wish | None = None,
+    wish: CovarianceOptions | None = None,
     checkpoint: Any = None,
     progress: Progress | None = None,
 ) -> tuple[Fit, list[Any]]:
@@ -404,7 +404,7 @@ def fit_streamed(
     Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty,
         collinear columns.
     """
-    wish = wish or Wish()
+    wish = wish or CovarianceOptions()
     if wish.weights == "importance":
         raise ValueError(
             "expected frequencies or sampling weights with a Stream, got importance weights"
