@@ -40,7 +40,7 @@ from nll.regression.formula.terms import Terms
 from nll.regression.glm import RESPONSES, fit_linear
 from nll.regression.saved import Model
 from nll.regression.softmax.fit import code_of, fit_softmax
-from nll.regression.softmax.robust import FitOptions
+from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.streamed import fit_streamed
 from nll.report import table as tables
 
@@ -381,7 +381,7 @@ def _fit_stream(
         intercept=terms.intercept,
         baseline=job.baseline,
         alpha=job.alpha,
-        wish=FitOptions(job.robust, clusters=job.cluster),
+        wish=CovarianceOptions(job.robust, clusters=job.cluster),
         checkpoint=job.checkpoint,
         progress=stages.step,
     )
@@ -442,7 +442,7 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
         baseline=base,
         alpha=job.alpha,
         firth=job.firth,
-        wish=FitOptions(
+        wish=CovarianceOptions(
             job.robust,
             clusters=None
             if groups is None
