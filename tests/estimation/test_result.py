@@ -176,19 +176,10 @@ def test_p_values_are_those_of_the_wald_test():
 
 
 def test_criteria():
-    result = dataclasses.replace(fit(td.Normal, [1.0, 2.5, 4.0]), null_log_likelihood=-20.0)
+    result = fit(td.Normal, [1.0, 2.5, 4.0])
     assert result.nll == -result.log_likelihood
     assert result.aic == 2 * 2 - 2 * result.log_likelihood
     assert result.bic == 2 * math.log(3) - 2 * result.log_likelihood
-    assert result.pseudo_r_squared == 1 + result.log_likelihood / 20
-
-
-@pytest.mark.parametrize("null", [None, 0.0])
-def test_no_null_model_no_pseudo_r_squared(null):
-    assert (
-        dataclasses.replace(fit(td.Normal, [1.0, 2.5]), null_log_likelihood=null).pseudo_r_squared
-        is None
-    )
 
 
 def test_str_is_the_summary():

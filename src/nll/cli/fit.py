@@ -38,6 +38,7 @@ from nll.regression.formula.parser import has_dot, spelled_out
 from nll.regression.formula.streamed import column_names, complete_parts
 from nll.regression.formula.terms import Terms
 from nll.regression.glm import RESPONSES, fit_linear
+from nll.regression.result import RegressionFit
 from nll.regression.saved import Model
 from nll.regression.softmax.fit import code_of, fit_softmax
 from nll.regression.softmax.robust import CovarianceOptions
@@ -473,7 +474,7 @@ def _softmax(job: Job, data: designs.Design, groups: Any, stages: terminal.Stage
     )
 
 
-def _margins_of(fitted: Fit, job: Job, data: designs.Design) -> Margins | None:
+def _margins_of(fitted: RegressionFit, job: Job, data: designs.Design) -> Margins | None:
     if not job.margins:
         return None
     return _margins(
@@ -481,7 +482,7 @@ def _margins_of(fitted: Fit, job: Job, data: designs.Design) -> Margins | None:
     )
 
 
-def _margins(fitted: Fit, rows: Rows, terms: Terms, family: str) -> Margins:
+def _margins(fitted: RegressionFit, rows: Rows, terms: Terms, family: str) -> Margins:
     """Average marginal effects of the formula's variables, on probabilities or a mean."""
     coef = fitted.params["coef"]
     covariance = fitted.covariance[: coef.numel(), : coef.numel()]

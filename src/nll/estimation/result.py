@@ -22,11 +22,10 @@ from nll.estimation.inference.tests import Test
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Solution
 from nll.families.base import Sample
+from nll.solvers.outcome import Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from nll.regression.softmax.separated import Separation
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -49,19 +48,16 @@ class Fit:
     df: int  # how many parameters are free
     status: str  # a sentence
     converged: bool  # whether the maximum was found
+    verdict: Status | None = None  # how the search ended, for code to read
     # what one more Newton step would add to the log-likelihood; None: closed form
     decrement: float | None = None
     steps: int = 0
     labels: dict[str, Labels] = field(default_factory=dict)
     information: str = "observed"  # which information the covariance is the inverse of
     solver: str | None = None  # how the maximum was searched, and why, where there was a choice
-    null_log_likelihood: float | None = None  # of the model with constants only
     response: str | None = None
-    baseline: str | None = None  # the class that the others are compared with
-    classes: tuple[str, ...] | None = None  # of the response, in order
     # whether the likelihood is of probabilities, not of densities; None: not known
     discrete: bool | None = None
-    separation: Separation | None = None  # of classes, where that leaves no finite estimate
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
     # of flattened parameters
@@ -70,7 +66,6 @@ class Fit:
     search: Callable[[], Solution] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
     interval_method: str | None = None  # which intervals are given where none is asked for
-    predictor: Callable[[Any, float], Any] | None = field(default=None, repr=False)  # of (X, level)
     # of parameters that have bounds
     supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)
     # the log-likelihood that the search reached from each start, best first; () of one
@@ -95,12 +90,6 @@ class Fit:
     def censoring(self) -> Censoring | None:
         """The numbers of events and of censored rows, of a family's fit to censored data."""
         return None if self.sample is None else self.sample.observed.censoring
-
-    @property
-    def pseudo_r_squared(self) -> float | None:
-        """McFadden's 1 - log L / log L0, where there is a null model with log L0 < 0."""
-        null = self.null_log_likelihood
-        return None if not null else 1 - self.log_likelihood / null
 
     @property
     def standard_errors(self) -> dict[str, Tensor]:
@@ -202,46 +191,6 @@ class Fit:
         if method == "wald" or self.search is None:
             return tests.wald(self.vector, self.covariance, values)
         return tests.restricted(self.search(), values, method)
-
-    def predict(self, X: Any, level: float = 0.95) -> Any:
-        """Predict for new rows; of a softmax regression the probability of each class, with errors
-        and intervals.
-
-        Args:
-            X: (n, columns), without the constant: a table that has the columns of the fit, or an
-                array of them.
-            level: of the intervals, in (0, 1).
-
-        Returns: `Predictions`, with `probabilities`, `standard_errors` (n, K) and `interval` (n, K,
-            2); classes in the order of `classes`.
-
-        Raises: ValueError for a model that predicts nothing, or columns that are not those of the
-            fit.
-        """
-        if self.predictor is None:
-            raise ValueError(
-                f"expected the fit of a softmax regression to predict from, got {self.model}"
-            )
-        return self.predictor(X, level)
-
-    def with_baseline(self, baseline: Any) -> Fit:
-        """The same softmax regression with another class as the baseline, the covariance carried
-        over exactly.
-
-        It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises
-        ValueError for a class that is not there, or a model without a baseline.
-        """
-        from nll.regression.softmax import contrasts
-
-        return contrasts.against(self, baseline)
-
-    def sum_to_zero(self) -> Fit:
-        """The same in the symmetric form: a coefficient for every class, which add up to 0 for each
-        column.
-        """
-        from nll.regression.softmax import contrasts
-
-        return contrasts.sum_to_zero(self)
 
     def derived(self, what: Any, *, scale: str = "identity") -> Derived:
         """A function of the parameters, with its error by the delta method.
@@ -352,15 +301,12 @@ class Fit:
         return {
             "model": self.model,
             "response": self.response,
-            "baseline": self.baseline,
             "n": self.n,
             "events": None if self.censoring is None else self.censoring.events,
             "censored": None if self.censoring is None else self.censoring.censored,
             "dropped": self.dropped,
             "df": self.df,
             "log_likelihood": self.log_likelihood,
-            "null_log_likelihood": self.null_log_likelihood,
-            "pseudo_r_squared": self.pseudo_r_squared,
             "aic": self.aic,
             "bic": self.bic,
             "converged": self.converged,

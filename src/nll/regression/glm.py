@@ -28,11 +28,11 @@ from nll.data.observations import Observations, require_support
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.result import Fit
 from nll.families.closed_forms import log_peak, log_rising
 from nll.regression import existence
 from nll.regression.design_matrix import Columns
 from nll.regression.refit import ResponseRows, search_again
+from nll.regression.result import RegressionFit
 from nll.solvers.trust_region import Optimum, Progress, Sums, decrement_of, maximise
 
 
@@ -249,7 +249,7 @@ def fit_linear(
     *,
     response: str | None = None,
     progress: Progress | None = None,
-) -> Fit:
+) -> RegressionFit:
     """Fit a response to columns by maximum likelihood.
 
     Args:
@@ -286,7 +286,7 @@ def _of_dispersed(
     response: str | None,
     observed: Observations,
     progress: Progress | None,
-) -> Fit:
+) -> RegressionFit:
     """The highest of the peaks inside, or the Poisson limit where none is higher than that."""
     family, size = "negative_binomial", problem.size
     poisson = replace(problem, response=RESPONSES["poisson"])
@@ -388,7 +388,7 @@ def _result(
     observed: Observations,
     boundary: bool = False,
     exists: bool | None = None,
-) -> Fit:
+) -> RegressionFit:
     kind = RESPONSES[family]
     p = problem.columns.count
     to_given = problem.columns.to_given * problem.unit
@@ -430,7 +430,7 @@ def _result(
         search_again, rows, problem.columns, observed.values, observed.weights, params, found.steps
     )
     again = partial(again, weighted=observed.kind != "frequency")
-    return Fit(
+    return RegressionFit(
         model=kind.title,
         discrete=family != "normal",
         params=params,

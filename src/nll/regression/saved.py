@@ -16,10 +16,10 @@ from torch import Tensor
 from nll.data.files import write_text
 from nll.data.observations import label
 from nll.estimation.inference import wald
-from nll.estimation.result import Fit
 from nll.regression.after.predictions import Predictions, Predictor
 from nll.regression.formula.terms import Terms
 from nll.regression.glm import RESPONSES, Response
+from nll.regression.result import RegressionFit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ class Model:
     @classmethod
     def of(
         cls,
-        fitted: Fit,
+        fitted: RegressionFit,
         family: str,
         terms: Terms,
         classes: list[Any] | None = None,

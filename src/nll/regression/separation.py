@@ -19,7 +19,7 @@ import torch
 from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
-from nll.regression.softmax.separated import Contrast, Separation
+from nll.regression.separated import Contrast, Separation
 from nll.solvers.trust_region import Optimum
 
 if TYPE_CHECKING:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nll.regression.result import RegressionFit
+
 if TYPE_CHECKING:
     from nll.estimation.result import Fit
     from nll.regression.after.margins import Margins
-    from nll.regression.softmax.separated import Contrast
+    from nll.regression.separated import Contrast
 
 
 class Group(NamedTuple):
@@ -24,18 +26,19 @@ class Group(NamedTuple):
 
 def header(fit: Fit) -> list[tuple[str, str]]:
     """What a reader asks first: the model, the data, the fit, and whether to trust it."""
+    regression = fit if isinstance(fit, RegressionFit) else None
     entries: list[tuple[str, str | None]] = [
         ("Model", fit.model),
         ("Response", fit.response),
-        ("Baseline", fit.baseline),
+        ("Baseline", regression and regression.baseline),
         ("Observations", f"{fit.n:.12g}"),
         ("Events", None if fit.censoring is None else f"{fit.censoring.events:.12g}"),
         ("Censored", None if fit.censoring is None else str(fit.censoring) or "0"),
         ("Left out", f"{fit.dropped} with missing values" if fit.dropped else None),
         ("Parameters (df)", str(fit.df)),
         ("Log-likelihood", number(fit.log_likelihood, 12)),
-        ("Null log-likelihood", _optional(fit.null_log_likelihood, 12)),
-        ("Pseudo R-squared", _optional(fit.pseudo_r_squared, 6)),
+        ("Null log-likelihood", _optional(regression and regression.null_log_likelihood, 12)),
+        ("Pseudo R-squared", _optional(regression and regression.pseudo_r_squared, 6)),
         ("AIC", number(fit.aic, 10)),
         ("BIC", number(fit.bic, 10)),
         ("Information", fit.information),
@@ -57,7 +60,7 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
     """
     low, high = f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"
     rows = _rows(fit, level)
-    if len(fit.labels.get("coef", ())) < 2:
+    if not isinstance(fit, RegressionFit) or len(fit.labels.get("coef", ())) < 2:
         tested = any(row[3] for row in rows)
         keep = range(7) if tested else (0, 1, 2, 5, 6)
         headings = ["", "estimate", "std err", "z", "P>|z|", low, high]
@@ -69,13 +72,10 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
         named = [[column, *row[1:]] for column, row in zip(columns, part, strict=True)]
         title = f"{fit.response or 'y'} = {name} (against {fit.baseline or 'the mean of all'})"
         found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
-    for contrast in () if fit.separation is None else fit.separation.contrasts:
-        if contrast.against != fit.baseline:
-            named = _tested(columns, contrast, level)
-            title = (
-                f"{fit.response or 'y'} = {contrast.of} (against {contrast.against}, in the limit)"
-            )
-            found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
+    for name, contrast in _contrasts(fit):
+        named = _tested(columns, contrast, level)
+        headings = ["", "coef", "std err", "z", "P>|z|", low, high]
+        found.append(Group(f"{fit.response or 'y'} = {name}", headings, named))
     return found
 
 
@@ -92,6 +92,13 @@ def margins(found: Margins, level: float = 0.95) -> list[Group]:
         )
         for k, name in enumerate(found.classes)
     ]
+
+
+def _contrasts(fit: RegressionFit) -> Iterator[tuple[str, Contrast]]:
+    """The contrasts with a limit of separated classes that the estimates do not show, titled."""
+    for contrast in () if fit.separation is None else fit.separation.contrasts:
+        if contrast.against != fit.baseline:
+            yield f"{contrast.of} (against {contrast.against}, in the limit)", contrast
 
 
 def _tested(names: Iterable[str], contrast: Contrast, level: float) -> list[list[str]]:

@@ -13,10 +13,8 @@ import pytest
 import statsmodels.api as sm
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch.distributions import Normal
 from truth import ANES96, SPECTOR, anes96, iris, spector
 
-import nll
 from nll import SoftmaxRegression
 from nll.regression.after.predictions import predictions
 
@@ -192,5 +190,3 @@ def test_misuse():
         model.predictions(x, level=1.0)
     with pytest.raises(ValueError, match="feature names"):
         model.predictions(x.rename(columns={"age": "years"}))
-    with pytest.raises(ValueError, match="got Normal"):
-        nll.fit(Normal, [1.0, 2.0, 4.0]).predict([[1.0]])

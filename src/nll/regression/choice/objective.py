@@ -24,9 +24,9 @@ from torch.distributions import constraints
 from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import Solution, Units
 from nll.estimation.objective import Problem, Segment
-from nll.estimation.result import Fit
 from nll.regression import existence, ridge
 from nll.regression.design_matrix import Columns
+from nll.regression.result import RegressionFit
 from nll.regression.separation import Limit, limit_of, within_limit
 from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, decrement_of, maximise
@@ -304,7 +304,7 @@ def fit_choices(
     response: str | None = None,
     baseline: str | None = None,
     progress: Progress | None = None,
-) -> Fit:
+) -> RegressionFit:
     """Maximise the likelihood; the fit has the coefficients of the columns as given.
 
     Args:
@@ -352,7 +352,7 @@ def fit_choices(
         coef = torch.where(known, limits, coef)
         spread = columns.to_given @ judged.limit.covariance @ columns.to_given.T
         spread = spread.masked_fill(~(known[:, None] & known), torch.nan)
-    fitted = Fit(
+    fitted = RegressionFit(
         model="Conditional logit",
         discrete=True,
         params={"coef": coef},

@@ -15,11 +15,11 @@ from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION, Problem
-from nll.estimation.result import Fit
 from nll.regression import existence, ridge, separation
 from nll.regression.after.predictions import Predictor
 from nll.regression.design_matrix import Columns, Frame, Held
 from nll.regression.refit import SoftmaxRows, search_again
+from nll.regression.result import RegressionFit
 from nll.regression.softmax import robust
 from nll.regression.softmax.firth import FirthLikelihood, FirthProblem
 from nll.regression.softmax.objective import InMemory, SoftmaxLikelihood
@@ -47,7 +47,7 @@ def fit_softmax(
     wish: robust.CovarianceOptions | None = None,
     response: Any = None,
     progress: Progress | None = None,
-) -> Fit:
+) -> RegressionFit:
     """Fit the labels 0 .. K - 1 to columns by maximum likelihood.
 
     Args:
@@ -111,7 +111,9 @@ def fit_softmax(
     )
 
 
-def predicting(fitted: Fit, columns: Frame, classes: list[str], baseline: int) -> Fit:
+def predicting(
+    fitted: RegressionFit, columns: Frame, classes: list[str], baseline: int
+) -> RegressionFit:
     """The same with what it predicts for new rows; the classes in their own order."""
     names, coef = tuple(columns.names), fitted.params["coef"]
     predictor = Predictor(
@@ -143,7 +145,7 @@ def result(
     classes: list[str],
     response: Any,
     wish: robust.CovarianceOptions,
-) -> Fit:
+) -> RegressionFit:
     """The fit of classes, the baseline's first, whose search has ended."""
     searched = _settled(problem, searched)
     found, inverse, _, solver = searched
@@ -167,7 +169,7 @@ def result(
     if judged.limit is not None:
         coef, covariance = separation.with_limits(judged.limit, coef, columns.to_given)
     params = {"coef": coef}
-    return Fit(
+    return RegressionFit(
         model="Softmax regression",
         discrete=True,
         params=params,

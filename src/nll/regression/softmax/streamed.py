@@ -25,9 +25,9 @@ from nll.data.ledger import Ledger
 from nll.data.observations import label
 from nll.data.prefetch import blocks
 from nll.data.stream import Block, Stream
-from nll.estimation.result import Fit
 from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
 from nll.regression.design_matrix import Columns, Frame, Survey, gram_of, plain
+from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import code_of, predicting, result
 from nll.regression.softmax.objective import (
     Allowed,
@@ -387,7 +387,7 @@ def fit_streamed(
     wish: CovarianceOptions | None = None,
     checkpoint: Any = None,
     progress: Progress | None = None,
-) -> tuple[Fit, list[Any]]:
+) -> tuple[RegressionFit, list[Any]]:
     """Fit the classes of a stream to its columns; the fit, and the classes in their order.
 
     Args:

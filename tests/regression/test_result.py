@@ -1,10 +1,11 @@
 """Another baseline and the symmetric form: what a fit that had them from the start would give."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_iris
-from torch.distributions import Normal
 
 import nll
 
@@ -74,6 +75,15 @@ def test_misuse():
     with pytest.raises(ValueError, match="expected baseline to be one of a, b, c, d, got e"):
         fit.with_baseline("e")
     with pytest.raises(
-        ValueError, match="expected a softmax regression with a baseline, got Normal"
+        ValueError, match="expected a softmax regression with a baseline, got Conditional logit"
     ):
-        nll.fit(Normal, x[:, 0]).sum_to_zero()
+        nll.ConditionalLogit().fit(
+            x[:40].reshape(20, 2, 2), np.arange(20) % 2
+        ).result_.sum_to_zero()
+
+
+@pytest.mark.parametrize(("null", "expected"), [(-20.0, True), (None, False), (0.0, False)])
+def test_pseudo_r_squared_is_relative_to_a_null_model(null, expected):
+    x, y = draw()
+    fit = dataclasses.replace(nll.SoftmaxRegression().fit(x, y).result_, null_log_likelihood=null)
+    assert fit.pseudo_r_squared == (1 + fit.log_likelihood / 20 if expected else None)
