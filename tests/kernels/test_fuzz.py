@@ -357,7 +357,7 @@ def bounds(
     if sums is torch.float64:  # there the definition's sums are no more exact
         eps *= max(8.0, x.numel() ** 0.5)
 
-    z = reference.scores(x, temperature, softcap, None)
+    z = reference.scaled_logits(x, temperature, softcap, None)
     lse = z.logsumexp(dim, keepdim=True)
     top = z.amax(dim, keepdim=True)
     p = (z - lse).exp()
