@@ -78,7 +78,7 @@ def _linear_cross_entropy(
 ) -> Explanation:
     tensors = {name: arguments[name] for name in _TENSORS}
     problem = functional.problem_of(**tensors, max_memory=max_memory)
-    if linear.needs_definition(problem):
+    if linear.LOSS.needs_definition(problem):
         return _by_definition(problem.input, len(problem.head), max_memory)
     options = Options(label_smoothing=label_smoothing, softcap=softcap)
     route = linear.route_of_blocks(problem, options)
@@ -107,7 +107,7 @@ def _token_statistics(
     layer, _rows = token_statistics.layer_of(input, linear_weight, linear_bias, max_memory)
     flat, head, _bias = layer
     classes = token_statistics.classes_of(layer)
-    if token_statistics.needs_definition(layer):
+    if token_statistics.LOSS.needs_definition(layer):
         return _by_definition(flat, classes, max_memory)
     logits = flat.new_zeros((), dtype=None if head is None else matmul.logits_dtype(flat))
     route = dispatch.route(logits.expand(len(flat), classes), target.reshape(-1))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nll import _torch
 from nll.kernels import reference
-from nll.losses import arguments, dispatch, operators
+from nll.losses import arguments, operators
 from nll.losses.matmul import autocast, linear, plan, products_of, rows_by_definition, sum_dtype
 from nll.losses.rowwise import Rowwise, blocks, over_blocks
 
@@ -100,10 +100,9 @@ def linear_kl_divergence(
         y = _torch.matrix(y)
     weights = arguments.row_weights(row_weights, rows)
     options = Options(float(temperature), float(divisor), reverse, max_memory)
-    zero_weight = None if weights is None else weights.reshape(-1) == 0.0
-    x = _torch.matrix(input)
-    flat = kl_divergence(options, zero_weight, x, linear_weight, linear_bias, y, head, bias)
-    divergence = flat.reshape(rows)
+    tensors = _torch.matrix(input), linear_weight, linear_bias, y, head, bias
+    (flat,) = _LOSS(options, tensors, (None if weights is None else weights.reshape(-1),))
+    divergence = flat.reshape(rows)  # type: ignore[union-attr]
     weights = None if weights is None else weights.to(divergence.dtype)
     return reference.reduce(divergence, torch.ones_like(divergence), reduction, weights)
 
@@ -112,24 +111,13 @@ def linear_kl_divergence(
 Tensors = tuple[Tensor | None, ...]
 
 
-def kl_divergence(options: Options, zero_weight: Tensor | None, *tensors: Tensor | None) -> Tensor:
-    """Return the divergence of each row; differentiable any number of times by every tensor.
+def _definition(options: Options, tensors: Any, factors: Any) -> tuple[Tensor]:
+    """The divergence by operators that autograd, torch.func, tracers and modes see.
 
-    Rows with `zero_weight` will be multiplied by 0: their derivatives must not be infinite.
+    Rows with factor 0 will be multiplied by 0: their derivatives must not be infinite.
     """
-    compiling = torch.compiler.is_compiling()
-    if _torch.transforming() or not (compiling or _torch.ordinary(*tensors)):
-        return by_definition(options, zero_weight, *tensors)
-    if compiling:
-        return _operator(*tensors, *options)
-    return _Divergence.apply(options, *tensors)  # type: ignore[return-value]
-
-
-# ---- By the definition ---------------------------------------------------------------------------
-
-
-def by_definition(options: Options, zero_weight: Tensor | None, *tensors: Any) -> Tensor:
-    """Return the divergence by operators that autograd, torch.func, tracers and modes see."""
+    (factor,) = factors
+    zero_weight = None if factor is None or _torch.batched(factor) else factor.detach() == 0.0
     x, head, bias, y, *target_layer = tensors
 
     def divergences(rows: Any, shared: Any) -> Any:
@@ -140,7 +128,7 @@ def by_definition(options: Options, zero_weight: Tensor | None, *tensors: Any) -
 
     step, _ = rows_by_definition(x, 2 * head.shape[0], options.max_memory)
     rows, shared = (x, y, zero_weight), (head, bias, *target_layer)
-    return over_blocks(Rowwise(divergences, 1), rows, shared, step)[0][0]
+    return over_blocks(Rowwise(divergences, 1), rows, shared, step)[0]
 
 
 def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -169,34 +157,7 @@ def _terms(
     return first.masked_fill(zero, 0.0) * (log_p - log_q if reverse else log_q - log_p)
 
 
-# ---- First derivatives, by their formulas --------------------------------------------------------
-
-
-class _Divergence(torch.autograd.Function):
-    @staticmethod
-    @dispatch.as_written
-    def forward(ctx: Any, options: Options, *tensors: Tensor | None):  # type: ignore[override]
-        ctx.options = options
-        ctx.save_for_backward(*tensors)
-        return _value(options, tensors)
-
-    @staticmethod
-    @dispatch.as_forward
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        by_definition = torch.is_grad_enabled() or _torch.batched(grad)
-        gradients_of = _gradients_by_definition if by_definition else _gradients
-        return None, *gradients_of(ctx.options, ctx.saved_tensors, ctx.needs_input_grad[1:], grad)
-
-
-def _gradients_by_definition(
-    options: Options, tensors: Tensors, wanted: Any, grad: Tensor
-) -> Tensors:
-    zero_weight = None if _torch.batched(grad) else grad.detach() == 0.0
-
-    def divergences(*points: Any) -> Tensor:
-        return by_definition(options, zero_weight, *points)
-
-    return _torch.separate_gradients(divergences, tensors, wanted, grad)
+# ---- Value and first derivatives, by their formulas ----------------------------------------------
 
 
 def _in_blocks(options: Options, tensors: Any, wanted: Any) -> Any:
@@ -215,19 +176,24 @@ def _in_blocks(options: Options, tensors: Any, wanted: Any) -> Any:
         yield rows, (model, target), log_p, *of_target
 
 
-def _value(options: Options, tensors: Any) -> Tensor:
+def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[tuple, tuple]:
     x = tensors[0]
     divergences = x.new_zeros(len(x), dtype=sum_dtype(x))
     for rows, _, log_p, log_q, q in _in_blocks(options, tensors, [False] * _TENSORS):
         divergences[rows] = _terms(log_p, log_q, q, options.reverse).sum(1)
-    return divergences
+    return (divergences,), ()
 
 
-def _gradients(options: Options, tensors: Any, wanted: Any, grad: Tensor) -> Tensors:
+def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[tuple, tuple]:
+    x = tensors[0]
+    return (x.new_empty(x.shape[0], dtype=sum_dtype(x)),), ()
+
+
+def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
     """The gradients of grad . divergences with respect to the wanted tensors."""
     sides: Any = ()
     for rows, sides, *point in _in_blocks(options, tensors, wanted):
-        by = grad[rows].unsqueeze(1)
+        by = grads[0][rows].unsqueeze(1)
         if any(wanted[:3]):
             _add(sides[0], rows, tensors[0], _by_model(options, *point), by)
         if any(wanted[3:]):  # a teacher is usually frozen
@@ -265,38 +231,18 @@ def _by_target(options: Options, log_p: Tensor, log_q: Tensor | None, q: Tensor)
     return (terms - q * terms.sum(1, keepdim=True)) / options.target_temperature
 
 
-# ---- For torch.compile and torch.export ----------------------------------------------------------
-
-
-def _forward(*arguments: Any) -> Tensor:
-    return _value(Options(*arguments[_TENSORS:]), arguments[:_TENSORS])
-
-
-def _shapes(input: Tensor, *_: Any) -> Tensor:
-    return input.new_empty(input.shape[0], dtype=sum_dtype(input))
-
-
-def _operator_gradients(grads, saved, tensors, options, wanted):
-    return _gradients(Options(*options), tensors, wanted, *grads)
-
-
-def _operator_definition(grads, tensors, options, wanted):
-    return _gradients_by_definition(Options(*options), tensors, wanted, *grads)
-
-
-_operator = operators.register(
-    operators.Loss(
-        name="linear_kl_divergence",
-        tensors="Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? target_head, "
-        "Tensor? target_bias",
-        options="float temperature, float target_temperature, bool reverse, SymInt? max_memory",
-        outputs="Tensor divergence",
-        n_inputs=_TENSORS,
-        n_outputs=1,
-        saved=(),
-        forward=_forward,
-        shapes=_shapes,
-        gradients=_operator_gradients,
-        definition=_operator_definition,
-    )
+_LOSS = operators.Loss(
+    name="linear_kl_divergence",
+    tensors="Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? target_head, "
+    "Tensor? target_bias",
+    options="float temperature, float target_temperature, bool reverse, SymInt? max_memory",
+    options_type=Options,
+    n_inputs=_TENSORS,
+    n_outputs=1,
+    outputs=1,
+    saved=(),
+    forward=_forward,
+    shapes=_shapes,
+    gradients=_gradients,
+    definition=_definition,
 )

@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll import _torch
 from nll.kernels import reference
 from nll.kernels.types import Options
 from nll.losses import autograd, dispatch, operators
 from nll.losses.matmul import (
     HALF,
-    NOTHING,
     Gradients,
     Plan,
     Wanted,
@@ -48,22 +46,24 @@ class Problem(NamedTuple):
     allowed: Tensor | None  # (C) or (N, C)
 
 
-# ---- The route -----------------------------------------------------------------------------------
+class _Options(NamedTuple):
+    """The options of a loss in blocks: those of `Options`, and the memory."""
+
+    ignore_index: int
+    reduction: str
+    label_smoothing: float
+    temperature: float
+    softcap: float | None
+    z_loss: float
+    max_memory: int | None
+
+
+# ---- The loss ------------------------------------------------------------------------------------
 
 
 def cross_entropy(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
     """Return the loss of a linear layer's logits; IndexError for a label out of range."""
-    if needs_definition(problem):
-        return by_definition(problem, options, max_memory)
-    if torch.compiler.is_compiling():
-        # An exported program does not know yet which gradients it will be asked for.
-        known = not torch.compiler.is_exporting() and torch.is_grad_enabled()
-        wanted = [known and tensor is not None and tensor.requires_grad for tensor in problem[:3]]
-        return _operator(*problem, *options, max_memory, wanted)[0]
-    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)
-    if not torch.is_grad_enabled():
-        return _torch.without_autocast(_value)(problem, options, max_memory, NOTHING)[0]
-    return _LinearCrossEntropy.apply(options, max_memory, *problem)  # type: ignore[return-value]
+    return LOSS(_Options(*options, max_memory), problem)[0]  # type: ignore[arg-type,return-value]
 
 
 def cross_entropy_of_rows(
@@ -97,18 +97,6 @@ def cross_entropy_of_first(
     if options.reduction == "none":
         loss = loss.new_zeros(len(ignored)).index_copy(0, index, loss)
     return loss.masked_fill((~ignored).sum() > count, torch.nan)
-
-
-def needs_definition(problem: Problem) -> bool:
-    """Whether autograd, torch.func, a tracer or a mode has to see the operators of the loss."""
-    if _torch.transforming():
-        return True
-    others = problem.target, problem.weight, problem.row_weights
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in others
-    ):
-        return True
-    return not torch.compiler.is_compiling() and not _torch.ordinary(*problem)
 
 
 @torch.no_grad()
@@ -237,76 +225,62 @@ def _value(
     return loss, gradients, normalised.gradient_scale
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """The loss of a `Problem`; the first backward pass returns the gradients that the forward pass
-    has computed.
-    """
-
-    @staticmethod
-    @dispatch.as_written
-    def forward(ctx: Any, options: Options, max_memory: int | None, *tensors: Tensor | None):  # type: ignore[override]
-        ctx.options, ctx.max_memory, ctx.dtype = options, max_memory, tensors[1].dtype  # type: ignore[union-attr]
-        ctx.save_for_backward(*tensors)
-        stored = ctx.needs_input_grad[2:5] if options.reduction != "none" else NOTHING
-        loss, gradients, ctx.scale = _value(Problem(*tensors), options, max_memory, stored)  # type: ignore[arg-type]
-        ctx.gradients = gradients if any(stored) else None
-        return loss
-
-    @staticmethod
-    @dispatch.as_forward
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        wanted, batched = ctx.needs_input_grad[2:5], _torch.batched(grad)
-        if not torch.is_grad_enabled() and ctx.gradients is not None:
-            gradients = _scaled(ctx.gradients, grad * ctx.scale, ctx.dtype)
-            ctx.gradients = ctx.gradients if batched else None
-            return None, None, *gradients, None, None, None, None
-        by_definition = torch.is_grad_enabled() or batched
-        gradients_of = _gradients_by_definition if by_definition else _gradients
-        problem = Problem(*ctx.saved_tensors)
-        gradients = gradients_of(problem, ctx.options, ctx.max_memory, wanted, grad)
-        return None, None, *gradients, None, None, None, None
+def _forward(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]:
+    problem, (*options, max_memory) = Problem(*tensors), flat
+    dispatch.look_at_labels(problem.target, len(problem.head), flat.ignore_index)
+    loss, gradients, scale = _value(problem, Options(*options), max_memory, wanted)
+    scale = scale if isinstance(scale, Tensor) else loss.new_full((), scale)
+    return (loss,), (*gradients, scale)
 
 
-def _gradients_by_definition(
-    problem: Problem, options: Options, max_memory: int | None, wanted: Any, grad: Tensor
-) -> Gradients:
-    def loss(*tensors: Any) -> Tensor:
-        return by_definition(Problem(*tensors), options, max_memory)
-
-    every = (*wanted, *[False] * (len(problem) - len(wanted)))
-    return _torch.separate_gradients(loss, problem, every, grad)[:3]  # type: ignore[return-value]
+def _shapes(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]:
+    x, dtype = tensors[0], sum_dtype(tensors[0])
+    loss = x.new_empty(x.shape[:1] if flat.reduction == "none" else (), dtype=dtype)
+    gradients = operators.unfilled(tensors[:3], wanted, logits_dtype(x), dtype, dtype)
+    return (loss,), (*gradients, loss.new_empty(()))
 
 
-def _gradients(
-    problem: Problem, options: Options, max_memory: int | None, wanted: Wanted, grad: Tensor
-) -> Gradients:
+def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: Any) -> Gradients:
     """The gradients of grad . loss, from recomputed logits."""
-    by: Tensor | float = grad
+    problem, (grad,), (*options, max_memory) = Problem(*tensors), grads, flat
+    options, by = Options(*options), grad
     if options.reduction == "none":  # the same as the sum with `grad` as weights
         factor = grad if problem.row_weights is None else grad * problem.row_weights
         problem, options = problem._replace(row_weights=factor), options._replace(reduction="sum")
         by = 1.0
     _, gradients, scale = _value(problem, options, max_memory, wanted)
-    return _scaled(gradients, by * scale, problem.head.dtype)
+    return _multiplied(gradients, by * scale, problem.head.dtype, consume=True)
 
 
-def _scaled(gradients: Gradients, factor: Tensor | float, dtype: torch.dtype) -> Gradients:
+def _scaled(tensors: Any, stored: Any, grads: Any, consume: bool) -> Gradients:
+    *gradients, scale = stored
+    return _multiplied(gradients, grads[0] * scale, tensors[1].dtype, consume)
+
+
+def _multiplied(
+    gradients: Any, factor: Tensor | float, dtype: torch.dtype, consume: bool
+) -> Gradients:
     """The gradients times a factor, in float32 or better, in the type of the layer; without waiting
     for an accelerator.
     """
-    if isinstance(factor, Tensor) and (factor.device.type != "cpu" or _torch.batched(factor)):
-        scaled = (None if g is None else autograd.times(g, factor).to(dtype) for g in gradients)
-        return tuple(scaled)  # type: ignore[return-value]
-    number = float(factor)
-    if number != 1.0:
-        gradients = tuple(None if g is None else g.mul_(number) for g in gradients)  # type: ignore[assignment]
-    return tuple(None if g is None else g.to(dtype) for g in gradients)  # type: ignore[return-value]
+    if isinstance(factor, Tensor) and (factor.device.type != "cpu" or not consume):
+        results = (None if g is None else autograd.times(g, factor) for g in gradients)
+    elif float(factor) == 1.0:
+        results = gradients
+    else:
+        number = float(factor)
+        results = (None if g is None else g.mul_(number) for g in gradients)
+    return tuple(None if g is None else g.to(dtype) for g in results)  # type: ignore[return-value]
 
 
-def by_definition(problem: Problem, options: Options, max_memory: int | None) -> Tensor:
-    """Return the loss by the reference's formula for a block of rows: differentiable with respect to
-    every tensor, any number of times.
-    """
+def _stores(flat: _Options) -> bool:
+    return flat.reduction != "none"
+
+
+def _definition(flat: _Options, tensors: Any, factors: Any) -> tuple[Tensor]:
+    """The loss by the reference's formula: differentiable by every tensor, any number of times."""
+    *options, max_memory = flat
+    options = Options(*options)
 
     def losses(rows: Any, shared: Any) -> Any:
         (x, target, mask, zero_weight), (head, bias, weight, by_class) = rows, shared
@@ -315,6 +289,7 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
         results = reference.row_losses(logits, target, weight, allowed, options, zero_weight)
         return tuple(result for result in results if result is not None), ()
 
+    problem = Problem(*tensors)
     x, head, bias, target, weight, row_weights, allowed = problem
     by_row = allowed is not None and allowed.dim() == 2
     zero_weight = None if row_weights is None else row_weights == 0.0
@@ -323,79 +298,26 @@ def by_definition(problem: Problem, options: Options, max_memory: int | None) ->
     function = Rowwise(losses, 1 if options.z_loss == 0.0 else 2)
     step, _ = rows_by_definition(x, head.shape[0], max_memory)
     (loss, *squared_lse), _ = over_blocks(function, rows, shared, step)
-    return reference.reduce_losses(
-        loss,
-        squared_lse[0] if squared_lse else None,
-        like(problem),
-        target,
-        weight,
-        row_weights,
-        options,
-    )
+    squared = squared_lse[0] if squared_lse else None
+    of_rows = target, weight, row_weights
+    return (reference.reduce_losses(loss, squared, like(problem), *of_rows, options),)
 
 
-# ---- For torch.compile and torch.export ----------------------------------------------------------
-
-_TENSORS, _OPTIONS = len(Problem._fields), len(Options._fields)
-
-
-def _forward(*arguments: Any) -> tuple[Tensor, ...]:
-    """The loss and, where it is a number, the wanted gradients and their factor."""
-    problem, options, max_memory, wanted = _unpacked(arguments)
-    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)
-    loss, gradients, scale = _value(problem, options, max_memory, wanted)
-    if not isinstance(scale, Tensor):
-        scale = loss.new_full((), scale)
-    return loss, *operators.present(gradients, problem.input), scale.to(loss.dtype)
-
-
-def _shapes(*arguments: Any) -> tuple[Tensor, ...]:
-    problem, options, _, wanted = _unpacked(arguments)
-    x, dtype = problem.input, sum_dtype(problem.input)
-    loss = x.new_empty(x.shape[:1] if options.reduction == "none" else (), dtype=dtype)
-    stored = operators.unfilled(problem[:3], wanted, x, logits_dtype(x), dtype, dtype)
-    return loss, *stored, loss.new_empty(())
-
-
-def _unpacked(arguments: Any) -> tuple[Problem, Options, int | None, Wanted]:
-    options = Options(*arguments[_TENSORS : _TENSORS + _OPTIONS])
-    max_memory, wanted = arguments[_TENSORS + _OPTIONS :]
-    stored = NOTHING if options.reduction == "none" else tuple(wanted)
-    return Problem(*arguments[:_TENSORS]), options, max_memory, stored
-
-
-def _operator_gradients(grads, saved, tensors, options, wanted):
-    problem, options, max_memory, _ = _unpacked((*tensors, *options))
-    return _gradients(problem, options, max_memory, wanted, *grads)
-
-
-def _operator_definition(grads, tensors, options, wanted):
-    problem, options, max_memory, _ = _unpacked((*tensors, *options))
-    return _gradients_by_definition(problem, options, max_memory, wanted, *grads)
-
-
-def _stored(grads, saved, tensors, options, wanted):
-    problem, *_, stored = _unpacked((*tensors, *options))
-    if any(want and not there for there, want in zip(stored, wanted, strict=True)):
-        return None
-    *gradients, scale = saved
-    return [autograd.times(g, grads[0] * scale).to(problem.head.dtype) for g in gradients]
-
-
-_operator = operators.register(
-    operators.Loss(
-        name="linear_cross_entropy",
-        tensors="Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? weight, "
-        "Tensor? row_weights, Tensor? allowed",
-        options=f"{operators.OPTIONS}, SymInt? max_memory, bool[] stored",
-        outputs="Tensor loss, Tensor grad_input, Tensor grad_head, Tensor grad_bias, Tensor scale",
-        n_inputs=3,
-        n_outputs=1,
-        saved=(1, 2, 3, 4),
-        forward=_forward,
-        shapes=_shapes,
-        gradients=_operator_gradients,
-        definition=_operator_definition,
-        stored=_stored,
-    )
+LOSS = operators.Loss(
+    name="linear_cross_entropy",
+    tensors="Tensor input, Tensor head, Tensor? bias, Tensor target, Tensor? weight, "
+    "Tensor? row_weights, Tensor? allowed",
+    options=f"{operators.OPTIONS}, SymInt? max_memory",
+    options_type=_Options,
+    n_inputs=3,
+    n_outputs=1,
+    outputs=1,
+    saved=(),
+    forward=_forward,
+    shapes=_shapes,
+    gradients=_gradients,
+    definition=_definition,
+    stores=_stores,
+    scaled=_scaled,
+    n_stored=4,
 )

@@ -1,14 +1,16 @@
-"""Losses as operators that torch.compile and torch.export do not look into.
+"""Losses computed in blocks: how autograd, torch.compile and torch.export see them.
 
-An operator's forward and backward pass are two operators: between them the graph holds only what
-the forward pass saves. Which backend runs is chosen when they run. No output shares memory with
-another; an empty tensor stands for a gradient that is not requested.
+A `Loss` is written three times: the formulas of its value and of its first derivatives, and the
+definition, whose operators autograd sees. A call takes the formulas in an autograd function, or in
+two operators that the compiler does not look into; or the definition, where derivatives of
+derivatives, forward mode, torch.func, tracers or modes need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,70 +21,179 @@ from nll.kernels.layout import class_dim, rows_shape
 from nll.kernels.types import Options, RowSums
 from nll.losses import arguments, autograd, dispatch
 
-Gradients = Sequence[Tensor | None]
+Tensors = Sequence[Tensor | None]
 
 
-def _none_stored(*_: Any) -> None:
-    """No gradient is saved."""
+def _never(options: Any) -> bool:
+    return False
 
 
-class Loss(NamedTuple):
-    """A loss of tensors and options, and how to differentiate it.
-
-    The arguments are all tensors, the differentiable ones first, and then the options.
-    """
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss of tensors, the differentiable ones first, and of options, a named tuple."""
 
     name: str
-    tensors: str  # the schema of the tensors
-    options: str  # and that of the options
-    outputs: str  # and that of the outputs, the differentiable ones first
+    tensors: str  # their schema
+    options: str  # their schema
+    options_type: Callable[..., Any]
     n_inputs: int  # differentiable
-    n_outputs: int
-    saved: tuple[int, ...]  # the outputs that the backward pass needs
-    # (*tensors, *options) -> outputs; and the same of their shapes alone
-    forward: Callable[..., Any]
-    shapes: Callable[..., Any]
-    # (grads, saved, tensors, options, wanted) -> gradients by the formulas
-    gradients: Callable[..., Gradients]
-    # (grads, tensors, options, wanted) -> differentiable gradients
-    definition: Callable[..., Gradients]
-    # as `gradients`, from what is saved: by operators that the compiler sees; None if they are not
-    stored: Callable[..., Gradients | None] = _none_stored
+    n_outputs: int  # differentiable
+    outputs: int  # of `forward`, without the stored ones
+    saved: tuple[int, ...]  # the outputs that `gradients` needs
+    # (options, tensors, wanted) -> outputs, and gradients with whatever scales them ("stored")
+    forward: Callable[..., tuple[Tensors, Tensors]]
+    # the same of empty tensors
+    shapes: Callable[..., tuple[Tensors, Tensors]]
+    # (options, tensors, wanted, saved, grads) -> gradients
+    gradients: Callable[..., Tensors]
+    # (options, tensors, factors) -> outputs; the derivatives of rows with factor 0 must be finite
+    definition: Callable[..., Tensors]
+    stores: Callable[[Any], bool] = _never  # whether the forward pass computes gradients
+    # (tensors, stored, grads, consume) -> gradients; may overwrite what is stored to consume it
+    scaled: Callable[..., Tensors] | None = None
+    n_stored: int = 0
+    operator: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operator", _register(self))
+
+    @property
+    def n_tensors(self) -> int:
+        return self.tensors.count("Tensor")
+
+    def __call__(self, options: Any, tensors: Tensors, factors: Any = None) -> Tensors:
+        """Return the outputs."""
+        if self.needs_definition(tensors):
+            return self.definition(options, tensors, factors)
+        if torch.compiler.is_compiling():
+            # An exported program does not know yet which gradients it will be asked for.
+            known = not torch.compiler.is_exporting() and torch.is_grad_enabled()
+            inputs = tensors[: self.n_inputs]
+            wanted = [known and t is not None and t.requires_grad for t in inputs]
+            outputs = self.operator(*tensors, *options, wanted)
+            return outputs[: self.outputs] if isinstance(outputs, tuple) else (outputs,)
+        if not torch.is_grad_enabled():
+            return _torch.without_autocast(self.forward)(options, tensors, self.nothing)[0]
+        return _Function.apply(self, options, *tensors)  # type: ignore[return-value]
+
+    @property
+    def nothing(self) -> tuple[bool, ...]:
+        """No gradient."""
+        return (False,) * self.n_inputs
+
+    def stored(self, options: Any, wanted: Sequence[bool]) -> tuple[bool, ...]:
+        """Which gradients the forward pass computes."""
+        return tuple(wanted) if self.stores(options) else self.nothing
+
+    def needs_definition(self, tensors: Tensors) -> bool:
+        """Whether autograd, torch.func, a tracer or a mode has to see the operators of the loss."""
+        if _torch.transforming():
+            return True
+        if torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in tensors[self.n_inputs :]
+        ):
+            return True
+        return not torch.compiler.is_compiling() and not _torch.ordinary(*tensors)
+
+    def gradients_by_definition(
+        self, options: Any, tensors: Tensors, wanted: Sequence[bool], grads: Sequence[Tensor]
+    ) -> Tensors:
+        def outputs(*points: Any) -> Tensors:
+            return self.definition(options, points, grads)[: self.n_outputs]
+
+        every = (*wanted, *[False] * (self.n_tensors - self.n_inputs))
+        gradients = _torch.separate_gradients(outputs, tuple(tensors), every, tuple(grads))
+        return gradients[: self.n_inputs]
 
 
-def register(loss: Loss) -> Any:
-    """Return a loss as an operator."""
-    n_tensors, n_inputs = loss.tensors.count("Tensor"), loss.n_inputs
-    schema = f"{loss.tensors}, {loss.options}"
-    name = f"nll::{loss.name}"
+class _Function(torch.autograd.Function):
+    """A loss in eager mode; the first backward pass returns the gradients that the forward pass has
+    stored.
+    """
+
+    @staticmethod
+    @dispatch.as_written
+    def forward(ctx: Any, loss: Loss, options: Any, *tensors: Tensor | None):  # type: ignore[override]
+        flags = loss.stored(options, ctx.needs_input_grad[2 : 2 + loss.n_inputs])
+        outputs, stored = loss.forward(options, tensors, flags)
+        ctx.loss, ctx.options, ctx.stored = loss, options, stored if any(flags) else None
+        ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
+        ctx.save_for_backward(*tensors, *(outputs[i] for i in loss.saved))
+        return tuple(outputs)
+
+    @staticmethod
+    @dispatch.as_forward
+    def backward(ctx: Any, *grads: Tensor):  # type: ignore[override]
+        loss: Loss = ctx.loss
+        n, tensors = loss.n_inputs, ctx.saved_tensors[: loss.n_tensors]
+        wanted, grads = ctx.needs_input_grad[2 : 2 + n], grads[: loss.n_outputs]
+        batched = any(map(_torch.batched, grads))
+        if torch.is_grad_enabled() or (batched and ctx.stored is None):
+            gradients = loss.gradients_by_definition(ctx.options, tensors, wanted, grads)
+        elif ctx.stored is not None:
+            gradients = loss.scaled(tensors, ctx.stored, grads, not batched)  # type: ignore[misc]
+            ctx.stored = ctx.stored if batched else None
+        else:
+            saved = ctx.saved_tensors[loss.n_tensors :]
+            gradients = loss.gradients(ctx.options, tensors, wanted, saved, grads)
+        return None, None, *gradients, *[None] * (loss.n_tensors - n)
+
+
+# ---- Operators -----------------------------------------------------------------------------------
+
+
+def _register(loss: Loss) -> Any:
+    """The loss as two operators: between them the graph holds only what is saved. Which backend runs
+    is chosen when they run. An empty tensor stands for a gradient that is not requested.
+    """
+    n_tensors, n_inputs, name = loss.n_tensors, loss.n_inputs, f"nll::{loss.name}"
+
+    def unpacked(values: Any) -> tuple[Any, Any, Sequence[bool]]:
+        *values, wanted = values
+        options = loss.options_type(*values[n_tensors:])
+        return options, values[:n_tensors], loss.stored(options, wanted)
+
+    def joined(outputs: Tensors, stored: Tensors, like: Tensor) -> Any:
+        results = *outputs, *_present(stored, like)
+        return results if len(results) > 1 else results[0]
+
+    def forward(*values: Any) -> Any:
+        options, tensors, wanted = unpacked(values)
+        return joined(*loss.forward(options, tensors, wanted), tensors[0])
+
+    def shapes(*values: Any) -> Any:
+        options, tensors, wanted = unpacked(values)
+        return joined(*loss.shapes(options, tensors, wanted), tensors[0])
+
+    def gradients(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
+        *values, wanted = values
+        options, tensors = loss.options_type(*values[n_tensors:]), values[:n_tensors]
+        results = loss.gradients(options, tensors, tuple(wanted), saved, grads)
+        return _present(results, tensors[0])
+
+    def gradient_shapes(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
+        return _present(unfilled(values[:n_inputs], values[-1]), values[0])
+
+    schema = f"{loss.tensors}, {loss.options}, bool[] wanted"
+    returned = ", ".join(["Tensor"] * (loss.outputs + loss.n_stored))
     operator = torch.library.custom_op(
-        name,
-        _without_gradients(loss.forward),
-        mutates_args=(),
-        schema=f"({schema}) -> ({loss.outputs})",
+        name, _untracked(forward), mutates_args=(), schema=f"({schema}) -> ({returned})"
     )
-    operator.register_fake(loss.shapes)
-
-    def gradients(grads: Any, saved: Any, wanted: Any, *arguments: Any) -> list[Tensor]:
-        tensors, options = arguments[:n_tensors], arguments[n_tensors:]
-        return present(loss.gradients(grads, saved, tensors, options, tuple(wanted)), tensors[0])
-
+    operator.register_fake(shapes)
     backward_operator = torch.library.custom_op(
         f"{name}_backward",
-        _without_gradients(gradients),
+        _untracked(gradients),
         mutates_args=(),
-        schema=f"(Tensor[] grads, Tensor[] saved, bool[] wanted, {schema}) -> Tensor[]",
+        schema=f"(Tensor[] grads, Tensor[] saved, {schema}) -> Tensor[]",
     )
-
-    @backward_operator.register_fake
-    def _(grads: Any, saved: Any, wanted: Any, *arguments: Any) -> list[Tensor]:
-        return unfilled(arguments[:n_inputs], wanted, arguments[0])
+    backward_operator.register_fake(gradient_shapes)
 
     def setup(ctx: Any, inputs: tuple, output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
-        ctx.options = inputs[n_tensors:]
+        *ctx.options, ctx.wanted = inputs[n_tensors:]
         ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
-        ctx.save_for_backward(*inputs[:n_tensors], *(outputs[i] for i in loss.saved))
+        saved = *(outputs[i] for i in loss.saved), *outputs[loss.outputs :]
+        ctx.save_for_backward(*inputs[:n_tensors], *saved)
 
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         tensors, saved = ctx.saved_tensors[:n_tensors], list(ctx.saved_tensors[n_tensors:])
@@ -92,65 +203,56 @@ def register(loss: Loss) -> Any:
                 "expected no gradient with respect to the target or weights in a program exported "
                 "without one"
             )
+        options = loss.options_type(*ctx.options)
+        stored = loss.stored(options, ctx.wanted)
         if torch.is_grad_enabled():
-            results = loss.definition(grads, tensors, ctx.options, wanted)
+            results = loss.gradients_by_definition(options, tensors, wanted, grads)
+        elif all(there or not want for there, want in zip(stored, wanted, strict=True)):
+            results = loss.scaled(tensors, saved[-loss.n_stored :], grads, False)  # type: ignore[misc]
         else:
-            results = loss.stored(grads, saved, tensors, ctx.options, wanted)
-            if results is None:
-                results = backward_operator(list(grads), saved, wanted, *tensors, *ctx.options)
+            saved = saved[: len(loss.saved)]
+            results = backward_operator(list(grads), saved, *tensors, *options, wanted)
         of_inputs = (g if want else None for g, want in zip(results, wanted, strict=True))
-        return *of_inputs, *[None] * (n_tensors - n_inputs + len(ctx.options))
+        return *of_inputs, *[None] * (n_tensors - n_inputs + len(options) + 1)
 
     operator.register_autograd(backward, setup_context=setup)
     return operator
 
 
-def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
-    run = _torch.without_autocast(function)
-
-    def without_gradients(*arguments: Any) -> Any:
-        with torch.no_grad():
-            return run(*arguments)
-
-    return without_gradients
+def _untracked(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.no_grad()(_torch.without_autocast(function))
 
 
-def present(gradients: Gradients, like: Tensor) -> list[Tensor]:
-    """Return the gradients with empty tensors for those that are not requested."""
-    return [like.new_empty(0) if g is None else g for g in gradients]
+def _present(tensors: Tensors, like: Tensor) -> list[Tensor]:
+    return [like.new_empty(0) if t is None else t for t in tensors]
 
 
-def unfilled(
-    tensors: Gradients, wanted: Sequence[bool], like: Tensor, *dtypes: torch.dtype
-) -> list[Tensor]:
-    """Return tensors of the shapes of `present` gradients, by default of the tensors' dtypes."""
+def unfilled(tensors: Tensors, wanted: Sequence[bool], *dtypes: torch.dtype) -> Tensors:
+    """Return tensors of the shapes of the wanted gradients, by default of the tensors' dtypes."""
+    types = dtypes or [None if t is None else t.dtype for t in tensors]
     return [
-        t.new_empty(t.shape, dtype=dtypes[i] if dtypes else t.dtype)
-        if want and t is not None
-        else like.new_empty(0)
-        for i, (t, want) in enumerate(zip(tensors, wanted, strict=True))
+        t.new_empty(t.shape, dtype=dtype) if want and t is not None else None
+        for t, want, dtype in zip(tensors, wanted, types, strict=True)
     ]
 
 
-# ---- Cross entropy of logits ---------------------------------------------------------------------
+# ---- Cross entropy of logits, an operator for the compiler alone ---------------------------------
 
 
-def _forward(input, target, weight, row_weights, *options):
+def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tensors]:
     """The loss, and each row's sums (2, rows) for the backward pass."""
-    options = Options(*options)
-    route = dispatch.route(input, target, weight, row_weights)
+    input, target, *_ = tensors
+    route = dispatch.route(*tensors)
     try:
         if route.backend is not reference:
-            loss, sums, _ = route.kernels.cross_entropy(
-                input, target, weight, row_weights, options, False
-            )
-            return loss, torch.stack(sums)
+            loss, sums, _ = route.kernels.cross_entropy(*tensors, options, False)
+            return (loss, torch.stack(sums)), ()
         dispatch.guard_labels(route, input, target, options.ignore_index)
-        loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
+        loss = reference.cross_entropy(*tensors, None, options)
     except IndexError as error:
         classes = input.shape[class_dim(input)]
         raise arguments.label_error(target, classes, options.ignore_index) or error from None
-    return loss.clone(), _sums_like(input)
+    return (loss.clone(), _sums_like(input)), ()
 
 
 def _sums_like(input: Tensor) -> Tensor:
@@ -158,39 +260,38 @@ def _sums_like(input: Tensor) -> Tensor:
     return input.new_zeros((2, *rows_shape(input)), dtype=dtype)
 
 
-def _shapes(input, target, weight, row_weights, ignore_index, reduction, *_):
-    sums = _sums_like(input)
-    return sums.new_empty(sums.shape[1:] if reduction == "none" else ()), sums
+def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tensors]:
+    sums = _sums_like(tensors[0])
+    return (sums.new_empty(sums.shape[1:] if options.reduction == "none" else ()), sums), ()
 
 
-def _gradients(grads, saved, tensors, options, wanted):
-    route, options = dispatch.route(*tensors), Options(*options)
+def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
+    route, (grad,) = dispatch.route(*tensors), grads
     if route.backend is reference:
-        return [reference.cross_entropy_gradient(*grads, *tensors, options)]
+        return (reference.cross_entropy_gradient(grad, *tensors, options),)
     sums = RowSums(*saved[0])
-    return [autograd.gradient_from_sums(route.kernels, *grads, tensors, options, sums, False)]
+    return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, sums, False),)
 
 
-def _definition(grads, tensors, options, wanted):
-    return [autograd.gradient_by_definition(*grads, tensors, Options(*options))]
+def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:
+    return (reference.cross_entropy(*tensors, None, options),)
 
 
 OPTIONS = (
     "SymInt ignore_index, str reduction, float label_smoothing, float temperature, "
     "float? softcap, float z_loss"
 )
-cross_entropy = register(
-    Loss(
-        name="cross_entropy",
-        tensors="Tensor input, Tensor target, Tensor? weight, Tensor? row_weights",
-        options=OPTIONS,
-        outputs="Tensor loss, Tensor sums",
-        n_inputs=1,
-        n_outputs=1,
-        saved=(1,),
-        forward=_forward,
-        shapes=_shapes,
-        gradients=_gradients,
-        definition=_definition,
-    )
+cross_entropy = Loss(
+    name="cross_entropy",
+    tensors="Tensor input, Tensor target, Tensor? weight, Tensor? row_weights",
+    options=OPTIONS,
+    options_type=Options,
+    n_inputs=1,
+    n_outputs=1,
+    outputs=2,
+    saved=(1,),
+    forward=_forward,
+    shapes=_shapes,
+    gradients=_gradients,
+    definition=_definition,
 )

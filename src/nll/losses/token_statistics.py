@@ -49,6 +49,7 @@ class Options(NamedTuple):
     softcap: float | None
     entropy: bool
     topk: int
+    max_memory: int | None
 
 
 # logits (N, C); or features (N, F), a head (C, F) and a bias (C)
@@ -102,9 +103,9 @@ def token_statistics(
     labels = arguments.row_labels(target, rows, ignore_index)
     classes = classes_of(layer)
     arguments.topk(topk, classes)
-    options = Options(float(temperature), softcap, entropy, topk)
+    options = Options(float(temperature), softcap, entropy, topk, max_memory)
     try:
-        flat = statistics_of(options, layer, labels.reshape(-1), ignore_index, max_memory)
+        flat = statistics_of(options, layer, labels.reshape(-1), ignore_index)
     except IndexError as error:
         raise arguments.label_error(target, classes, ignore_index) or error from None
     shaped: Any = [None if t is None else t.reshape((*rows, *t.shape[1:])) for t in flat]
@@ -127,20 +128,16 @@ def layer_of(
 
 
 def statistics_of(
-    options: Options, layer: Layer, target: Tensor, ignore_index: int, max_memory: int | None
+    options: Options, layer: Layer, target: Tensor, ignore_index: int
 ) -> TokenStatistics:
     """Return the statistics, in blocks within a budget; IndexError for a label out of range."""
     kept = target != ignore_index
     wrong = kept & ((target < 0) | (target >= classes_of(layer)))
     label = target.masked_fill(~kept | wrong, 0)
-    if needs_definition(layer):
-        outputs = _by_definition(options, layer, label, max_memory)
-    elif torch.compiler.is_compiling():
-        outputs = _operator(*layer, label, kept, *options, max_memory)[:_ALL]
-    else:
+    if not LOSS.needs_definition(layer):
         dispatch.look_at_labels(target, classes_of(layer), ignore_index)
-        outputs = _Statistics.apply(options, max_memory, label, kept, *layer)
-    log_prob, lse, entropy, rank, top, index = outputs  # type: ignore[misc]
+    outputs: Any = LOSS(options, (*layer, label, kept))
+    log_prob, lse, entropy, rank, top, index = outputs[:_ALL]
     log_prob = log_prob.masked_fill(wrong, torch.nan)
     correct = (rank == 0) & ~log_prob.isnan() & kept
     ignored, of_top = ~kept, ~kept.unsqueeze(-1)
@@ -162,30 +159,26 @@ def classes_of(layer: Layer) -> int:
     return input.shape[1] if head is None else head.shape[0]
 
 
-def needs_definition(layer: Layer) -> bool:
-    """Whether autograd, torch.func, a tracer or a mode has to see the operators of the blocks."""
-    return _torch.transforming() or not (torch.compiler.is_compiling() or _torch.ordinary(*layer))
-
-
-def _by_definition(
-    options: Options, layer: Layer, label: Tensor, max_memory: int | None
-) -> Outputs:
-    arguments = options[:3]
+def _definition(options: Options, tensors: Any, factors: Any) -> Outputs:
+    input, head, bias, label, kept = tensors
 
     def smooth(rows: Any, shared: Any) -> Any:
         logits = linear(rows[0], *shared)
-        outputs = reference.differentiable_statistics(logits, rows[1], *arguments)
+        outputs = reference.differentiable_statistics(logits, rows[1], *options[:3])
         return (*outputs, *[logits[:, :0]] * (_SMOOTH - len(outputs))), ()
 
     def everything(rows: Any, shared: Any) -> Any:
         logits = linear(rows[0], *shared)
-        statistics = reference.statistics_block(logits, rows[1], *arguments)
+        statistics = reference.statistics_block(logits, rows[1], *options[:3])
         return _outputs(statistics, logits, options), ()
 
-    input, head, bias = layer
     function = Rowwise(everything, _ALL, Rowwise(smooth, _SMOOTH))
-    step, _ = rows_by_definition(input, classes_of(layer), max_memory)
-    return over_blocks(function, (input, label), (head, bias), step)[0]
+    step, _ = rows_by_definition(input, classes_of((input, head, bias)), options.max_memory)
+    outputs = over_blocks(function, (input, label), (head, bias), step)[0]
+    ignored = ~kept
+    return *(t if t.dim() == 2 else t.masked_fill(ignored, 0) for t in outputs[:_SMOOTH]), *outputs[
+        _SMOOTH:
+    ]
 
 
 def _outputs(statistics: RowStatistics, logits: Tensor, options: Options) -> Outputs:
@@ -198,61 +191,27 @@ def _outputs(statistics: RowStatistics, logits: Tensor, options: Options) -> Out
     return statistics.log_prob, statistics.lse, entropy, statistics.rank, top, index  # type: ignore[return-value]
 
 
-# ---- First derivatives, by the kernels -----------------------------------------------------------
+# ---- Value and first derivatives, by the kernels -------------------------------------------------
 
 
-class _Statistics(torch.autograd.Function):
-    """The outputs, 0 where a row is ignored, with first derivatives by the kernels and others by the
-    definition.
-    """
-
-    @staticmethod
-    @dispatch.as_written
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        options: Options,
-        max_memory: int | None,
-        label: Tensor,
-        kept: Tensor,
-        *layer: Tensor | None,
-    ):
-        *outputs, shift, log_sum = _measure(options, max_memory, label, kept, layer)  # type: ignore[arg-type]
-        ctx.options, ctx.max_memory = options, max_memory
-        ctx.mark_non_differentiable(*outputs[_SMOOTH:])
-        ctx.save_for_backward(*layer, label, kept, shift, log_sum, outputs[2])
-        return tuple(outputs)
-
-    @staticmethod
-    @dispatch.as_forward
-    def backward(ctx: Any, *grads: Tensor):  # type: ignore[override]
-        *tensors, shift, log_sum, entropy = ctx.saved_tensors
-        wanted, grads = ctx.needs_input_grad[4:], grads[:_SMOOTH]
-        arguments = grads, tensors, ctx.options, ctx.max_memory, wanted
-        if torch.is_grad_enabled() or any(map(_torch.batched, grads)):
-            gradients = _gradients_by_definition(*arguments)
-        else:
-            gradients = _gradients((shift, log_sum, entropy), *arguments)
-        return None, None, None, None, *gradients
-
-
-def _measure(
-    options: Options, max_memory: int | None, label: Tensor, kept: Tensor, layer: Layer
-) -> Outputs:
+def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Outputs, tuple]:
     """The outputs, 0 for rows that are ignored; and each row's shift and log_sum."""
-    input, head, bias = layer
-    blocks = plan(input, head, max_memory)
+    input, head, bias, label, kept = tensors
+    blocks = plan(input, head, options.max_memory)
     results = _zeros(input, options)
     products = products_of(input, head, bias, blocks, NOTHING)
     for rows in kept_blocks(kept, False, blocks.rows):
         logits, of_rows = products.logits(input[rows]), label[rows]
         kernels = dispatch.route(logits, of_rows).kernels
         statistics = kernels.statistics_block(logits, of_rows, *options[:3])
-        outputs = _outputs(statistics, logits, options)
-        for result, output in zip(
-            results, (*outputs, statistics.shift, statistics.log_sum), strict=True
-        ):
+        outputs = *_outputs(statistics, logits, options), statistics.shift, statistics.log_sum
+        for result, output in zip(results, outputs, strict=True):
             result[rows] = output
-    return results
+    return results, ()
+
+
+def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Outputs, tuple]:
+    return _zeros(tensors[0], options), ()
 
 
 def _zeros(input: Tensor, options: Options) -> Outputs:
@@ -265,22 +224,15 @@ def _zeros(input: Tensor, options: Options) -> Outputs:
     return log_prob, lse, entropy, rank, top, index, shift, log_sum
 
 
-def _gradients(
-    saved: Any,  # shift, log_sum and entropy
-    grads: Any,
-    tensors: Any,
-    options: Options,
-    max_memory: int | None,
-    wanted: Any,
-) -> tuple[Tensor | None, ...]:
+def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Outputs:
     input, head, bias, label, kept = tensors
-    blocks = plan(input, head, max_memory)
+    blocks = plan(input, head, options.max_memory)
     products = products_of(input, head, bias, blocks, wanted)
     grads = grads if options.entropy else grads[:2]
     for rows in kept_blocks(kept, False, blocks.rows):
         x, of_rows = input[rows], label[rows]
         logits = products.logits(x)
-        shift, log_sum, entropy = (numbers[rows] for numbers in saved)
+        entropy, shift, log_sum = (numbers[rows] for numbers in saved)
         unread = shift
         statistics = RowStatistics(
             unread, unread, entropy if options.entropy else None, of_rows, shift, log_sum
@@ -289,60 +241,20 @@ def _gradients(
             logits, of_rows, *options[:2], statistics, tuple(grad[rows] for grad in grads)
         )
         products.add(rows, x, logits)
-    return tuple(None if g is None else g.to(input.dtype) for g in products.gradients)
+    return tuple(None if g is None else g.to(input.dtype) for g in products.gradients)  # type: ignore[misc]
 
 
-def _gradients_by_definition(
-    grads: Any, tensors: Any, options: Options, max_memory: int | None, wanted: Any
-) -> tuple[Tensor | None, ...]:
-    *layer, label, kept = tensors
-    ignored, n = ~kept, _SMOOTH if options.entropy else 2
-
-    def outputs(*points: Any) -> tuple[Tensor, ...]:
-        smooth = _by_definition(options._replace(topk=0), points, label, max_memory)[:n]
-        return tuple(output.masked_fill(ignored, 0.0) for output in smooth)
-
-    return _torch.separate_gradients(outputs, tuple(layer), wanted, grads[:n])
-
-
-# ---- For torch.compile and torch.export ----------------------------------------------------------
-
-
-def _forward(*arguments: Any) -> Outputs:
-    *layer, label, kept = arguments[:5]
-    *options, max_memory = arguments[5:]
-    return _measure(Options(*options), max_memory, label, kept, layer)  # type: ignore[arg-type]
-
-
-def _shapes(*arguments: Any) -> Outputs:
-    return _zeros(arguments[0], Options(*arguments[5:-1]))
-
-
-def _operator_gradients(grads, saved, tensors, options, wanted):
-    entropy, shift, log_sum = saved
-    *options, max_memory = options
-    of_rows = shift, log_sum, entropy
-    return _gradients(of_rows, grads, tensors, Options(*options), max_memory, wanted)
-
-
-def _operator_definition(grads, tensors, options, wanted):
-    *options, max_memory = options
-    return _gradients_by_definition(grads, tensors, Options(*options), max_memory, wanted)
-
-
-_operator = operators.register(
-    operators.Loss(
-        name="token_statistics",
-        tensors="Tensor input, Tensor? head, Tensor? bias, Tensor label, Tensor kept",
-        options="float temperature, float? softcap, bool entropy, SymInt topk, SymInt? max_memory",
-        outputs="Tensor log_prob, Tensor lse, Tensor entropy, Tensor rank, Tensor topk_log_prob, "
-        "Tensor topk_index, Tensor shift, Tensor log_sum",
-        n_inputs=3,
-        n_outputs=_SMOOTH,
-        saved=(2, 6, 7),
-        forward=_forward,
-        shapes=_shapes,
-        gradients=_operator_gradients,
-        definition=_operator_definition,
-    )
+LOSS = operators.Loss(
+    name="token_statistics",
+    tensors="Tensor input, Tensor? head, Tensor? bias, Tensor label, Tensor kept",
+    options="float temperature, float? softcap, bool entropy, SymInt topk, SymInt? max_memory",
+    options_type=Options,
+    n_inputs=3,
+    n_outputs=_SMOOTH,
+    outputs=_ALL + 2,
+    saved=(2, 6, 7),
+    forward=_forward,
+    shapes=_shapes,
+    gradients=_gradients,
+    definition=_definition,
 )
