@@ -360,7 +360,7 @@ BAD = [
         r"\(4,\)",
     ),
     ({"allowed_classes": torch.ones(5)}, ValueError, "mask of bool, got float32"),
-    ({"max_memory": 0}, ValueError, "max_memory of at least one byte, got 0"),
+    ({"max_memory": 0}, ValueError, "max_memory of at least 1, got 0"),
     ({"max_memory": 1.5}, TypeError, "max_memory to be an int, got float"),
     ({"reduction": "average"}, ValueError, "got 'average'"),
     ({"temperature": 0.0}, ValueError, "temperature above 0, got 0.0"),

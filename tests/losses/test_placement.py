@@ -267,7 +267,7 @@ def test_the_memory_of_a_gradient_that_is_gone_is_used_again():
     address = gradient.data_ptr()
     del gradient
     gc.collect()
-    assert memory.kept_bytes() == 1024 * 1024 * 4
+    assert memory.retained_bytes() == 1024 * 1024 * 4
     assert large_gradient().data_ptr() == address
     memory.release()
-    assert memory.kept_bytes() == 0
+    assert memory.retained_bytes() == 0

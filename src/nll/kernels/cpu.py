@@ -57,7 +57,6 @@ def exponential(x: Tensor) -> Tensor:
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the type that the kernels sum in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -69,7 +68,6 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def address(tensor: Tensor | None) -> int:
-    """Return where a tensor's numbers begin; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -303,5 +301,4 @@ def pick_backward(grad: Tensor, target: Tensor, like: Tensor, ignore_index: int)
 
 
 def softmax_sums(*arguments: Any) -> None:
-    """Run the sums of `kernels/multinomial.py`, which passes addresses."""
     _cpu.softmax_sums(*arguments)

@@ -16,7 +16,6 @@ def class_dim(input: Tensor) -> int:
 
 
 def rows_shape(input: Tensor) -> torch.Size:
-    """Return the input's shape without the dimension of the classes."""
     dim = class_dim(input)
     return input.shape[:dim] + input.shape[dim + 1 :]
 

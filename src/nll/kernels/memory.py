@@ -52,13 +52,11 @@ def _is_free(span: _Span) -> bool:
 
 
 def retained_bytes() -> int:
-    """Return how many retained bytes no tensor uses."""
     with _lock:
         return sum(span[2] for span in _retained if _is_free(span))
 
 
 def release() -> None:
-    """Free the memory retained for the next result."""
     with _lock:
         _retained.clear()
 

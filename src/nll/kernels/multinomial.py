@@ -48,6 +48,8 @@ class Standard(NamedTuple):
 
 
 class RowSums(NamedTuple):
+    """Sums over rows."""
+
     log_likelihood: Tensor  # ()
     score: Tensor  # (K - 1, p), or the information times a direction
     square: Tensor | None  # ((K - 1) p, (K - 1) p)

@@ -120,7 +120,6 @@ def _expected_nll(log_p, q, by_class, label_smoothing, allowed):
 
 
 def _uniform_nll(log_p, by_class, allowed):
-    """The mean of -w_c log p_c over the allowed classes."""
     dim = class_dim(log_p)
     if allowed is not None:
         allowed = allowed.expand_as(log_p)
@@ -270,7 +269,6 @@ def cross_entropy_block(
     with_gradient: bool,
     allowed: Tensor | None = None,  # (C) or (N, C); this backend alone takes it
 ) -> Tensor:
-    """As `BlockKernels.cross_entropy_block`."""
     rows, squared_lse = row_losses(logits, target, weight, allowed, options)
     rows = rows if squared_lse is None else rows + options.z_loss * squared_lse
     if with_gradient:
@@ -346,7 +344,6 @@ def _as_probabilities(
 def statistics_block(
     logits: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
 ) -> RowStatistics:
-    """As `BlockKernels.statistics_block`."""
     z = scaled_logits(logits, temperature, softcap)
     shift = _largest(z, 1)
     above = z - shift.unsqueeze(1)
@@ -374,7 +371,6 @@ def statistics_block_backward(
     statistics: RowStatistics,
     grads: tuple[Tensor, ...],
 ) -> None:
-    """As `BlockKernels.statistics_block_backward`."""
     a, b, *c = grads
     z = scaled_logits(logits, temperature, softcap)
     log_p = (z - statistics.shift.unsqueeze(1)) - statistics.log_sum.unsqueeze(1)

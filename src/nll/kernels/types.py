@@ -46,12 +46,13 @@ class RowStatistics(NamedTuple):
 class Backend(Protocol):
     """Differentiable functions of logits; `kernels/reference.py` defines what they compute."""
 
-    def log_softmax(self, input: Tensor, dim: int) -> Tensor:
-        """Return x - log sum exp x along a dimension."""
+    # Return x - log sum exp x along a dimension.
+    def log_softmax(self, input: Tensor, dim: int) -> Tensor: ...
 
-    def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        """Return -log p of each row's label, 0 where it is ignored."""
+    # Return -log p of each row's label, 0 where it is ignored.
+    def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor: ...
 
+    # Return the reduced loss.
     def cross_entropy(
         self,
         input: Tensor,
@@ -60,13 +61,14 @@ class Backend(Protocol):
         row_weights: Tensor | None,  # of the rows' shape
         allowed: Tensor | None,  # broadcasts against the input
         options: Options,
-    ) -> Tensor:
-        """Return the reduced loss."""
+    ) -> Tensor: ...
 
 
 class BlockKernels(Protocol):
     """Functions of a block of logits, outside autograd."""
 
+    # Return the rows' losses times their factors; the gradient of the sum, if requested, overwrites
+    # the logits.
     def cross_entropy_block(
         self,
         logits: Tensor,
@@ -75,11 +77,9 @@ class BlockKernels(Protocol):
         row_factor: Tensor | None,  # (N)
         options: Options,  # with reduction "sum"
         with_gradient: bool,
-    ) -> Tensor:
-        """Return the rows' losses times their factors; the gradient of the sum, if requested,
-        overwrites the logits.
-        """
+    ) -> Tensor: ...
 
+    # Return the statistics of each row.
     def statistics_block(
         self,
         logits: Tensor,
@@ -87,9 +87,9 @@ class BlockKernels(Protocol):
         temperature: float,
         softcap: float | None,
         entropy: bool,  # the compiled kernels always compute it: it costs them nothing
-    ) -> RowStatistics:
-        """Return the statistics of each row."""
+    ) -> RowStatistics: ...
 
+    # Overwrite the logits with the gradient: a onehot + p (b - a - c (log p + H)).
     def statistics_block_backward(
         self,
         logits: Tensor,  # contiguous
@@ -98,13 +98,14 @@ class BlockKernels(Protocol):
         softcap: float | None,
         statistics: RowStatistics,
         grads: tuple[Tensor, ...],  # a, b, c: by log_prob, lse and, if requested, entropy
-    ) -> None:
-        """Overwrite the logits with the gradient: a onehot + p (b - a - c (log p + H))."""
+    ) -> None: ...
 
 
 class Kernels(BlockKernels, Protocol):
     """Compiled row kernels and their first derivatives, outside autograd; all classes allowed."""
 
+    # Return the reduced loss, each row's sums and, from the same pass over the logits, the
+    # gradient. IndexError for a label out of range.
     def cross_entropy(
         self,
         input: Tensor,
@@ -113,11 +114,9 @@ class Kernels(BlockKernels, Protocol):
         row_factor: Tensor | None,  # multiplies the rows and enters the denominator of "mean"
         options: Options,
         with_gradient: bool,  # for an upstream gradient of 1; not with reduction "none"
-    ) -> tuple[Tensor, RowSums, Tensor | None]:
-        """Return the reduced loss, each row's sums and, from the same pass over the logits, the
-        gradient. IndexError for a label out of range.
-        """
+    ) -> tuple[Tensor, RowSums, Tensor | None]: ...
 
+    # Return `upstream` times the gradient; in place, in the memory of the logits.
     def cross_entropy_backward(
         self,
         input: Tensor,
@@ -128,22 +127,21 @@ class Kernels(BlockKernels, Protocol):
         sums: RowSums,
         upstream: Tensor | None,
         in_place: bool,
-    ) -> Tensor:
-        """Return `upstream` times the gradient; in place, in the memory of the logits."""
+    ) -> Tensor: ...
 
-    def rescaled(self, gradient: Tensor, factor: Tensor) -> Tensor:
-        """Multiply a stored gradient by a factor in float32 or better, in place."""
+    # Multiply a stored gradient by a factor in float32 or better, in place.
+    def rescaled(self, gradient: Tensor, factor: Tensor) -> Tensor: ...
 
-    def log_softmax(self, input: Tensor, dim: int) -> Tensor:
-        """Return x - log sum exp x along a dimension, contiguous."""
+    # Return x - log sum exp x along a dimension, contiguous.
+    def log_softmax(self, input: Tensor, dim: int) -> Tensor: ...
 
-    def log_softmax_backward(self, gradient: Tensor, result: Tensor, dim: int) -> Tensor:
-        """Return g - exp(y) sum g for the contiguous result y."""
+    # Return g - exp(y) sum g for the contiguous result y.
+    def log_softmax_backward(self, gradient: Tensor, result: Tensor, dim: int) -> Tensor: ...
 
-    def pick(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        """Return -log p of each row's label, 0 where it is ignored."""
+    # Return -log p of each row's label, 0 where it is ignored.
+    def pick(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor: ...
 
+    # Return the gradient by the log-probabilities: -grad at the label, 0 elsewhere.
     def pick_backward(
         self, grad: Tensor, target: Tensor, like: Tensor, ignore_index: int
-    ) -> Tensor:
-        """Return the gradient by the log-probabilities: -grad at the label, 0 elsewhere."""
+    ) -> Tensor: ...

@@ -54,7 +54,6 @@ def cross_entropy_options(
     softcap: float | None = None,
     z_loss: float = 0.0,
 ) -> None:
-    """Check the numbers among the options of a cross entropy."""
     _real("label_smoothing", label_smoothing)
     _real("temperature", temperature)
     _real("z_loss", z_loss)
@@ -71,12 +70,10 @@ def cross_entropy_options(
 
 
 def topk(count: int, classes: int) -> None:
-    """Check the number of most likely classes to return."""
     _integer("topk", count, 0, classes)
 
 
 def clusters(name: str) -> None:
-    """Check which labels depend on each other."""
     if name not in ("token", "sequence"):
         raise ValueError(f"expected clusters to be 'token' or 'sequence', got {name!r}")
 
@@ -85,7 +82,6 @@ def clusters(name: str) -> None:
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None) -> None:
-    """Check the arguments of log_softmax."""
     _tensor("input", input)
     if not isinstance(dim, Integral):
         raise TypeError(f"expected dim to be an int, got {type(dim).__name__}")
@@ -146,7 +142,6 @@ def cross_entropy(
 
 
 def row_weights(weights: Tensor | None, rows: torch.Size) -> Tensor | None:
-    """Check and return the rows' weights."""
     if weights is None:
         return None
     _of_rows("row_weights", weights, rows)
@@ -164,7 +159,6 @@ def allowed_classes(allowed: Tensor | None, input: Tensor) -> Tensor | None:
 
 
 def inplace_backward(input: Tensor) -> None:
-    """Check that an input may be overwritten with its gradient."""
     expected = "expected logits that were computed, to overwrite with their gradient"
     view = input._base is not None and input._base.is_leaf
     if input.is_leaf or view:
@@ -226,7 +220,7 @@ def logits(input: Tensor, linear_bias: Tensor | None, max_memory: int | None) ->
 
 
 def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
-    """Check the target's shape, labels (...) or probabilities (..., C); return it as (N) or (N, C)."""
+    """Check the shape of labels (...) or probabilities (..., C); return (N) or (N, C)."""
     _tensor("target", target)
     if _torch.same_shape(target.shape, rows):
         return target.reshape(-1)
@@ -282,7 +276,6 @@ def probabilities(
 def same_rows(
     target_rows: torch.Size, rows: torch.Size, target_weight: Tensor, classes: int
 ) -> None:
-    """Check that two linear layers have the same rows and classes."""
     if target_rows != rows:
         raise ValueError(
             f"expected a target of rows {tuple(rows)} as the input has, got {tuple(target_rows)}"
@@ -294,7 +287,6 @@ def same_rows(
 
 
 def sample(count: int, probabilities: Tensor | None, classes: int) -> None:
-    """Check the number of classes to draw, and their distribution."""
     _integer("num_samples", count, 1, classes if probabilities is None else None)
     if probabilities is None:
         return

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -223,12 +222,13 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"expected a backend among {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    with _choice(name):
+    with forcing(name):
         yield
 
 
 @contextmanager
-def _choice(name: str | None) -> Iterator[None]:
+def forcing(name: str | None) -> Iterator[None]:
+    """Run the losses on the backend that `forced` returned elsewhere."""
     token = _forced.set(name)
     try:
         yield
@@ -236,35 +236,11 @@ def _choice(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
-def as_written(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Run an autograd function's forward pass in the dtypes of its arguments, despite autocast."""
-    run = _torch.without_autocast(forward)
-
-    @wraps(forward)
-    def remembering(ctx: Any, *arguments: Any) -> Any:
-        ctx.backend = forced()
-        return run(ctx, *arguments)
-
-    return remembering
-
-
-def as_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Run the backward pass, possibly in another thread, with the backend of its forward pass."""
-    run = _torch.without_autocast(backward)
-
-    @wraps(backward)
-    def remembered(ctx: Any, *grads: Any) -> Any:
-        with _choice(ctx.backend):
-            return run(ctx, *grads)
-
-    return remembered
-
-
 # ---- Labels out of range -------------------------------------------------------------------------
 
 
 def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise IndexError for a label out of range; an accelerator reports it later, without a wait."""
+    """Raise IndexError for a label out of range; an accelerator reports it later."""
     if (
         target.is_floating_point()
         or torch.compiler.is_compiling()

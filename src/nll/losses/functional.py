@@ -18,7 +18,7 @@ from nll.losses import arguments, autograd, dispatch, linear, matmul, operators
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the logarithm of the softmax along a dimension, x - log(sum(exp(x))), without overflow.
+    """Return the logarithm of the softmax, x - log(sum(exp(x))), without overflow.
 
     Args:
         input: logits of any shape; float32, float64, bfloat16 or float16.
@@ -108,8 +108,7 @@ def cross_entropy(
     allowed_classes: Tensor | None = None,
     inplace_backward: bool = False,
 ) -> Tensor:
-    """Return the cross entropy of logits with labels or class probabilities: nll_loss of log_softmax,
-    in one.
+    """Return the cross entropy of logits with labels or class probabilities.
 
     With z = softcap * tanh(input / softcap) / temperature and p = softmax(z), the loss of a row is
     -sum_c q_c w_c log p_c, where q is the smoothed target and w the class weights.
@@ -176,7 +175,7 @@ def cross_entropy(
     tensors = input, target, weight, row_weights
     route = dispatch.route(*tensors, allowed)
     if route.backend is not reference and torch.compiler.is_compiling():
-        return operators.cross_entropy(*tensors, *options)[0]
+        return operators.cross_entropy(options, tensors)[0]  # type: ignore[return-value]
     dispatch.guard_labels(route, input, target, ignore_index)
     try:
         if not inplace_backward:
@@ -196,7 +195,6 @@ _INVALID = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 def _pytorch_takes(
     input: Tensor, target: Tensor, absent: tuple, numbers: tuple, inplace_backward: bool
 ) -> bool:
-    """Whether a call goes straight to PyTorch's own operator: a small one without our options."""
     if inplace_backward or any(argument is not None for argument in absent):
         return False
     usual = all(type(number) is float for number in numbers) and numbers == (0.0, 1.0, 0.0)

@@ -111,7 +111,7 @@ def linear_kl_divergence(
 Tensors = tuple[Tensor | None, ...]
 
 
-def _definition(options: Options, tensors: Any, factors: Any) -> tuple[Tensor]:
+def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:
     """The divergence by operators that autograd, torch.func, tracers and modes see.
 
     Rows with factor 0 will be multiplied by 0: their derivatives must not be infinite.
@@ -164,12 +164,12 @@ def _in_blocks(options: Options, tensors: Any, wanted: Any) -> Any:
     """Yield each block's rows, the products of both sides, and log p, log q and q; once for no rows
     too.
     """
-    x, head, _, y, target_head, _ = tensors
+    x, head, bias, y, target_head, target_bias = tensors
     plans = plan(x, head, options.max_memory), plan(y, target_head, options.max_memory)
     step = max(1, min(p.rows for p in plans) // _BLOCK_TENSORS)
     rows = min(step, len(x))
-    model = products_of(*tensors[:3], plans[0]._replace(rows=rows), wanted[:3])
-    target = products_of(*tensors[3:], plans[1]._replace(rows=rows), wanted[3:])
+    model = products_of(x, head, bias, plans[0]._replace(rows=rows), wanted[:3])
+    target = products_of(y, target_head, target_bias, plans[1]._replace(rows=rows), wanted[3:])
     for rows in blocks(len(x), step):
         log_p = _log_probabilities(model.logits(x[rows]), options.temperature)
         of_target = _target(target.logits(y[rows]), target_head is not None, options, log_p.dtype)
@@ -190,7 +190,6 @@ def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[tuple, tuple]:
 
 
 def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
-    """The gradients of grad . divergences with respect to the wanted tensors."""
     sides: Any = ()
     for rows, sides, *point in _in_blocks(options, tensors, wanted):
         by = grads[0][rows].unsqueeze(1)
@@ -211,7 +210,6 @@ def _add(side: Any, rows: slice, x: Tensor, gradient: Tensor, by: Tensor) -> Non
 
 
 def _by_model(options: Options, log_p: Tensor, log_q: Tensor | None, q: Tensor) -> Tensor:
-    """The derivative of a row's divergence with respect to the model's logits."""
     p = log_p.exp()
     if not options.reverse:
         return (p * q.sum(1, keepdim=True) - q) / options.temperature

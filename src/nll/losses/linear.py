@@ -2,7 +2,7 @@
 never materialised.
 
 With g the gradient of a block's losses with respect to its logits, dx = g W, dW = g' x summed over
-the blocks, db = sum g. Where the loss is reduced to a number the forward pass does all of that while
+the blocks, db = sum g. Where the loss is reduced to a number the forward pass computes these while
 the block is in memory, three products in all; otherwise the backward pass recomputes the logits.
 Everything else (derivatives of derivatives, of class weights, of class probabilities, forward mode,
 torch.func) follows from the definition, by `rowwise.over_blocks`.
@@ -56,6 +56,10 @@ class _Options(NamedTuple):
     softcap: float | None
     z_loss: float
     max_memory: int | None
+
+    @property
+    def loss(self) -> Options:
+        return Options(*self[:-1])  # type: ignore[arg-type]
 
 
 # ---- The loss ------------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ class _Normalised(NamedTuple):
 
 
 def _normalised(problem: Problem, options: Options) -> _Normalised:
-    """Half types divide by the total weight last: the gradients by logits would underflow float16."""
+    """Half types divide by the total weight last: float16 gradients would underflow."""
     x, factor = problem.input, problem.row_weights
     if factor is not None:
         factor = factor.to(sum_dtype(x))
@@ -196,7 +200,6 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
 
 
 def _precise(numbers: Tensor) -> torch.dtype:
-    """The type to add many numbers in."""
     return torch.float64 if numbers.device.type in ("cpu", "cuda") else numbers.dtype
 
 
@@ -226,9 +229,9 @@ def _value(
 
 
 def _forward(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]:
-    problem, (*options, max_memory) = Problem(*tensors), flat
+    problem = Problem(*tensors)
     dispatch.look_at_labels(problem.target, len(problem.head), flat.ignore_index)
-    loss, gradients, scale = _value(problem, Options(*options), max_memory, wanted)
+    loss, gradients, scale = _value(problem, flat.loss, flat.max_memory, wanted)
     scale = scale if isinstance(scale, Tensor) else loss.new_full((), scale)
     return (loss,), (*gradients, scale)
 
@@ -242,13 +245,13 @@ def _shapes(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]
 
 def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: Any) -> Gradients:
     """The gradients of grad . loss, from recomputed logits."""
-    problem, (grad,), (*options, max_memory) = Problem(*tensors), grads, flat
-    options, by = Options(*options), grad
+    problem, options, (grad,) = Problem(*tensors), flat.loss, grads
+    by = grad
     if options.reduction == "none":  # the same as the sum with `grad` as weights
         factor = grad if problem.row_weights is None else grad * problem.row_weights
         problem, options = problem._replace(row_weights=factor), options._replace(reduction="sum")
         by = 1.0
-    _, gradients, scale = _value(problem, options, max_memory, wanted)
+    _, gradients, scale = _value(problem, options, flat.max_memory, wanted)
     return _multiplied(gradients, by * scale, problem.head.dtype, consume=True)
 
 
@@ -279,8 +282,7 @@ def _stores(flat: _Options) -> bool:
 
 def _definition(flat: _Options, tensors: Any, factors: Any) -> tuple[Tensor]:
     """The loss by the reference's formula: differentiable by every tensor, any number of times."""
-    *options, max_memory = flat
-    options = Options(*options)
+    options = flat.loss
 
     def losses(rows: Any, shared: Any) -> Any:
         (x, target, mask, zero_weight), (head, bias, weight, by_class) = rows, shared
@@ -296,7 +298,7 @@ def _definition(flat: _Options, tensors: Any, factors: Any) -> tuple[Tensor]:
     rows = x, target, allowed if by_row else None, zero_weight
     shared = head, bias, weight, None if by_row else allowed
     function = Rowwise(losses, 1 if options.z_loss == 0.0 else 2)
-    step, _ = rows_by_definition(x, head.shape[0], max_memory)
+    step, _ = rows_by_definition(x, head.shape[0], flat.max_memory)
     (loss, *squared_lse), _ = over_blocks(function, rows, shared, step)
     squared = squared_lse[0] if squared_lse else None
     of_rows = target, weight, row_weights

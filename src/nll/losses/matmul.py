@@ -35,13 +35,11 @@ LOGITS, LOGITS_ON_ACCELERATOR = 10_000_000, 1 << 28
 # grows with them; its speed does not.
 _SLAB = 1 << 20
 
-_DERIVATIVE_TENSORS = (
-    20  # tensors of a block that a derivative holds, with every option of the loss
-)
+# Tensors of a block that a derivative holds, with every option of the loss.
+_DERIVATIVE_TENSORS = 20
 
 
 def default_logits(input: Tensor) -> int:
-    """Return how many logits may be in memory at once on the input's device."""
     return LOGITS if input.device.type in ("cpu", "meta") else LOGITS_ON_ACCELERATOR
 
 
@@ -172,7 +170,7 @@ class Products:
         return columns if memory is None else memory[: columns.numel()].view(columns.shape)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of a block, to be overwritten with the gradient with respect to them."""
+        """Return the logits of a block, to be overwritten with their gradient."""
         z = self.block[: len(x)]
         x = x.to(self.plan.dtype)
         for slab in self.slabs:
@@ -285,7 +283,7 @@ def products_of(
 
 @cache
 def _adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether PyTorch multiplies matrices of a half type and adds the unrounded product to float32."""
+    """Whether PyTorch adds the unrounded product of half-type matrices to float32."""
     if device.type != "cuda":
         return False
     total, a = (torch.zeros(16, 16, dtype=t, device=device) for t in (torch.float32, dtype))

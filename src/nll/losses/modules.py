@@ -1,7 +1,7 @@
 """The losses as modules: they hold options and make one call.
 
-Each is a subclass of PyTorch's own module, so code that checks for that type, and its state dict and
-constructor arguments, keeps working.
+Each is a subclass of PyTorch's own module: code that checks for that type keeps working, and so do
+its state dict and constructor arguments.
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ class LogSoftmax(nn.LogSoftmax, _NotScripted):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return log-probabilities of the input's shape."""
         return functional.log_softmax(input, _implicit_dim(input) if self.dim is None else self.dim)
 
 
@@ -76,7 +75,6 @@ class NLLLoss(_NotScripted, nn.NLLLoss):
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of labels given log-probabilities; see `nll.nll_loss` for shapes."""
         options = self._options("weight", "ignore_index", "reduction")
         return functional.nll_loss(input, target, **options)
 
@@ -106,7 +104,6 @@ class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
         allowed_classes: Tensor | None = None,
         inplace_backward: bool = False,
     ) -> None:
-        """Take the arguments of `nll.cross_entropy` of the same names."""
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.temperature = temperature
         self.softcap = softcap
@@ -115,7 +112,6 @@ class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
         self.register_buffer("allowed_classes", allowed_classes)
 
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """Return the loss of labels or class probabilities; see `nll.cross_entropy` for shapes."""
         options = self._options(*(name for name in _DEFAULTS if name != "max_memory"))
         return functional.cross_entropy(input, target, row_weights=row_weights, **options)
 
@@ -173,9 +169,6 @@ class LinearCrossEntropyLoss(_NotScripted):
         }
 
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """Return the loss of (..., in_features) rows; see `nll.linear_cross_entropy` for the
-        target's shape.
-        """
         options = {**self.options, **self._options("weight", "allowed_classes")}
         options["row_weights"] = row_weights
         if _is_plain_linear(self.linear):
@@ -224,7 +217,6 @@ def _of_logits(
 
 
 def _implicit_dim(input: Tensor) -> int:
-    """The dimension that PyTorch chose before `dim` was required."""
     arguments.warn_deprecated(
         "Implicit dimension choice for log_softmax has been deprecated. "
         "Change the call to include dim=X as an argument.",

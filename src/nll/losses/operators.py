@@ -35,7 +35,7 @@ class Loss:
     name: str
     tensors: str  # their schema
     options: str  # their schema
-    options_type: Callable[..., Any]
+    options_type: Any
     n_inputs: int  # differentiable
     n_outputs: int  # differentiable
     outputs: int  # of `forward`, without the stored ones
@@ -62,7 +62,6 @@ class Loss:
         return self.tensors.count("Tensor")
 
     def __call__(self, options: Any, tensors: Tensors, factors: Any = None) -> Tensors:
-        """Return the outputs."""
         if self.needs_definition(tensors):
             return self.definition(options, tensors, factors)
         if torch.compiler.is_compiling():
@@ -70,7 +69,7 @@ class Loss:
             known = not torch.compiler.is_exporting() and torch.is_grad_enabled()
             inputs = tensors[: self.n_inputs]
             wanted = [known and t is not None and t.requires_grad for t in inputs]
-            outputs = self.operator(*tensors, *options, wanted)
+            outputs = self.operator(*tensors, *options, *([wanted] if self.n_stored else []))
             return outputs[: self.outputs] if isinstance(outputs, tuple) else (outputs,)
         if not torch.is_grad_enabled():
             return _torch.without_autocast(self.forward)(options, tensors, self.nothing)[0]
@@ -78,7 +77,6 @@ class Loss:
 
     @property
     def nothing(self) -> tuple[bool, ...]:
-        """No gradient."""
         return (False,) * self.n_inputs
 
     def stored(self, options: Any, wanted: Sequence[bool]) -> tuple[bool, ...]:
@@ -112,8 +110,9 @@ class _Function(torch.autograd.Function):
     """
 
     @staticmethod
-    @dispatch.as_written
+    @_torch.without_autocast
     def forward(ctx: Any, loss: Loss, options: Any, *tensors: Tensor | None):  # type: ignore[override]
+        ctx.backend = dispatch.forced()
         flags = loss.stored(options, ctx.needs_input_grad[2 : 2 + loss.n_inputs])
         outputs, stored = loss.forward(options, tensors, flags)
         ctx.loss, ctx.options, ctx.stored = loss, options, stored if any(flags) else None
@@ -122,39 +121,46 @@ class _Function(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @dispatch.as_forward
+    @_torch.without_autocast
     def backward(ctx: Any, *grads: Tensor):  # type: ignore[override]
-        loss: Loss = ctx.loss
-        n, tensors = loss.n_inputs, ctx.saved_tensors[: loss.n_tensors]
-        wanted, grads = ctx.needs_input_grad[2 : 2 + n], grads[: loss.n_outputs]
-        batched = any(map(_torch.batched, grads))
-        if torch.is_grad_enabled() or (batched and ctx.stored is None):
-            gradients = loss.gradients_by_definition(ctx.options, tensors, wanted, grads)
-        elif ctx.stored is not None:
-            gradients = loss.scaled(tensors, ctx.stored, grads, not batched)  # type: ignore[misc]
-            ctx.stored = ctx.stored if batched else None
-        else:
-            saved = ctx.saved_tensors[loss.n_tensors :]
-            gradients = loss.gradients(ctx.options, tensors, wanted, saved, grads)
-        return None, None, *gradients, *[None] * (loss.n_tensors - n)
+        with dispatch.forcing(ctx.backend):  # this may be another thread
+            return _backward(ctx, grads)
+
+
+def _backward(ctx: Any, grads: Any) -> tuple:
+    loss: Loss = ctx.loss
+    n, tensors = loss.n_inputs, ctx.saved_tensors[: loss.n_tensors]
+    wanted, grads = ctx.needs_input_grad[2 : 2 + n], grads[: loss.n_outputs]
+    batched = any(map(_torch.batched, grads))
+    if torch.is_grad_enabled() or (batched and ctx.stored is None):
+        gradients = loss.gradients_by_definition(ctx.options, tensors, wanted, grads)
+    elif ctx.stored is not None:
+        gradients = loss.scaled(tensors, ctx.stored, grads, not batched)  # type: ignore[misc]
+        ctx.stored = ctx.stored if batched else None
+    else:
+        saved = ctx.saved_tensors[loss.n_tensors :]
+        gradients = loss.gradients(ctx.options, tensors, wanted, saved, grads)
+    return None, None, *gradients, *[None] * (loss.n_tensors - n)
 
 
 # ---- Operators -----------------------------------------------------------------------------------
 
 
 def _register(loss: Loss) -> Any:
-    """The loss as two operators: between them the graph holds only what is saved. Which backend runs
-    is chosen when they run. An empty tensor stands for a gradient that is not requested.
+    """The loss as two operators, between which the graph holds only what is saved.
+
+    Which backend runs is chosen when they run. An empty tensor stands for a gradient that is not
+    requested.
     """
     n_tensors, n_inputs, name = loss.n_tensors, loss.n_inputs, f"nll::{loss.name}"
+    n_arguments = n_tensors + len(loss.options_type._fields)
 
     def unpacked(values: Any) -> tuple[Any, Any, Sequence[bool]]:
-        *values, wanted = values
-        options = loss.options_type(*values[n_tensors:])
-        return options, values[:n_tensors], loss.stored(options, wanted)
+        options = loss.options_type(*values[n_tensors:n_arguments])
+        return options, values[:n_tensors], loss.stored(options, values[-1])
 
     def joined(outputs: Tensors, stored: Tensors, like: Tensor) -> Any:
-        results = *outputs, *_present(stored, like)
+        results: Any = (*outputs, *_present(stored, like))
         return results if len(results) > 1 else results[0]
 
     def forward(*values: Any) -> Any:
@@ -166,31 +172,34 @@ def _register(loss: Loss) -> Any:
         return joined(*loss.shapes(options, tensors, wanted), tensors[0])
 
     def gradients(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
-        *values, wanted = values
-        options, tensors = loss.options_type(*values[n_tensors:]), values[:n_tensors]
-        results = loss.gradients(options, tensors, tuple(wanted), saved, grads)
-        return _present(results, tensors[0])
+        options, tensors, _ = unpacked(values)
+        return _present(
+            loss.gradients(options, tensors, tuple(values[-1]), saved, grads), tensors[0]
+        )
 
     def gradient_shapes(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
         return _present(unfilled(values[:n_inputs], values[-1]), values[0])
 
-    schema = f"{loss.tensors}, {loss.options}, bool[] wanted"
+    schema, wanted = f"{loss.tensors}, {loss.options}", ", bool[] wanted"
     returned = ", ".join(["Tensor"] * (loss.outputs + loss.n_stored))
     operator = torch.library.custom_op(
-        name, _untracked(forward), mutates_args=(), schema=f"({schema}) -> ({returned})"
+        name,
+        _untracked(forward),
+        mutates_args=(),
+        schema=f"({schema}{wanted if loss.n_stored else ''}) -> ({returned})",
     )
     operator.register_fake(shapes)
     backward_operator = torch.library.custom_op(
         f"{name}_backward",
         _untracked(gradients),
         mutates_args=(),
-        schema=f"(Tensor[] grads, Tensor[] saved, {schema}) -> Tensor[]",
+        schema=f"(Tensor[] grads, Tensor[] saved, {schema}{wanted}) -> Tensor[]",
     )
     backward_operator.register_fake(gradient_shapes)
 
     def setup(ctx: Any, inputs: tuple, output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
-        *ctx.options, ctx.wanted = inputs[n_tensors:]
+        ctx.arguments = *[None] * n_tensors, *inputs[n_tensors:]
         ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
         saved = *(outputs[i] for i in loss.saved), *outputs[loss.outputs :]
         ctx.save_for_backward(*inputs[:n_tensors], *saved)
@@ -203,8 +212,7 @@ def _register(loss: Loss) -> Any:
                 "expected no gradient with respect to the target or weights in a program exported "
                 "without one"
             )
-        options = loss.options_type(*ctx.options)
-        stored = loss.stored(options, ctx.wanted)
+        options, _, stored = unpacked(ctx.arguments)
         if torch.is_grad_enabled():
             results = loss.gradients_by_definition(options, tensors, wanted, grads)
         elif all(there or not want for there, want in zip(stored, wanted, strict=True)):
@@ -213,7 +221,7 @@ def _register(loss: Loss) -> Any:
             saved = saved[: len(loss.saved)]
             results = backward_operator(list(grads), saved, *tensors, *options, wanted)
         of_inputs = (g if want else None for g, want in zip(results, wanted, strict=True))
-        return *of_inputs, *[None] * (n_tensors - n_inputs + len(options) + 1)
+        return *of_inputs, *[None] * (len(ctx.arguments) - n_inputs)
 
     operator.register_autograd(backward, setup_context=setup)
     return operator
@@ -241,14 +249,14 @@ def unfilled(tensors: Tensors, wanted: Sequence[bool], *dtypes: torch.dtype) -> 
 
 def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tensors]:
     """The loss, and each row's sums (2, rows) for the backward pass."""
-    input, target, *_ = tensors
-    route = dispatch.route(*tensors)
+    input, target, weight, row_weights = tensors
+    route = dispatch.route(input, target, weight, row_weights)
     try:
         if route.backend is not reference:
             loss, sums, _ = route.kernels.cross_entropy(*tensors, options, False)
             return (loss, torch.stack(sums)), ()
         dispatch.guard_labels(route, input, target, options.ignore_index)
-        loss = reference.cross_entropy(*tensors, None, options)
+        loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
     except IndexError as error:
         classes = input.shape[class_dim(input)]
         raise arguments.label_error(target, classes, options.ignore_index) or error from None
@@ -266,15 +274,19 @@ def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tenso
 
 
 def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
-    route, (grad,) = dispatch.route(*tensors), grads
+    input, target, weight, row_weights = tensors
+    route, (grad,) = dispatch.route(input, target, weight, row_weights), grads
     if route.backend is reference:
-        return (reference.cross_entropy_gradient(grad, *tensors, options),)
+        return (
+            reference.cross_entropy_gradient(grad, input, target, weight, row_weights, options),
+        )
     sums = RowSums(*saved[0])
     return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, sums, False),)
 
 
 def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:
-    return (reference.cross_entropy(*tensors, None, options),)
+    input, target, weight, row_weights = tensors
+    return (reference.cross_entropy(input, target, weight, row_weights, None, options),)
 
 
 OPTIONS = (

@@ -129,7 +129,6 @@ def _batched(ctx: Any, tensors: Tensors, wanted: Any, cotangents: Any) -> tuple[
 
 @_torch.without_autocast
 def _loop(function: Rowwise, rows: Tensors, shared: Tensors, step: int) -> tuple[Tensor, ...]:
-    """The joined per-row outputs, and the sums."""
     count = next(tensor for tensor in rows if tensor is not None).shape[0]
     joined: list[list[Tensor]] = [[] for _ in range(function.row_outputs)]
     sums: list[Tensor] = []

@@ -120,7 +120,6 @@ def draw(
 def sample_logits(
     input: Tensor, head: Tensor, bias: Tensor | None, sample: Tensor, sparse: bool
 ) -> Tensor:
-    """Return the logits (N, m) of the sampled classes."""
     rows = F.embedding(sample, head, sparse=sparse)
     return linear(input, rows, None if bias is None else bias[sample])
 
@@ -128,7 +127,6 @@ def sample_logits(
 def label_logits(
     input: Tensor, head: Tensor, bias: Tensor | None, label: Tensor, sparse: bool
 ) -> Tensor:
-    """Return the logit (N) of each row's label."""
     rows = F.embedding(label, head, sparse=sparse)
     if input.dtype is torch.float16:  # the gradient may not fit float16 before it is scaled
         input, rows, bias = input.float(), rows.float(), None if bias is None else bias.float()

@@ -154,7 +154,6 @@ def statistics_of(
 
 
 def classes_of(layer: Layer) -> int:
-    """Return the number of classes."""
     input, head, _ = layer
     return input.shape[1] if head is None else head.shape[0]
 

@@ -32,7 +32,7 @@ from nll.kernels.types import Options, RowSums
 
 @triton.jit
 def load_tile(x, begin, c, class_stride, classes, read):
-    """The numbers of the rows that begin at `begin` in the classes c, and the mask of valid ones."""
+    """The numbers of rows that begin at `begin`, in the classes c, and the mask of valid ones."""
     mask = read[:, None] & (c < classes)[None, :]
     return tl.load(
         x + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0
@@ -268,8 +268,8 @@ def run(
     gradient: Tensor | None,
     upstream: Tensor | None = None,
 ) -> labels.Census:
-    """Launch the kernel: fill `rows` and the sums, if there are rows; fill the gradient, if there is
-    one, for an `upstream`.
+    """Launch the kernel: fill `rows` and the sums where there are rows, and the gradient for an
+    `upstream` where there is one.
     """
     dim = class_dim(input)
     probabilities = target.shape == input.shape
@@ -338,7 +338,6 @@ def rescale_kernel(gradient, factor, count, BLOCK: tl.constexpr):
 
 
 def rescale(gradient: Tensor, factor: Tensor) -> None:
-    """Multiply a contiguous gradient by a scalar on its device, in place."""
     with on(gradient.device):
         rescale_kernel[(triton.cdiv(gradient.numel(), 4096),)](
             gradient, factor, gradient.numel(), BLOCK=4096

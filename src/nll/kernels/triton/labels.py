@@ -97,7 +97,6 @@ class Census(NamedTuple):
 
     @property
     def total_weight(self) -> Tensor:
-        """The denominator of the mean."""
         return self.sums[0].sum(dtype=torch.float64)
 
 
@@ -136,7 +135,6 @@ def census(
 
 
 def look(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Find the first wrong label and report it."""
     target = target.contiguous()
     poll(target.device)
     result = census(target, None, None, target.numel(), classes, ignore_index)
@@ -171,7 +169,6 @@ def poll(device: torch.device) -> None:
 
 
 def check() -> None:
-    """Wait for every device that has computed a loss; raise IndexError for a wrong label."""
     for device in list(_offenders):
         if device.type != "cpu":
             torch.cuda.synchronize(device)

@@ -146,7 +146,6 @@ def pick_backward_kernel(
 
 
 def pick(input: Tensor, target: Tensor, loss: Tensor, ignore_index: int, dim: int) -> None:
-    """Fill `loss` with -x of each row's label."""
     x = layout(input, dim)
     census = labels.census(target, None, None, x.rows, x.classes, ignore_index)
     with on(input.device):
@@ -164,7 +163,6 @@ def pick(input: Tensor, target: Tensor, loss: Tensor, ignore_index: int, dim: in
 
 
 def pick_backward(grad: Tensor, target: Tensor, out: Tensor, ignore_index: int, dim: int) -> None:
-    """Fill `out` with the gradient with respect to the log-probabilities."""
     o = layout(out, dim)
     shape = tile(o.classes, o.inner)
     block = min(shape.classes, 4096)

@@ -115,7 +115,6 @@ def run(
     softcap: float | None,
     statistics: RowStatistics,
 ) -> None:
-    """Fill the statistics."""
     shape = tile(logits.shape[1], 1)
     block = min(shape.classes, 4096)
     with on(logits.device):
@@ -142,7 +141,6 @@ def run_backward(
     statistics: RowStatistics,
     grads: tuple[Tensor, ...],
 ) -> None:
-    """Overwrite the logits with the gradient."""
     by_log_prob, by_lse, *by_entropy = grads
     shape = tile(logits.shape[1], 1)
     block = min(shape.classes, 4096)

@@ -60,7 +60,6 @@ class Layout(NamedTuple):
 
 
 def layout(input: Tensor, dim: int) -> Layout:
-    """Return the layout of a tensor that `strided` returned."""
     (outer, classes, inner), strides = outer_class_inner(input, dim)
     return Layout(outer * inner, classes, inner, *strides)
 
