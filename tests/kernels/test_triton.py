@@ -42,7 +42,7 @@ def kernels():
 @pytest.fixture
 def late(kernels, monkeypatch):
     """As on an accelerator, which is not waited for: wrong labels are told of later."""
-    monkeypatch.setattr(kernels, "_poll_interpreter", lambda input: None)
+    monkeypatch.setattr(kernels, "poll_interpreter", lambda input: None)
 
 
 def problem(rows: int = 5, classes: int = 7, dtype: torch.dtype = torch.float32):

@@ -157,7 +157,7 @@ def cross_entropy(
     numbers = label_smoothing, temperature, z_loss
     if _pytorch_takes(input, target, absent, numbers, inplace_backward):
         try:
-            return _cross_entropy_loss(input, target, None, _CODES[reduction], ignore_index)
+            return pytorch_cross_entropy(input, target, None, _CODES[reduction], ignore_index)
         except _INVALID as error:
             # The checks below say what is wrong. A subclass is not about the arguments: checkpoints
             # and hooks raise those to stop.
@@ -187,7 +187,7 @@ def cross_entropy(
 
 
 # PyTorch's own operator, its names of the reductions, and its errors about arguments.
-_cross_entropy_loss = torch._C._nn.cross_entropy_loss  # type: ignore[attr-defined]
+pytorch_cross_entropy = torch._C._nn.cross_entropy_loss  # type: ignore[attr-defined]
 _CODES = {"none": 0, "mean": 1, "sum": 2}
 _INVALID = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 

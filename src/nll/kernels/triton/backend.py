@@ -34,7 +34,7 @@ def cross_entropy(
     )
     sums, gradient = RowSums(shift, total), _empty_like(input) if with_gradient else None
     census = _cross_entropy.run(input, target, weight, row_factor, options, rows, sums, gradient)
-    _poll_interpreter(input)
+    poll_interpreter(input)
     if options.reduction == "none":
         return rows, sums, gradient
     loss = rows.sum(dtype=torch.float64)
@@ -87,7 +87,7 @@ def cross_entropy_block(
     rows, *sums = torch.empty(3, len(logits), dtype=torch.float32, device=logits.device)
     gradient = logits if with_gradient else None
     _cross_entropy.run(logits, target, weight, row_factor, options, rows, RowSums(*sums), gradient)
-    _poll_interpreter(logits)
+    poll_interpreter(logits)
     return rows
 
 
@@ -133,7 +133,7 @@ def pick(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     input = strided(input)
     loss = torch.empty(rows_shape(input), dtype=input.dtype, device=input.device)
     _log_softmax.pick(input, target.contiguous(), loss, ignore_index, class_dim(input))
-    _poll_interpreter(input)
+    poll_interpreter(input)
     return loss
 
 
@@ -160,7 +160,7 @@ def _read(input, target, weight, row_factor):
     )
 
 
-def _poll_interpreter(input: Tensor) -> None:
+def poll_interpreter(input: Tensor) -> None:
     """The interpreter has already finished: report a wrong label at once."""
     if input.device.type == "cpu":
         labels.poll(input.device)

@@ -144,16 +144,16 @@ def look(target: Tensor, classes: int, ignore_index: int) -> None:
         )
 
 
-_offenders: dict[torch.device, Tensor] = {}
+offenders: dict[torch.device, Tensor] = {}
 
 
 def offender_of(device: torch.device) -> Tensor:
     """Return the host memory that a device reports to."""
-    if device not in _offenders:
-        _offenders[device] = torch.full(
+    if device not in offenders:
+        offenders[device] = torch.full(
             (4,), -1, dtype=torch.int64, device="cpu", pin_memory=device.type != "cpu"
         )
-    return _offenders[device]
+    return offenders[device]
 
 
 def poll(device: torch.device) -> None:
@@ -169,7 +169,7 @@ def poll(device: torch.device) -> None:
 
 
 def check() -> None:
-    for device in list(_offenders):
+    for device in list(offenders):
         if device.type != "cpu":
             torch.cuda.synchronize(device)
         poll(device)
