@@ -1,6 +1,4 @@
-"""What PyTorch keeps private or changes between versions: how a call is being run, and by whom it
-is watched.
-"""
+"""Private or version-dependent parts of PyTorch: how a call is run, and what observes it."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.autograd import forward_ad
 
-PLAIN = (Tensor, torch.nn.Parameter)  # tensors whose operators mean what they say
+PLAIN = (Tensor, torch.nn.Parameter)  # tensors whose operators are not overridden
 
 
 def constant_to_compiler(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Let torch.compile call this while it traces, and believe the answer.
+    """Let torch.compile call a function while it traces, and treat the result as a constant.
 
-    torch.compiler.assume_constant_result does the same, and would import the compiler to do it.
+    torch.compiler.assume_constant_result does the same, but imports the compiler.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -29,14 +27,12 @@ def constant_to_compiler(function: Callable[[], Any]) -> Callable[[], Any]:
 
 @constant_to_compiler
 def transforming() -> bool:
-    """Whether a transformation of torch.func, or forward mode, is at work."""
+    """Whether a transformation of torch.func or forward mode is active."""
     return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
 
 
 def tracing() -> bool:
-    """Whether a tracer (torch.jit.trace, make_fx) records operators, to run them on other numbers
-    of rows.
-    """
+    """Whether a tracer (torch.jit.trace, make_fx) records operators, to run them on other data."""
     mode = torch._C._TorchDispatchModeKey.PROXY  # type: ignore[attr-defined]
     return (
         torch._C._get_tracing_state() is not None or torch._C._get_dispatch_mode(mode) is not None
@@ -44,8 +40,7 @@ def tracing() -> bool:
 
 
 def watched() -> bool:
-    """Whether something sees or replaces operators, which a kernel that takes addresses would pass
-    by.
+    """Whether something observes or replaces operators, which kernels that take addresses bypass.
 
     A tracer, or a dispatch mode: FakeTensorMode, counters of operations, selective checkpointing.
     """
@@ -53,23 +48,19 @@ def watched() -> bool:
 
 
 def batched(tensor: Tensor | None) -> bool:
-    """Whether this is one of many upstream gradients at once (is_grads_batched,
-    jacobian(vectorize=True)).
-    """
+    """Whether this is a batch of upstream gradients (is_grads_batched, vectorised Jacobians)."""
     return tensor is not None and _functorch.is_legacy_batchedtensor(tensor)
 
 
 def readable(*tensors: Tensor) -> bool:
-    """Whether a program may look at the numbers in these: of a processor, there, and the same in
-    every run.
-    """
+    """Whether a program may read the values of these: on a CPU, and not of a trace."""
     if torch.compiler.is_compiling() or watched() or transforming():
         return False
     return all(tensor.device.type == "cpu" and type(tensor) in PLAIN for tensor in tensors)
 
 
 def ordinary(*tensors: Tensor | None) -> bool:
-    """Whether these are numbers in some memory, and nothing watches what is done with them."""
+    """Whether these have values in some memory, and nothing observes their operators."""
     there = (tensor for tensor in tensors if tensor is not None)
     return not watched() and all(
         type(tensor) in PLAIN and tensor.device.type != "meta" for tensor in there
@@ -77,12 +68,12 @@ def ordinary(*tensors: Tensor | None) -> bool:
 
 
 def resolved(tensor: Tensor) -> Tensor:
-    """The tensor with its numbers in memory as they are: not to be negated when they are read."""
+    """Return the tensor with a lazy negation carried out in memory."""
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """The type that autocast multiplies in on a kind of device; None where it is off."""
+    """Return the type that autocast multiplies in on a type of device; None where it is off."""
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
@@ -92,7 +83,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def without_autocast(function: Function) -> Function:
-    """Run as written: types are chosen where a loss is called, not at each product inside it."""
+    """Run a function without autocast, which applies to a loss as a whole, not to its products."""
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -112,8 +103,8 @@ _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 
 @contextmanager
 def without_saved_tensor_hooks() -> Iterator[None]:
-    """Nothing that is computed inside is kept for a graph outside: what packs such tensors, as
-    checkpoints do, waits.
+    """Suspend hooks on saved tensors, such as those of checkpoints: no graph outside saves what is
+    computed inside.
 
     The transformations of torch.func refuse to run under such hooks.
     """
@@ -130,11 +121,10 @@ def without_saved_tensor_hooks() -> Iterator[None]:
 
 
 def on_processor(what: Function) -> Function:
-    """Make the tensors of a function, or of a class's public methods, on the processor, and let it
-    differentiate.
+    """Create the tensors of a function, or of a class's methods, on the CPU, with autograd on.
 
-    Whatever the default device, and inside `torch.no_grad()` and `torch.inference_mode()` too.
-    Memory that runs out is a MemoryError, whoever notices it.
+    This holds for any default device, and inside `torch.no_grad()` and `torch.inference_mode()`.
+    Running out of memory raises MemoryError, whichever library notices it.
     """
     if isinstance(what, type):
         for name, method in vars(what).items():
@@ -160,7 +150,7 @@ def on_processor(what: Function) -> Function:
     return run  # type: ignore[return-value]
 
 
-# In the words of PyTorch's allocator, and of Python where its import finds none.
+# What PyTorch's allocator says, and Python where an import runs out of memory.
 _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -171,21 +161,20 @@ _NO_MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
+    """Whether an error means that memory has run out."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def separate_gradients(
     function: Callable[..., Any], tensors: tuple[Tensor | None, ...], wanted: Any, upstream: Any
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of upstream . function(*tensors) by the wanted tensors, as if these did not
-    hang together.
+    """Return the gradients of upstream . function(*tensors) with respect to the wanted tensors, as
+    if these did not depend on each other.
 
-    For a backward pass, where the tensors are those of the graph outside. Through an alias of each
-    no gradient reaches
-    what it was made of (a head may be the embedding too), nor the hooks on it: that is the graph's
-    own business. With create_graph the aliases are part of the graph, and the gradients can be
-    differentiated.
+    For a backward pass, whose tensors belong to the graph outside. Each is replaced by an alias, so
+    that no gradient reaches what it was computed from (a head may be the embedding too) or the
+    hooks on it: the graph outside does that. With create_graph the aliases are part of the graph,
+    and the gradients are differentiable.
     """
     create = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -214,7 +203,7 @@ def _alias(tensor: Tensor | None, wanted: bool, create: bool) -> Tensor | None:
 
 
 def matrix(tensor: Tensor) -> Tensor:
-    """(..., F) as (rows, F), where F may be 0."""
+    """Return (..., F) as (rows, F); F may be 0."""
     width = tensor.shape[-1]
     return (
         tensor.reshape(tensor.shape[:-1].numel(), 0)
@@ -224,16 +213,12 @@ def matrix(tensor: Tensor) -> Tensor:
 
 
 def same_shape(shape: Any, other: Any) -> bool:
-    """Whether two shapes are equal; number by number, as the compiler compares sizes that it does
-    not know.
-    """
+    """Whether two shapes are equal, compared size by size: the compiler may not know them."""
     return len(shape) == len(other) and all(a == b for a, b in zip(shape, other, strict=True))
 
 
 def certainly(condition: Any) -> bool:
-    """Whether a comparison of sizes holds; of sizes that the compiler leaves open, whether it
-    must.
-    """
+    """Whether a comparison of sizes holds; for the compiler's symbolic sizes, whether it must."""
     if not torch.compiler.is_compiling():
         return bool(condition)
     from torch.fx.experimental.symbolic_shapes import statically_known_true

@@ -19,10 +19,11 @@ from torch import Tensor
 
 import nll
 from nll.kernels import cpu, reference
-from nll.kernels.reference import along, class_dim, rows_shape
+from nll.kernels.layout import class_dim, rows_shape
+from nll.kernels.reference import along
 
 pytestmark = pytest.mark.skipif(cpu.MISSING is not None, reason=f"{cpu.MISSING}")
-SETS = [] if cpu.MISSING else cpu._cpu.instruction_sets()
+SETS = cpu.instruction_sets()
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SIZES = [
     3,
@@ -357,7 +358,7 @@ def bounds(
     if sums is torch.float64:  # there the definition's sums are no more exact
         eps *= max(8.0, x.numel() ** 0.5)
 
-    z = reference.scores(x, temperature, softcap, None)
+    z = reference.scaled_logits(x, temperature, softcap, None)
     lse = z.logsumexp(dim, keepdim=True)
     top = z.amax(dim, keepdim=True)
     p = (z - lse).exp()
@@ -448,7 +449,7 @@ def compare(call: Call) -> None:
     copy, truth_x = room.clone(), (x if call.to is None else x.to(call.to)).double().contiguous()
 
     torch.set_num_threads(call.threads)
-    cpu._cpu.use_instruction_set(call.instruction_set)
+    cpu.use_instructions(call.instruction_set)
     try:
         with nll.use_backend("cpu"):
             if call.in_place:
@@ -458,7 +459,7 @@ def compare(call: Call) -> None:
                 assert gradient.is_contiguous()
     finally:
         torch.set_num_threads(1)
-        cpu._cpu.use_instruction_set(SETS[0])
+        cpu.use_instructions(SETS[0])
     assert torch.equal(bits(room), bits(copy))
     assert gradient.dtype is call.dtype
 

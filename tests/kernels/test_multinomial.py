@@ -9,7 +9,7 @@ from torch import Tensor
 from nll.kernels import cpu
 from nll.kernels.multinomial import Rows, Standard, by_operators, row_sums
 
-SETS = ["operators"] if cpu.MISSING else ["operators", *cpu._cpu.instruction_sets()]
+SETS = ["operators", *cpu.instruction_sets()]
 SQUARES = [None, "information", "scores", "weighted scores"]
 
 
@@ -21,9 +21,9 @@ def implementation(request):
             rows, standard, theta, direction, square
         )
         return
-    cpu._cpu.use_instruction_set(request.param)
+    cpu.use_instructions(request.param)
     yield row_sums
-    cpu._cpu.use_instruction_set(SETS[1])
+    cpu.use_instructions(SETS[1])
 
 
 def problem(

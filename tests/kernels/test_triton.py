@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from cases import DEVICES
 
 import nll
-from nll.kernels.reference import Options
+from nll.kernels.types import Options
 from nll.losses import dispatch, linear
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,7 @@ def kernels():
 @pytest.fixture
 def late(kernels, monkeypatch):
     """As on an accelerator, which is not waited for: wrong labels are told of later."""
-    monkeypatch.setattr(kernels, "_poll_at_once", lambda input: None)
+    monkeypatch.setattr(kernels, "poll_interpreter", lambda input: None)
 
 
 def problem(rows: int = 5, classes: int = 7, dtype: torch.dtype = torch.float32):
@@ -273,7 +273,7 @@ def test_statistics(kernels):
         z[1, y[1]] = z[1].max()  # equal scores: the first counts
         found = kernels.statistics_block(z, y, 0.7, 3.0 if classes == 600 else None, True)
         with nll.use_backend("reference"):
-            truth = dispatch.choose(z).statistics_block(
+            truth = dispatch.route(z).kernels.statistics_block(
                 z.double(), y, 0.7, 3.0 if classes == 600 else None, True
             )
         for ours, true in zip(found[:3], truth[:3], strict=True):

@@ -173,7 +173,7 @@ def test_no_classes_for_no_rows(backend):
     assert nll.token_statistics(torch.zeros(0, 0), y, entropy=True).entropy.shape == (0,)
     assert nll.cross_entropy(torch.zeros(0, 0), y, reduction="none").shape == (0,)
     assert nll.linear_kl_divergence(x, head, x, head, reduction="none").shape == (0,)
-    with pytest.raises(ValueError, match=r"expected scores of shape \(\.\.\., C\), got \(2, 0\)"):
+    with pytest.raises(ValueError, match=r"expected logits of shape \(\.\.\., C\), got \(2, 0\)"):
         nll.token_statistics(torch.zeros(2, 0), torch.zeros(2).long())
 
 

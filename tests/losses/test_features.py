@@ -337,7 +337,7 @@ def _in_a_shard(rank: int, port: int) -> None:
     ):
         with (
             loss_parallel(),
-            pytest.raises(RuntimeError, match="expected scores whose classes are in one place"),
+            pytest.raises(RuntimeError, match="expected logits whose classes are in one place"),
         ):
             nll.cross_entropy(z, **{"target": y, **options})
     head = distribute_tensor(given.head.detach(), mesh, [Shard(0)])
@@ -367,7 +367,7 @@ def test_classes_over_processes():
 
 def test_processors_without_amx_multiply_half_types_in_float32(given):
     x, head = given.x.bfloat16(), given.head.bfloat16()
-    fast = matmul._multiplies(x)
+    fast = matmul.multiplies_fast(x)
     assert matmul.plan(x, head, None).dtype is (torch.bfloat16 if fast else torch.float32)
 
 

@@ -531,29 +531,31 @@ def test_pick_or_nan_sends_no_gradient_from_a_label_out_of_range():
 
 def test_use_backend_forces_a_backend_and_restores_the_choice(monkeypatch):
     monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
-    before = dispatch.choose(torch.zeros(1))
+    before = dispatch.route(torch.zeros(1)).backend
     with nll.use_backend("other"):
         assert nll.log_softmax(torch.zeros(2), 0) == "other"
         with nll.use_backend("reference"):
             assert nll.log_softmax(torch.zeros(1), 0) == 0.0
-        assert dispatch.choose(torch.zeros(1)) is Other
-    assert dispatch.choose(torch.zeros(1)) is before
+        assert dispatch.route(torch.zeros(1)).backend is Other
+    assert dispatch.route(torch.zeros(1)).backend is before
 
 
 def test_use_backend_restores_the_choice_after_an_error(monkeypatch):
     monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
-    before = dispatch.choose(torch.zeros(1))
+    before = dispatch.route(torch.zeros(1)).backend
     with pytest.raises(KeyError), nll.use_backend("other"):
         raise KeyError
-    assert dispatch.choose(torch.zeros(1)) is before
+    assert dispatch.route(torch.zeros(1)).backend is before
 
 
 def test_use_backend_is_of_its_own_thread_and_task(monkeypatch):
     monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
-    default = dispatch.choose(torch.zeros(1))
+    default = dispatch.route(torch.zeros(1)).backend
     seen = []
     with nll.use_backend("other"):
-        thread = threading.Thread(target=lambda: seen.append(dispatch.choose(torch.zeros(1))))
+        thread = threading.Thread(
+            target=lambda: seen.append(dispatch.route(torch.zeros(1)).backend)
+        )
         thread.start()
         thread.join()
     assert seen == [default]
@@ -562,13 +564,13 @@ def test_use_backend_is_of_its_own_thread_and_task(monkeypatch):
         with nll.use_backend("other"):
             entered.set()
             await leave.wait()
-            assert dispatch.choose(torch.zeros(1)) is Other
+            assert dispatch.route(torch.zeros(1)).backend is Other
 
     async def both():
         entered, leave = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(inside(entered, leave))
         await entered.wait()
-        assert dispatch.choose(torch.zeros(1)) is default
+        assert dispatch.route(torch.zeros(1)).backend is default
         leave.set()
         await task
 

@@ -85,7 +85,7 @@ def test_a_distribution_is_no_distance_from_itself():
 
 
 BAD = [
-    ({"target": torch.ones(2, 5)}, r"probabilities of shape \(2, 4\), got float32 of \(2, 5\)"),
+    ({"target": torch.ones(2, 5)}, r"type and shape \(2, 4\), got float32 of \(2, 5\)"),
     ({"target_bias": torch.ones(4)}, "target_bias with a target_weight only"),
     (
         {"target": torch.ones(3, 7), "target_weight": torch.ones(4, 7)},

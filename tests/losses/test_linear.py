@@ -360,7 +360,7 @@ BAD = [
         r"\(4,\)",
     ),
     ({"allowed_classes": torch.ones(5)}, ValueError, "mask of bool, got float32"),
-    ({"max_memory": 0}, ValueError, "max_memory of at least one byte, got 0"),
+    ({"max_memory": 0}, ValueError, "max_memory of at least 1, got 0"),
     ({"max_memory": 1.5}, TypeError, "max_memory to be an int, got float"),
     ({"reduction": "average"}, ValueError, "got 'average'"),
     ({"temperature": 0.0}, ValueError, "temperature above 0, got 0.0"),
@@ -517,7 +517,7 @@ def test_explain_names_what_is_called(shape, options, monkeypatch):
         return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
 
     monkeypatch.setattr(
-        functional, "_cross_entropy_loss", spy("pytorch", functional._cross_entropy_loss)
+        functional, "pytorch_cross_entropy", spy("pytorch", functional.pytorch_cross_entropy)
     )
     monkeypatch.setattr(reference, "cross_entropy", spy("reference", reference.cross_entropy))
     if "cpu" in BACKENDS:

@@ -185,7 +185,8 @@ def test_a_program_exported_without_gradients_by_weights():
     layer = Module(lambda a, r: nll.linear_cross_entropy(a, HEAD, y, row_weights=r))
     value = torch.export.export(layer, (a, r)).module()(a, r.clone().requires_grad_())
     with pytest.raises(
-        RuntimeError, match="expected no gradient by the target or by weights in a program exported"
+        RuntimeError,
+        match="expected no gradient with respect to the target or weights in a program exported",
     ):
         value.backward()
     scores = Module(lambda a, r: nll.cross_entropy(a @ HEAD.T, y, row_weights=r))
@@ -275,7 +276,7 @@ def operators() -> dict:
                     [z.float().amax(1), (z.float() - z.float().amax(1, keepdim=True)).exp().sum(1)]
                 )
                 slope = torch.ones(6 if reduction == "none" else ())
-                arguments = slope, sums, z, LABELS, weight, row_weights, *options
+                arguments = [slope], [sums], z, LABELS, weight, row_weights, *options, [True]
                 table[f"cross_entropy_backward {of}"] = ops.cross_entropy_backward, arguments
                 x, head, bias = (
                     normal(6, 4, dtype=dtype),
@@ -296,7 +297,7 @@ def operators() -> dict:
                 for wanted in ([True, True, bool(said)], [False, True, False], [False] * 3):
                     at = f"{of}, {wanted}"
                     table[f"linear_cross_entropy {at}"] = ops.linear_cross_entropy, (*layer, wanted)
-                    backward = slope, *layer, wanted
+                    backward = [slope], [], *layer, wanted
                     table[f"linear_cross_entropy_backward {at}"] = (
                         ops.linear_cross_entropy_backward,
                         backward,
@@ -308,11 +309,12 @@ def operators() -> dict:
                 asked = of, of_head, None, label, kept, 0.7, None, entropy, topk, MEMORY
                 at = f"{dtype}, {entropy}, {of_head is None}"
                 table[f"token_statistics {at}"] = ops.token_statistics, asked
-                rows = [torch.ones(6) if entropy or i not in (2, 5) else None for i in range(6)]
+                number, of_entropy = torch.ones(6), torch.ones(6 if entropy else (6, 0))
+                grads, saved = [number, number, of_entropy], [of_entropy, number, number]
                 wanted = [True, of_head is not None, False]
                 table[f"token_statistics_backward {at}"] = (
                     ops.token_statistics_backward,
-                    (*rows, *asked, wanted),
+                    (grads, saved, *asked, wanted),
                 )
         y, other = normal(6, 3, dtype=dtype), normal(CLASSES, 3, dtype=dtype)
         q = normal(6, CLASSES, dtype=dtype).softmax(1)
@@ -325,7 +327,7 @@ def operators() -> dict:
             wanted = [True, True, False, True, target_head is not None, False]
             table[f"linear_kl_divergence_backward {dtype}, {target_head is None}"] = (
                 ops.linear_kl_divergence_backward,
-                (torch.ones(6), *sides, wanted),
+                ([torch.ones(6)], [], *sides, wanted),
             )
     return table
 

@@ -1,1 +1,1 @@
-"""The row loops of the losses: one module per backend, the same names and signatures in each."""
+"""Row kernels of the losses; `types` has the signature that every backend implements."""

@@ -1,18 +1,27 @@
-"""How a tensor of scores lies in memory: (outer, classes, inner), each a size and a stride."""
+"""How a tensor of logits lies in memory: (outer, classes, inner), each with a size and a stride."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from nll._torch import resolved
 
 
+def class_dim(input: Tensor) -> int:
+    """Return the dimension of the classes: the first of (C), the second of (N, C, ...)."""
+    return 0 if input.dim() == 1 else 1
+
+
+def rows_shape(input: Tensor) -> torch.Size:
+    dim = class_dim(input)
+    return input.shape[:dim] + input.shape[dim + 1 :]
+
+
 def outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Sizes and strides with the dimensions before `dim`, and those behind it, taken as one
-    each.
-    """
+    """Return sizes and strides, the dimensions before `dim` and those after it each merged."""
     size, stride = input.shape, input.stride()
     sizes = math.prod(size[:dim]), size[dim], math.prod(size[dim + 1 :])
     return sizes, (
@@ -23,27 +32,30 @@ def outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tu
 
 
 def _joint_stride(size, stride) -> int:
-    """The stride of neighbouring dimensions taken as one: that of the last which is not of size
-    1.
-    """
-    for n, step in zip(reversed(size), reversed(stride), strict=True):
-        if n != 1:
-            return step
-    return 1
+    """The stride of merged dimensions: that of the last one whose size is not 1."""
+    return next(
+        (step for n, step in zip(reversed(size), reversed(stride), strict=True) if n != 1), 1
+    )
 
 
 def strided(input: Tensor, dim: int = 1) -> Tensor:
-    """The input as it is read: copied if the dimensions before or behind `dim` do not follow one
-    upon the other.
+    """Return the input as the kernels read it: copied if the dimensions before or after `dim`
+    cannot be merged.
     """
     input = resolved(input)
     size, stride = input.shape, input.stride()
-    for part in (range(dim), range(dim + 1, input.dim())):
+    for group in (range(dim), range(dim + 1, input.dim())):
         expected = None
-        for d in reversed(part):
+        for d in reversed(group):
             if size[d] == 1:
                 continue
             if expected is not None and stride[d] != expected:
                 return input.contiguous()
             expected = stride[d] * size[d]
     return input
+
+
+def class_contiguous(logits: Tensor) -> Tensor:
+    """Return a block of logits (N, C) with each row's classes adjacent in memory."""
+    logits = resolved(logits)
+    return logits if logits.stride(1) == 1 else logits.contiguous()

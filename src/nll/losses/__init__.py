@@ -1,1 +1,1 @@
-"""The loss for training: from tensors to a differentiable number."""
+"""Losses for training: from tensors to a differentiable number."""

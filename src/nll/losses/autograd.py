@@ -1,8 +1,8 @@
-"""How the compiled losses are differentiated.
+"""Derivatives of the compiled losses.
 
-First derivatives run in the kernels. A second derivative, asked for with `create_graph=True`,
-differentiates the reference's definition at the same point, and so do many upstream gradients at
-once; `_backends.choose` sends forward mode and `torch.func` there from the start.
+First derivatives run in the kernels. Second derivatives, requested with `create_graph=True`, and
+batches of upstream gradients differentiate the reference's definition at the same point;
+`dispatch.route` sends forward mode and `torch.func` there from the start.
 """
 
 from __future__ import annotations
@@ -16,30 +16,64 @@ from torch import Tensor
 
 from nll import _torch
 from nll.kernels import reference
-from nll.kernels.reference import Options, RowSums
+from nll.kernels.types import Backend, Kernels, Options, RowSums
 
-# Types whose gradient may be stored before what multiplies it is known: float16 would lose digits.
-AT_ONCE = frozenset({torch.float32, torch.float64, torch.bfloat16})
+# Types whose gradient may be stored before its factor is known: float16 would lose digits.
+STORABLE = frozenset({torch.float32, torch.float64, torch.bfloat16})
 
 
-def overwrites(input: Tensor) -> bool:
-    """Whether a backward pass is to come that can overwrite its input."""
-    elsewhere = torch.compiler.is_compiling() or _torch.watched() or _torch.transforming()
-    return torch.is_grad_enabled() and input.requires_grad and not elsewhere
+class Compiled:
+    """A `types.Backend` made of compiled kernels, for all classes allowed."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The kernels, imported when they are first needed."""
+        return import_module(self.module)  # type: ignore[return-value]
+
+    def log_softmax(self, input: Tensor, dim: int) -> Tensor:
+        return _LogSoftmax.apply(self.kernels, input, dim % input.dim())  # type: ignore[return-value]
+
+    def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        return _Pick.apply(self.kernels, input, target, ignore_index)  # type: ignore[return-value]
+
+    def cross_entropy(
+        self,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        row_weights: Tensor | None,
+        allowed: Tensor | None,
+        options: Options,
+        in_place: bool = False,  # the backward pass overwrites the input with the gradient
+    ) -> Tensor:
+        assert allowed is None
+        tensors = input, target, weight, row_weights
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return self.kernels.cross_entropy(*tensors, options, with_gradient=False)[0]
+        return _CrossEntropy.apply(self.kernels, *tensors, options, in_place)  # type: ignore[return-value]
+
+
+CPU, TRITON = Compiled("nll.kernels.cpu"), Compiled("nll.kernels.triton.backend")
+
+
+# ---- Cross entropy -------------------------------------------------------------------------------
 
 
 class _CrossEntropy(torch.autograd.Function):
     """(input, target) -> the loss.
 
     Where the loss is reduced to a number, the forward pass computes the gradient in the same pass
-    over the scores, and the first backward pass multiplies it by whatever factor comes. Any other
-    pass computes the gradient anew.
+    over the logits, and the first backward pass multiplies it by the upstream gradient. Any other
+    backward pass recomputes the gradient.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        kernels: Any,
+        kernels: Kernels,
         input: Tensor,
         target: Tensor,
         weight,
@@ -47,83 +81,109 @@ class _CrossEntropy(torch.autograd.Function):
         options: Options,
         in_place: bool,
     ) -> Tensor:
-        at_once = options.reduction != "none" and not in_place and input.dtype in AT_ONCE
+        store = options.reduction != "none" and not in_place and input.dtype in STORABLE
         loss, ctx.sums, ctx.gradient = kernels.cross_entropy(
-            input, target, weight, row_weights, options, at_once
+            input, target, weight, row_weights, options, store
         )
         ctx.kernels, ctx.options, ctx.in_place, ctx.spent = kernels, options, in_place, False
         ctx.save_for_backward(input, target, weight, row_weights)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
-        return None, _gradient(ctx, slope), None, None, None, None, None
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        return None, _gradient(ctx, grad), None, None, None, None, None
 
 
-def _gradient(ctx: Any, slope: Tensor) -> Tensor:
-    many = _torch.batched(slope)
+def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+    batched = _torch.batched(grad)
     if ctx.in_place:
-        _spend(ctx, many)
+        _spend(ctx, batched)
     if not torch.is_grad_enabled() and ctx.gradient is not None:
-        if many:
-            return times(ctx.gradient, slope)
+        if batched:
+            return times(ctx.gradient, grad)
         gradient, ctx.gradient = ctx.gradient, None
-        return ctx.kernels.rescaled(gradient, slope)
+        return ctx.kernels.rescaled(gradient, grad)
     saved = ctx.saved_tensors
-    if torch.is_grad_enabled() or many:
-        return gradient_by_definition(slope, saved, ctx.options)
-    return gradient_anew(ctx.kernels, slope, saved, ctx.options, ctx.sums, ctx.in_place)
+    if torch.is_grad_enabled() or batched:
+        return gradient_by_definition(grad, saved, ctx.options)
+    return gradient_from_sums(ctx.kernels, grad, saved, ctx.options, ctx.sums, ctx.in_place)
 
 
 def times(gradient: Tensor, factor: Tensor) -> Tensor:
-    """A gradient times a factor in float32 or better, rounded once."""
+    """Return a gradient times a factor, computed in float32 or better and rounded once."""
     precise = torch.promote_types(gradient.dtype, torch.float32)
     return (gradient.to(precise) * factor).to(gradient.dtype)
 
 
-def gradient_by_definition(slope: Tensor, saved: Any, options: Options) -> Tensor:
-    """The gradient by the reference's formula: differentiable, and of many slopes at once."""
+def gradient_by_definition(grad: Tensor, saved: Any, options: Options) -> Tensor:
+    """Return the gradient by the reference's formula: differentiable, and for batched `grad`."""
 
     def loss(input: Tensor, target: Tensor, weight: Any, row_weights: Any) -> Tensor:
         return reference.cross_entropy(input, target, weight, row_weights, None, options)
 
-    return _torch.separate_gradients(loss, saved, (True, False, False, False), slope)[0]  # type: ignore[return-value]
+    return _torch.separate_gradients(loss, saved, (True, False, False, False), grad)[0]  # type: ignore[return-value]
 
 
-def gradient_anew(
-    kernels: Any, slope: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool
+def gradient_from_sums(
+    kernels: Kernels, grad: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool
 ) -> Tensor:
-    """The gradient from the sums of the forward pass."""
+    """Return the gradient, recomputed from the sums of the forward pass."""
     input, target, weight, factor = saved
-    upstream: Tensor | None = slope
+    upstream: Tensor | None = grad
     if options.reduction == "none":
-        factor, upstream = slope if factor is None else slope * factor, None
+        factor, upstream = grad if factor is None else grad * factor, None
     return kernels.cross_entropy_backward(
         input, target, weight, factor, options, sums, upstream, in_place
     )
 
 
-def _spend(ctx: Any, many: bool) -> None:
-    """Allow one backward pass of one upstream gradient, without derivatives of its own."""
-    if many:
+# ---- In place ------------------------------------------------------------------------------------
+
+
+def overwrites(input: Tensor) -> bool:
+    """Whether there will be a backward pass that can overwrite its input."""
+    unsupported = torch.compiler.is_compiling() or _torch.watched() or _torch.transforming()
+    return torch.is_grad_enabled() and input.requires_grad and not unsupported
+
+
+def cross_entropy_in_place(
+    backend: Backend,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weights: Tensor | None,
+    allowed: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """As `backend.cross_entropy`; the backward pass overwrites the input with the gradient."""
+    if overwrites(input):
+        if isinstance(backend, Compiled):
+            return backend.cross_entropy(input, target, weight, row_weights, allowed, options, True)
+        input = _Overwritten.apply(input)  # type: ignore[assignment]
+    return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
+
+
+def _spend(ctx: Any, batched: bool) -> None:
+    """Allow one backward pass, for one upstream gradient and without derivatives of its own."""
+    if batched:
         raise RuntimeError(
             "expected one upstream gradient with inplace_backward, got a batch of them"
         )
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "expected no second derivative with inplace_backward, which overwrites the scores"
+            "expected no second derivative with inplace_backward, which overwrites the logits"
         )
     if ctx.spent:
         raise RuntimeError(
             "expected one backward pass with inplace_backward, got a second: the "
-            "scores are overwritten"
+            "logits are overwritten"
         )
     ctx.spent = True
 
 
 class _Overwritten(torch.autograd.Function):
-    """The identity; backward writes the gradient into the input's memory, for losses that cannot do
-    so themselves.
+    """The identity; backward writes the gradient into the input's memory, for losses that cannot
+    themselves.
     """
 
     @staticmethod
@@ -137,11 +197,14 @@ class _Overwritten(torch.autograd.Function):
         return ctx.input.copy_(gradient)
 
 
+# ---- Log softmax and the log-probability of labels -----------------------------------------------
+
+
 class _LogSoftmax(torch.autograd.Function):
     """(input, dim) -> y = log softmax; the gradient is g - exp(y) sum g."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Any, input: Tensor, dim: int) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, input: Tensor, dim: int) -> Tensor:
         result = kernels.log_softmax(input, dim)
         ctx.kernels, ctx.dim = kernels, dim
         ctx.save_for_backward(result)
@@ -150,115 +213,33 @@ class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         (result,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or _torch.batched(gradient):
-            precise = torch.promote_types(result.dtype, torch.float32)
-            g = gradient.to(precise)
-            g = g - result.to(precise).exp() * g.sum(ctx.dim, keepdim=True)
-            return None, g.to(result.dtype), None
-        return None, ctx.kernels.log_softmax_backward(gradient, result, ctx.dim), None
+        if not (torch.is_grad_enabled() or _torch.batched(gradient)):
+            return None, ctx.kernels.log_softmax_backward(gradient, result, ctx.dim), None
+        precise = torch.promote_types(result.dtype, torch.float32)
+        g = gradient.to(precise)
+        g = g - result.to(precise).exp() * g.sum(ctx.dim, keepdim=True)
+        return None, g.to(result.dtype), None
 
 
 class _Pick(torch.autograd.Function):
     """(log-probabilities, labels) -> -log p of each row's label."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Any, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    def forward(
+        ctx: Any, kernels: Kernels, input: Tensor, target: Tensor, ignore_index: int
+    ) -> Tensor:
         ctx.kernels, ctx.ignore_index = kernels, ignore_index
         ctx.save_for_backward(input, target)
         return kernels.pick(input, target, ignore_index)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         input, target = ctx.saved_tensors
-        if torch.is_grad_enabled() or _torch.batched(slope):
+        if not (torch.is_grad_enabled() or _torch.batched(grad)):
+            gradient = ctx.kernels.pick_backward(grad, target, input, ctx.ignore_index)
+            return None, gradient, None, None
 
-            def rows(x: Tensor) -> Tensor:
-                return reference.nll_loss(x, target, ctx.ignore_index)
+        def rows(x: Tensor) -> Tensor:
+            return reference.nll_loss(x, target, ctx.ignore_index)
 
-            return None, *_torch.separate_gradients(rows, (input,), (True,), slope), None, None
-        return None, ctx.kernels.pick_backward(slope, target, input, ctx.ignore_index), None, None
-
-
-class Backend:
-    """The functions of `kernels/reference.py` by one set of kernels, for all classes allowed, with
-    derivatives.
-    """
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-
-    @cached_property
-    def kernels(self) -> Any:
-        """The kernels, imported when they are first needed."""
-        return import_module(self.module)
-
-    def log_softmax(self, input: Tensor, dim: int) -> Tensor:
-        """As `reference.log_softmax`."""
-        return _LogSoftmax.apply(self.kernels, input, dim % input.dim())  # type: ignore[return-value]
-
-    def nll_loss(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        """As `reference.nll_loss`."""
-        return _Pick.apply(self.kernels, input, target, ignore_index)  # type: ignore[return-value]
-
-    def cross_entropy(
-        self,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        row_weights: Tensor | None,
-        allowed: Tensor | None,
-        options: Options,
-        in_place: bool = False,
-    ) -> Tensor:
-        """As `reference.cross_entropy`; in place, its backward pass overwrites the input with the
-        gradient.
-        """
-        assert allowed is None
-        tensors = input, target, weight, row_weights
-        if not (torch.is_grad_enabled() and input.requires_grad):
-            return self.kernels.cross_entropy(*tensors, options, with_gradient=False)[0]
-        return _CrossEntropy.apply(self.kernels, *tensors, options, in_place)  # type: ignore[return-value]
-
-    def cross_entropy_block(
-        self,
-        scores: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        row_factor: Tensor | None,
-        allowed: Tensor | None,
-        options: Options,
-        with_gradient: bool,
-    ) -> Tensor:
-        """As `reference.cross_entropy_block`; nothing is differentiated by autograd."""
-        assert allowed is None
-        return self.kernels.cross_entropy_block(
-            scores, target, weight, row_factor, options, with_gradient
-        )
-
-    def statistics_block(self, *arguments: Any) -> reference.RowStatistics:
-        """As `reference.statistics_block`."""
-        return self.kernels.statistics_block(*arguments)
-
-    def statistics_block_backward(self, *arguments: Any) -> None:
-        """As `reference.statistics_block_backward`."""
-        self.kernels.statistics_block_backward(*arguments)
-
-
-CPU, TRITON = Backend("nll.kernels.cpu"), Backend("nll.kernels.triton.backend")
-
-
-def cross_entropy_in_place(
-    backend: Any,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    row_weights: Tensor | None,
-    allowed: Tensor | None,
-    options: Options,
-) -> Tensor:
-    """As `backend.cross_entropy`; its backward pass overwrites the input with the gradient."""
-    if overwrites(input):
-        if backend is not reference:
-            return backend.cross_entropy(input, target, weight, row_weights, allowed, options, True)
-        input = _Overwritten.apply(input)  # type: ignore[assignment]
-    return backend.cross_entropy(input, target, weight, row_weights, allowed, options)
+        return None, *_torch.separate_gradients(rows, (input,), (True,), grad), None, None

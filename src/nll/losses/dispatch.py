@@ -1,24 +1,25 @@
-"""Which implementation runs a loss, and how to override the choice."""
+"""Which backend runs a loss and why: the route of a call, and how to override it."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nll import _torch
 from nll.kernels import cpu, reference
+from nll.kernels.layout import class_dim
+from nll.kernels.types import Backend
 from nll.losses import autograd
 
-# Triton's kernels run on a processor then, slowly
+# Triton's interpreter runs the kernels on a CPU, slowly.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -32,8 +33,7 @@ def _triton_missing() -> str | None:
 
 TRITON_MISSING = _triton_missing()
 
-# Every backend by name: a module (or the like) with the functions of `kernels/reference.py`.
-BACKENDS: dict[str, Any] = {"reference": reference}
+BACKENDS: dict[str, Backend] = {"reference": reference}
 if cpu.MISSING is None:
     BACKENDS["cpu"] = autograd.CPU
 if TRITON_MISSING is None:
@@ -41,26 +41,85 @@ if TRITON_MISSING is None:
 
 _OF_A_DEVICE = ("cpu", "triton")  # the others take every tensor
 
-# Below so many scores a call of the compiled loops costs more than it saves: PyTorch's operators
-# are written in C++, the way to ours in Python, some 30 microseconds long. A row counts too, as
-# PyTorch takes each by itself.
-SMALL, SCORES_IN_A_ROW = 1 << 17, 64
+# Below this many logits the compiled loops cost more than they save: PyTorch's operators are called
+# from C++, ours from Python, some 30 microseconds later. A row adds some, as PyTorch processes rows
+# one at a time.
+SMALL, LOGITS_PER_ROW = 1 << 17, 64
 
 _forced: ContextVar[str | None] = ContextVar("nll backend", default=None)
 
 
 @_torch.constant_to_compiler
 def forced() -> str | None:
-    """The backend that `use_backend` has named, in this thread and task."""
+    """Return the backend that `use_backend` named in this thread and task."""
     return _forced.get()
 
 
-def is_small(input: Tensor, target: Tensor) -> bool:
-    """Whether PyTorch's own cross entropy takes this call, of (N, C) scores and no option of ours,
-    as it is.
+# ---- The route of a call -------------------------------------------------------------------------
 
-    Ours costs microseconds of Python where PyTorch's operator is done in a few. Its result must be
-    the same: in float16 and bfloat16 it is not, nor for labels of one byte.
+
+class Route(NamedTuple):
+    """How a call is run: the backend's name, or "pytorch" for PyTorch's own operator; and why."""
+
+    name: str
+    backend: Backend  # differentiable
+    reason: str
+
+    @property
+    def kernels(self) -> Any:
+        """The backend's functions outside autograd: `Kernels`; of the reference, `BlockKernels`."""
+        return getattr(self.backend, "kernels", self.backend)
+
+
+PYTORCH = Route(
+    "pytorch",
+    reference,
+    "its own cross_entropy, which is faster for a small problem without options",
+)
+DEFINITION = Route(
+    "reference",
+    reference,
+    "PyTorch's operators, because forward mode, torch.func or a tracer is active, "
+    "or a gradient with respect to the target or weights is requested",
+)
+_CPU = Route("cpu", autograd.CPU, "the compiled loops")
+_TRITON = Route("triton", autograd.TRITON, "Triton kernels")
+_FUSED = Route("reference", reference, "PyTorch's operators, which the compiler fuses")
+
+
+def route(
+    input: Tensor,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    allowed: Tensor | None = None,
+) -> Route:
+    """Return the route of a loss of these tensors: the kernels of their device if they can run it
+    and it pays.
+    """
+    name = forced()
+    if name is not None and name not in _OF_A_DEVICE:
+        reason = "PyTorch's operators, because use_backend asks for it"
+        return Route(name, BACKENDS[name], reason)
+    on_triton = input.device.type == "cuda" or name == "triton"
+    missing = _missing_for_triton(input) if on_triton else _missing_for_cpu(input, target, weight)
+    obstacle = missing or _obstacle(input, target, weight, row_weights, allowed)
+    if obstacle is not None:
+        return Route("reference", reference, f"PyTorch's operators, because {obstacle}")
+    return _TRITON if on_triton else _CPU
+
+
+def route_of_logits(input: Tensor) -> Route:
+    """Return the route of `log_softmax` or `nll_loss`, each one operator of PyTorch's, which the
+    compiler handles best itself.
+    """
+    return _FUSED if torch.compiler.is_compiling() else route(input)
+
+
+def is_small(input: Tensor, target: Tensor) -> bool:
+    """Whether PyTorch's own cross entropy of (N, C) logits is faster than ours, and the same.
+
+    In float16 and bfloat16, or for uint8 labels, its result differs.
     """
     return (
         not torch.compiler.is_compiling()
@@ -68,96 +127,60 @@ def is_small(input: Tensor, target: Tensor) -> bool:
         and type(input) in _torch.PLAIN
         and type(target) in _torch.PLAIN
         and input.dim() == 2
-        and input.numel() + SCORES_IN_A_ROW * input.shape[0] < SMALL
+        and input.numel() + LOGITS_PER_ROW * input.shape[0] < SMALL
         and (input.dtype is torch.float32 or input.dtype is torch.float64)
         and target.dtype is torch.int64
         and input.device.type == "cpu"
     )
 
 
-def choose(
+def _obstacle(
     input: Tensor,
-    target: Tensor | None = None,
-    weight: Tensor | None = None,
-    row_weights: Tensor | None = None,
-    allowed: Tensor | None = None,
-) -> Any:
-    """Return the backend that runs a loss of these tensors: the kernels of their device if they can
-    and it pays.
-    """
-    name = forced()
-    if name is not None and name not in _OF_A_DEVICE:
-        return BACKENDS[name]
-    if obstacle(input, target, weight, row_weights, allowed) is not None:
-        return reference
-    return autograd.TRITON if _for_triton(input) else autograd.CPU
-
-
-def _for_triton(input: Tensor) -> bool:
-    return input.device.type == "cuda" or forced() == "triton"
-
-
-def obstacle(
-    input: Tensor,
-    target: Tensor | None = None,
-    weight: Tensor | None = None,
-    row_weights: Tensor | None = None,
-    allowed: Tensor | None = None,
+    target: Tensor | None,
+    weight: Tensor | None,
+    row_weights: Tensor | None,
+    allowed: Tensor | None,
 ) -> str | None:
-    """Why a loss of these tensors does not go to the kernels of their device, if it does not;
-    "because ...".
-    """
+    """Why no kernels take a loss of these tensors; "because ..."."""
     others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
-    if forced() not in (None, *_OF_A_DEVICE):
-        return "use_backend asks for it"
-    of_device = (
-        _obstacle_for_triton(input)
-        if _for_triton(input)
-        else _obstacle_for_cpu(input, target, weight)
-    )
-    if of_device is not None:
-        return of_device
     if allowed is not None:
         return "the kernels do not take allowed_classes"
     if input.dim() == 0 or _torch.certainly(input.numel() == 0):
-        return "there are no scores, or a single one"
+        return "there is at most one logit"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in others):
-        return "a gradient by the target or by weights is wanted"
+        return "a gradient with respect to the target or weights is requested"
     if torch.compiler.is_exporting() and any(tensor.is_floating_point() for tensor in others):
-        return "an exported program may be asked for a gradient by the target or by weights"
+        return "an exported program may need a gradient with respect to the target or weights"
     if any(
         tensor.device != input.device or type(tensor) not in _torch.PLAIN
         for tensor in (input, *others)
     ):
-        return "the tensors are on different devices, or are of a subclass of Tensor"
+        return "the tensors are on different devices, or of a subclass of Tensor"
     if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
-        return "the target or a weight has a wider type than the scores"
+        return "the target or a weight has a wider type than the logits"
     if _torch.transforming():
-        return "forward mode or torch.func is at work"
+        return "forward mode or torch.func is active"
     if not torch.compiler.is_compiling() and _torch.watched():
         return "a tracer or a mode watches PyTorch's operators"
     return None
 
 
-def _obstacle_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None) -> str | None:
+def _missing_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None) -> str | None:
     if cpu.MISSING is not None:
         return cpu.MISSING
     compiling = torch.compiler.is_compiling()
-    one_operator = target is None or compiling  # is all that the reference takes
+    one_operator = target is None or compiling  # is all that the reference runs
     if one_operator and forced() is None and _torch.certainly(input.numel() < SMALL // 4):
-        return "there are so few scores that PyTorch's operator takes less time"
+        return "there are so few logits that PyTorch's operator is faster"
     if input.device.type != "cpu":
         return f"there are no kernels for a tensor on {input.device.type}"
     if weight is None or compiling:
         return None
-    if weight.device.type != "cpu" or not (
-        _torch.readable(weight) and bool(weight.isfinite().all())
-    ):
-        return "class weights are not finite"
-    return None
+    on_cpu = weight.device.type == "cpu" and _torch.readable(weight)
+    return None if on_cpu and bool(weight.isfinite().all()) else "class weights are not finite"
 
 
-def _obstacle_for_triton(input: Tensor) -> str | None:
+def _missing_for_triton(input: Tensor) -> str | None:
     if TRITON_MISSING is not None:
         return TRITON_MISSING
     if input.device.type != ("cpu" if INTERPRETED else "cuda"):
@@ -165,39 +188,47 @@ def _obstacle_for_triton(input: Tensor) -> str | None:
     return "the kernels do not take float64" if input.dtype is torch.float64 else None
 
 
-def _fits(dtype: torch.dtype, scores: torch.dtype) -> bool:
-    """Whether a weight or a probability of this type leaves the result in the type that is summed
-    in.
-    """
-    sums = torch.promote_types(scores, torch.float32)
+def _fits(dtype: torch.dtype, logits: torch.dtype) -> bool:
+    """Whether a weight or a probability of this type leaves the result in the type of the sums."""
+    sums = torch.promote_types(logits, torch.float32)
     return torch.promote_types(dtype, sums) == sums
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for a result; on a processor, that of an earlier one if it is large."""
+    """Return memory for a result; on a CPU, that of an earlier one if it is large."""
     if device.type == "cpu" and cpu.MISSING is None:
         return cpu.empty(shape, dtype)
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+# ---- Choosing a backend --------------------------------------------------------------------------
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run the losses inside the `with` block, in this thread and task, on the named backend.
 
-    "cpu" takes the compiled loops for small tensors too, "triton" its kernels for tensors of a
-    processor, if they are interpreted (TRITON_INTERPRET=1); what they cannot do goes to "reference"
-    as ever. A compiled function keeps the choice with which it was compiled.
+    "cpu" runs the compiled loops for small tensors too; "triton" runs its kernels for tensors on a
+    CPU, if they are interpreted (TRITON_INTERPRET=1); what they cannot do still goes to
+    "reference". A compiled function keeps the choice that it was compiled with.
 
     Raises ValueError for a name that is not a backend of this installation.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
+        >>> with nll.use_backend("reference"):
+        ...     nll.cross_entropy(logits, labels)
+        tensor(1.3863)
     """
     if name not in BACKENDS:
         raise ValueError(f"expected a backend among {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    with _choice(name):
+    with forcing(name):
         yield
 
 
 @contextmanager
-def _choice(name: str | None) -> Iterator[None]:
+def forcing(name: str | None) -> Iterator[None]:
+    """Run the losses on the backend that `forced` returned elsewhere."""
     token = _forced.set(name)
     try:
         yield
@@ -205,36 +236,11 @@ def _choice(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
-def as_written(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Run the forward pass of an autograd function in the types that it is given, whatever autocast
-    says.
-    """
-    run = _torch.without_autocast(forward)
-
-    @wraps(forward)
-    def remembering(ctx: Any, *arguments: Any) -> Any:
-        ctx.backend = forced()
-        return run(ctx, *arguments)
-
-    return remembering
-
-
-def as_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Run the backward pass, which may be in another thread, as its forward pass ran."""
-    run = _torch.without_autocast(backward)
-
-    @wraps(backward)
-    def remembered(ctx: Any, *gradients: Any) -> Any:
-        with _choice(ctx.backend):
-            return run(ctx, *gradients)
-
-    return remembered
+# ---- Labels out of range -------------------------------------------------------------------------
 
 
 def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise IndexError for a label out of range; an accelerator is not waited for, and tells of it
-    later.
-    """
+    """Raise IndexError for a label out of range; an accelerator reports it later."""
     if (
         target.is_floating_point()
         or torch.compiler.is_compiling()
@@ -247,19 +253,31 @@ def look_at_labels(target: Tensor, classes: int, ignore_index: int) -> None:
         if bool((wrong & (target != ignore_index)).any()):
             raise IndexError("label out of range")
     elif (
-        type(target) in _torch.PLAIN and target.numel() > 0 and _obstacle_for_triton(target) is None
+        type(target) in _torch.PLAIN and target.numel() > 0 and _missing_for_triton(target) is None
     ):
         from nll.kernels.triton import labels
 
         labels.look(target, classes, ignore_index)
 
 
+def guard_labels(route: Route, input: Tensor, target: Tensor, ignore_index: int) -> None:
+    """Look at the labels where nothing else does: on a CPU the reference's operators check them as
+    they read them, on an accelerator they do not.
+    """
+    if route.backend is reference and input.device.type != "cpu":
+        look_at_labels(target, input.shape[class_dim(input)], ignore_index)
+
+
 def check_labels() -> None:
-    """Wait for the accelerators, and raise IndexError for a label that a loss has met out of range.
+    """Wait for the accelerators, and raise IndexError if a loss met a label out of range.
 
     A loss on an accelerator does not wait to see whether its labels are right. A wrong one is never
-    read through: its row's loss is NaN, and the first row and label are raised at the next loss on
-    that device, or its backward pass. This asks for them now.
+    used as an address: its row's loss is NaN, and the first row and label are raised at the next
+    loss on that device, or its backward pass. This function asks for them now.
+
+    Example:
+        >>> loss = nll.cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
+        >>> nll.check_labels()
     """
     labels = sys.modules.get("nll.kernels.triton.labels")
     if labels is not None:

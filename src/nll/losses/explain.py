@@ -1,4 +1,4 @@
-"""Say how a call would be run, without running it."""
+"""Explain how a call would be run, without running it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nll import _torch
-from nll.kernels.reference import Options
-from nll.losses import arguments, dispatch, functional, linear, matmul, token_statistics
+from nll.kernels.types import Options
+from nll.losses import dispatch, functional, linear, matmul, token_statistics
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which backend runs a call and why; for the losses of a linear layer the blocks, and the
-    memory they take.
+    """The backend of a call and the reason; for the losses of a linear layer also the blocks and
+    their memory.
     """
 
     backend: str
     reason: str
-    rows: int | None = None  # in a block
+    rows: int | None = None  # per block
     blocks: int | None = None
-    # predicted peak, besides the arguments, the gradients and float32 sums of them
+    # predicted peak, excluding the arguments, the gradients and their float32 sums
     bytes: int | None = None
 
     def __str__(self) -> str:
-        """One sentence."""
-        said = f"{self.backend}: {self.reason}"
+        route = f"{self.backend}: {self.reason}"
         if self.blocks is None:
-            return said
+            return route
         blocks, rows = _counted(self.blocks, "block"), _counted(self.rows or 0, "row")
-        return f"{said}; {blocks} of {rows}, {(self.bytes or 0) / 1e6:.1f} MB at the peak"
+        return f"{route}; {blocks} of {rows}, {(self.bytes or 0) / 1e6:.1f} MB at the peak"
 
 
 def _counted(count: int, what: str) -> str:
@@ -49,114 +46,95 @@ def explain(loss: Callable[..., Any], *args: Any, **options: Any) -> Explanation
             `nll.token_statistics`.
         args, options: its arguments.
 
-    Raises: TypeError for another function, and what the loss's own checks of a linear layer raise.
+    Raises: TypeError for another function, and what the loss itself raises for a linear layer.
+
+    Example:
+        >>> print(nll.explain(nll.cross_entropy, torch.zeros(2, 4), torch.tensor([0, 3])))
+        pytorch: its own cross_entropy, which is faster for a small problem without options
     """
-    of: dict[Any, Callable[..., Explanation]] = {
-        functional.log_softmax: _of_log_softmax,
-        functional.nll_loss: _of_nll_loss,
-        functional.cross_entropy: _of_cross_entropy,
-        functional.linear_cross_entropy: _of_layer,
-        functional.token_statistics: _of_statistics,
-    }
-    if loss not in of:
-        names = ", ".join(f"nll.{function.__name__}" for function in of)
+    if loss not in _EXPLAINED:
+        names = ", ".join(f"nll.{function.__name__}" for function in _EXPLAINED)
         raise TypeError(f"expected one of {names}, got {loss!r}")
     call = signature(loss).bind(*args, **options)
     call.apply_defaults()
-    return of[loss](**call.arguments)
+    return _EXPLAINED[loss](**call.arguments)
 
 
-def _of_log_softmax(input: Tensor, dtype: Any, **_: Any) -> Explanation:
-    return _chosen(input if dtype is None else input.new_empty((), dtype=dtype).expand(input.shape))
+def _log_softmax(input: Tensor, dtype: Any, **_: Any) -> Explanation:
+    like = input if dtype is None else input.new_empty((), dtype=dtype).expand(input.shape)
+    return _explained(dispatch.route_of_logits(like))
 
 
-def _of_nll_loss(input: Tensor, **_: Any) -> Explanation:
-    return _chosen(input)
+def _nll_loss(input: Tensor, **_: Any) -> Explanation:
+    return _explained(dispatch.route_of_logits(input))
 
 
-def _of_cross_entropy(input: Tensor, target: Tensor, weight: Any, **more: Any) -> Explanation:
-    absent = (
-        weight,
-        *(
-            more[name]
-            for name in ("row_weights", "allowed_classes", "softcap", "size_average", "reduce")
-        ),
-    )
-    numbers = tuple(more[name] for name in ("label_smoothing", "temperature", "z_loss"))
-    if functional.goes_to_pytorch(input, target, absent, numbers, more["inplace_backward"]):
-        return Explanation(
-            "pytorch", "its own cross_entropy, the shorter way for a small problem without options"
-        )
-    return _chosen(input, target, weight, more["row_weights"], more["allowed_classes"])
+def _cross_entropy(**arguments: Any) -> Explanation:
+    return _explained(functional.route_of_cross_entropy(**arguments))
 
 
-def _chosen(*tensors: Any) -> Explanation:
-    backend = dispatch.choose(*tensors)
-    name = next(name for name, module in dispatch.BACKENDS.items() if module is backend)
-    whose = {"cpu": "the compiled loops", "triton": "Triton's kernels"}
-    return Explanation(
-        name, whose.get(name, f"PyTorch's operators, because {dispatch.obstacle(*tensors)}")
-    )
-
-
-def _of_layer(
-    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Any, **more: Any
+def _linear_cross_entropy(
+    label_smoothing: float, softcap: float | None, max_memory: int | None, **arguments: Any
 ) -> Explanation:
-    budget = more["max_memory"]
-    input, linear_weight, bias = matmul.autocast(input, linear_weight, linear_bias)
-    rows, classes = arguments.linear(input, linear_weight, bias, budget), linear_weight.shape[0]
-    problem = linear.Problem(
-        _torch.matrix(input),
-        linear_weight,
-        bias,
-        arguments.linear_target(target, rows, classes),
-        more["weight"],
-        None if more["row_weights"] is None else more["row_weights"].reshape(-1),
-        arguments.allowed_rows(more["allowed_classes"], rows, classes),
-    )
-    if linear.needs_definition(problem):
-        return _by_definition(problem.input, classes, budget)
-    options = Options(label_smoothing=more["label_smoothing"], softcap=more["softcap"])
-    with torch.no_grad():  # as in the blocks
-        found = _chosen(*linear.tensors_of_block(problem, options))
-    return _in_blocks(found, problem.input, linear_weight, budget)
+    tensors = {name: arguments[name] for name in _TENSORS}
+    problem = functional.problem_of(**tensors, max_memory=max_memory)
+    if linear.LOSS.needs_definition(problem):
+        return _by_definition(problem.input, len(problem.head), max_memory)
+    options = Options(label_smoothing=label_smoothing, softcap=softcap)
+    route = linear.route_of_blocks(problem, options)
+    return _in_blocks(route, problem.input, problem.head, max_memory)
 
 
-def _of_statistics(
+_TENSORS = (
+    "input",
+    "linear_weight",
+    "target",
+    "linear_bias",
+    "weight",
+    "row_weights",
+    "allowed_classes",
+)
+
+
+def _token_statistics(
     input: Tensor,
     target: Tensor,
     linear_weight: Tensor | None,
     linear_bias: Tensor | None,
-    max_memory: Any,
+    max_memory: int | None,
     **_: Any,
 ) -> Explanation:
-    head = linear_weight
-    if head is not None:
-        input, head, linear_bias = matmul.autocast(input, head, linear_bias)
-    classes = arguments.scores(input, linear_bias, max_memory) if head is None else head.shape[0]
-    flat = _torch.matrix(input)
-    if token_statistics.needs_definition((flat, head, linear_bias)):
+    layer, _rows = token_statistics.layer_of(input, linear_weight, linear_bias, max_memory)
+    flat, head, _bias = layer
+    classes = token_statistics.classes_of(layer)
+    if token_statistics.LOSS.needs_definition(layer):
         return _by_definition(flat, classes, max_memory)
-    scores = flat.new_zeros((), dtype=matmul.scores_in(flat) if head is not None else None)
-    found = _chosen(scores.expand(len(flat), classes), target.reshape(-1))
-    return _in_blocks(found, flat, head, max_memory)
+    logits = flat.new_zeros((), dtype=None if head is None else matmul.logits_dtype(flat))
+    route = dispatch.route(logits.expand(len(flat), classes), target.reshape(-1))
+    return _in_blocks(route, flat, head, max_memory)
+
+
+def _explained(route: dispatch.Route, *blocks: int) -> Explanation:
+    return Explanation(route.name, route.reason, *blocks)
 
 
 def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanation:
     step, size = matmul.rows_by_definition(input, classes, budget)
-    why = (
-        "PyTorch's operators, because forward mode, torch.func or a tracer is at work, "
-        "or a gradient by the target or by weights is wanted"
-    )
-    return Explanation(
-        "reference", why, min(step, max(1, len(input))), -(-max(1, len(input)) // step), size
-    )
+    n = max(1, len(input))
+    return _explained(dispatch.DEFINITION, min(step, n), -(-n // step), size)
 
 
 def _in_blocks(
-    found: Explanation, input: Tensor, head: Tensor | None, budget: int | None
+    route: dispatch.Route, input: Tensor, head: Tensor | None, budget: int | None
 ) -> Explanation:
-    how = matmul.plan(input, head, budget)
-    return Explanation(
-        found.backend, found.reason, how.rows, -(-max(1, len(input)) // how.rows), how.bytes
-    )
+    plan = matmul.plan(input, head, budget)
+    return _explained(route, plan.rows, -(-max(1, len(input)) // plan.rows), plan.bytes)
+
+
+_EXPLAINED: dict[Callable[..., Any], Callable[..., Explanation]] = {
+    functional.log_softmax: _log_softmax,
+    functional.nll_loss: _nll_loss,
+    functional.cross_entropy: _cross_entropy,
+    functional.linear_cross_entropy: _linear_cross_entropy,
+    token_statistics.token_statistics: _token_statistics,
+}

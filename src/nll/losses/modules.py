@@ -1,7 +1,7 @@
 """The losses as modules: they hold options and make one call.
 
-Each is a subclass of PyTorch's own module, so that code which asks for that type, its state dict
-and its constructor's arguments goes on working.
+Each is a subclass of PyTorch's own module: code that checks for that type keeps working, and so do
+its state dict and constructor arguments.
 """
 
 from __future__ import annotations
@@ -14,11 +14,23 @@ from torch import Tensor, nn
 from nll import _torch
 from nll.losses import arguments, functional
 
+# The options that modules show where they are not the defaults; "max_memory" is the layer's alone.
+_DEFAULTS: dict[str, Any] = {
+    "weight": None,
+    "ignore_index": -100,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+    "temperature": 1.0,
+    "softcap": None,
+    "z_loss": 0.0,
+    "allowed_classes": None,
+    "max_memory": None,
+    "inplace_backward": False,
+}
 
-class _NotScripted:
-    """What torch.jit.script would fail at with a page of Python; it asks modules to prepare
-    themselves first.
-    """
+
+class _NotScripted(nn.Module):
+    """A module that torch.jit.script refuses at once, instead of failing inside."""
 
     def __prepare_scriptable__(self) -> Any:
         raise RuntimeError(
@@ -26,41 +38,54 @@ class _NotScripted:
             f"torch.export"
         )
 
+    def _options(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
 
-class LogSoftmax(_NotScripted, nn.LogSoftmax):
-    """`nll.log_softmax` along `dim`. Without `dim`, PyTorch's deprecated choice of one, with its
-    warning.
+    def extra_repr(self) -> str:
+        options = self._options(*(name for name in _DEFAULTS if hasattr(self, name)))
+        options.update(getattr(self, "options", {}))
+        shown = {
+            name: f"(tensor of {tuple(value.shape)})" if isinstance(value, Tensor) else repr(value)
+            for name, value in options.items()
+            if isinstance(value, Tensor) or value != _DEFAULTS[name]
+        }
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+class LogSoftmax(nn.LogSoftmax, _NotScripted):
+    """`nll.log_softmax` along `dim`. Without `dim`, along the dimension that PyTorch's deprecated
+    default chooses, with its warning.
+
+    Example:
+        >>> nll.LogSoftmax(dim=0)(torch.zeros(2))
+        tensor([-0.6931, -0.6931])
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return log-probabilities of the input's shape."""
         return functional.log_softmax(input, _implicit_dim(input) if self.dim is None else self.dim)
 
 
 class NLLLoss(_NotScripted, nn.NLLLoss):
-    """`nll.nll_loss` with its options held: NLLLoss(weight, size_average, ignore_index, reduce,
+    """`nll.nll_loss` with its options: NLLLoss(weight, size_average, ignore_index, reduce,
     reduction).
+
+    Example:
+        >>> nll.NLLLoss()(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]))
+        tensor(0.6931)
     """
 
-    def extra_repr(self) -> str:
-        """Return the options that are not the defaults."""
-        return _said(
-            {name: getattr(self, name) for name in ("weight", "ignore_index", "reduction")}
-        )
-
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of labels given log-probabilities; see `nll.nll_loss` for shapes."""
-        return functional.nll_loss(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        options = self._options("weight", "ignore_index", "reduction")
+        return functional.nll_loss(input, target, **options)
 
 
 class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
-    """`nll.cross_entropy` with its options held; the row weights come with each call."""
+    """`nll.cross_entropy` with its options; row weights are an argument of each call.
+
+    Example:
+        >>> nll.CrossEntropyLoss(label_smoothing=0.1)(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor(1.3863)
+    """
 
     allowed_classes: Tensor | None
 
@@ -79,7 +104,6 @@ class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
         allowed_classes: Tensor | None = None,
         inplace_backward: bool = False,
     ) -> None:
-        """Take the arguments of `nll.cross_entropy` of the same names."""
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.temperature = temperature
         self.softcap = softcap
@@ -87,34 +111,23 @@ class CrossEntropyLoss(_NotScripted, nn.CrossEntropyLoss):
         self.inplace_backward = inplace_backward
         self.register_buffer("allowed_classes", allowed_classes)
 
-    def extra_repr(self) -> str:
-        """Return the options that are not the defaults."""
-        return _said({name: getattr(self, name) for name in _DEFAULTS if hasattr(self, name)})
-
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """Return the loss of labels or class probabilities; see `nll.cross_entropy` for shapes."""
-        return functional.cross_entropy(
-            input,
-            target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            temperature=self.temperature,
-            softcap=self.softcap,
-            z_loss=self.z_loss,
-            row_weights=row_weights,
-            allowed_classes=self.allowed_classes,
-            inplace_backward=self.inplace_backward,
-        )
+        options = self._options(*(name for name in _DEFAULTS if name != "max_memory"))
+        return functional.cross_entropy(input, target, row_weights=row_weights, **options)
 
 
-class LinearCrossEntropyLoss(_NotScripted, nn.Module):
-    """`nll.linear_cross_entropy` with its linear layer, `linear`, and its options held.
+class LinearCrossEntropyLoss(_NotScripted):
+    """`nll.linear_cross_entropy` with its linear layer, `linear`, and its options.
 
-    The loss is that of the scores `linear(input)`. Where `linear` is more than a weight and a bias
-    (wrapped by an adapter, hooked, of a class of its own) it is called, and all scores are held at
-    once.
+    The loss is that of the logits `linear(input)`. Where `linear` is more than a weight and a bias
+    (wrapped by an adapter, hooked, of a class of its own) it is called, and all logits are
+    materialised.
+
+    Example:
+        >>> layer = nll.LinearCrossEntropyLoss(8, num_classes=5)
+        >>> loss = layer(torch.randn(3, 8), torch.tensor([0, 4, 2]))
+        >>> loss.shape
+        torch.Size([])
     """
 
     weight: Tensor | None
@@ -155,24 +168,15 @@ class LinearCrossEntropyLoss(_NotScripted, nn.Module):
             "max_memory": max_memory,
         }
 
-    def extra_repr(self) -> str:
-        """Return the options that are not the defaults."""
-        return _said(
-            {"weight": self.weight, **self.options, "allowed_classes": self.allowed_classes}
-        )
-
     def forward(self, input: Tensor, target: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """Return the loss of (..., in_features) rows; see `nll.linear_cross_entropy` for the
-        target's shape.
-        """
-        options = {**self.options, "weight": self.weight, "row_weights": row_weights}
-        options["allowed_classes"] = self.allowed_classes
+        options = {**self.options, **self._options("weight", "allowed_classes")}
+        options["row_weights"] = row_weights
         if _is_plain_linear(self.linear):
             weight, bias = self.linear.weight, self.linear.bias
             return functional.linear_cross_entropy(
                 input, weight, target, linear_bias=bias, **options
             )
-        return _of_scores(self.linear(input), target, options)
+        return _of_logits(self.linear(input), target, **options)
 
 
 def _is_plain_linear(layer: nn.Module) -> bool:
@@ -181,9 +185,8 @@ def _is_plain_linear(layer: nn.Module) -> bool:
         not isinstance(layer, nn.Linear)
         or type(layer).forward is not nn.Linear.forward
         or "forward" in vars(layer)
+        or type(layer).__call__ is not nn.Module.__call__
     ):
-        return False
-    if type(layer).__call__ is not nn.Module.__call__:
         return False
     every = nn.modules.module
     kinds = "forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks"
@@ -192,53 +195,31 @@ def _is_plain_linear(layer: nn.Module) -> bool:
     )
 
 
-def _of_scores(scores: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor:
-    """The loss of scores (..., C) that are there."""
-    options = {name: value for name, value in options.items() if name != "max_memory"}
-    rows, classes = scores.shape[:-1], scores.shape[-1]
-    flat = arguments.linear_target(target, rows, classes)
-    row_weights = arguments.row_weights(options.pop("row_weights"), rows)
-    allowed = arguments.allowed_rows(options.pop("allowed_classes"), rows, classes)
+def _of_logits(
+    logits: Tensor,
+    target: Tensor,
+    row_weights: Tensor | None,
+    allowed_classes: Tensor | None,
+    max_memory: int | None,
+    **options: Any,
+) -> Tensor:
+    """The loss of logits (..., C) that are in memory already."""
+    rows, classes = logits.shape[:-1], logits.shape[-1]
+    weights = arguments.row_weights(row_weights, rows)
     loss = functional.cross_entropy(
-        _torch.matrix(scores),
-        flat,
-        row_weights=None if row_weights is None else row_weights.reshape(-1),
-        allowed_classes=allowed,
+        _torch.matrix(logits),
+        arguments.linear_target(target, rows, classes),
+        row_weights=None if weights is None else weights.reshape(-1),
+        allowed_classes=arguments.allowed_rows(allowed_classes, rows, classes),
         **options,
     )
     return loss.reshape(rows) if options["reduction"] == "none" else loss
 
 
-_DEFAULTS: dict[str, Any] = {
-    "weight": None,
-    "ignore_index": -100,
-    "reduction": "mean",
-    "label_smoothing": 0.0,
-    "temperature": 1.0,
-    "softcap": None,
-    "z_loss": 0.0,
-    "allowed_classes": None,
-    "max_memory": None,
-    "inplace_backward": False,
-}
-
-
-def _said(options: dict[str, Any]) -> str:
-    """name=value for each that is not the default; of a tensor its shape."""
-    values = (
-        (name, v) for name, v in options.items() if isinstance(v, Tensor) or v != _DEFAULTS[name]
-    )
-    return ", ".join(
-        f"{n}=(tensor of {tuple(v.shape)})" if isinstance(v, Tensor) else f"{n}={v!r}"
-        for n, v in values
-    )
-
-
 def _implicit_dim(input: Tensor) -> int:
-    """Return the dimension that PyTorch chose before `dim` was required."""
-    message = (
+    arguments.warn_deprecated(
         "Implicit dimension choice for log_softmax has been deprecated. "
-        "Change the call to include dim=X as an argument."
+        "Change the call to include dim=X as an argument.",
+        6,
     )
-    arguments.warn_deprecated(message, 6)
     return 0 if input.dim() in (0, 1, 3) else 1

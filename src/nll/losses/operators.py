@@ -1,100 +1,309 @@
-"""The cross entropy of scores as an operator that torch.compile and torch.export do not look into.
+"""Losses computed in blocks: how autograd, torch.compile and torch.export see them.
 
-Two operators, rather than one that returns the gradient with the loss: between forward and backward
-the graph then holds two numbers for each row. Which backend runs is chosen when they run. No output
-shares memory with another.
+A `Loss` is written three times: the formulas of its value and of its first derivatives, and the
+definition, whose operators autograd sees. A call takes the formulas in an autograd function, or in
+two operators that the compiler does not look into; or the definition, where derivatives of
+derivatives, forward mode, torch.func, tracers or modes need it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nll import _torch
 from nll.kernels import reference
-from nll.kernels.reference import Options, RowSums
+from nll.kernels.layout import class_dim, rows_shape
+from nll.kernels.types import Options, RowSums
 from nll.losses import arguments, autograd, dispatch
 
-_ARGUMENTS = (
-    "Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, SymInt ignore_index, str "
-    "reduction, "
-    "float label_smoothing, float temperature, float? softcap, float z_loss"
-)
+Tensors = Sequence[Tensor | None]
 
 
-@torch.library.custom_op(
-    "nll::cross_entropy", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor loss, Tensor sums)"
-)
-def cross_entropy(input, target, weight, row_weights, *options):
-    """The loss, and what the backward pass needs of each row, (2, rows)."""
-    options = Options(*options)
-    with torch.no_grad():
-        backend = dispatch.choose(input, target, weight, row_weights)
-        try:
-            if backend is not reference:
-                loss, sums, _ = backend.kernels.cross_entropy(
-                    input, target, weight, row_weights, options, False
-                )
-                return loss, torch.stack(sums)
-            dispatch.look_at_labels(
-                target, input.shape[reference.class_dim(input)], options.ignore_index
+def _never(options: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss of tensors, the differentiable ones first, and of options, a named tuple."""
+
+    name: str
+    tensors: str  # their schema
+    options: str  # their schema
+    options_type: Any
+    n_inputs: int  # differentiable
+    n_outputs: int  # differentiable
+    outputs: int  # of `forward`, without the stored ones
+    saved: tuple[int, ...]  # the outputs that `gradients` needs
+    # (options, tensors, wanted) -> outputs, and gradients with whatever scales them ("stored")
+    forward: Callable[..., tuple[Tensors, Tensors]]
+    # the same of empty tensors
+    shapes: Callable[..., tuple[Tensors, Tensors]]
+    # (options, tensors, wanted, saved, grads) -> gradients
+    gradients: Callable[..., Tensors]
+    # (options, tensors, factors) -> outputs; the derivatives of rows with factor 0 must be finite
+    definition: Callable[..., Tensors]
+    stores: Callable[[Any], bool] = _never  # whether the forward pass computes gradients
+    # (tensors, stored, grads, consume) -> gradients; may overwrite what is stored to consume it
+    scaled: Callable[..., Tensors] | None = None
+    n_stored: int = 0
+    operator: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operator", _register(self))
+
+    @property
+    def n_tensors(self) -> int:
+        return self.tensors.count("Tensor")
+
+    def __call__(self, options: Any, tensors: Tensors, factors: Any = None) -> Tensors:
+        if self.needs_definition(tensors):
+            return self.definition(options, tensors, factors)
+        if torch.compiler.is_compiling():
+            # An exported program does not know yet which gradients it will be asked for.
+            known = not torch.compiler.is_exporting() and torch.is_grad_enabled()
+            inputs = tensors[: self.n_inputs]
+            wanted = [known and t is not None and t.requires_grad for t in inputs]
+            outputs = self.operator(*tensors, *options, *([wanted] if self.n_stored else []))
+            return outputs[: self.outputs] if isinstance(outputs, tuple) else (outputs,)
+        if not torch.is_grad_enabled():
+            return _torch.without_autocast(self.forward)(options, tensors, self.nothing)[0]
+        return _Function.apply(self, options, *tensors)  # type: ignore[return-value]
+
+    @property
+    def nothing(self) -> tuple[bool, ...]:
+        return (False,) * self.n_inputs
+
+    def stored(self, options: Any, wanted: Sequence[bool]) -> tuple[bool, ...]:
+        """Which gradients the forward pass computes."""
+        return tuple(wanted) if self.stores(options) else self.nothing
+
+    def needs_definition(self, tensors: Tensors) -> bool:
+        """Whether autograd, torch.func, a tracer or a mode has to see the operators of the loss."""
+        if _torch.transforming():
+            return True
+        if torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in tensors[self.n_inputs :]
+        ):
+            return True
+        return not torch.compiler.is_compiling() and not _torch.ordinary(*tensors)
+
+    def gradients_by_definition(
+        self, options: Any, tensors: Tensors, wanted: Sequence[bool], grads: Sequence[Tensor]
+    ) -> Tensors:
+        def outputs(*points: Any) -> Tensors:
+            return self.definition(options, points, grads)[: self.n_outputs]
+
+        every = (*wanted, *[False] * (self.n_tensors - self.n_inputs))
+        gradients = _torch.separate_gradients(outputs, tuple(tensors), every, tuple(grads))
+        return gradients[: self.n_inputs]
+
+
+class _Function(torch.autograd.Function):
+    """A loss in eager mode; the first backward pass returns the gradients that the forward pass has
+    stored.
+    """
+
+    @staticmethod
+    @_torch.without_autocast
+    def forward(ctx: Any, loss: Loss, options: Any, *tensors: Tensor | None):  # type: ignore[override]
+        ctx.backend = dispatch.forced()
+        flags = loss.stored(options, ctx.needs_input_grad[2 : 2 + loss.n_inputs])
+        outputs, stored = loss.forward(options, tensors, flags)
+        ctx.loss, ctx.options, ctx.stored = loss, options, stored if any(flags) else None
+        ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
+        ctx.save_for_backward(*tensors, *(outputs[i] for i in loss.saved))
+        return tuple(outputs)
+
+    @staticmethod
+    @_torch.without_autocast
+    def backward(ctx: Any, *grads: Tensor):  # type: ignore[override]
+        with dispatch.forcing(ctx.backend):  # this may be another thread
+            return _backward(ctx, grads)
+
+
+def _backward(ctx: Any, grads: Any) -> tuple:
+    loss: Loss = ctx.loss
+    n, tensors = loss.n_inputs, ctx.saved_tensors[: loss.n_tensors]
+    wanted, grads = ctx.needs_input_grad[2 : 2 + n], grads[: loss.n_outputs]
+    batched = any(map(_torch.batched, grads))
+    if torch.is_grad_enabled() or (batched and ctx.stored is None):
+        gradients = loss.gradients_by_definition(ctx.options, tensors, wanted, grads)
+    elif ctx.stored is not None:
+        gradients = loss.scaled(tensors, ctx.stored, grads, not batched)  # type: ignore[misc]
+        ctx.stored = ctx.stored if batched else None
+    else:
+        saved = ctx.saved_tensors[loss.n_tensors :]
+        gradients = loss.gradients(ctx.options, tensors, wanted, saved, grads)
+    return None, None, *gradients, *[None] * (loss.n_tensors - n)
+
+
+# ---- Operators -----------------------------------------------------------------------------------
+
+
+def _register(loss: Loss) -> Any:
+    """The loss as two operators, between which the graph holds only what is saved.
+
+    Which backend runs is chosen when they run. An empty tensor stands for a gradient that is not
+    requested.
+    """
+    n_tensors, n_inputs, name = loss.n_tensors, loss.n_inputs, f"nll::{loss.name}"
+    n_arguments = n_tensors + len(loss.options_type._fields)
+
+    def unpacked(values: Any) -> tuple[Any, Any, Sequence[bool]]:
+        options = loss.options_type(*values[n_tensors:n_arguments])
+        return options, values[:n_tensors], loss.stored(options, values[-1])
+
+    def joined(outputs: Tensors, stored: Tensors, like: Tensor) -> Any:
+        results: Any = (*outputs, *_present(stored, like))
+        return results if len(results) > 1 else results[0]
+
+    def forward(*values: Any) -> Any:
+        options, tensors, wanted = unpacked(values)
+        return joined(*loss.forward(options, tensors, wanted), tensors[0])
+
+    def shapes(*values: Any) -> Any:
+        options, tensors, wanted = unpacked(values)
+        return joined(*loss.shapes(options, tensors, wanted), tensors[0])
+
+    def gradients(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
+        options, tensors, _ = unpacked(values)
+        return _present(
+            loss.gradients(options, tensors, tuple(values[-1]), saved, grads), tensors[0]
+        )
+
+    def gradient_shapes(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
+        return _present(unfilled(values[:n_inputs], values[-1]), values[0])
+
+    schema, wanted = f"{loss.tensors}, {loss.options}", ", bool[] wanted"
+    returned = ", ".join(["Tensor"] * (loss.outputs + loss.n_stored))
+    operator = torch.library.custom_op(
+        name,
+        _untracked(forward),
+        mutates_args=(),
+        schema=f"({schema}{wanted if loss.n_stored else ''}) -> ({returned})",
+    )
+    operator.register_fake(shapes)
+    backward_operator = torch.library.custom_op(
+        f"{name}_backward",
+        _untracked(gradients),
+        mutates_args=(),
+        schema=f"(Tensor[] grads, Tensor[] saved, {schema}{wanted}) -> Tensor[]",
+    )
+    backward_operator.register_fake(gradient_shapes)
+
+    def setup(ctx: Any, inputs: tuple, output: Any) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.arguments = *[None] * n_tensors, *inputs[n_tensors:]
+        ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
+        saved = *(outputs[i] for i in loss.saved), *outputs[loss.outputs :]
+        ctx.save_for_backward(*inputs[:n_tensors], *saved)
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
+        tensors, saved = ctx.saved_tensors[:n_tensors], list(ctx.saved_tensors[n_tensors:])
+        wanted, grads = list(ctx.needs_input_grad[:n_inputs]), grads[: loss.n_outputs]
+        if any(ctx.needs_input_grad[n_inputs:n_tensors]):
+            raise RuntimeError(
+                "expected no gradient with respect to the target or weights in a program exported "
+                "without one"
             )
-            loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
-        except IndexError as error:
-            classes = input.shape[reference.class_dim(input)]
-            raise arguments.label_error(target, classes, options.ignore_index) or error from None
-    return loss.clone(), _sums_like(input)
+        options, _, stored = unpacked(ctx.arguments)
+        if torch.is_grad_enabled():
+            results = loss.gradients_by_definition(options, tensors, wanted, grads)
+        elif all(there or not want for there, want in zip(stored, wanted, strict=True)):
+            results = loss.scaled(tensors, saved[-loss.n_stored :], grads, False)  # type: ignore[misc]
+        else:
+            saved = saved[: len(loss.saved)]
+            results = backward_operator(list(grads), saved, *tensors, *options, wanted)
+        of_inputs = (g if want else None for g, want in zip(results, wanted, strict=True))
+        return *of_inputs, *[None] * (len(ctx.arguments) - n_inputs)
+
+    operator.register_autograd(backward, setup_context=setup)
+    return operator
+
+
+def _untracked(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.no_grad()(_torch.without_autocast(function))
+
+
+def _present(tensors: Tensors, like: Tensor) -> list[Tensor]:
+    return [like.new_empty(0) if t is None else t for t in tensors]
+
+
+def unfilled(tensors: Tensors, wanted: Sequence[bool], *dtypes: torch.dtype) -> Tensors:
+    """Return tensors of the shapes of the wanted gradients, by default of the tensors' dtypes."""
+    types = dtypes or [None if t is None else t.dtype for t in tensors]
+    return [
+        t.new_empty(t.shape, dtype=dtype) if want and t is not None else None
+        for t, want, dtype in zip(tensors, wanted, types, strict=True)
+    ]
+
+
+# ---- Cross entropy of logits, an operator for the compiler alone ---------------------------------
+
+
+def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tensors]:
+    """The loss, and each row's sums (2, rows) for the backward pass."""
+    input, target, weight, row_weights = tensors
+    route = dispatch.route(input, target, weight, row_weights)
+    try:
+        if route.backend is not reference:
+            loss, sums, _ = route.kernels.cross_entropy(*tensors, options, False)
+            return (loss, torch.stack(sums)), ()
+        dispatch.guard_labels(route, input, target, options.ignore_index)
+        loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
+    except IndexError as error:
+        classes = input.shape[class_dim(input)]
+        raise arguments.label_error(target, classes, options.ignore_index) or error from None
+    return (loss.clone(), _sums_like(input)), ()
 
 
 def _sums_like(input: Tensor) -> Tensor:
     dtype = torch.promote_types(input.dtype, torch.float32)
-    return input.new_zeros((2, *reference.rows_shape(input)), dtype=dtype)
+    return input.new_zeros((2, *rows_shape(input)), dtype=dtype)
 
 
-@cross_entropy.register_fake
-def _(input, target, weight, row_weights, ignore_index, reduction, *_):
-    sums = _sums_like(input)
-    return sums.new_empty(sums.shape[1:] if reduction == "none" else ()), sums
+def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tensors]:
+    sums = _sums_like(tensors[0])
+    return (sums.new_empty(sums.shape[1:] if options.reduction == "none" else ()), sums), ()
 
 
-@torch.library.custom_op(
-    "nll::cross_entropy_backward",
-    mutates_args=(),
-    schema=f"(Tensor slope, Tensor sums, {_ARGUMENTS}) -> Tensor",
-)
-def cross_entropy_backward(slope, sums, input, target, weight, row_weights, *options):
-    """`slope` times the gradient by the input."""
-    saved, options = (input, target, weight, row_weights), Options(*options)
-    with torch.no_grad():
-        backend = dispatch.choose(*saved)
-        if backend is reference:
-            return reference.cross_entropy_gradient(slope, *saved, options)
-        return autograd.gradient_anew(backend.kernels, slope, saved, options, RowSums(*sums), False)
-
-
-@cross_entropy_backward.register_fake
-def _(slope, sums, input, *_):
-    return input.new_empty(input.shape)
-
-
-def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.save_for_backward(output[1], *inputs[:4])
-    ctx.options = inputs[4:]
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx: Any, slope: Tensor, *_: Tensor | None):
-    sums, *saved = ctx.saved_tensors
-    if any(ctx.needs_input_grad[1:4]):
-        raise RuntimeError(
-            "expected no gradient by the target or by weights in a program exported without one"
+def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
+    input, target, weight, row_weights = tensors
+    route, (grad,) = dispatch.route(input, target, weight, row_weights), grads
+    if route.backend is reference:
+        return (
+            reference.cross_entropy_gradient(grad, input, target, weight, row_weights, options),
         )
-    if torch.is_grad_enabled():
-        gradient = autograd.gradient_by_definition(slope, tuple(saved), Options(*ctx.options))
-    else:
-        gradient = cross_entropy_backward(slope, sums, *saved, *ctx.options)
-    return gradient, *[None] * 9
+    sums = RowSums(*saved[0])
+    return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, sums, False),)
 
 
-cross_entropy.register_autograd(_backward, setup_context=_setup)
+def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:
+    input, target, weight, row_weights = tensors
+    return (reference.cross_entropy(input, target, weight, row_weights, None, options),)
+
+
+OPTIONS = (
+    "SymInt ignore_index, str reduction, float label_smoothing, float temperature, "
+    "float? softcap, float z_loss"
+)
+cross_entropy = Loss(
+    name="cross_entropy",
+    tensors="Tensor input, Tensor target, Tensor? weight, Tensor? row_weights",
+    options=OPTIONS,
+    options_type=Options,
+    n_inputs=1,
+    n_outputs=1,
+    outputs=2,
+    saved=(1,),
+    forward=_forward,
+    shapes=_shapes,
+    gradients=_gradients,
+    definition=_definition,
+)

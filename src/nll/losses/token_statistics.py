@@ -1,5 +1,5 @@
-"""What a model says about each label: log-probability, entropy, rank; from scores, or from a linear
-layer in blocks.
+"""Statistics of each label under a model (log-probability, entropy, rank), from logits or, in
+blocks, from a linear layer.
 """
 
 from __future__ import annotations
@@ -11,389 +11,249 @@ from torch import Tensor
 
 from nll import _torch
 from nll.kernels import reference
-from nll.losses import dispatch
+from nll.kernels.types import RowStatistics
+from nll.losses import arguments, dispatch, operators
 from nll.losses.matmul import (
     NOTHING,
+    autocast,
     kept_blocks,
     linear,
     plan,
     products_of,
     rows_by_definition,
-    summed_in,
+    sum_dtype,
 )
 from nll.losses.rowwise import Rowwise, over_blocks
 
 
 class TokenStatistics(NamedTuple):
-    """For each label, in the shape of the labels; `log_prob`, `lse` and `entropy` are
-    differentiable.
+    """Per-label outputs in the labels' shape; `log_prob`, `lse` and `entropy` are differentiable.
 
-    An ignored label has 0 in these, is not `correct`, and has the rank -1.
+    An ignored label has 0 in these, is not `correct`, and has rank -1.
     """
 
     log_prob: Tensor  # log p of the label
-    lse: Tensor  # log sum exp of the scores
+    lse: Tensor  # log sum exp of the logits
     entropy: Tensor | None  # -sum p log p, in nats
-    correct: Tensor  # whether the label has the largest score; of equal scores the first counts
-    rank: Tensor  # how many classes have a larger score than the label
+    correct: Tensor  # whether the label has the largest logit; the first of equal ones counts
+    rank: Tensor  # number of classes with a larger logit than the label
     topk_log_prob: Tensor | None  # (..., k), the largest first
     topk_index: Tensor | None
     kept: Tensor  # whether the label is not ignored
 
 
-class Question(NamedTuple):
-    """What is asked about rows of scores, or of features and a head."""
+class Options(NamedTuple):
+    """The options of token statistics."""
 
     temperature: float
     softcap: float | None
     entropy: bool
     topk: int
+    max_memory: int | None
 
 
-# scores (N, C); or features (N, F), a head (C, F) and a bias (C)
+# logits (N, C); or features (N, F), a head (C, F) and a bias (C)
 Layer = tuple[Tensor, Tensor | None, Tensor | None]
 
+# Per-row outputs: log_prob, lse, entropy; rank, top-k log-probabilities and classes. The first
+# three are differentiable. An entropy that is not requested is (N, 0).
+Outputs = tuple[Tensor, ...]
+_SMOOTH, _ALL = 3, 6
 
-def answer(
-    question: Question, layer: Layer, target: Tensor, ignore_index: int, max_memory: int | None
+
+def token_statistics(
+    input: Tensor,
+    target: Tensor,
+    *,
+    linear_weight: Tensor | None = None,
+    linear_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    entropy: bool = False,
+    topk: int = 0,
+    max_memory: int | None = None,
 ) -> TokenStatistics:
-    """The statistics, in blocks within a budget; IndexError for a label out of range."""
+    """Return each label's log-probability and rank, and the entropy and top classes of its logits.
+
+    Args:
+        input: logits (..., C), the classes last; with `linear_weight`, features (..., F).
+        target: labels (...), int64 or uint8.
+        linear_weight: (C, F), of the input's dtype.
+        linear_bias: (C), of the input's dtype.
+        temperature, softcap, ignore_index: as for `cross_entropy`.
+        entropy: whether to compute the entropy.
+        topk: number of most likely classes to return, with their log-probabilities.
+        max_memory: bytes for everything except arguments, results and gradients, as for
+            `linear_cross_entropy`.
+
+    Returns: `TokenStatistics`, in float32 for float16 and bfloat16 inputs. Differentiable any
+        number of times with respect to the input, the weight and the bias, with one block of the
+        logits in memory at a time.
+
+    Raises: as `linear_cross_entropy`.
+
+    Example:
+        >>> statistics = nll.token_statistics(torch.tensor([[0.0, 2.0]]), torch.tensor([0]), topk=1)
+        >>> statistics.log_prob, statistics.rank, statistics.topk_index
+        (tensor([-2.1269]), tensor([1]), tensor([[1]]))
+    """
+    arguments.cross_entropy_options(temperature=temperature, softcap=softcap)
+    layer, rows = layer_of(input, linear_weight, linear_bias, max_memory)
+    labels = arguments.row_labels(target, rows, ignore_index)
+    classes = classes_of(layer)
+    arguments.topk(topk, classes)
+    options = Options(float(temperature), softcap, entropy, topk, max_memory)
+    try:
+        flat = statistics_of(options, layer, labels.reshape(-1), ignore_index)
+    except IndexError as error:
+        raise arguments.label_error(target, classes, ignore_index) or error from None
+    shaped: Any = [None if t is None else t.reshape((*rows, *t.shape[1:])) for t in flat]
+    return TokenStatistics(*shaped)
+
+
+def layer_of(
+    input: Tensor, head: Tensor | None, bias: Tensor | None, max_memory: int | None
+) -> tuple[Layer, torch.Size]:
+    """Check logits or a linear layer; return them with all rows in one dimension, and the rows'
+    shape.
+    """
+    if head is None:
+        arguments.logits(input, bias, max_memory)
+        rows = input.shape[:-1]
+    else:
+        input, head, bias = autocast(input, head, bias)
+        rows = arguments.linear(input, head, bias, max_memory)  # type: ignore[arg-type]
+    return (_torch.matrix(input), head, bias), rows
+
+
+def statistics_of(
+    options: Options, layer: Layer, target: Tensor, ignore_index: int
+) -> TokenStatistics:
+    """Return the statistics, in blocks within a budget; IndexError for a label out of range."""
     kept = target != ignore_index
     wrong = kept & ((target < 0) | (target >= classes_of(layer)))
     label = target.masked_fill(~kept | wrong, 0)
-    if needs_definition(layer):
-        log_prob, lse, *more = _by_definition(question, layer, label, max_memory)
-    elif torch.compiler.is_compiling():
-        log_prob, lse, *more = _operated(question, max_memory, label, kept, layer)
-    else:
+    if not LOSS.needs_definition(layer):
         dispatch.look_at_labels(target, classes_of(layer), ignore_index)
-        log_prob, lse, *more = _Statistics.apply(question, max_memory, label, kept, *layer)  # type: ignore[misc]
-    entropy = more.pop(0) if question.entropy else None
-    rank, *top = more
+    outputs: Any = LOSS(options, (*layer, label, kept))
+    log_prob, lse, entropy, rank, top, index = outputs[:_ALL]
     log_prob = log_prob.masked_fill(wrong, torch.nan)
     correct = (rank == 0) & ~log_prob.isnan() & kept
-    best, index = top or (None, None)
-    of_rows = (log_prob, 0.0), (lse, 0.0), (entropy, 0.0), (rank, -1), (best, 0.0), (index, -1)
-    log_prob, lse, entropy, rank, best, index = (
-        _where(kept, numbers, ignored) for numbers, ignored in of_rows
+    ignored, of_top = ~kept, ~kept.unsqueeze(-1)
+    return TokenStatistics(
+        log_prob.masked_fill(ignored, 0.0),
+        lse.masked_fill(ignored, 0.0),
+        entropy.masked_fill(ignored, 0.0) if options.entropy else None,
+        correct,
+        rank.masked_fill(ignored, -1),
+        top.masked_fill(of_top, 0.0) if options.topk else None,
+        index.masked_fill(of_top, -1) if options.topk else None,
+        kept,
     )
-    return TokenStatistics(log_prob, lse, entropy, correct, rank, best, index, kept)
 
 
 def classes_of(layer: Layer) -> int:
-    """The number of classes."""
     input, head, _ = layer
     return input.shape[1] if head is None else head.shape[0]
 
 
-def needs_definition(layer: Layer) -> bool:
-    """Whether the blocks are to be of operators that autograd, torch.func, tracers and modes look
-    into.
-    """
-    return _torch.transforming() or not (torch.compiler.is_compiling() or _torch.ordinary(*layer))
-
-
-def _where(kept: Tensor, value: Tensor | None, other: Any) -> Any:
-    if value is None:
-        return None
-    return value.masked_fill(~(kept if value.dim() == kept.dim() else kept.unsqueeze(-1)), other)
-
-
-def _by_definition(
-    question: Question, layer: Layer, label: Tensor, max_memory: int | None
-) -> tuple[Tensor, ...]:
-    how = question.temperature, question.softcap, question.entropy
+def _definition(options: Options, tensors: Any, factors: Any) -> Outputs:
+    input, head, bias, label, kept = tensors
 
     def smooth(rows: Any, shared: Any) -> Any:
-        return reference.differentiable_statistics(linear(rows[0], *shared), rows[1], *how), ()
+        logits = linear(rows[0], *shared)
+        outputs = reference.differentiable_statistics(logits, rows[1], *options[:3])
+        return (*outputs, *[logits[:, :0]] * (_SMOOTH - len(outputs))), ()
 
     def everything(rows: Any, shared: Any) -> Any:
-        scores = linear(rows[0], *shared)
-        return _outputs(reference.statistics_block(scores, rows[1], *how), scores, question), ()
+        logits = linear(rows[0], *shared)
+        statistics = reference.statistics_block(logits, rows[1], *options[:3])
+        return _outputs(statistics, logits, options), ()
 
-    smooth_ones = 3 if question.entropy else 2
-    function = Rowwise(
-        everything, smooth_ones + 1 + 2 * bool(question.topk), Rowwise(smooth, smooth_ones)
-    )
-    input, head, bias = layer
-    step, _ = rows_by_definition(input, classes_of(layer), max_memory)
-    return over_blocks(function, (input, label), (head, bias), step)[0]
-
-
-def _outputs(
-    found: reference.RowStatistics, scores: Tensor, question: Question
-) -> tuple[Tensor, ...]:
-    """log_prob, lse and, if asked for, entropy; then rank and, if asked for, the largest and where
-    they are.
-    """
-    entropy = (found.entropy,) if question.entropy else ()
-    top: tuple[Tensor, ...] = ()
-    if question.topk:
-        best, index = torch.topk(scores, question.topk, 1)
-        z = reference.scores(best, question.temperature, question.softcap, None)
-        top = (z - found.shift.unsqueeze(1)) - found.log_sum.unsqueeze(1), index
-    return found.log_prob, found.lse, *entropy, found.rank, *top  # type: ignore[return-value]
-
-
-class _Statistics(torch.autograd.Function):
-    """The outputs, 0 where a row is ignored, and first derivatives by the kernels; others by the
-    definition.
-    """
-
-    @staticmethod
-    @dispatch.as_written
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        question: Question,
-        max_memory: int | None,
-        label: Tensor,
-        kept: Tensor,
-        *layer: Tensor | None,
-    ):
-        outputs, sums = _measure(question, max_memory, label, kept, layer)  # type: ignore[arg-type]
-        ctx.question, ctx.max_memory = question, max_memory
-        smooth_ones = 3 if question.entropy else 2
-        ctx.mark_non_differentiable(*outputs[smooth_ones:])
-        ctx.save_for_backward(*layer, label, kept, *sums, *outputs[2:smooth_ones])
-        return outputs
-
-    @staticmethod
-    @dispatch.as_forward
-    def backward(ctx: Any, *slopes: Tensor):  # type: ignore[override]
-        input, head, bias, label, kept, *sums = ctx.saved_tensors
-        layer, wanted, slopes = (input, head, bias), ctx.needs_input_grad[4:], slopes[: len(sums)]
-        if torch.is_grad_enabled() or any(map(_torch.batched, slopes)):
-            gradients = _gradients_by_definition(
-                ctx.question, ctx.max_memory, layer, label, kept, wanted, slopes
-            )
-        else:
-            gradients = _gradients(
-                ctx.question, ctx.max_memory, layer, label, kept, sums, wanted, slopes
-            )
-        return None, None, None, None, *gradients
-
-
-def _measure(
-    question: Question, max_memory: int | None, label: Tensor, kept: Tensor, layer: Layer
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """The outputs of `_outputs`, 0 for rows that are ignored; and each row's shift and log_sum."""
-    input, head, bias = layer
-    how = plan(input, head, max_memory)
-    rows, k = len(input), question.topk
-    numbers = [
-        input.new_zeros(rows, dtype=summed_in(input)) for _ in range(5 if question.entropy else 4)
+    function = Rowwise(everything, _ALL, Rowwise(smooth, _SMOOTH))
+    step, _ = rows_by_definition(input, classes_of((input, head, bias)), options.max_memory)
+    outputs = over_blocks(function, (input, label), (head, bias), step)[0]
+    ignored = ~kept
+    return *(t if t.dim() == 2 else t.masked_fill(ignored, 0) for t in outputs[:_SMOOTH]), *outputs[
+        _SMOOTH:
     ]
-    rank = input.new_zeros(rows, dtype=torch.int64)
-    top = (numbers[0].new_zeros(rows, k), rank.new_zeros(rows, k)) if k else ()
-    *outputs, shift, log_sum = *numbers[2:], rank, *top, *numbers[:2]
-    products = products_of(input, head, bias, how, NOTHING)
-    for some in kept_blocks(kept, False, how.rows):
-        scores, of = products.scores(input[some]), label[some]
-        found = dispatch.choose(scores, of).statistics_block(scores, of, *question[:3])
-        parts = *_outputs(found, scores, question), found.shift, found.log_sum
-        for output, part in zip((*outputs, shift, log_sum), parts, strict=True):
-            output[some] = part
-    return tuple(outputs), [shift, log_sum]
 
 
-def _gradients(
-    question: Question,
-    max_memory: int | None,
-    layer: Layer,
-    label: Tensor,
-    kept: Tensor,
-    sums: list[Tensor],  # shift, log_sum and, if asked for, the entropy
-    wanted: Any,
-    slopes: Any,
-) -> tuple[Tensor | None, ...]:
-    input, head, bias = layer
-    how = plan(input, head, max_memory)
-    products = products_of(input, head, bias, how, wanted)
-    for rows in kept_blocks(kept, False, how.rows):
-        x, of = input[rows], label[rows]
-        scores = products.scores(x)
-        shift, log_sum, *entropy = (numbers[rows] for numbers in sums)
-        nothing = shift  # is not read
-        found = reference.RowStatistics(
-            nothing, nothing, entropy[0] if entropy else None, of, shift, log_sum
+def _outputs(statistics: RowStatistics, logits: Tensor, options: Options) -> Outputs:
+    best, index = logits[:, :0], statistics.rank.new_empty(len(logits), 0)
+    if options.topk:
+        best, index = torch.topk(logits, options.topk, 1)
+    z = reference.scaled_logits(best, options.temperature, options.softcap)
+    top = (z - statistics.shift.unsqueeze(1)) - statistics.log_sum.unsqueeze(1)
+    entropy = statistics.entropy if options.entropy else top[:, :0]
+    return statistics.log_prob, statistics.lse, entropy, statistics.rank, top, index  # type: ignore[return-value]
+
+
+# ---- Value and first derivatives, by the kernels -------------------------------------------------
+
+
+def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Outputs, tuple]:
+    """The outputs, 0 for rows that are ignored; and each row's shift and log_sum."""
+    input, head, bias, label, kept = tensors
+    blocks = plan(input, head, options.max_memory)
+    results = _zeros(input, options)
+    products = products_of(input, head, bias, blocks, NOTHING)
+    for rows in kept_blocks(kept, False, blocks.rows):
+        logits, of_rows = products.logits(input[rows]), label[rows]
+        kernels = dispatch.route(logits, of_rows).kernels
+        statistics = kernels.statistics_block(logits, of_rows, *options[:3])
+        outputs = *_outputs(statistics, logits, options), statistics.shift, statistics.log_sum
+        for result, output in zip(results, outputs, strict=True):
+            result[rows] = output
+    return results, ()
+
+
+def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Outputs, tuple]:
+    return _zeros(tensors[0], options), ()
+
+
+def _zeros(input: Tensor, options: Options) -> Outputs:
+    n, dtype = input.shape[0], sum_dtype(input)
+    entropy = input.new_zeros(n if options.entropy else (n, 0), dtype=dtype)
+    log_prob, lse, shift, log_sum = (input.new_zeros(n, dtype=dtype) for _ in range(4))
+    rank = input.new_zeros(n, dtype=torch.int64)
+    top = input.new_zeros(n, options.topk, dtype=dtype)
+    index = input.new_zeros(n, options.topk, dtype=torch.int64)
+    return log_prob, lse, entropy, rank, top, index, shift, log_sum
+
+
+def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Outputs:
+    input, head, bias, label, kept = tensors
+    blocks = plan(input, head, options.max_memory)
+    products = products_of(input, head, bias, blocks, wanted)
+    grads = grads if options.entropy else grads[:2]
+    for rows in kept_blocks(kept, False, blocks.rows):
+        x, of_rows = input[rows], label[rows]
+        logits = products.logits(x)
+        entropy, shift, log_sum = (numbers[rows] for numbers in saved)
+        unread = shift
+        statistics = RowStatistics(
+            unread, unread, entropy if options.entropy else None, of_rows, shift, log_sum
         )
-        backend = dispatch.choose(scores, of)
-        backend.statistics_block_backward(
-            scores, of, *question[:2], found, tuple(t[rows] for t in slopes)
+        dispatch.route(logits, of_rows).kernels.statistics_block_backward(
+            logits, of_rows, *options[:2], statistics, tuple(grad[rows] for grad in grads)
         )
-        products.add(rows, x, scores)
-    return tuple(None if g is None else g.to(input.dtype) for g in products.gradients)
+        products.add(rows, x, logits)
+    return tuple(None if g is None else g.to(input.dtype) for g in products.gradients)  # type: ignore[misc]
 
 
-def _gradients_by_definition(
-    question: Question,
-    max_memory: int | None,
-    layer: Layer,
-    label: Tensor,
-    kept: Tensor,
-    wanted: Any,
-    slopes: Any,
-) -> tuple[Tensor | None, ...]:
-    def outputs(*points: Any) -> tuple[Tensor, ...]:
-        smooth = _by_definition(question._replace(topk=0), points, label, max_memory)[: len(slopes)]
-        return tuple(output.masked_fill(~kept, 0.0) for output in smooth)
-
-    return _torch.separate_gradients(outputs, layer, wanted, slopes)
-
-
-# ---- For torch.compile and torch.export ----------------------------------------------------------
-
-_ARGUMENTS = (
-    "Tensor input, Tensor? head, Tensor? bias, Tensor label, Tensor kept, "
-    "float temperature, float? softcap, bool entropy, SymInt topk, SymInt? max_memory"
+LOSS = operators.Loss(
+    name="token_statistics",
+    tensors="Tensor input, Tensor? head, Tensor? bias, Tensor label, Tensor kept",
+    options="float temperature, float? softcap, bool entropy, SymInt topk, SymInt? max_memory",
+    options_type=Options,
+    n_inputs=3,
+    n_outputs=_SMOOTH,
+    outputs=_ALL + 2,
+    saved=(2, 6, 7),
+    forward=_forward,
+    shapes=_shapes,
+    gradients=_gradients,
+    definition=_definition,
 )
-_TENSORS = 3  # of the layer
-
-
-@torch.library.custom_op(
-    "nll::token_statistics",
-    mutates_args=(),
-    schema=f"({_ARGUMENTS}) -> (Tensor log_prob, Tensor lse, Tensor entropy, Tensor rank, Tensor "
-    f"topk_log_prob, "
-    "Tensor topk_index, Tensor shift, Tensor log_sum)",
-)
-def _operator(input, head, bias, label, kept, *options):
-    *asked, max_memory = options
-    question = Question(*asked)
-    with torch.no_grad():
-        measure = _torch.without_autocast(_measure)
-        (log_prob, lse, *more), sums = measure(
-            question, max_memory, label, kept, (input, head, bias)
-        )
-    entropy = more.pop(0) if question.entropy else log_prob.new_empty(0)
-    rank, *top = more
-    return log_prob, lse, entropy, rank, *(top or (log_prob.new_empty(0), rank.new_empty(0))), *sums
-
-
-@_operator.register_fake
-def _(input, head, bias, label, kept, temperature, softcap, entropy, topk, max_memory):
-    rows = input.shape[0]
-    number = input.new_empty(rows, dtype=summed_in(input))
-    top = [(t.new_empty(rows, topk) if topk else t.new_empty(0)) for t in (number, label)]
-    of_entropy = torch.empty_like(number) if entropy else number.new_empty(0)
-    return (
-        number,
-        number.clone(),
-        of_entropy,
-        label.new_empty(rows),
-        *top,
-        number.clone(),
-        number.clone(),
-    )
-
-
-@torch.library.custom_op(
-    "nll::token_statistics_backward",
-    mutates_args=(),
-    schema=f"(Tensor by_log_prob, Tensor by_lse, Tensor? by_entropy, Tensor shift, Tensor log_sum, "
-    f"Tensor? of_entropy, {_ARGUMENTS}, bool[] wanted) -> (Tensor by_input, Tensor by_head, Tensor "
-    f"by_bias)",
-)
-def _backward_operator(*arguments):
-    slopes, sums = ([t for t in some if t is not None] for some in (arguments[:3], arguments[3:6]))
-    input, head, bias, label, kept, *asked, max_memory, wanted = arguments[6:]
-    with torch.no_grad():
-        gradients = _torch.without_autocast(_gradients)
-        found = gradients(
-            Question(*asked),
-            max_memory,
-            (input, head, bias),
-            label,
-            kept,
-            sums,
-            tuple(wanted),
-            slopes,
-        )
-    return tuple(input.new_empty(0) if g is None else g for g in found)
-
-
-@_backward_operator.register_fake
-def _(*arguments):
-    layer, wanted = arguments[6 : 6 + _TENSORS], arguments[-1]
-    return tuple(
-        t.new_empty(t.shape) if want and t is not None else layer[0].new_empty(0)
-        for t, want in zip(layer, wanted, strict=True)
-    )
-
-
-def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    ctx.question, ctx.max_memory = Question(*inputs[5:-1]), inputs[-1]
-    ctx.mark_non_differentiable(*output[3:], *([] if ctx.question.entropy else [output[2]]))
-    ctx.save_for_backward(*inputs[:5], *output[-2:], *([output[2]] if ctx.question.entropy else []))
-
-
-def _operator_backward(ctx: Any, *slopes: Any):
-    *layer, label, kept, shift, log_sum = ctx.saved_tensors[:7]
-    entropy, question = ctx.saved_tensors[7:], ctx.question
-    slopes, wanted = slopes[: 2 + len(entropy)], list(ctx.needs_input_grad[:_TENSORS])
-    if torch.is_grad_enabled():
-        found = _gradients_by_definition(
-            question, ctx.max_memory, tuple(layer), label, kept, wanted, slopes
-        )
-    else:
-        a, b, c = (*slopes, None)[:3]
-        of = (*entropy, None)[0]
-        found = _backward_operator(
-            a, b, c, shift, log_sum, of, *layer, label, kept, *question, ctx.max_memory, wanted
-        )
-    return *(g if want else None for g, want in zip(found, wanted, strict=True)), *[None] * 7
-
-
-_operator.register_autograd(_operator_backward, setup_context=_setup)
-
-
-def _operated(
-    question: Question, max_memory: int | None, label: Tensor, kept: Tensor, layer: Layer
-) -> tuple[Tensor, ...]:
-    log_prob, lse, entropy, rank, *top = _operator(*layer, label, kept, *question, max_memory)[:6]
-    return (
-        log_prob,
-        lse,
-        *([entropy] if question.entropy else []),
-        rank,
-        *(top if question.topk else []),
-    )
-
-
-# ---- Over many batches ---------------------------------------------------------------------------
-
-
-class Estimate(NamedTuple):
-    """A mean over labels, or a function of one, with its standard error."""
-
-    value: float
-    standard_error: float
-    n: int  # labels that count
-
-
-def mean_over(batches: Any, pick: Any, clusters: str) -> Estimate:
-    """Mean of a number per label; as a ratio of sums, its variance from what clusters of labels add
-    up to.
-
-    With s_g the sum and n_g the labels of cluster g, m = sum s / sum n and
-    var m = G / (G - 1) sum (s_g - m n_g)^2 / (sum n)^2 (Cochran 1977, Sampling Techniques, section
-    9A.2).
-    """
-    sums = torch.zeros(6, dtype=torch.float64, device="cpu")  # G, s, n, s^2, s n, n^2
-    for batch in [batches] if isinstance(batches, TokenStatistics) else batches:
-        kept = batch.kept.detach().double()
-        values = pick(batch).detach().double().masked_fill(~batch.kept, 0.0)
-        if clusters == "sequence":
-            values, kept = (
-                t.reshape(1) if t.dim() == 0 else t.unsqueeze(-1).flatten(1).sum(1)
-                for t in (values, kept)
-            )
-        s, n = values.flatten(), kept.flatten()
-        sums += torch.stack([(n > 0).sum(), s.sum(), n.sum(), s @ s, s @ n, n @ n]).cpu()
-    groups, s, n, ss, sn, nn = sums.tolist()
-    if n == 0:
-        return Estimate(float("nan"), float("nan"), 0)
-    mean = s / n
-    spread = max(0.0, ss - 2.0 * mean * sn + mean**2 * nn)
-    error = (groups / (groups - 1) * spread) ** 0.5 / n if groups > 1 else float("nan")
-    return Estimate(mean, error, int(n))

@@ -1,3 +1,1 @@
-"""Triton kernels for accelerators, one file per loss; `backend.py` calls them on PyTorch's
-tensors.
-"""
+"""Triton kernels for accelerators, one file per loss; `backend.py` calls them on tensors."""

@@ -1,13 +1,12 @@
-"""Cross entropy of scores z against labels or probabilities, as `csrc/cross_entropy.cpp` computes
-it on a processor:
+"""Cross entropy of logits z with labels or probabilities, as `csrc/cross_entropy.cpp` computes it
+on a CPU:
 
   l = -sum_c q_c w_c log p_c,  p = softmax(z),  q = (1 - s) target + s / C
   dl/dz_c = (sum_k q_k w_k) p_c - q_c w_c,      dlse^2/dz_c = 2 lse p_c
 
-One launch reads the scores once, keeping the largest score and the sum of exponentials up to date
-as it goes (Milakov
-and Gimelshein 2018, Online normalizer calculation for softmax), and writes the gradient: a row that
-fits a tile stays in registers between the two, a longer one is read again from cache.
+One launch reads the logits once, updating the largest logit and the sum of exponentials as it goes
+(Milakov and Gimelshein 2018, Online normalizer calculation for softmax), and writes the gradient: a
+row that fits a tile stays in registers between the two, a longer one is read again from cache.
 """
 
 from __future__ import annotations
@@ -17,14 +16,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nll.kernels.reference import Options, RowSums, class_dim
+from nll.kernels.layout import class_dim
 from nll.kernels.triton import labels
-from nll.kernels.triton.tiles import add_exponentials, layout, offsets, on, score, slope_of, tile
+from nll.kernels.triton.tiles import (
+    add_exponentials,
+    derivative,
+    layout,
+    offsets,
+    on,
+    scaled,
+    tile,
+)
+from nll.kernels.types import Options, RowSums
 
 
 @triton.jit
 def load_tile(x, begin, c, class_stride, classes, read):
-    """The numbers of rows that begin here, at these classes, and where there are any."""
+    """The numbers of rows that begin at `begin`, in the classes c, and the mask of valid ones."""
     mask = read[:, None] & (c < classes)[None, :]
     return tl.load(
         x + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0
@@ -44,7 +52,7 @@ def spread_target(
     LABELS: tl.constexpr,
     WEIGHT: tl.constexpr,
 ):
-    """u_c = q_c w_c, without what is at the label alone."""
+    """u_c = q_c w_c, without the one-hot term at the label."""
     mask = read[:, None] & (c < classes)[None, :]
     u = tl.where(mask, smoothing / classes, 0.0)
     if not LABELS:
@@ -59,18 +67,18 @@ def spread_target(
 
 @triton.jit
 def cross_entropy_kernel(
-    x,  # the scores
-    gradient,  # of their shape, or the scores' own memory
-    target,  # (rows) labels, or probabilities of the scores' shape
+    x,  # the logits
+    gradient,  # of their shape, or the logits' own memory
+    target,  # (rows) labels, or probabilities of the logits' shape
     weight,  # (classes)
     factor,  # (rows)
     upstream,  # (1) the gradient of the result
-    shift,  # (rows) the largest score, and
+    shift,  # (rows) the largest logit, and
     total,  # (rows) sum exp(z - shift)
     loss,  # (rows)
     sums,  # (2, PARTS) of the census
     first,  # (PARTS)
-    offender,  # (2) in memory of the host: the row and the label, or -1
+    offender,  # (2) in host memory: the row and the label, or -1
     rows,
     classes,
     inner,
@@ -88,7 +96,7 @@ def cross_entropy_kernel(
     inverse_temperature,
     softcap,
     z_loss,  # (1)
-    # loss, shift and total are wanted; else they are given, but for the loss
+    # compute loss, shift and total; otherwise read shift and total
     FORWARD: tl.constexpr,
     GRADIENT: tl.constexpr,
     LABELS: tl.constexpr,
@@ -131,7 +139,7 @@ def cross_entropy_kernel(
         if WEIGHT:
             at_label *= tl.load(weight + label, read, other=0.0).to(tl.float32)
         if FORWARD:
-            z_label = score(
+            z_label = scaled(
                 tl.load(x + begin + label * x_class, read, other=0.0),
                 inverse_temperature,
                 softcap,
@@ -143,25 +151,25 @@ def cross_entropy_kernel(
     f = tl.full([ROWS], 1.0, tl.float32)
     if FACTOR:
         f = tl.load(factor + row, there, other=0.0).to(tl.float32)
-    by_mass = 1.0
+    by_weight = 1.0
     by_count = 1.0
     ratio = 1.0
     if MEAN:
-        mass_of_all = tl.sum(tl.load(sums + tl.arange(0, PARTS)), 0)
-        # where nothing counts the gradient is 0
-        by_mass = tl.where(mass_of_all == 0.0, 0.0, 1.0 / mass_of_all)
+        total_weight = tl.sum(tl.load(sums + tl.arange(0, PARTS)), 0)
+        # with total weight 0 the gradient is 0
+        by_weight = tl.where(total_weight == 0.0, 0.0, 1.0 / total_weight)
         if Z:
             count = tl.sum(tl.load(sums + PARTS + tl.arange(0, PARTS)), 0)
             by_count = tl.where(count == 0.0, 0.0, 1.0 / count)
-            ratio = mass_of_all * by_count
+            ratio = total_weight * by_count
 
-    # ---- Their sums: target = sum_c u_c (z_c - top), mass = sum_c u_c
+    # ---- Their sums: expected = sum_c u_c (z_c - top), all_u = sum_c u_c
     if WHOLE:
         x_whole, mask = load_tile(x, begin, column, x_class, classes, read)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     all_e = tl.zeros([ROWS], tl.float32)
     expected = tl.zeros([ROWS], tl.float32)
-    mass = tl.zeros([ROWS], tl.float32)
+    all_u = tl.zeros([ROWS], tl.float32)
     if not FORWARD:
         top = tl.load(shift + row, read, other=0.0)
         all_e = tl.load(total + row, read, other=1.0)
@@ -185,25 +193,27 @@ def cross_entropy_kernel(
                 xs, here = x_whole, mask
             else:
                 xs, here = load_tile(x, begin, c + column, x_class, classes, read)
-            z = tl.where(here, score(xs, inverse_temperature, softcap, CAP), float("-inf"))
+            z = tl.where(here, scaled(xs, inverse_temperature, softcap, CAP), float("-inf"))
             before = top
             top, all_e = add_exponentials(top, all_e, z)
             if SPREAD:
                 base = tl.where(top == float("-inf"), 0.0, top)
                 moved = tl.where(before == float("-inf"), 0.0, before - base)
                 counts = here & (u != 0.0)  # 0 log 0 = 0
-                expected += moved * mass + tl.sum(tl.where(counts, u * (z - base[:, None]), 0.0), 1)
+                expected += moved * all_u + tl.sum(
+                    tl.where(counts, u * (z - base[:, None]), 0.0), 1
+                )
         if SPREAD:
-            mass += tl.sum(u, 1)
+            all_u += tl.sum(u, 1)
     top = tl.where(top == float("-inf"), 0.0, top)
     log_sum = tl.log(all_e)
     lse = top + log_sum
 
-    # ---- What they count
+    # ---- Their losses
     if FORWARD:
         value = at_label * ((top - z_label) + log_sum)
         if SPREAD:
-            spread = log_sum * mass - expected
+            spread = log_sum * all_u - expected
             value += spread
         if Z:
             value += tl.load(z_loss) * ratio * lse * lse
@@ -215,8 +225,8 @@ def cross_entropy_kernel(
 
     # ---- The gradient by z: p * by_p - by_u * u_c, and minus by_u * at_label at the label
     if GRADIENT:
-        by_u = scale * f * by_mass
-        by_p = by_u * (mass + at_label)
+        by_u = scale * f * by_weight
+        by_p = by_u * (all_u + at_label)
         if Z:
             by_p += scale * f * by_count * tl.load(z_loss) * 2.0 * lse
         by_p = by_p / all_e
@@ -226,7 +236,7 @@ def cross_entropy_kernel(
                 xs, here = x_whole, mask
             else:
                 xs, here = load_tile(x, begin, c + column, x_class, classes, read)
-            z = score(xs, inverse_temperature, softcap, CAP)
+            z = scaled(xs, inverse_temperature, softcap, CAP)
             g = tl.exp(z - top[:, None]) * by_p[:, None]
             if SPREAD:
                 at = c + column
@@ -238,7 +248,7 @@ def cross_entropy_kernel(
                 g -= tl.where(
                     (c + column)[None, :] == label[:, None], (by_u * at_label)[:, None], 0.0
                 )
-            g = tl.where(read[:, None], g * slope_of(xs, inverse_temperature, softcap, CAP), 0.0)
+            g = tl.where(read[:, None], g * derivative(xs, inverse_temperature, softcap, CAP), 0.0)
             to = gradient + g_begin[:, None] + (c + column)[None, :].to(tl.int64) * g_class
             tl.store(
                 to,
@@ -258,38 +268,39 @@ def run(
     gradient: Tensor | None,
     upstream: Tensor | None = None,
 ) -> labels.Census:
-    """Launch the kernel: with `rows` it fills these and the sums, with a gradient that, for an
-    `upstream`.
+    """Launch the kernel: fill `rows` and the sums where there are rows, and the gradient for an
+    `upstream` where there is one.
     """
     dim = class_dim(input)
     probabilities = target.shape == input.shape
     x, g = layout(input, dim), layout(input if gradient is None else gradient, dim)
     q = layout(target, dim)[3:] if probabilities else (0, 0, 0)
-    found = labels.census(
+    census = labels.census(
         target, weight, row_factor, x.rows, x.classes, options.ignore_index, not probabilities
     )
     shape = tile(x.classes, x.inner)
-    nothing, z_loss = found.sums, options.z_loss
+    unused, z_loss = census.sums, options.z_loss
+    with_z_loss = isinstance(z_loss, Tensor) or z_loss != 0.0
     if not isinstance(z_loss, Tensor):
         z_loss = (
-            nothing
-            if z_loss == 0.0
-            else torch.full((), z_loss, dtype=torch.float32, device=input.device)
+            torch.full((), z_loss, dtype=torch.float32, device=input.device)
+            if with_z_loss
+            else unused
         )
     with on(input.device):
         cross_entropy_kernel[(triton.cdiv(x.rows, shape.rows),)](
             input,
             input if gradient is None else gradient,
             target,
-            nothing if weight is None else weight,
-            nothing if row_factor is None else row_factor,
-            nothing if upstream is None else upstream,
+            unused if weight is None else weight,
+            unused if row_factor is None else row_factor,
+            unused if upstream is None else upstream,
             sums.shift,
             sums.total,
-            nothing if rows is None else rows,
-            found.sums,
-            found.first,
-            found.offender,
+            unused if rows is None else rows,
+            census.sums,
+            census.first,
+            census.offender,
             *x,
             *g[3:],
             *q,
@@ -305,15 +316,15 @@ def run(
             FACTOR=row_factor is not None,
             SMOOTH=options.label_smoothing > 0.0,
             CAP=options.softcap is not None,
-            Z=z_loss is not nothing,
+            Z=with_z_loss,
             MEAN=options.reduction == "mean",
             WHOLE=shape.whole,
             ROWS=shape.rows,
             BLOCK=shape.classes,
-            PARTS=len(found.first),
+            PARTS=len(census.first),
             num_warps=shape.warps,
         )
-    return found
+    return census
 
 
 @triton.jit
@@ -327,7 +338,6 @@ def rescale_kernel(gradient, factor, count, BLOCK: tl.constexpr):
 
 
 def rescale(gradient: Tensor, factor: Tensor) -> None:
-    """Multiply a contiguous gradient by a number on its device, in place."""
     with on(gradient.device):
         rescale_kernel[(triton.cdiv(gradient.numel(), 4096),)](
             gradient, factor, gradient.numel(), BLOCK=4096

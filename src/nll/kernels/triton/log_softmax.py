@@ -1,7 +1,5 @@
 """log softmax along a dimension, y = x - max - log sum exp(x - max), and its gradient, g - exp(y)
-sum g.
-
-Of log-probabilities: that of each row's label, and the gradient of that.
+sum g; the log-probability of each row's label, and its gradient.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from nll.kernels.triton.tiles import add_exponentials, layout, offsets, on, tile
 
 @triton.jit
 def log_softmax_kernel(
-    x,  # the scores, or the gradient of the result
+    x,  # the logits, or the gradient of the result
     y,  # the result, for its gradient
     out,
     rows,
@@ -70,8 +68,8 @@ def log_softmax_kernel(
 
 
 def run(input: Tensor, result: Tensor | None, out: Tensor, dim: int) -> None:
-    """Fill `out`, contiguous, with the logarithms, or with the gradient by the scores of a
-    contiguous result.
+    """Fill `out`, contiguous, with the logarithms, or with the gradient of a contiguous result with
+    respect to the logits.
     """
     x, o = layout(input, dim), layout(out, dim)
     shape = tile(x.classes, x.inner)
@@ -123,7 +121,7 @@ def pick_kernel(
 
 @triton.jit
 def pick_backward_kernel(
-    slope,  # (rows)
+    grad,  # (rows)
     target,
     out,  # contiguous
     rows,
@@ -136,43 +134,41 @@ def pick_backward_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """-slope at each row's label, and 0 elsewhere."""
+    """-grad at each row's label, and 0 elsewhere."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     label = tl.load(target + row, there, other=0)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     at_label = (c[None, :] == label[:, None]) & (label != ignore_index)[:, None]
-    value = tl.where(at_label, -tl.load(slope + row, there, other=0.0).to(tl.float32)[:, None], 0.0)
+    value = tl.where(at_label, -tl.load(grad + row, there, other=0.0).to(tl.float32)[:, None], 0.0)
     to = offsets(row, inner, o_outer, o_inner)[:, None] + c[None, :].to(tl.int64) * o_class
     tl.store(out + to, value.to(out.dtype.element_ty), there[:, None] & (c < classes)[None, :])
 
 
 def pick(input: Tensor, target: Tensor, loss: Tensor, ignore_index: int, dim: int) -> None:
-    """Fill `loss` with -x of each row's label."""
     x = layout(input, dim)
-    found = labels.census(target, None, None, x.rows, x.classes, ignore_index)
+    census = labels.census(target, None, None, x.rows, x.classes, ignore_index)
     with on(input.device):
         pick_kernel[(triton.cdiv(x.rows, 1024),)](
             input,
             target,
             loss,
-            found.first,
-            found.offender,
+            census.first,
+            census.offender,
             *x,
             ignore_index,
             ROWS=1024,
-            PARTS=len(found.first),
+            PARTS=len(census.first),
         )
 
 
-def pick_backward(slope: Tensor, target: Tensor, out: Tensor, ignore_index: int, dim: int) -> None:
-    """Fill `out` with the gradient by the log-probabilities."""
+def pick_backward(grad: Tensor, target: Tensor, out: Tensor, ignore_index: int, dim: int) -> None:
     o = layout(out, dim)
     shape = tile(o.classes, o.inner)
     block = min(shape.classes, 4096)
     with on(out.device):
         pick_backward_kernel[(triton.cdiv(o.rows, shape.rows), triton.cdiv(o.classes, block))](
-            slope,
+            grad,
             target,
             out,
             *o,

@@ -1,6 +1,4 @@
-"""What scores say about a label, and the gradient of it, as `csrc/statistics.cpp` computes them on
-a processor.
-"""
+"""Statistics of labels and their gradient, as `csrc/statistics.cpp` computes them on a CPU."""
 
 from __future__ import annotations
 
@@ -8,9 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nll.kernels.reference import RowStatistics
 from nll.kernels.triton.cross_entropy import load_tile
-from nll.kernels.triton.tiles import on, score, slope_of, tile
+from nll.kernels.triton.tiles import derivative, on, scaled, tile
+from nll.kernels.types import RowStatistics
 
 
 @triton.jit
@@ -40,11 +38,11 @@ def statistics_kernel(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     expected = tl.zeros([ROWS], tl.float32)  # sum exp(z - top) (z - top)
-    before = tl.zeros([ROWS], tl.int64)
+    rank_sum = tl.zeros([ROWS], tl.int64)
     for c in range(0, classes, BLOCK):
         place = c + column
         xs, here = load_tile(x, begin, place, 1, classes, there)
-        z = tl.where(here, score(xs, inverse_temperature, softcap, CAP), float("-inf"))
+        z = tl.where(here, scaled(xs, inverse_temperature, softcap, CAP), float("-inf"))
         higher = tl.maximum(top, tl.max(z, 1))
         shift = tl.where(higher == float("-inf"), 0.0, higher)
         moved = tl.where(top == float("-inf"), 0.0, top - shift)
@@ -57,14 +55,14 @@ def statistics_kernel(
         first = (xs > x_label[:, None]) | (
             (xs == x_label[:, None]) & (place[None, :] < label[:, None])
         )
-        before += tl.sum((first & here).to(tl.int32), 1)
+        rank_sum += tl.sum((first & here).to(tl.int32), 1)
     top = tl.where(top == float("-inf"), 0.0, top)
     log_sum = tl.log(total)
-    z_label = score(x_label, inverse_temperature, softcap, CAP)
+    z_label = scaled(x_label, inverse_temperature, softcap, CAP)
     tl.store(log_prob + row, (z_label - top) - log_sum, there)
     tl.store(lse + row, top + log_sum, there)
     tl.store(entropy + row, log_sum - expected / total, there)
-    tl.store(rank + row, before, there)
+    tl.store(rank + row, rank_sum, there)
     tl.store(shifts + row, top, there)
     tl.store(log_sums + row, log_sum, there)
 
@@ -98,7 +96,7 @@ def statistics_backward_kernel(
     begin = row.to(tl.int64) * classes
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     xs, here = load_tile(x, begin, c, 1, classes, there)
-    log_p = (score(xs, inverse_temperature, softcap, CAP) - shift) - log_sum
+    log_p = (scaled(xs, inverse_temperature, softcap, CAP) - shift) - log_sum
     p = tl.exp(log_p)
     g = p * (b - a)
     if ENTROPY:
@@ -106,23 +104,26 @@ def statistics_backward_kernel(
         h = tl.load(entropy + row, there, other=0.0)[:, None]
         g -= tl.where(p == 0.0, 0.0, p * by_h * (log_p + h))
     g += tl.where(c[None, :] == label[:, None], a, 0.0)
-    g *= slope_of(xs, inverse_temperature, softcap, CAP)
+    g *= derivative(xs, inverse_temperature, softcap, CAP)
     tl.store(x + begin[:, None] + c[None, :], g.to(x.dtype.element_ty), here)
 
 
 def run(
-    scores: Tensor, label: Tensor, temperature: float, softcap: float | None, found: RowStatistics
+    logits: Tensor,
+    label: Tensor,
+    temperature: float,
+    softcap: float | None,
+    statistics: RowStatistics,
 ) -> None:
-    """Fill `found`."""
-    shape = tile(scores.shape[1], 1)
+    shape = tile(logits.shape[1], 1)
     block = min(shape.classes, 4096)
-    with on(scores.device):
-        statistics_kernel[(triton.cdiv(len(scores), shape.rows),)](
-            scores,
+    with on(logits.device):
+        statistics_kernel[(triton.cdiv(len(logits), shape.rows),)](
+            logits,
             label,
-            *found,
-            *scores.shape,
-            scores.stride(0),
+            *statistics,
+            *logits.shape,
+            logits.stride(0),
             1.0 / temperature,
             softcap or 1.0,
             CAP=softcap is not None,
@@ -133,30 +134,29 @@ def run(
 
 
 def run_backward(
-    scores: Tensor,
+    logits: Tensor,
     label: Tensor,
     temperature: float,
     softcap: float | None,
-    found: RowStatistics,
-    slopes: tuple[Tensor, ...],
+    statistics: RowStatistics,
+    grads: tuple[Tensor, ...],
 ) -> None:
-    """Overwrite the scores with the gradient."""
-    by_log_prob, by_lse, *by_entropy = slopes
-    shape = tile(scores.shape[1], 1)
+    by_log_prob, by_lse, *by_entropy = grads
+    shape = tile(logits.shape[1], 1)
     block = min(shape.classes, 4096)
-    with on(scores.device):
+    with on(logits.device):
         statistics_backward_kernel[
-            (triton.cdiv(len(scores), shape.rows), triton.cdiv(scores.shape[1], block))
+            (triton.cdiv(len(logits), shape.rows), triton.cdiv(logits.shape[1], block))
         ](
-            scores,
+            logits,
             label,
-            found.shift,
-            found.log_sum,
-            found.shift if found.entropy is None else found.entropy,
+            statistics.shift,
+            statistics.log_sum,
+            statistics.shift if statistics.entropy is None else statistics.entropy,
             by_log_prob,
             by_lse,
             by_entropy[0] if by_entropy else by_lse,
-            *scores.shape,
+            *logits.shape,
             1.0 / temperature,
             softcap or 1.0,
             ENTROPY=bool(by_entropy),

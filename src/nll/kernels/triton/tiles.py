@@ -1,8 +1,7 @@
-"""What the kernels share: a tile of rows by classes, the scores in it, and how large it is.
+"""Tiles of rows by classes: their sizes, and the functions of logits that all kernels share.
 
-A tensor of scores is (outer, classes, inner); row r is the pair (r // inner, r % inner). Sums are
-in float32, in an
-order that depends on the shape alone: no atomics, the same bits each time.
+A tensor of logits is (outer, classes, inner); row r is the pair (r // inner, r % inner). Sums are
+in float32, in an order that depends on the shape alone: no atomics, the same bits each time.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from torch import Tensor
 
 from nll.kernels.layout import outer_class_inner
 
-# Scores of a tile that is a whole row, at most; of another; of several rows. A thread holds 32, 16
-# of a part of a row, 8 where it has several rows' numbers besides: with every option more do not
-# fit the registers.
+# The most logits in a tile that is a whole row, a part of one, or several rows. A thread has 32 of
+# a whole row, 16 of a part, 8 of several rows, whose other numbers it holds too: with every option
+# more do not fit the registers.
 WHOLE, TILE, BUNDLE = 8192, 4096, 512
 
 
 class Tile(NamedTuple):
-    """The sizes of a tile, and the number of its warps; `whole` if it has all the classes."""
+    """The sizes of a tile and its number of warps; `whole` if it has all the classes."""
 
     rows: int
     classes: int
@@ -33,10 +32,10 @@ class Tile(NamedTuple):
 
 
 def tile(classes: int, inner: int) -> Tile:
-    """Long rows one at a time, a whole one if it fits; short ones together; rows that lie side by
-    side in bundles.
+    """Return the tile: long rows one at a time, whole if they fit; short rows together; rows that
+    are interleaved in memory in bundles.
 
-    How many rows there are does not count, so that a row's sums are the same in any company.
+    The number of rows does not matter, so a row's sums are the same in any batch.
     """
     wide = triton.next_power_of_2(max(classes, 1))
     if inner > 1:
@@ -50,7 +49,7 @@ def tile(classes: int, inner: int) -> Tile:
 
 
 class Layout(NamedTuple):
-    """Sizes and strides of (outer, classes, inner), and how many rows there are."""
+    """The number of rows, and the sizes and strides of (outer, classes, inner)."""
 
     rows: int
     classes: int
@@ -61,13 +60,12 @@ class Layout(NamedTuple):
 
 
 def layout(input: Tensor, dim: int) -> Layout:
-    """The layout of a tensor that `strided` has let pass."""
     (outer, classes, inner), strides = outer_class_inner(input, dim)
     return Layout(outer * inner, classes, inner, *strides)
 
 
 def on(device: torch.device) -> Any:
-    """Launch on this device; on a processor the interpreter's NumPy is not to warn of
+    """Launch on this device; on a CPU, silence the warnings of the interpreter's NumPy about
     infinities.
     """
     return numpy.errstate(all="ignore") if device.type == "cpu" else torch.cuda.device(device)
@@ -75,7 +73,7 @@ def on(device: torch.device) -> Any:
 
 @triton.jit
 def offsets(row, inner, outer_stride, inner_stride):
-    """Where rows begin: divided in 32 bits, which are enough to count rows, multiplied in 64."""
+    """Where rows begin: divided in 32 bits, enough to count rows, and multiplied in 64."""
     return (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
 
 
@@ -96,7 +94,7 @@ def hyperbolic_tangent(x):
 
 
 @triton.jit
-def score(x, inverse_temperature, softcap, CAP: tl.constexpr):
+def scaled(x, inverse_temperature, softcap, CAP: tl.constexpr):
     """z = softcap tanh(x / softcap) / temperature, in float32."""
     z = x.to(tl.float32)
     if CAP:
@@ -105,20 +103,20 @@ def score(x, inverse_temperature, softcap, CAP: tl.constexpr):
 
 
 @triton.jit
-def slope_of(x, inverse_temperature, softcap, CAP: tl.constexpr):
+def derivative(x, inverse_temperature, softcap, CAP: tl.constexpr):
     """dz/dx = (1 - tanh(x / softcap)^2) / temperature."""
     if CAP:
         t = hyperbolic_tangent(x.to(tl.float32) / softcap)
-        slope = 1.0 - t * t
+        d = 1.0 - t * t
     else:
-        slope = tl.full(x.shape, 1.0, tl.float32)
-    return slope * inverse_temperature
+        d = tl.full(x.shape, 1.0, tl.float32)
+    return d * inverse_temperature
 
 
 @triton.jit
 def add_exponentials(top, total, z):
-    """The largest score of each row, and sum exp(z - it), with a tile more; of a row of -inf the
-    sum is 0.
+    """Update each row's largest logit and sum exp(z - largest) by a tile; the sum of a row of -inf
+    is 0.
     """
     higher = tl.maximum(top, tl.max(z, 1))
     shift = tl.where(higher == float("-inf"), 0.0, higher)
