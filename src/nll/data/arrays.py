@@ -49,7 +49,6 @@ def array_of(data: Any, what: str = "data") -> np.ndarray:
 
 
 def require_dense(data: Any, what: str) -> None:
-    """Raise TypeError for one of SciPy's sparse matrices."""
     if hasattr(data, "tocsr"):
         raise TypeError(
             f"expected {what} as a dense array, got a sparse matrix; its toarray() is one"
@@ -241,7 +240,6 @@ def require_columns(wanted: Iterable[str], present: Sequence[str]) -> None:
 
 
 def require_different(names: Sequence[str]) -> None:
-    """Raise ValueError for a name that several columns have."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise ValueError(

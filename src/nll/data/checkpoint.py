@@ -59,7 +59,6 @@ class Checkpoint:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        """Lock the file, and read it."""
         if self.path is None:
             return self
         if not self.path.parent.is_dir():
@@ -79,7 +78,6 @@ class Checkpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the file."""
         self._open.close()
 
     def passed(

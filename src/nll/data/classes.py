@@ -30,7 +30,6 @@ class Coded(NamedTuple):
     codes: np.ndarray  # (n) int64, which of them
 
     def rows(self, which: np.ndarray) -> Coded:
-        """Return some of the rows, by a mask."""
         return Coded(self.values, self.codes[which])
 
 
@@ -75,7 +74,6 @@ def in_order(classes: Coded) -> Coded:
 
 
 def as_array(classes: list[Any]) -> np.ndarray:
-    """Return classes as an array that keeps them as they are."""
     return np.array(classes) if isinstance(classes[0], (bool, int, str)) else object_array(classes)
 
 

@@ -70,7 +70,6 @@ def replacing(path: str | Path, temporary: Path | None = None) -> Iterator[Binar
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text as UTF-8; see `replacing`."""
     with replacing(path) as file:
         file.write(text.encode())
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from nll.data.classes import key
+from nll.data.readers import stamps
 from nll.data.stream import SUMS, Block, Stream
 
 _MOST = 4096  # ends of blocks that are kept
@@ -47,7 +48,7 @@ class Ledger:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.files, self.before = stream.stamps(), "the first pass"
+        self.files, self.before = stamps(stream.data), "the first pass"
         first = stream.first()
         if first is None:
             raise ValueError("expected at least one row, got none")
@@ -92,11 +93,9 @@ class Ledger:
         self.before = before
 
     def __iter__(self) -> Iterator[Block]:
-        """Yield the blocks in the order of the rows, without empty ones."""
         return (block for _, block in self.each(lambda block: block) if len(block.x))
 
     def check(self) -> None:
-        """Go through all rows."""
         for _ in self.each(lambda _: None, clusters=True):
             pass
 
@@ -154,10 +153,9 @@ class Ledger:
             )
 
     def _close(self, end: int) -> None:
-        """End a pass."""
         if end < (max(self.sums, default=0) if self.length is None else self.length):
             raise self._other_length(str(end))
-        changed = sorted(set(self.files) ^ set(self.stream.stamps()))
+        changed = sorted(set(self.files) ^ set(stamps(self.stream.data)))
         if changed:
             raise ValueError(
                 f"expected files that stay as they are during a fit, got changes in {changed[0][0]}"

@@ -150,7 +150,6 @@ class Censoring(NamedTuple):
         return self.right + self.left + self.interval
 
     def __str__(self) -> str:
-        """Return the censored rows by their kind."""
         kinds = {"right": self.right, "left": self.left, "interval": self.interval}
         return ", ".join(f"{count:.12g} {name}" for name, count in kinds.items() if count)
 
@@ -265,7 +264,6 @@ def _categorical(data: Any) -> tuple[Tensor, tuple[str, ...] | None]:
 
 
 def observe_bounded(data: Any, weights: Any = None, *, missing: str = "raise") -> Observations:
-    """Return observations that may be censored, truncated or both."""
     inner = data.data if isinstance(data, Truncated) else data
     if isinstance(inner, Censored):
         (low, high), observed = observe_parts((inner.low, inner.high), weights, missing=missing)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.data import readers
 from nll.data.arrays import array_of, categories_of, floats, require_columns, require_exact
 from nll.data.classes import Coded, coded, key, of_array, require_one_type
 from nll.data.files import files_of
@@ -29,7 +28,10 @@ SUMS = (
 )
 
 T = TypeVar("T")
-_Present = dict[str, np.ndarray | None]  # where classes and clusters are present; None: everywhere
+# x, response, weights, clusters, levels, and where classes and clusters are missing
+_Columns = tuple[
+    np.ndarray, Coded, np.ndarray | None, Coded | None, list[Any] | None, dict[str, np.ndarray]
+]
 
 __all__ = [
     "Block",
@@ -55,23 +57,6 @@ class Block(NamedTuple):
     levels: list[Any] | None  # of the response, where its type orders them
     dropped: int = 0  # rows with missing values that were left out
 
-    @classmethod
-    def of(
-        cls,
-        x: np.ndarray,
-        response: Coded,
-        weights: np.ndarray | None,
-        along: Tensor | None,
-        *others: Any,
-    ) -> Block:
-        """Return the rows of arrays; `along`: the vector, in any type."""
-        if not x.flags.writeable or any(stride < 0 for stride in x.strides):
-            x = np.array(x)  # PyTorch has no such memory
-        columns = torch.from_numpy(x)
-        weight = None if weights is None else torch.from_numpy(np.array(weights, np.float64))
-        along = torch.ones(x.shape[1]) if along is None else along
-        return cls(columns, response, weight, columns @ along.to(columns.dtype), *others)
-
     def sums(self, clusters: bool) -> np.ndarray:
         """Return the sums that identify the rows (see `SUMS` and `Ledger`)."""
         s, t = self.along.double().numpy(), _tags(self.response)
@@ -82,7 +67,6 @@ class Block(NamedTuple):
             return np.array([len(s), self.dropped, *moments, groups])
 
     def some(self, which: np.ndarray) -> Block:
-        """Return the rows of a mask."""
         rows = torch.from_numpy(which)
         return self._replace(
             x=self.x[rows],
@@ -200,10 +184,6 @@ class Stream:
         blocks = (self._block(*piece) for piece in self._numbered())
         return next((block for block in blocks if len(block.x)), None)
 
-    def stamps(self) -> list[tuple[str, int, int]]:
-        """Return the name, size and time of each file of the data."""
-        return readers.stamps(self.data)
-
     def _pieces(self) -> Iterator[Any]:
         others = [self.response, self.weights, self.clusters]
         wanted = None
@@ -238,33 +218,35 @@ class Stream:
         self, first: int, names: list[str], piece: Any, along: Tensor | None = None
     ) -> Block:
         """Return the rows of a piece that are complete and weigh something."""
-        rows_of = self._of_arrays if isinstance(piece, tuple) else self._of_table
-        block, present = rows_of(first, names, piece, along)
-        lacking = {name: ~mask for name, mask in present.items() if mask is not None}
-        weights = np.ones(1) if block.weights is None else block.weights.numpy()
-        absent = np.zeros(len(block.x), dtype=bool)
-        if lacking or not (block.along.sum().isfinite() and np.isfinite(weights.sum())):
-            absent = block.x.isnan().any(1).numpy() | np.isnan(weights)
+        columns_of = self._of_arrays if isinstance(piece, tuple) else self._of_table
+        x, response, weights, clusters, levels, lacking = columns_of(first, names, piece)
+        if not x.flags.writeable or any(stride < 0 for stride in x.strides):
+            x = np.array(x)  # PyTorch has no such memory
+        numbers = torch.from_numpy(x)
+        product = numbers @ (torch.ones(len(names)) if along is None else along).to(numbers.dtype)
+        weight = None if weights is None else torch.from_numpy(np.array(weights, np.float64))
+        block = Block(numbers, response, weight, product, clusters, names, levels)
+        weights = np.ones(1) if weights is None else weights
+        absent = np.zeros(len(x), dtype=bool)
+        if lacking or not (product.sum().isfinite() and np.isfinite(weights.sum())):
+            absent = np.isnan(x).any(1) | np.isnan(weights)
             for mask in lacking.values():
                 absent = absent | mask
             self._require_usable(first, block, lacking, absent)
-        retained = ~absent
-        negative = np.flatnonzero(retained & (weights < 0))
+        negative = np.flatnonzero(~absent & (weights < 0))
         if len(negative):
             got = f"{weights[negative[0]]:g} at row {first + negative[0]}"
             raise ValueError(f"expected weights of at least 0, got {got}")
-        retained &= weights > 0
+        retained = ~absent & (weights > 0)
         block = block if retained.all() else block.some(retained)
         return block._replace(dropped=int(absent.sum()))
 
-    def _of_table(
-        self, first: int, names: list[str], table: Any, along: Tensor | None
-    ) -> tuple[Block, _Present]:
+    def _of_table(self, first: int, names: list[str], table: Any) -> _Columns:
         from nll.data import arrow
 
         if self.response is None:
-            present = ", ".join(table.schema.names)
-            raise ValueError(f"expected the name of the response, one of {present}, got none")
+            got = ", ".join(table.schema.names)
+            raise ValueError(f"expected the name of the response, one of {got}, got none")
         others = [name for name in (self.response, self.weights, self.clusters) if name is not None]
         require_columns([*names, *others], table.schema.names)
         columns = [arrow.numbers_of(table.column(name), name, first) for name in names]
@@ -272,20 +254,17 @@ class Stream:
         x = np.empty((len(columns), table.num_rows), np.float32 if single else np.float64)
         for to, column in zip(x, columns, strict=True):
             to[:] = column
-        weights, clusters, present = None, None, {}
+        weights, clusters, lacking = None, None, {}
         if self.weights is not None:
             weights = arrow.numbers_of(table.column(self.weights), self.weights, first)
         response = table.column(self.response)
-        classes, present[self.response] = arrow.classes_of(response, self.response)
+        classes, lacking[self.response] = arrow.classes_of(response, self.response)
         if self.clusters is not None:
             column = table.column(self.clusters)
-            clusters, present[self.clusters] = arrow.classes_of(column, self.clusters)
-        levels = categories_of(response)
-        return Block.of(x.T, classes, weights, along, clusters, names, levels), present
+            clusters, lacking[self.clusters] = arrow.classes_of(column, self.clusters)
+        return x.T, classes, weights, clusters, categories_of(response), _some_lacking(lacking)
 
-    def _of_arrays(
-        self, first: int, names: list[str], arrays: tuple[Any, ...], along: Tensor | None
-    ) -> tuple[Block, _Present]:
+    def _of_arrays(self, first: int, names: list[str], arrays: tuple[Any, ...]) -> _Columns:
         x, y, *more = arrays
         y = y.reshape(-1) if y.shape == (len(x), 1) else y
         if x.ndim != 2 or any(part.shape != (len(x),) for part in (y, *more)):
@@ -302,7 +281,7 @@ class Stream:
         weights = _numbers(more[0], "weights", first) if more else None
         levels = categories_of(self.data[1]) if is_arrays(self.data) else None
         x = _numbers(x, "X", first)
-        return Block.of(x, classes, weights, along, None, names, levels), {name: present}
+        return x, classes, weights, None, levels, _some_lacking({name: present})
 
     def _require_usable(
         self, first: int, block: Block, lacking: dict[str, np.ndarray], absent: np.ndarray
@@ -326,6 +305,10 @@ class Stream:
                 f"expected no missing values, got one in column {empty[0]!r} at row "
                 f"{first + row}; missing='drop' leaves them out"
             )
+
+
+def _some_lacking(present: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
+    return {name: ~mask for name, mask in present.items() if mask is not None}
 
 
 def _numbers(array: np.ndarray, what: str, first: int) -> np.ndarray:
