@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nll.data.arrays import array_of, categories_of, floats, numbers, shown, tensor_of
 from nll.data.classes import categories_as_numbers, cluster_codes, label, label_codes
+from nll.data.missing import MissingValuesError
 from nll.data.weights import (
     Weights,
     first_two_totals,
@@ -245,10 +246,7 @@ def observe(
     lacking = values.isnan() if values.dim() == 1 else values.isnan().any(1)
     dropped = int(lacking.sum())
     if missing == "raise" and dropped:
-        raise ValueError(
-            f"expected no missing values, got {dropped}, the first at row "
-            f"{int(lacking.nonzero()[0])}; missing='drop' leaves them out"
-        )
+        raise MissingValuesError(f"{dropped}, the first at row {int(lacking.nonzero()[0])}")
     seen = (~lacking & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")

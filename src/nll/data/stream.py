@@ -14,6 +14,7 @@ from torch import Tensor
 from nll.data.arrays import array_of, categories_of, floats, require_columns, require_exact
 from nll.data.classes import Coded, coded, key, of_array, require_one_type
 from nll.data.files import files_of
+from nll.data.missing import MissingValuesError
 from nll.data.prefetch import in_order
 from nll.data.readers import blocks_in, is_arrays, pieces
 
@@ -301,10 +302,7 @@ class Stream:
             row = int(absent.argmax())
             empty = [name for name, column in columns.items() if np.isnan(column[row])]
             empty += [name for name, mask in lacking.items() if mask[row]]
-            raise ValueError(
-                f"expected no missing values, got one in column {empty[0]!r} at row "
-                f"{first + row}; missing='drop' leaves them out"
-            )
+            raise MissingValuesError(f"one in column {empty[0]!r} at row {first + row}")
 
 
 def _some_lacking(present: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
