@@ -125,10 +125,12 @@ def first_wrong(array: np.ndarray) -> tuple[tuple[int, ...], Any] | None:
     """Return the place and value of the first entry that is neither missing nor a real number."""
     if array.dtype.kind in "biuf":
         return None
-    for at, value in np.ndenumerate(array):
-        if not (_is_absent(value) or _is_number(value)):
-            return at, str(value) if isinstance(value, np.str_) else value
-    return None
+    wrong = (
+        (at, str(value) if isinstance(value, np.str_) else value)
+        for at, value in np.ndenumerate(array)
+        if not (_is_absent(value) or _is_number(value))
+    )
+    return next(wrong, None)
 
 
 def _is_number(value: Any) -> bool:

@@ -73,9 +73,9 @@ def from_table(data: Any, rows: Height, wanted: Names) -> Iterator[Any]:
 
 def _from_pandas(data: Any, rows: int) -> Iterator[Any]:
     for start in range(0, len(data), rows):
-        part = data.iloc[start : start + rows]
+        rows_here = data.iloc[start : start + rows]
         try:
-            table = pa.Table.from_pandas(part, preserve_index=False).combine_chunks()
+            table = pa.Table.from_pandas(rows_here, preserve_index=False).combine_chunks()
         except (pa.ArrowException, TypeError) as error:
             reason = "; ".join(map(str, error.args))
             raise ValueError(
@@ -83,8 +83,10 @@ def _from_pandas(data: Any, rows: int) -> Iterator[Any]:
             ) from None
         for at, column in enumerate(table.columns):
             if types.is_dictionary(column.type):  # the order of a Categorical counts
-                codes, levels = column.chunk(0).indices, column.chunk(0).dictionary
-                ordered = pa.DictionaryArray.from_arrays(codes, levels, ordered=True)
+                part = column.chunk(0)
+                ordered = pa.DictionaryArray.from_arrays(
+                    part.indices, part.dictionary, ordered=True
+                )
                 table = table.set_column(at, table.schema.names[at], ordered)
         yield table
 

@@ -29,9 +29,6 @@ class Coded(NamedTuple):
     values: list[Any]  # the different ones
     codes: np.ndarray  # (n) int64, which of them
 
-    def rows(self, which: np.ndarray) -> Coded:
-        return Coded(self.values, self.codes[which])
-
 
 def key(value: Any) -> tuple[str, Any]:
     """Return what distinguishes a class from others: True is not 1."""

@@ -52,7 +52,8 @@ class Ledger:
         first = stream.first()
         if first is None:
             raise ValueError("expected at least one row, got none")
-        self.stream, self.levels = replace(stream, columns=first.names), first.levels
+        self.stream = replace(stream, columns=first.names)
+        self.levels = first.levels  # of the response, where its type orders them
         self.what = self._what(first)
         clusters = None if first.clusters is None else first.clusters.values
         self.classes = (first.response.values, clusters)
@@ -88,7 +89,8 @@ class Ledger:
 
     def restore(self, state: dict[str, Any], before: str) -> None:
         """Compare the rows with those of another process; `before`: the file it has left."""
-        self.range, self.sums = state["range"], state["sums"]
+        self.range = state["range"]
+        self.sums = state["sums"]
         self.length = state["length"]
         self.before = before
 

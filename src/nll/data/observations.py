@@ -95,7 +95,8 @@ def censored(values: Any, upper: Any = None, *, left: Any = None, right: Any = N
             got = f"{low[wrong[0]]} and {high[wrong[0]]} at row {wrong[0]}"
             raise ValueError(f"expected upper ends of at least the lower ones, got {got}")
         return Censored(low, high)
-    below, above = _mask("left", left, low.shape), _mask("right", right, low.shape)
+    below = _mask("left", left, low.shape)
+    above = _mask("right", right, low.shape)
     both = np.flatnonzero(below & above)
     if len(both):
         raise ValueError(f"expected a row to be censored on one side, got both at row {both[0]}")
@@ -188,15 +189,14 @@ class Observations:
         if self.ends is None:
             return None
         low, high = self.ends
-        exact, right, left = low == high, high == math.inf, low == -math.inf
-        kinds = (exact, right, left, ~(exact | right | left))
+        kinds = [low == high, high == math.inf, low == -math.inf]
+        kinds.append(~(kinds[0] | kinds[1] | kinds[2]))
         return Censoring(*(float(self.weights[kind].sum()) for kind in kinds))
 
     def of(self, which: Tensor) -> Observations:
         """Return some of the rows, by a mask."""
-        ends, window = self.ends, self.window
-        if ends is not None:
-            ends = (ends[0][which], ends[1][which])
+        ends = None if self.ends is None else (self.ends[0][which], self.ends[1][which])
+        window = self.window
         if window is not None:
             low, high = (end if len(end) == 1 else end[which] for end in window)
             window = (low, high)
@@ -255,7 +255,8 @@ def observe(
 
 
 def _categorical(data: Any) -> tuple[Tensor, tuple[str, ...] | None]:
-    array, levels = array_of(data), categories_of(data)
+    array = array_of(data)
+    levels = categories_of(data)
     if levels is None and array.dtype.kind not in "OUSTmM":
         return numbers(data, exact=False), None
     return categories_as_numbers(array, levels)

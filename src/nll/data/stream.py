@@ -69,11 +69,12 @@ class Block(NamedTuple):
 
     def some(self, which: np.ndarray) -> Block:
         rows = torch.from_numpy(which)
+        clusters = self.clusters
         return self._replace(
             x=self.x[rows],
-            response=self.response.rows(which),
+            response=self.response._replace(codes=self.response.codes[which]),
             weights=None if self.weights is None else self.weights[rows],
-            clusters=None if self.clusters is None else self.clusters.rows(which),
+            clusters=clusters and clusters._replace(codes=clusters.codes[which]),
             along=self.along[rows],
         )
 
@@ -186,20 +187,23 @@ class Stream:
         return next((block for block in blocks if len(block.x)), None)
 
     def _pieces(self) -> Iterator[Any]:
-        others = [self.response, self.weights, self.clusters]
         wanted = None
         if self.columns is not None and self.response is not None:
-            named = [name for name in (*self.columns, *others) if name is not None]
-            wanted = list(dict.fromkeys(named))
+            wanted = list(dict.fromkeys([*self.columns, *self._others]))
         return pieces(self.data, self.block_rows, wanted)
+
+    @property
+    def _others(self) -> list[str]:
+        """The columns that are not numeric ones of the model."""
+        names = (self.response, self.weights, self.clusters)
+        return [name for name in names if name is not None]
 
     def _names(self, piece: Any) -> list[str]:
         if self.columns is not None:
             return list(self.columns)
         if isinstance(piece, tuple):
             return [f"x{j}" for j in range(piece[0].shape[1])]
-        others = (self.response, self.weights, self.clusters)
-        return [name for name in piece.schema.names if name not in others]
+        return [name for name in piece.schema.names if name not in self._others]
 
     def _numbered(self, cut: int = 0) -> Iterator[tuple[int, list[str], Any]]:
         """Yield the number of the first row, the names of the columns, and each piece of the data;
@@ -248,8 +252,7 @@ class Stream:
         if self.response is None:
             got = ", ".join(table.schema.names)
             raise ValueError(f"expected the name of the response, one of {got}, got none")
-        others = [name for name in (self.response, self.weights, self.clusters) if name is not None]
-        require_columns([*names, *others], table.schema.names)
+        require_columns([*names, *self._others], table.schema.names)
         columns = [arrow.numbers_of(table.column(name), name, first) for name in names]
         single = bool(columns) and all(column.dtype == np.float32 for column in columns)
         x = np.empty((len(columns), table.num_rows), np.float32 if single else np.float64)
