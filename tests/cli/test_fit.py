@@ -466,7 +466,7 @@ ROW_3 = "expected a non-negative integer, got -4 at row 3"
 
 TOUR = [
     # The file.
-    (["none.csv", "y ~ x"], "expected a table, got no such file: none.csv"),
+    (["none.csv", "y ~ x"], "no such file: none.csv"),
     (
         ["folder.csv", "y ~ x"],
         "expected a folder with files named .parquet, .pq, .csv, .tsv, .gz, got folder.csv",

@@ -124,8 +124,8 @@ FOLDERS = [
      "expected numbers in column 'x', got 'bad' at row 90"),
     ("y ~ x", lambda t: t, lambda t: t.assign(y="yes"), "expected classes of one type, got int and "
                                                         "str"),
-    ("y ~ x", lambda t: t, lambda t: t.drop(columns="x"), "expected a column of the table (y, g, "
-                                                          "k, w), got 'x'"),
+    ("y ~ x", lambda t: t, lambda t: t.drop(columns="x"), "expected a column of the table, got "
+                                                          "'x'; the table has y, g, k, w"),
     ("y ~ x", lambda t: t.rename(columns={"w": "x"}).iloc[:, ::-1], lambda t: t,
      "expected columns with different names, got 'x' twice"),
 ]  # fmt: skip

@@ -98,7 +98,7 @@ def test_an_iterable_that_does_not_start_anew(many):
     once = iter(blocks(rows=N // many))
     with pytest.raises(
         ValueError,
-        match=r"again, got (0|none).* data are gone through several "
+        match=r"again, got (0|none).* data are read several "
         r"times",
     ):
         nll.SoftmaxRegression().fit(nll.Stream(lambda: once))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nll.data.observations import frequencies, label, observe
+from nll.data.observations import frequencies, observe
 
 
 def test_rows_keep_their_numbers():
@@ -50,19 +50,3 @@ def test_memory_that_may_not_be_written_is_copied():
 def test_no_weights_are_ones():
     assert frequencies(None, 3).tolist() == [1, 1, 1]
     assert frequencies([True, False, True], 3).tolist() == [1, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (1.0, "1"),
-        (1.5, "1.5"),
-        (-0.0, "0"),
-        (3, "3"),
-        (True, "True"),
-        ("1.0", "1.0"),
-        (None, "None"),
-    ],
-)
-def test_labels(value, text):
-    assert label(value) == text

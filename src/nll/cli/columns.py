@@ -1,6 +1,4 @@
-"""Columns of a table as the data of a fit, in their places, so that errors name the rows of the
-table.
-"""
+"""Columns of a table as the data of a fit, at their own rows: errors then name the table's rows."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def in_place(complete: pd.DataFrame, column: str, rows: int) -> np.ndarray:
-    """A column of numbers; NaN in the rows that are not complete."""
+    """Return a column of numbers, NaN in the rows that are not complete."""
     data = np.full(rows, np.nan)
     data[complete.index] = designs.numbers(complete[column], column)
     return data
@@ -25,10 +23,9 @@ def in_place(complete: pd.DataFrame, column: str, rows: int) -> np.ndarray:
 def right_censored(
     complete: pd.DataFrame, data: np.ndarray, censored_right: str | None, event: str | None
 ) -> Censored:
-    """Values of which some are lower bounds only: those with 1 in `censored_right`, or with 0 in
-    `event`.
+    """Return right-censored values: those with 1 in `censored_right`, or with 0 in `event`.
 
-    ValueError for both columns, or another mark.
+    Raises: ValueError for both columns, or another mark.
     """
     if censored_right is not None and event is not None:
         raise ValueError("expected either --censored-right or --event, got both")

@@ -376,7 +376,7 @@ def _fit_stream(
 ) -> Fitted:
     """In blocks, with no pictures of the rows."""
     stages.say(f"Reading {job.name}")
-    rows.progress = stages.rows
+    rows = replace(rows, progress=stages.rows)
     fitted, classes = fit_streamed(
         rows,
         intercept=terms.intercept,

@@ -1,10 +1,9 @@
-"""What the passes over a long stream have found, kept in a file: a search that was stopped goes on
-where it was.
+"""Results of the passes over a long stream, kept in a file: a search that was interrupted resumes.
 
-A search is a function of what its passes find. The file has the results in their order, and the
-sums of the pass that was under way with the number of its rows; the search runs again, is given
-what it found before, and goes on with the next row. The rows are compared with those of before as
-they are read (see `Ledger`).
+A search is a function of the results of its passes. The file has these in their order, and the sums
+of the interrupted pass with the number of its rows. The search runs again, receives the results
+from the file, and goes on with the next row. The rows are compared with the earlier ones as they
+are read (see `Ledger`).
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from copy import deepcopy
 from datetime import date, datetime, timedelta, timezone
 from datetime import time as time_of_day
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from nll.data.files import replacing
+from nll.data.ledger import Ledger
+
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from nll.data.ledger import Ledger
 
 _MAGIC = b"nll checkpoint 2\n"
 _DIGEST = 64  # characters of SHA-256
@@ -38,36 +38,27 @@ _EVERY = 20.0  # seconds between two writings within a pass
 _TYPES = [date, datetime, time_of_day, timedelta, timezone]
 
 
-class _Part(NamedTuple):
-    """A pass that is under way."""
-
-    sums: Any
-    rows: int  # that are in the sums
-
-
 class Checkpoint:
     """The passes of one search; to be used in a `with` statement.
 
     Args:
         path: of the file, through links; None: nothing is kept.
-        what: what tells this search's data and options from others', by name.
+        what: what distinguishes this search's data and options from others, by name.
         ledger: of the rows.
 
-    Raises: ValueError for a file that is none of ours, damaged, of another search or in use, or
+    Raises: ValueError for a file that is of another kind, damaged, of another search or in use, or
         cannot be written.
     """
 
     def __init__(self, path: str | Path | None, what: dict[str, str], ledger: Ledger) -> None:
         self.path = None if path is None else Path(os.path.realpath(path))
         self.what, self.ledger = what, ledger
-        self.done: list[dict[str, Any]] = []  # the passes: their keys and sums
-        # the one that was under way, and how many rows it had
-        self.part: dict[str, Any] | None = None
-        self.next = 0  # the pass that is asked for next
+        self.done: list[dict[str, Any]] = []  # the complete passes: key and sums
+        self.part: dict[str, Any] | None = None  # the interrupted one: key, sums and rows
+        self.next = 0  # the pass to be asked for next
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        """Take the file, and read what it has."""
         if self.path is None:
             return self
         if not self.path.parent.is_dir():
@@ -79,6 +70,7 @@ class Checkpoint:
             raise ValueError(f"expected a file for the checkpoint, got {self.path}, which is none")
         with ExitStack() as stack:
             stack.enter_context(_alone(self.path))
+            _beside(self.path, "new").unlink(missing_ok=True)  # of a process that was killed
             if self.path.exists():
                 self._read(self.path)
             stack.enter_context(_stopping())
@@ -86,7 +78,6 @@ class Checkpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the file back."""
         self._open.close()
 
     def passed(
@@ -95,58 +86,53 @@ class Checkpoint:
         parts: Callable[[int], Iterable[tuple[int, Any]]],
         add: Callable[[Any, Any], Any],
     ) -> Any:
-        """Add up the parts: `add` takes the sums so far, None at first, and a part.
+        """Add up what the blocks of rows contribute; return the sums.
 
         Args:
-            key: numbers that a pass depends on; where they are those of the file, so are the sums.
-            parts: what the blocks of rows add, but for so many rows at the start, with the rows up
-                to their ends.
-            add: returns the sums, of tensors and plain values, and leaves those that it was given
-                as they are.
+            key: the numbers that a pass depends on. If the file has the same, its sums are taken.
+            parts: called with the number of rows to skip; yields the number of rows up to each
+                block's end, and what the block contributes.
+            add: called with the sums, None at first, and a contribution; returns the new sums, of
+                tensors and plain values, without changing the old ones.
         """
-        own = [part.detach().clone() for part in key]
+        numbers = [tensor.detach().clone() for tensor in key]
         if self.next < len(self.done):
-            kept = self.done[self.next]
-            if _same(kept["key"], own):
+            earlier = self.done[self.next]
+            if _same(earlier["key"], numbers):
                 self.next += 1
-                return deepcopy(kept["sums"])
-            # the search has taken another way: a machine that rounds otherwise
+                return deepcopy(earlier["sums"])
+            # the search has taken another way: on a machine that rounds differently
             del self.done[self.next :]
-        start = _Part(None, 0)
-        if self.part is not None and _same(self.part["key"], own):
-            start = _Part(self.part["sums"], self.part["rows"])
+        part = {"key": numbers, "sums": None, "rows": 0}
+        if self.part is not None and _same(self.part["key"], numbers):
+            part = self.part
         self.part = None
-        return deepcopy(self._go_through(own, parts, add, start))
+        return deepcopy(self._continued(part, parts, add))
 
-    def _go_through(self, key: list[Tensor], parts: Any, add: Any, part: _Part) -> Any:
+    def _continued(self, part: dict[str, Any], parts: Any, add: Any) -> Any:
         written = time.monotonic()
         try:
-            for end, more in parts(part.rows):
-                part = _Part(add(part.sums, more), end)
+            for end, contribution in parts(part["rows"]):
+                part = part | {"sums": add(part["sums"], contribution), "rows": end}
                 if time.monotonic() - written > _EVERY:
-                    self._write({"key": key, **part._asdict()})
+                    self._write(part)
                     written = time.monotonic()
             if self.path is not None:
-                self.done.append({"key": key, "sums": part.sums})
+                self.done.append({"key": part["key"], "sums": part["sums"]})
                 self._write(None)
                 self.next += 1
         except (KeyboardInterrupt, SystemExit):
-            self._write(None if len(self.done) > self.next else {"key": key, **part._asdict()})
+            self._write(None if len(self.done) > self.next else part)
             raise
-        return part.sums
+        return part["sums"]
 
     def _write(self, part: dict[str, Any] | None) -> None:
-        """To a file beside it first: a process that is killed meanwhile leaves the one before."""
         if self.path is None:
             return
         state = {"what": self.what, "done": self.done, "part": part, "rows": self.ledger.state}
-        beside = _beside(self.path, "new")
         try:
-            with open(beside, "wb") as file:
+            with replacing(self.path, _beside(self.path, "new")) as file:
                 file.write(packed(state))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self.path)
         except OSError as error:
             raise ValueError(f"expected a checkpoint that can be written, got: {error}") from None
 
@@ -171,7 +157,7 @@ class Checkpoint:
 
 
 def packed(state: dict[str, Any]) -> bytes:
-    """Tensors and plain values as the bytes of a file, with a checksum."""
+    """Return tensors and plain values as the bytes of a file, with a checksum."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -179,9 +165,7 @@ def packed(state: dict[str, Any]) -> bytes:
 
 
 def unpacked(data: bytes) -> dict[str, Any]:
-    """The inverse of `packed`; nothing is executed. ValueError, which says what they are, for other
-    bytes.
-    """
+    """Invert `packed`; nothing is executed. Raises: ValueError naming what other bytes are."""
     if data[: len(_MAGIC)] != _MAGIC:
         raise ValueError(
             "one of another version" if data.startswith(_MAGIC[:14]) else "another file"
@@ -192,7 +176,7 @@ def unpacked(data: bytes) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_TYPES):
             return torch.load(io.BytesIO(data), weights_only=True)
-    except Exception:  # whatever is wrong with it, it is none of ours
+    except Exception:  # whatever is wrong with it, it is not ours
         raise ValueError("another file") from None
 
 
@@ -210,9 +194,7 @@ def _beside(path: Path, what: str) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """A file for this process alone, by a lock that ends with it. ValueError where another has
-    it.
-    """
+    """Lock a file for this process; the lock ends with it. Raises: ValueError if it is in use."""
     try:
         import fcntl
     except ImportError:  # a system without such locks
@@ -236,29 +218,28 @@ def _alone(path: Path) -> Iterator[None]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 break
-        file.close()  # the one before has just ended, and removed it
+        file.close()  # another process has just ended, and removed it
     try:
         yield
     finally:
-        for left in (_beside(path, "new"), lock):
-            with suppress(OSError):
-                left.unlink()
+        with suppress(OSError):
+            lock.unlink()
         file.close()
 
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt, where they would
-    have killed.
+    """Raise SystemExit on SIGTERM and SIGHUP, as Ctrl-C raises KeyboardInterrupt, where they would
+    kill.
     """
 
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, stop)
     try:

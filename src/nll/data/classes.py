@@ -1,17 +1,26 @@
-"""Classes of any type: their values, and the number of each row's."""
+"""Classes, clusters and groups of any type: their different values, and a number for each row."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from nll.data.arrays import FINE, absent, in_microseconds, is_pandas
-
-_EXACT = 1 << 53  # whole numbers up to here have a float64 of their own
+from nll.data.arrays import (
+    EXACT,
+    FINE,
+    absent,
+    array_of,
+    in_microseconds,
+    present_levels,
+    require_rows,
+)
 
 
 class Coded(NamedTuple):
@@ -22,149 +31,188 @@ class Coded(NamedTuple):
 
 
 def key(value: Any) -> tuple[str, Any]:
-    """What tells a class from others: True is not 1."""
+    """Return what distinguishes a class from others: True is not 1."""
     return type(value).__name__, value
 
 
+def label(value: Any) -> str:
+    """Return a class as a reader writes it: 1, not 1.0, and a day without its midnight."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.removesuffix(" 00:00:00") if isinstance(value, datetime) else text
+
+
 def coded(y: np.ndarray) -> Coded:
-    """The different classes, sorted, and each row's; whole numbers near each other are counted, not
-    sorted.
+    """Return the different classes, sorted, and each row's. Integers close together are counted,
+    not sorted.
     """
     if y.dtype.kind in "iu" and len(y):
         low, high = int(y.min()), int(y.max())
         if high - low < max(len(y), 256) and abs(low) < 1 << 62:
-            place = y.astype(np.int64) - low  # in a type of its own an int8 may overflow
+            place = y.astype(np.int64) - low  # an int8 might overflow
             seen = np.bincount(place) > 0
-            return Coded(
-                (np.flatnonzero(seen) + low).astype(y.dtype).tolist(), (np.cumsum(seen) - 1)[place]
-            )
+            values = (np.flatnonzero(seen) + low).astype(y.dtype)
+            return Coded(values.tolist(), (np.cumsum(seen) - 1)[place])
     values, codes = np.unique(y, return_inverse=True)
     return Coded(values.tolist(), codes.reshape(-1))
 
 
 def require_one_type(classes: Iterable[Any]) -> None:
-    """Classes are sorted: those of several types have no order."""
+    """Raise TypeError for classes of several types, which have no order."""
     types = sorted({type(value).__name__ for value in classes})
     if len(types) > 1:
         raise TypeError(f"expected classes of one type, got {' and '.join(types)}")
 
 
-def in_order(found: Coded) -> Coded:
-    """The same with the classes sorted. TypeError for classes of several types."""
-    require_one_type(found.values)
-    order = sorted(range(len(found.values)), key=found.values.__getitem__)
-    return Coded([found.values[k] for k in order], np.argsort(order)[found.codes])
+def in_order(classes: Coded) -> Coded:
+    """Sort the classes. Raises: TypeError for several types."""
+    require_one_type(classes.values)
+    order = sorted(range(len(classes.values)), key=classes.values.__getitem__)
+    return Coded([classes.values[k] for k in order], np.argsort(order)[classes.codes])
+
+
+def as_array(classes: list[Any]) -> np.ndarray:
+    return np.array(classes) if isinstance(classes[0], (bool, int, str)) else object_array(classes)
+
+
+def object_array(values: list[Any]) -> np.ndarray:
+    """Return values as they are: NumPy would convert or nest them."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+# ---- The classes of a column ---------------------------------------------------------------------
 
 
 def of_array(y: np.ndarray, name: str) -> tuple[Coded, np.ndarray | None]:
-    """The classes of an array's rows; and where they are not missing, None: everywhere.
+    """Return the classes of an array's rows, and the mask of those present; None: all are.
 
-    Raises: ValueError for measurements, and for values that are no single ones.
+    Raises: ValueError for measurements, and for values that are not single ones.
     """
     if y.dtype.kind in "cV":
         raise ValueError(f"expected classes in column {name!r}, got {y.dtype}")
     present = ~absent(y)
-    kept = y if present.all() else y[present]
-    values, codes = (_of_objects(kept, name) if y.dtype.kind == "O" else _of_times(kept)) or coded(
-        kept
-    )
-    if len(kept) < len(y):
-        codes, some = np.zeros(len(y), dtype=np.int64), codes
-        codes[present] = some
-    return Coded([_plain(value, name) for value in values], codes), None if len(kept) == len(
-        y
-    ) else present
+    complete = bool(present.all())
+    classes = _encoded(y if complete else y[present], name)
+    values = [plain_class(value, name) for value in classes.values]
+    if complete:
+        return Coded(values, classes.codes), None
+    codes = np.zeros(len(y), dtype=np.int64)
+    codes[present] = classes.codes
+    return Coded(values, codes), present
 
 
-def of_arrow(column: Any, name: str) -> tuple[Coded, np.ndarray | None]:
-    """The same of an Arrow column; categories without rows are left out."""
-    import pyarrow as pa
-
-    kind = column.type
-    if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
-        return of_array(column.to_numpy(zero_copy_only=False), name)
-    if pa.types.is_dictionary(kind) and (
-        column.dictionary.null_count or is_pandas(column.dictionary.type)
-    ):
-        column = column.dictionary_decode()
-    if is_pandas(column.type):
-        return of_array(column.to_pandas().to_numpy(dtype=object), name)
-    if not pa.types.is_dictionary(column.type):
-        try:
-            column = column.dictionary_encode()
-        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # values that Arrow cannot compare
-            values = np.empty(len(column), dtype=object)
-            values[:] = column.to_pylist()
-            return of_array(values, name)
-    present = None if not column.null_count else column.is_valid().to_numpy(False)
-    codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    used = (
-        np.bincount(codes if present is None else codes[present], minlength=len(column.dictionary))
-        > 0
-    )
-    values = [
-        _plain(value, name)
-        for value in column.dictionary.take(pa.array(np.flatnonzero(used))).to_pylist()
-    ]
-    place = np.maximum(np.cumsum(used) - 1, 0)
-    return Coded(values, place[codes] if len(place) else codes), present
-
-
-def _of_objects(y: np.ndarray, name: str) -> Coded:
+def _encoded(y: np.ndarray, name: str) -> Coded:
+    """Times that Python's own types hold become these; others stay as they are."""
+    if y.dtype.kind in "mM":
+        times, codes = np.unique(in_microseconds(y), return_inverse=True)
+        fine = np.datetime_data(times.dtype)[0] in FINE
+        return Coded(list(times) if fine else times.tolist(), codes)
+    if y.dtype.kind != "O":
+        return coded(y)
+    number: dict[Any, int] = {}
     try:
-        number: dict[Any, int] = {}
-        codes = np.array(
-            [number.setdefault(key(value), len(number)) for value in y], dtype=np.int64
-        )
+        codes = [number.setdefault(key(value), len(number)) for value in y]
     except TypeError:
         wrong = next(value for value in y if type(value).__hash__ is None)
-        raise ValueError(f"expected classes in column {name!r}, got {_short(wrong)}") from None
-    return Coded([value for _, value in number], codes)
+        raise _not_a_class(name, wrong) from None
+    return Coded([value for _, value in number], np.array(codes, dtype=np.int64))
 
 
-def _of_times(y: np.ndarray) -> Coded | None:
-    """Times that Python's own types hold become these; others stay as they are. None: no times."""
-    if y.dtype.kind not in "mM":
-        return None
-    values, codes = np.unique(in_microseconds(y), return_inverse=True)
-    return Coded(
-        list(values) if np.datetime_data(values.dtype)[0] in FINE else values.tolist(), codes
-    )
-
-
-def _plain(value: Any, name: str) -> Any:
-    """A class as Python's own types have it: 1, not 1.0, Decimal(1) or a NumPy scalar."""
+def plain_class(value: Any, name: str) -> Any:
+    """Return a class in Python's own type: 1, not 1.0, Decimal(1) or a NumPy scalar."""
     if isinstance(value, np.generic) and not isinstance(value, (np.datetime64, np.timedelta64)):
         value = value.item()
     if isinstance(value, (float, Decimal)):
         if value % 1 != 0:  # NaN of an infinite value
             raise ValueError(f"expected classes in column {name!r}, got the measurement {value:g}")
-        if isinstance(value, float) and abs(value) > _EXACT:
+        if isinstance(value, float) and abs(value) > EXACT:
             raise ValueError(
-                f"expected classes in column {name!r}, got {value:.17g}, a float that "
-                f"others round to"
+                f"expected classes in column {name!r}, got {value:.17g}, a float to which other "
+                f"numbers round"
             )
         return int(value)
     if isinstance(value, (list, dict, set)):
-        raise ValueError(f"expected classes in column {name!r}, got {_short(value)}")
+        raise _not_a_class(name, value)
     # pandas' own
     for convert, rest in (("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds")):
         if hasattr(value, convert) and not getattr(value, rest) % 1000:
             value = getattr(value, convert)()
-    if isinstance(value, datetime) and value.tzinfo is not None:  # of which there are many kinds
+    if isinstance(value, datetime) and value.tzinfo is not None:  # there are many kinds of zones
         return value.replace(tzinfo=timezone(value.utcoffset() or timedelta()), fold=0)
     return value
 
 
-def as_array(classes: list[Any]) -> np.ndarray:
-    """Classes as an array that keeps them as they are."""
-    if isinstance(classes[0], (bool, int, str)):
-        return np.array(classes)
-    array = np.empty(len(classes), dtype=object)
-    array[:] = classes
-    return array
+def _not_a_class(name: str, value: Any) -> ValueError:
+    return ValueError(f"expected classes in column {name!r}, got {reprlib.repr(value)}")
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
+# ---- Labels of rows ------------------------------------------------------------------------------
+
+
+def categories_as_numbers(
+    array: np.ndarray, levels: list[Any] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Number the categories of a column, in the order of the levels or sorted; NaN where one is
+    missing.
+    """
+    if array.ndim != 1:
+        raise ValueError(f"expected data of shape (n) for Categorical, got {array.shape}")
+    missing = absent(array)
+    present = array[~missing].tolist()
+    try:
+        seen = set(present)
+    except TypeError:
+        hashes = [getattr(value, "__hash__", None) for value in array]
+        row = hashes.index(None)
+        raise TypeError(
+            f"expected categories that are single values, got {array[row]!r} at row {row}"
+        ) from None
+    if levels is None:
+        try:
+            levels = sorted(seen)
+        except TypeError:  # of several types
+            levels = sorted(seen, key=str)
+    categories = present_levels(levels, seen, "the data")
+    code = {value: number for number, value in enumerate(categories)}
+    values = np.full(array.shape, np.nan)
+    values[~missing] = [code[value] for value in present]
+    return torch.from_numpy(values), tuple(map(label, categories))
+
+
+def label_codes(labels: Any, given: int, rows: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different labels of the retained rows, sorted, and the number of each row's.
+
+    Args:
+        labels: one for each of the `given` rows.
+        rows: which rows are retained.
+        what: the kind of label, for messages.
+
+    Raises: ValueError for labels of another length, or a missing one; TypeError for several types.
+    """
+    array = array_of(labels, f"{what} labels")
+    require_rows(array.shape, given, f"{what} labels")
+    retained = array[rows]
+    missing = absent(retained)
+    if missing.any():
+        row = int(np.arange(given)[rows][missing][0])
+        raise ValueError(f"expected a {what} for every row, got none at row {row}")
+    try:
+        values, codes = np.unique(
+            in_microseconds(retained) if array.dtype.kind in "mM" else retained, return_inverse=True
+        )
+    except TypeError:
+        types = " and ".join(sorted({type(value).__name__ for value in retained.tolist()}))
+        raise TypeError(f"expected {what} labels of one type, got {types}") from None
+    return values, codes.reshape(-1)
+
+
+def cluster_codes(clusters: Any, given: int, rows: Any) -> Tensor:
+    """Return the number of the cluster of each retained row, from 0; see `label_codes`.
+
+    Raises: ValueError also for a single cluster.
+    """
+    codes = label_codes(clusters, given, rows, "cluster")[1]
+    if codes.max() == 0:
+        raise ValueError("expected at least two clusters, got one")
+    return torch.from_numpy(codes)

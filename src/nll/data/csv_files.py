@@ -1,6 +1,4 @@
-"""How the numbers of a CSV file are separated and written: as the caller says, or as the file
-shows.
-"""
+"""The dialect of a CSV file: separator, decimal sign and encoding, as passed or detected."""
 
 from __future__ import annotations
 
@@ -9,20 +7,20 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_SAMPLE = 1 << 20  # bytes that are looked at for numbers with a comma
-_HEAD, _LINES = 1 << 16, 10  # characters and lines that are looked at for the separator
+_SAMPLE = 1 << 20  # bytes searched for numbers with a comma
+_HEAD, _LINES = 1 << 16, 10  # characters and lines searched for the separator
 _SEPARATORS = ",;\t"
 
 
 class Dialect(NamedTuple):
-    """The separator, the decimal sign and the encoding; None: recognised, and UTF-8."""
+    """Separator, decimal sign and encoding; None: detected, and UTF-8."""
 
     sep: str | None = None
     decimal: str | None = None
     encoding: str | None = None
 
     def check(self) -> Dialect:
-        """Return it. ValueError for what cannot be meant."""
+        """Return the dialect itself. Raises: ValueError for impossible values."""
         if self.sep is not None and (len(self.sep) != 1 or self.sep in '"\r\n'):
             raise ValueError(
                 f"expected a separator of one character, such as ; or a tab, got {self.sep!r}"
@@ -42,12 +40,13 @@ class Dialect(NamedTuple):
         return self
 
     def of(self, source: Any, name: str) -> Dialect:
-        """What a file is written in, by its first lines; `source` is its path, or its bytes.
+        """Return the dialect with what is None detected from the first lines; `source`: a path, or
+        bytes.
 
-        Between semicolons numbers with a comma are taken as such where some could not be thousands
-        (0,5 or 12,34) and none has a point.
+        Between semicolons a comma is the decimal sign if some numbers could not be thousands (0,5
+        or 12,34) and none has a point.
 
-        Raises: ValueError where the numbers may be read in both ways.
+        Raises: ValueError if the numbers can be read both ways.
         """
         text = _sample(source).decode(self.encoding or "utf-8", errors="replace")
         sep = self.sep or ("\t" if ".tsv" in name.lower() else _separator(text))
@@ -55,9 +54,7 @@ class Dialect(NamedTuple):
         return Dialect(sep, decimal, self.encoding or "utf-8")
 
     def options(self, **convert: Any) -> dict[str, Any]:
-        """Arrow's options, to be given to its readers of CSV files; `convert`: more of those for
-        the conversion.
-        """
+        """Return the options of Arrow's CSV readers; `convert`: more of them for the conversion."""
         from pyarrow import csv
 
         return {
@@ -80,8 +77,8 @@ def _sample(source: Any) -> bytes:
 
 
 def _separator(text: str) -> str:
-    """The first that occurs as often in each line, without what is quoted; else the first that the
-    header has.
+    """Return the first separator that occurs equally often in each line, quotes aside; otherwise
+    the first in the header.
     """
     lines = re.sub(r'"[^"]*"', "", text[:_HEAD]).splitlines()[:_LINES] or [""]
     counts = {sign: {line.count(sign) for line in lines if line} for sign in _SEPARATORS}
@@ -99,6 +96,6 @@ def _decimal(text: str, name: str) -> str:
     if all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", field) for field in with_comma):
         raise ValueError(
             f"expected --decimal , or --decimal . for {name}, got {with_comma[0]}, where the comma "
-            f"may be either sign"
+            f"may separate decimals or thousands"
         )
     return ","

@@ -1,4 +1,4 @@
-"""Results written to files: whole, or not at all."""
+"""Files: those of a table, and results that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+PARQUET = (".parquet", ".pq")
+SUFFIXES = (".csv", ".tsv", ".gz", *PARQUET)  # of tables
+_NAMED = ".csv, .tsv, .csv.gz, .tsv.gz, .parquet, .pq"
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the table's file, or the folder's files in the order of their names.
+
+    Raises: ValueError for a path that does not exist, or files of other kinds.
+    """
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    tables = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if path.is_dir():
+        tables = [file for file in tables if file.is_file() and file.name[0] not in "._"]
+    if not tables:
+        kind = "folder with files" if path.is_dir() else "file"
+        raise ValueError(f"expected a {kind} named {_NAMED}, got {path.name}")
+    return tables
+
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write bytes to, beside `path`, which takes its place at the end: a failed write
-    leaves the old one.
+def replacing(path: str | Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file for bytes which takes the place of `path` at the end: a failed write leaves the
+    old one.
 
-    Through a link its target is replaced; permissions are kept. Devices, pipes, the process's own
-    output, and files in a folder that takes no new ones are written in place. Raises OSError with
-    the path as it was given.
+    The target of a link is replaced; permissions are kept. Devices, pipes, the process's own
+    output, and files in a folder that accepts no new ones are written in place.
+
+    `temporary`: the file to write first, in the same folder; None for one with a random name.
+    Raises: OSError with the path as passed.
     """
     try:
         direct = _in_place(Path(path))
@@ -28,45 +51,41 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
                 yield file
             return
         target = Path(os.path.realpath(path))
-        beside = target.with_name(f".nll-{secrets.token_hex(8)}")
+        new = temporary or target.with_name(f".nll-{secrets.token_hex(8)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            with open(
-                os.open(
-                    beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-                ),
-                "wb",
-            ) as file:
+            with open(os.open(new, flags, 0o666), "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             with suppress(OSError):  # there was no file, or it is not ours
-                os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
-            os.replace(beside, target)
+                os.chmod(new, stat.S_IMODE(target.stat().st_mode))
+            os.replace(new, target)
         except BaseException:
             with suppress(OSError):
-                beside.unlink()
+                new.unlink()
             raise
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text as UTF-8, as `replacing` does."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def _in_place(path: Path) -> BinaryIO | None:
-    """The file to be written directly; None where a new one is to take its place."""
-    try:
-        there = path.stat()
-    except FileNotFoundError:
+    """Return the file to write directly; None where a new one takes its place."""
+    if not path.exists():
         return None
+    present = path.stat()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, AttributeError, ValueError):  # it is closed, or no file
-            if os.path.samestat(os.fstat(stream.fileno()), there):
+            if os.path.samestat(os.fstat(stream.fileno()), present):
                 stream.flush()
                 return open(os.dup(stream.fileno()), "wb")
-    if stat.S_ISREG(there.st_mode) and os.access(os.path.dirname(os.path.realpath(path)), os.W_OK):
+    if stat.S_ISREG(present.st_mode) and os.access(
+        os.path.dirname(os.path.realpath(path)), os.W_OK
+    ):
         return None
     return open(path, "wb")

@@ -9,24 +9,26 @@ from typing import TypeVar
 
 # A block's widest temporary fits in the cache of one core.
 _BLOCK_BYTES = 1 << 20
+_READ_BYTES = 1 << 24  # of the numbers that are read at once
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Yield slices that cover `rows`; `width` is how many float64 numbers a row needs at the
-    most.
-    """
+    """Yield slices that cover `rows`; `width`: the float64 numbers that a row needs, at most."""
     size = max(64, _BLOCK_BYTES // (8 * max(width, 1)))
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
 
+def height_of(rows: int | None, width: int) -> int:
+    """Return the number of rows to read at once, with so many columns; `rows`: as the user sets."""
+    return rows or max(1, _READ_BYTES // (8 * max(width, 1)))
+
+
 def in_order(function: Callable[[S], T], items: Iterable[S], lanes: int) -> Iterator[T]:
-    """What a function makes of each item, in the items' order; so many are worked on side by
-    side.
-    """
+    """Yield the function's result for each item, in order, with so many threads."""
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(lanes) as others:
         for item in items:
@@ -39,7 +41,7 @@ def in_order(function: Callable[[S], T], items: Iterable[S], lanes: int) -> Iter
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made by another thread while the one before is used."""
+    """Yield the items, each made by another thread while the one before is used."""
     end = object()
     with ThreadPoolExecutor(1) as other:
         coming = other.submit(next, items, end)

@@ -102,7 +102,7 @@ def test_the_command_names_them_alike_in_a_file_and_in_a_folder(kind, tmp_path):
         ([[1], [2]], r"expected classes in column 'c', got \[[12]\]"),
         ([1.5, 2.0], "expected classes in column 'c', got the measurement 1.5"),
         ([Decimal("0.5"), Decimal("1.5")], r"got the measurement [01]\.5"),
-        ([2.0**60, 2.0**61], "a float that others round to"),
+        ([2.0**60, 2.0**61], "a float to which other numbers round"),
         ([1, "a"], "expected columns of values of one type"),
         ([{"a": 1}, {"a": 2}], "expected classes in column 'c'"),
     ],
@@ -189,7 +189,7 @@ def test_integers_that_float64_would_round_are_named(table):
     )
     with pytest.raises(
         ValueError,
-        match=r"holds exactly in .*, got the integer "
+        match=r"numbers in .* that float64 holds exactly, got the integer "
         r"1152921504606846977 at row 1",
     ):
         nll.SoftmaxRegression().fit(stream)

@@ -19,7 +19,9 @@ import torch
 from formulaic import StructuredFormula
 from torch import Tensor
 
-from nll.data.stream import Stream, files_of, numbers_of, pieces, require
+from nll.data.arrays import require_columns
+from nll.data.arrow import NUMERIC, numbers_of
+from nll.data.stream import Stream, files_of, pieces
 from nll.regression.formula.design import numbers, spec_of, with_columns
 from nll.regression.formula.parser import (
     computed,
@@ -133,7 +135,7 @@ def _look(
     # of the values of each column, and the file that has them
     kinds: dict[str, tuple[str, str]] = {}
     for name, piece in _with_names(data, wanted):
-        require(wanted, piece.schema.names)
+        require_columns(wanted, piece.schema.names)
         for column in _of_columns(formula):
             chosen = column in marked
             if not chosen and kinds.get(column, ("",))[0] == "numbers":
@@ -174,18 +176,13 @@ def _require_one_kind(
         "texts"
         if _is_category(column.type)
         else "numbers"
-        if _is_number(column.type)
+        if any(is_one(column.type) for is_one in NUMERIC)
         else f"{column.type} values"
     )
     before, there = kinds.setdefault(name, (kind, file))
     if before != kind:
         got = f"{before} in {there} and {kind} in {file}, from row {first} on"
         raise ValueError(f"expected values of one kind in column {name!r}, got {got}")
-
-
-def _is_number(kind: Any) -> bool:
-    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
-    return any(is_one(kind) for is_one in known)
 
 
 def _sorted(values: list[Any]) -> list[Any]:

@@ -134,9 +134,7 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
     looked = partial(rows.each, partial(_look, about=about), clusters=True)
     found = checkpoint.passed([torch.tensor([float(intercept)])], looked, add)
     if not (found and found["rows"]):
-        raise ValueError(
-            "expected the first rows again, got none: data are gone through several times"
-        )
+        raise ValueError("expected the first rows again, got none: data are read several times")
     seen = _Seen(**found)
     whole = Survey(seen.rows, seen.low, seen.high, about, seen.products / seen.rows).about_mean()
     require_one_type(seen.classes)
@@ -437,7 +435,7 @@ def fit_streamed(
                 f"expected at least two classes, got one class: {label(table.classes[0])}"
             )
         base = code_of(
-            first_level(stream.levels, table.classes) if baseline is None else baseline,
+            first_level(rows.levels, table.classes) if baseline is None else baseline,
             table.classes,
         )
         order = torch.tensor([base, *(k for k in range(len(table.classes)) if k != base)])
