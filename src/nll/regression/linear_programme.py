@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 ZERO = 1e-9  # a margin that is 0, for columns and directions of at most 1
 _EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
-def separating_direction(margins: csr_array) -> np.ndarray | None:
+def separating_direction(margins: Any) -> np.ndarray | None:
     """Maximise the sum of the margins, none of them negative, over directions of at most 1.
 
     Args:
-        margins: (n, p), by how much the linear predictor of what was observed exceeds another's.
+        margins: (n, p) sparse, by how much the predictor of what was observed exceeds another.
 
     Returns: (p); 0 where no direction raises a margin; None where that is not decided.
     """

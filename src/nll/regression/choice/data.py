@@ -64,7 +64,7 @@ class Choices:
             row = wrong[0]
             raise ValueError(
                 f"expected {what} to be the same in all rows of a case, got {first[row]} and "
-                f"{values[row]} in case {self.case_name(row)}"
+                f"{values[row]} in case {self.case_name(int(row))}"
             )
 
     def weights(self, weights: Any) -> Tensor:
@@ -114,7 +114,7 @@ class Choices:
         if len(wrong):
             raise ValueError(
                 f"expected one chosen alternative in each case, got {int(count[wrong[0]])} in "
-                f"case {self.case_name(self.first[wrong[0]])}"
+                f"case {self.case_name(int(self.first[wrong[0]]))}"
             )
         return marks == 1
 
@@ -271,7 +271,7 @@ def _number_of(name: Any, names: list[str]) -> int:
         return int(name)
     if name not in names:
         raise ValueError(f"expected one of the columns {', '.join(names)}, got {name!r}")
-    return names.index(name)
+    return names.index(str(name))
 
 
 # ---- Wide tables -------------------------------------------------------------------
