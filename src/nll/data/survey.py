@@ -120,11 +120,6 @@ def kind_of(kind: Any) -> str:
     return "numbers" if any(is_one(kind) for is_one in numbers) else f"{kind} values"
 
 
-def batch(columns: dict[str, Any]) -> Any:
-    """Return an Arrow batch of arrays."""
-    return pa.RecordBatch.from_pydict(columns)
-
-
 def _with_files(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield the blocks of the data, each with the name of its file."""
     path = data.args[0] if isinstance(data, partial) else data

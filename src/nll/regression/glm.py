@@ -242,7 +242,6 @@ def _estimates(
 
 
 def _ending(maximum: _Maximum) -> tuple[Status, str]:
-    """Return how the fit ended, as a value and in words."""
     if maximum.exact:
         return Status.UNBOUNDED, (
             "no maximum: the response is fitted exactly, and the likelihood grows without "
@@ -270,7 +269,7 @@ def _null_log_likelihood(family: str, maximum: _Maximum, observed: Observations)
 
 
 class _AtParameters(LogLikelihood):
-    """The log-likelihood as a function of the parameters in the units of the data."""
+    """It takes the parameters in the units of the data."""
 
     def __init__(self, problem: LinearLikelihood) -> None:
         self.problem = problem

@@ -152,7 +152,6 @@ class LinearLikelihood:
         return self.response.second is not None and self.log_second is None
 
     def sums(self, theta: Tensor) -> Sums:
-        """Return log-likelihood, score and information, summed over the rows."""
         value = -self.weights.sum() * math.log(self.unit)
         score = torch.zeros_like(theta)
         information = torch.zeros(len(theta), len(theta), dtype=torch.float64)
@@ -208,7 +207,6 @@ class LinearLikelihood:
         return torch.linalg.lstsq(root * self.columns.x, root * target[:, None]).solution[:, 0]
 
     def _parameters(self, rows: slice, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the linear predictor of some rows, and the log of the second parameter (1)."""
         p = self.columns.count
         log_second = theta[p:] if self.has_second else self.log_second
         log_second = theta.new_zeros(1) if log_second is None else log_second

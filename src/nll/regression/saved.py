@@ -56,7 +56,6 @@ class Model:
         classes: list[Any] | None = None,
         baseline: int = 0,
     ) -> Model:
-        """Return the model of a fit."""
         coef, *others = fitted.params.values()
         size = coef.numel()
         return cls(

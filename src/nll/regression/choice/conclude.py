@@ -37,14 +37,12 @@ def fit_choices(
         progress: called before each step with (step, log-likelihood, Newton decrement).
     """
     columns, plain = likelihood.columns, replace(likelihood, penalty=None)
-    start = torch.zeros(likelihood.size, dtype=torch.float64)
+    start = torch.zeros(columns.count, dtype=torch.float64)
     optimum = maximise(likelihood.sums, start, progress, likelihood.unit)
     optimum, inverse, exists = _examined(likelihood, plain, optimum)
     converged = optimum.reached and exists.proved
-    if converged:
-        covariance, information = _covariance(likelihood, plain, optimum.theta, inverse, options)
-    else:
-        covariance, information = torch.full_like(inverse, torch.nan), _information(likelihood)
+    inverse = inverse if converged else torch.full_like(inverse, torch.nan)
+    covariance, information = _covariance(likelihood, plain, optimum.theta, inverse, options)
     coef, covariance = _in_user_units(columns.to_given, optimum.theta, covariance, exists.limit)
     verdict, status = _ending(likelihood, optimum, exists)
     search = partial(solution_of, plain, coef, optimum.steps, options.weights != "frequency")
@@ -55,7 +53,7 @@ def fit_choices(
         covariance=covariance,
         log_likelihood=float(plain.sums(optimum.theta).log_likelihood),
         n=_count(likelihood, options.weights),
-        df=likelihood.size,
+        df=columns.count,
         status=status,
         converged=converged,
         verdict=verdict,
@@ -93,10 +91,6 @@ def _is_known(inverse: Tensor) -> bool:
     return not bool(inverse.isnan().any())
 
 
-def _information(likelihood: ConditionalLikelihood) -> str:
-    return "observed" if likelihood.penalty is None else "penalised"
-
-
 def _covariance(
     likelihood: ConditionalLikelihood,
     plain: ConditionalLikelihood,
@@ -104,11 +98,10 @@ def _covariance(
     inverse: Tensor,
     options: CovarianceOptions,
 ) -> tuple[Tensor, str]:
-    """Return the covariance of theta, and its name."""
-    if options.plain:
-        if likelihood.penalty is not None:
-            inverse = cov.sandwich(inverse, plain.sums(theta).information)
-        return inverse, _information(likelihood)
+    if likelihood.penalty is not None and (options.plain or not _is_known(inverse)):
+        return cov.sandwich(inverse, plain.sums(theta).information), "penalised"
+    if options.plain or not _is_known(inverse):
+        return inverse, "observed"
     clusters = options.clusters
     assert not isinstance(clusters, str)
     meat = cov.meat(plain.scores(theta), plain.weights, options.weights, clusters)
@@ -118,8 +111,8 @@ def _covariance(
     if options.kind != "hc1":
         return sandwich, "sandwich (HC0)"
     n = _count(plain, options.weights)
-    factor = n / (n - plain.size) if n > plain.size else torch.nan
-    return sandwich * factor, "sandwich (HC1)"
+    free = n - plain.columns.count
+    return sandwich * (n / free if free > 0 else torch.nan), "sandwich (HC1)"
 
 
 def _in_user_units(
@@ -140,7 +133,6 @@ def _in_user_units(
 
 
 def _count(likelihood: ConditionalLikelihood, kind: str) -> float:
-    """Return the number of observations."""
     weights = likelihood.weights
     return float(torch.count_nonzero(weights) if kind == "sampling" else weights.sum())
 
@@ -148,7 +140,6 @@ def _count(likelihood: ConditionalLikelihood, kind: str) -> float:
 def _ending(
     likelihood: ConditionalLikelihood, optimum: Optimum, exists: Existence
 ) -> tuple[Status, str]:
-    """Return how the fit ended, as a value and in words."""
     if exists.direction is not None:
         moved = likelihood.columns.to_given @ exists.direction
         sizes = zip(likelihood.columns.names, moved.tolist(), strict=True)

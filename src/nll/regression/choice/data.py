@@ -28,6 +28,7 @@ class Choices:
     alternative: np.ndarray  # (rows), numbers of `alternatives`
     alternatives: list[Any]  # sorted
     order: np.ndarray  # (rows), the place of each row in the data, those of wide data flattened
+    shape: tuple[int, ...]  # of the data, without the attributes: (rows), or of wide data (n, J)
     case_labels: np.ndarray | None = None  # (cases); None: wide data
 
     @property
@@ -35,13 +36,7 @@ class Choices:
         return int(self.case[-1]) + 1
 
     @property
-    def dimensions(self) -> int:
-        """The number of dimensions of the data besides the attributes'."""
-        return 2 if self.case_labels is None else 1
-
-    @property
     def first(self) -> np.ndarray:
-        """(cases): the first row of each."""
         return np.flatnonzero(np.diff(self.case, prepend=-1))
 
     def case_name(self, row: int) -> str:
@@ -75,19 +70,18 @@ class Choices:
         return scaled(frequencies(self.per_case(values, "weights"), self.cases), kind_of(weights))
 
     def clusters(self, clusters: Any) -> Tensor | None:
-        """(cases): the number of each one's cluster."""
         if clusters is None:
             return None
         labels = self.per_case(clusters, "clusters")
         return cluster_codes(labels, self.cases, np.ones(self.cases, dtype=bool))
 
-    def offset(self, offset: Any, shape: tuple[int, ...]) -> Tensor | None:
-        """(rows): an offset in the order of these rows; `shape`: that of the data's."""
+    def offset(self, offset: Any) -> Tensor | None:
+        """(rows): an offset of the data's shape in the order of these rows."""
         if offset is None:
             return None
         values = floats(array_of(plain(offset, "offset")), "offset")
-        if values.shape != shape:
-            raise ValueError(f"expected an offset of shape {shape}, got {values.shape}")
+        if values.shape != self.shape:
+            raise ValueError(f"expected an offset of shape {self.shape}, got {values.shape}")
         values = values.reshape(-1)[self.order]
         if not np.isfinite(values).all():
             raise ValueError(f"expected finite offsets, got {values[~np.isfinite(values)][0]}")
@@ -188,11 +182,11 @@ def read_long(X: Any, case: Any, alternative: Any, names: list[str] | None) -> C
         raise ValueError(
             f"expected each alternative once in a case, got {again} twice in case {name}"
         )
-    return Choices(x[order], names, of_case, which, alternatives.tolist(), order, cases)
+    shape = (len(x),)
+    return Choices(x[order], names, of_case, which, alternatives.tolist(), order, shape, cases)
 
 
 def _labels(values: Any, what: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct labels and the number of each row's."""
     labels = complete(values, what, rows)
     if labels.dtype.kind == "O":
         require_one_type(labels.tolist())
@@ -221,8 +215,8 @@ def read_wide(X: Any, available: Any) -> Choices:
             f"expected an available alternative in each case, got none in case {empty[0]}"
         )
     case, which = np.nonzero(mask)
-    names = [f"x{j}" for j in range(q)]
-    return Choices(x[mask], names, case, which, list(range(count)), case * count + which)
+    names, order = [f"x{j}" for j in range(q)], case * count + which
+    return Choices(x[mask], names, case, which, list(range(count)), order, (n, count))
 
 
 # ---- Utilities ---------------------------------------------------------------------

@@ -131,7 +131,7 @@ class ConditionalLogit(BaseEstimator):
             names,
             chosen,
             weights,
-            choices.offset(offset, np.shape(X)[: choices.dimensions]),
+            choices.offset(offset),
             self.alpha,
             (len(choices.alternatives) - 1) * self.constants,
         )
@@ -173,8 +173,7 @@ class ConditionalLogit(BaseEstimator):
         unseen = [value for value in choices.alternatives if value not in self.classes_]
         if unseen:
             raise ValueError(f"expected the alternatives of the fit, got {label(unseen[0])}")
-        shape = np.shape(X)[: choices.dimensions]
-        added = choices.offset(offset, shape)
+        added = choices.offset(offset)
         number = np.searchsorted(self.classes_, np.array(choices.alternatives))
         x, _ = self._columns(
             replace(
@@ -185,7 +184,7 @@ class ConditionalLogit(BaseEstimator):
         )
         v = torch.from_numpy(x @ self.coef_)
         v = v if added is None else v + added
-        log_p = np.full(shape, -np.inf)
+        log_p = np.full(choices.shape, -np.inf)
         log_p.reshape(-1)[choices.order] = log_softmax_by_case(
             v, torch.from_numpy(choices.case), choices.cases
         )
@@ -249,7 +248,6 @@ class ConditionalLogit(BaseEstimator):
         return read_long(X, case, alternative, names)
 
     def _learn(self, choices: Choices, alternative: Any) -> None:
-        """Keep the names of the alternatives, the attributes and the baseline."""
         self.classes_ = np.array(choices.alternatives)
         self.feature_names_in_ = np.array(choices.names, dtype=object)
         self.n_features_in_ = len(choices.names)

@@ -74,11 +74,6 @@ class ConditionalLikelihood:
     offset: Tensor | None = None  # (rows), added to the utilities; -inf excludes an alternative
     penalty: Tensor | None = None  # (p, p): the penalty is theta' penalty theta / 2
 
-    @property
-    def size(self) -> int:
-        """The number of parameters."""
-        return self.columns.count
-
     @cached_property
     def unit(self) -> float:
         """The unit of the log-likelihood: weights may be shares."""
@@ -86,7 +81,6 @@ class ConditionalLikelihood:
 
     @cached_property
     def _ends(self) -> Tensor:
-        """(cases): the end of each case's rows."""
         return torch.bincount(self.case).cumsum(0)
 
     def blocks(self) -> Iterator[Block]:
@@ -121,7 +115,6 @@ class ConditionalLikelihood:
         return Sums(value - theta @ gradient / 2, score - gradient, information + self.penalty)
 
     def log_probabilities(self, theta: Tensor) -> Tensor:
-        """Return the log-probability (cases) of each case's choice."""
         return torch.cat([block.log_probabilities(theta)[block.chosen] for block in self.blocks()])
 
     def scores(self, theta: Tensor) -> Tensor:
@@ -134,7 +127,6 @@ class ConditionalLikelihood:
         )
 
     def among(self, allowed: Tensor) -> ConditionalLikelihood:
-        """Return the log-likelihood of the choices among the allowed rows."""
         offset = torch.zeros(()) if self.offset is None else self.offset
         return replace(self, offset=torch.where(allowed, offset, -torch.inf).double())
 
@@ -161,7 +153,6 @@ class CaseRows:
         return Sums(*map(torch.stack, zip(*sums, strict=True)))
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        """Return the log-probability (b, m) of the choice in each case of parts."""
         return torch.stack(
             [
                 self.likelihood.log_probabilities(self._to_search @ coef)[parts[0][0]]

@@ -100,7 +100,7 @@ def design(
     built = matrices(with_columns(table, {response: 0.0}) if times else table, formula)
     for side in (built.lhs, built.rhs):
         for name in side.columns:
-            _require_finite(side[name])
+            require_finite(side[name], name, table.index)
     return Design(
         response=response,
         y=_response(table, response, built.lhs),
@@ -112,13 +112,6 @@ def design(
         spec=built.rhs.model_spec,
         table=table,
     )
-
-
-def spec_of(table: pd.DataFrame, formula: Parsed) -> Any:
-    """Return formulaic's specification of a formula's columns; ValueError where the table cannot
-    fill it.
-    """
-    return matrices(table, formula).rhs.model_spec
 
 
 def require_columns(wanted: list[str], present: list[str]) -> None:
@@ -175,7 +168,6 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
 
 
 def computed_response(table: pd.DataFrame, formula: Parsed) -> pd.Series:
-    """Return the values of a formula's left side."""
     return _response(table, response_of(formula), matrices(table, formula).lhs)
 
 
@@ -203,7 +195,6 @@ def _plain(column: pd.Series) -> pd.Series:
 
 
 def _require_usable(table: pd.DataFrame, formula: Parsed, response: str) -> None:
-    """Raise ValueError for a column that cannot be used as it stands."""
     categories = as_categories([*formula.lhs, *formula.rhs])
     for name in table.columns:
         column = table[name]
@@ -211,13 +202,12 @@ def _require_usable(table: pd.DataFrame, formula: Parsed, response: str) -> None
         if name != response and (name in categories or not numeric) and column.nunique() == 1:
             raise ValueError(f"expected columns that vary, got constant column {name!r}")
         if numeric:
-            _require_finite(column)
+            require_finite(column, name, table.index)
         elif name != response and name not in categories:
             _require_texts(column, name)
 
 
 def _require_texts(column: pd.Series, name: str) -> None:
-    """Raise ValueError for a column that is neither of numbers nor of categories."""
     is_number = [_is_number(value) for value in column]
     if any(is_number) or not all(isinstance(value, (str, bytes, bool)) for value in column):
         row = column.index[is_number.index(False)] if not all(is_number) else None
@@ -233,12 +223,9 @@ def _require_texts(column: pd.Series, name: str) -> None:
         )
 
 
-def _require_finite(column: pd.Series) -> None:
-    require_finite_rows(column.to_numpy(dtype=np.float64), str(column.name), column.index)
-
-
-def require_finite_rows(values: np.ndarray, name: str, rows: Any) -> None:
-    """Raise ValueError for the first value of a column that is not finite."""
+def require_finite(column: Any, name: str, rows: Any) -> None:
+    """Raise ValueError for the first value of a column that is not finite, with its row."""
+    values = np.asarray(column, dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise ValueError(

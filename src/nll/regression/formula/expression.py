@@ -198,7 +198,6 @@ def _combined(function: Callable[..., Any], parts: list[Value]) -> Value:
 
 
 def _arguments(node: ast.Call, function: Function, name: str) -> dict[str, ast.AST]:
-    """Return the arguments of a call by the parameters' names."""
     named = {keyword.arg: keyword.value for keyword in node.keywords}
     if any(isinstance(one, ast.Starred) for one in node.args) or None in named:
         raise _refused(node)
@@ -219,7 +218,6 @@ def _arguments(node: ast.Call, function: Function, name: str) -> dict[str, ast.A
 
 
 def _dotted(node: ast.AST) -> str | None:
-    """The name that Names and attributes spell."""
     if isinstance(node, ast.Name):
         return name_of(node.id)
     if isinstance(node, ast.Attribute):

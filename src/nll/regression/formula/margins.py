@@ -24,7 +24,7 @@ Rows = Callable[[], Iterable[tuple[pd.DataFrame, Tensor]]]
 
 
 class Change(NamedTuple):
-    """An effect: of a level relative to the reference, or of a column by a derivative (no levels)."""
+    """An effect: of a level relative to the reference, or a derivative (no levels)."""
 
     name: str
     part: str  # the column, or the computed factor of the formula

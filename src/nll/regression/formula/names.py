@@ -24,7 +24,6 @@ class FormulaError(ValueError):
 
 
 def short(text: str, most: int = 80) -> str:
-    """Return a text for a message."""
     return repr(text if len(text) <= most else f"{text[: most - 3]}...")
 
 

@@ -173,7 +173,6 @@ def _lookup(name: str) -> Factor:
 
 
 def columns_of(factor: Factor) -> list[str]:
-    """Return the names of the columns that a factor reads."""
     if factor.eval_method is Factor.EvalMethod.PYTHON:
         return list(expression(factor.expr).columns)
     if factor.eval_method is Factor.EvalMethod.LITERAL:
@@ -183,7 +182,6 @@ def columns_of(factor: Factor) -> list[str]:
 
 
 def factors_of(side: Iterable[Any]) -> list[Factor]:
-    """Return the factors of a side of a formula, each once."""
     return list(dict.fromkeys(factor for term in side for factor in term.factors))
 
 
@@ -193,7 +191,6 @@ def columns_in(side: Iterable[Any]) -> list[str]:
 
 
 def variables(formula: Parsed) -> list[str]:
-    """Return the names of the columns that a formula reads, sorted."""
     return columns_in([*formula.lhs, *formula.rhs])
 
 
@@ -204,7 +201,6 @@ def computed(side: Iterable[Any]) -> list[Any]:
 
 
 def as_categories(side: Iterable[Any]) -> set[str]:
-    """Return the columns that stand in C() on a side of a formula."""
     return {name for one in computed(side) for name in one.categories}
 
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from nll.data.stream import Stream, pieces
-from nll.data.survey import batch, kind_of, schema_of, survey
-from nll.regression.formula.design import numbers, spec_of, with_columns
+from nll.data.survey import kind_of, schema_of, survey
+from nll.regression.formula.design import numbers, with_columns
 from nll.regression.formula.parser import (
     Parsed,
     columns_in,
     computed,
     has_dot,
+    matrices,
     parse,
     plain_columns,
     response_of,
@@ -68,7 +69,7 @@ def formula_stream(
     rows = _with_all(found.head, found.categories)
     if response not in predictors:  # of any type: it is not evaluated
         rows = with_columns(rows, {response: 0.0})
-    terms = Terms.of(spec_of(rows, parsed), formula)
+    terms = Terms.of(matrices(rows, parsed).rhs.model_spec, formula)
     if terms.state:
         return next(iter(terms.state))
     blocks = partial(_blocks, data, wanted, terms, copied)
@@ -94,7 +95,6 @@ def complete_parts(
 
 
 def column_names(data: Any) -> list[str]:
-    """Return the columns of a file, a folder or a table."""
     return list(schema_of(data).names)
 
 
@@ -130,5 +130,5 @@ def _blocks(data: Any, wanted: list[str], terms: Terms, copied: list[str]) -> It
         if complete.any():
             x[:, complete] = terms.design(table[complete]).numpy().T
         columns = dict(zip(terms.columns, x, strict=True))
-        yield batch(columns | {name: block.column(name) for name in copied})
+        yield block.from_pydict(columns | {name: block.column(name) for name in copied})
         first += len(table)

@@ -18,7 +18,7 @@ from nll.regression.design_matrix import INTERCEPT
 from nll.regression.formula.design import (
     numbers,
     require_columns,
-    require_finite_rows,
+    require_finite,
     with_columns,
 )
 from nll.regression.formula.expression import expression
@@ -79,12 +79,10 @@ class Terms:
 
     @property
     def variables(self) -> list[str]:
-        """The columns of a table that are read."""
         return columns_in(self.parsed)
 
     @property
     def intercept(self) -> bool:
-        """Whether the first column is the constant."""
         return INTERCEPT in self.columns
 
     @property
@@ -116,7 +114,7 @@ class Terms:
             self._require_seen(table, factor, levels)
         values = self._built(table, replaced)
         for name, column in zip(self.columns, values.T, strict=True):
-            require_finite_rows(column, name, table.index)
+            require_finite(column, name, table.index)
         return torch.from_numpy(values)
 
     def slope(self, table: pd.DataFrame, column: str) -> Tensor | None:
@@ -143,7 +141,6 @@ class Terms:
         return np.ones(len(table))
 
     def _with_numbers(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the table with its columns of numbers as such."""
         require_columns(self.variables, [str(name) for name in table.columns])
         categorical = self.categorical
         numeric = [name for name in self.variables if name not in categorical]
@@ -227,7 +224,6 @@ def _all(values: Any, kind: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return numbers of NumPy and arrays as Python's own."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
