@@ -43,17 +43,13 @@ class _Maximum(NamedTuple):
     problem: LinearLikelihood
     optimum: Optimum
     exists: bool  # whether the coefficients have a finite estimate
-    second: float = math.nan  # the second parameter, where the maximum is at its boundary
+    at_boundary: bool = False  # whether the second parameter is infinite
     exact: bool = False  # whether the columns fit the response
     starts: tuple[float, ...] = ()  # the log-likelihood that each start reached, best first
 
     @property
     def converged(self) -> bool:
         return self.optimum.reached and self.exists and not self.exact
-
-    @property
-    def at_boundary(self) -> bool:
-        return not math.isnan(self.second)
 
 
 def fit_linear(
@@ -140,11 +136,10 @@ def _negative_binomial(problem: LinearLikelihood, progress: Progress | None) -> 
     reached = tuple(sorted([boundary, *heights], reverse=True)) if peaks else ()
     # Whether the coefficients have an estimate does not depend on total_count; from a start far out
     # no search can tell.
-    best, optimum, second = poisson, limit, math.inf
-    if overdispersed or (peaks and heights[0] > boundary + tie):
-        best, optimum, second = problem, peaks[0], math.nan
+    inside = overdispersed or (bool(peaks) and heights[0] > boundary + tie)
+    best, optimum = (problem, peaks[0]) if inside else (poisson, limit)
     exists = _exists(poisson, limit) if limit.reached else _exists(best, optimum)
-    return _Maximum(best, optimum, exists, second, starts=reached)
+    return _Maximum(best, optimum, exists, at_boundary=not inside, starts=reached)
 
 
 def _overdispersed(poisson: LinearLikelihood, theta: Tensor) -> bool:
@@ -236,7 +231,7 @@ def _estimates(
         jacobian = torch.block_diag(jacobian, params[kind.second])
     covariance = cov.transformed(inverse, jacobian)
     if maximum.at_boundary and kind.second:
-        params[kind.second] = torch.tensor(maximum.second, dtype=torch.float64)
+        params[kind.second] = torch.tensor(math.inf, dtype=torch.float64)
         covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
     return params, covariance, information
 

@@ -8,8 +8,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,9 +21,6 @@ from nll.regression.after.predictions import Predictions, Predictor
 from nll.regression.formula.terms import Terms
 from nll.regression.responses import RESPONSES
 from nll.regression.result import RegressionFit
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _VERSION = 1
 # The fields that a file has as they are, and their types.

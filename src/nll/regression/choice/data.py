@@ -92,41 +92,34 @@ class Choices:
 
         y: in long data 1 for it and 0 for the others; in wide data its number (cases).
         """
-        chosen = self._numbered(y) if self.case_labels is None else self._marked(y)
-        return torch.from_numpy(np.flatnonzero(chosen))
-
-    def _marked(self, y: Any) -> np.ndarray:
-        marks = complete(y, "marks in y", len(self.order))[self.order]
-        wrong = np.flatnonzero(~np.isin(marks, (0, 1)))
-        if len(wrong):
-            raise ValueError(
-                f"expected 0 or 1 in y (1 for the chosen alternative), got {marks[wrong[0]]!r} "
-                f"at row {self.order[wrong[0]]}"
-            )
+        if self.case_labels is None:
+            marks = self.alternative == self._numbers(y)[self.case]
+        else:
+            marks = complete(y, "marks in y", len(self.order))[self.order]
+            wrong = np.flatnonzero(~np.isin(marks, (0, 1)))
+            if len(wrong):
+                raise ValueError(
+                    f"expected 0 or 1 in y (1 for the chosen alternative), got {marks[wrong[0]]!r} "
+                    f"at row {self.order[wrong[0]]}"
+                )
         count = np.bincount(self.case, weights=marks.astype(float), minlength=self.cases)
         wrong = np.flatnonzero(count != 1)
         if len(wrong):
             raise ValueError(
-                f"expected one chosen alternative in each case, got {int(count[wrong[0]])} in "
-                f"case {self.case_name(int(self.first[wrong[0]]))}"
+                f"expected one chosen alternative among those of each case, got "
+                f"{int(count[wrong[0]])} in case {self.case_name(int(self.first[wrong[0]]))}"
             )
-        return marks == 1
+        return torch.from_numpy(np.flatnonzero(marks))
 
-    def _numbered(self, y: Any) -> np.ndarray:
+    def _numbers(self, y: Any) -> np.ndarray:
+        """(cases): the number of the chosen alternative, of wide data."""
         y, count = complete(y, "choices in y", self.cases, "case"), len(self.alternatives)
         wrong = np.flatnonzero(~np.isin(y, np.arange(count)))
         if len(wrong):
             raise ValueError(
                 f"expected choices from 0 to {count - 1}, got {y[wrong[0]]} in case {wrong[0]}"
             )
-        chosen = self.alternative == y[self.case]
-        wrong = np.flatnonzero(np.bincount(self.case, weights=chosen) == 0)
-        if len(wrong):
-            raise ValueError(
-                f"expected the choice of an available alternative, got {y[wrong[0]]} in case "
-                f"{wrong[0]}"
-            )
-        return chosen
+        return y
 
 
 def complete(values: Any, what: str, n: int, each: str = "row") -> np.ndarray:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,9 +24,6 @@ from nll.regression.formula.parser import (
     response_of,
     variables,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = [
     "Design",

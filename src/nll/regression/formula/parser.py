@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from formulaic import Formula, SimpleFormula, StructuredFormula
 from formulaic.materializers import PandasMaterializer
 from formulaic.parser import DefaultFormulaParser, DefaultOperatorResolver
@@ -29,9 +30,6 @@ from nll.regression.formula.names import (
     tilde,
     unaliased,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _MOST_TERMS = 10_000
 _NUMBER = re.compile(r"[\d.]+")

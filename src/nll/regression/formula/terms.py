@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from formulaic import ModelSpec, SimpleFormula
 from formulaic.errors import DataMismatchWarning
@@ -34,9 +35,6 @@ from nll.regression.formula.parser import (
     right_side,
 )
 from nll.regression.formula.slopes import zeros_like
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
