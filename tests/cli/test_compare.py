@@ -179,7 +179,7 @@ def test_as_a_process():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--column", "wiat"], "expected a column of the table, got 'wiat'; near to it: wait"),
+        (["--column", "wiat"], "expected a column of the table, got 'wiat'; did you mean wait?"),
         (["--column", "text"], "expected numbers in column 'text', got 'q' at row 0"),
         (
             ["--column", "wait", "--families", "gama"],

@@ -534,15 +534,15 @@ TOUR = [
     ),
     (["t.csv", "kind ~ 0"], "expected at least one column or an intercept, got 'kind ~ 0'"),
     # The columns.
-    (["t.csv", "kind ~ xx"], "expected a column of the table, got 'xx'; near to it: x"),
-    (["t.csv", "knd ~ x"], "expected a column of the table, got 'knd'; near to it: kind"),
+    (["t.csv", "kind ~ xx"], "expected a column of the table, got 'xx'; did you mean x?"),
+    (["t.csv", "knd ~ x"], "expected a column of the table, got 'knd'; did you mean kind?"),
     (
         ["t.parquet", "kind ~ 1 + mass"],
         f"expected a column of the table, got 'mass'; the table has {NAMES}",
     ),
     (
         ["t.csv", "--column", "counts", "--family", "poisson"],
-        "expected a column of the table, got 'counts'; near to it: count",
+        "expected a column of the table, got 'counts'; did you mean count?",
     ),
     (
         ["t.csv", "kind ~ gap + hole"],

@@ -19,7 +19,8 @@ from torch import distributions as td
 
 from nll.data.observations import observe
 from nll.regression.design_matrix import Columns
-from nll.regression.glm import RESPONSES, LinearLikelihood, fit_linear
+from nll.regression.glm import RESPONSES, fit_linear
+from nll.solvers.outcome import Status
 
 FAMILIES = list(RESPONSES)
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -78,6 +79,7 @@ def test_one_parameter(family, model):
     assert result.log_likelihood == pytest.approx(peer.llf, rel=1e-12)
     assert result.null_log_likelihood == pytest.approx(peer.llnull, rel=1e-9)
     assert (result.converged, result.df, result.n) == (True, 3, 300)
+    assert result.verdict is Status.CONVERGED
 
 
 def test_normal():
@@ -135,24 +137,6 @@ def test_score_and_information(family, intercept):
     assert float((torch.func.grad(value)(theta) * errors).abs().max()) < 1e-9
     covariance = torch.linalg.inv(-torch.autograd.functional.hessian(value, theta))
     torch.testing.assert_close(result.covariance, covariance, rtol=1e-8, atol=1e-14)
-
-
-@families
-def test_derivatives_away_from_the_estimate(family):
-    x, y = sample(family)
-    columns = Columns.of(torch.from_numpy(x), None, intercept=True)
-    problem = LinearLikelihood(
-        RESPONSES[family], columns, torch.from_numpy(y), torch.linspace(0.5, 2, 300).double()
-    )
-    theta = torch.tensor(
-        [0.3, -0.2, 0.1, 0.4][: 3 + bool(RESPONSES[family].second)], dtype=torch.float64
-    )
-    sums = problem.sums(theta)
-    assert float(sums.log_likelihood) == pytest.approx(
-        float(problem.log_likelihood(theta)), rel=1e-13
-    )
-    same(sums.score, torch.func.grad(problem.log_likelihood)(theta), 1e-11)
-    same(sums.information, -torch.autograd.functional.hessian(problem.log_likelihood, theta), 1e-10)
 
 
 # The same model, said differently.
@@ -252,6 +236,7 @@ def test_counts_that_vary_no_more_than_poisson():
         "Poisson's do"
     )
     assert result.converged
+    assert result.verdict is Status.BOUNDARY
     assert float(result.params["total_count"]) == math.inf
     assert math.isnan(float(result.standard_errors["total_count"]))
     same(result.params["coef"], poisson.params["coef"], 1e-12)
@@ -298,6 +283,7 @@ def test_a_response_that_is_fitted_exactly(rows, intercept):
         "no maximum: the response is fitted exactly, and the likelihood grows without bound "
         "towards scale = 0"
     )
+    assert result.verdict is Status.UNBOUNDED
     assert not result.converged
     assert all(bool(error.isnan().all()) for error in result.standard_errors.values())
 
@@ -338,6 +324,7 @@ def test_separation(family, x, y):
     assert result.status == (
         "no finite estimate: the likelihood keeps rising along a direction of the coefficients"
     )
+    assert result.verdict is Status.SEPARATED
     assert not result.converged
     assert all(bool(error.isnan().all()) for error in result.standard_errors.values())
 

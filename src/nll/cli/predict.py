@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from formulaic import StructuredFormula
 
 from nll.cli import terminal
 from nll.cli.fit import Missing
@@ -20,7 +19,7 @@ from nll.data.files import replacing
 from nll.data.observations import frequencies, label
 from nll.regression.after.evaluation import Evaluation, Held, evaluate, is_score_of_fit
 from nll.regression.formula import design as designs
-from nll.regression.formula.parser import parse, variables
+from nll.regression.formula.parser import Parsed, parse, variables
 from nll.regression.saved import Model, load
 
 Read = Annotated[
@@ -137,7 +136,7 @@ def _policy(missing: Missing) -> str:
     return "drop" if missing is Missing.drop else "raise"
 
 
-def _computed(response: str) -> StructuredFormula | None:
+def _computed(response: str) -> Parsed | None:
     """The formula of a response that is computed, such as np.log(y); None: it is the name of a
     column.
     """

@@ -6,15 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from formulaic import StructuredFormula
-
 from nll.cli.tables import known_file
 from nll.data.csv_files import Dialect
 from nll.data.stream import Stream, blocks_in
-from nll.regression.design_matrix import INTERCEPT
-from nll.regression.formula.names import quoted
-from nll.regression.formula.parser import parse, plain_columns, response_of, variables
-from nll.regression.formula.streamed import formula_stream, has_categories
+from nll.regression.formula.parser import Parsed, parse, response_of, variables
+from nll.regression.formula.streamed import formula_stream
 from nll.regression.formula.terms import Terms
 
 # From this size in memory on; a smaller table is read at once, which is faster.
@@ -57,22 +53,15 @@ def stream(
         raise ValueError(
             f"expected a column as the response of a table that is read in blocks, got {response!r}"
         )
-    plain = plain_columns(parsed)
-    if plain is None or has_categories(data, parsed):
-        found = formula_stream(data, formula, weights, cluster, missing)
-        if not isinstance(found, str):
-            return found
-        if not wanted:
-            return None
-        raise ValueError(
-            f"expected terms of single rows in the formula of a table that is read in "
-            f"blocks, got {found}"
-        )
-    intercept = [INTERCEPT] if "1" in map(str, parsed.rhs) else []
-    terms = Terms(
-        " + ".join(["1" if intercept else "0", *map(quoted, plain)]), (*intercept, *plain), {}, {}
+    found = formula_stream(data, formula, weights, cluster, missing)
+    if not isinstance(found, str):
+        return found
+    if not wanted:
+        return None
+    raise ValueError(
+        f"expected terms of single rows in the formula of a table that is read in "
+        f"blocks, got {found}"
     )
-    return Stream(data, response, plain, weights, cluster, missing=missing), terms
 
 
 def source(path: Path, dialect: Dialect) -> Any:
@@ -80,7 +69,7 @@ def source(path: Path, dialect: Dialect) -> Any:
     return path if dialect == Dialect() else partial(blocks_in, path, dialect)
 
 
-def _size(path: Path, formula: StructuredFormula) -> int:
+def _size(path: Path, formula: Parsed) -> int:
     """Of the columns in memory, about: a number in a CSV file takes a few characters."""
     if path.suffix.lower() in (".parquet", ".pq"):
         import pyarrow as pa

@@ -48,7 +48,21 @@ def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
     return found
 
 
-def sentence(found: list[Tensor], names: list[str], intercept: bool) -> str:
+class DependentColumnsError(ValueError):
+    """Columns determine others: `combinations` that hold `where`, and a `hint`."""
+
+    def __init__(self, combinations: str, hint: str = "", where: str = "in every row") -> None:
+        super().__init__(combinations, hint, where)
+        self.combinations, self.hint, self.where = combinations, hint, where
+
+    def __str__(self) -> str:
+        return (
+            f"expected linearly independent columns, got {self.combinations} {self.where}"
+            f"{self.hint}"
+        )
+
+
+def dependent(found: list[Tensor], names: list[str], intercept: bool) -> DependentColumnsError:
     """The combinations in words: x0 + x1 + x2 = 1 where all weigh the same, else one column by the
     others.
     """
@@ -72,4 +86,4 @@ def sentence(found: list[Tensor], names: list[str], intercept: bool) -> str:
         parts.append(f"{last!r} = {' '.join(others) or '0'}")
     more = f" and {len(found) - _WRITTEN} more" if len(found) > _WRITTEN else ""
     hint = '; of dummies OneHotEncoder(drop="first") leaves one out' if full else ""
-    return f"expected linearly independent columns, got {', '.join(parts)}{more} in every row{hint}"
+    return DependentColumnsError(f"{', '.join(parts)}{more}", hint)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, Standard, row_sums
-from nll.regression.collinear import dependencies, sentence
+from nll.regression.collinear import dependencies, dependent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,7 +105,7 @@ class Frame:
             return
         found = dependencies(r, self.to_given, self.intercept)
         if found:
-            raise ValueError(sentence(found, self.names, self.intercept))
+            raise dependent(found, self.names, self.intercept)
 
 
 class Survey(NamedTuple):

@@ -11,11 +11,13 @@ small the decrement.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nll.solvers.outcome import Status
 from nll.solvers.trust_region import Optimum
 
 if TYPE_CHECKING:
@@ -61,6 +63,15 @@ def verdict(found: Optimum, exists: bool, direction: str, unit: float = 1.0) -> 
     if found.decrement <= _NEARLY_FLAT * unit and not exists:
         return f"no finite estimate: the likelihood keeps rising along a direction {direction}"
     return found.status
+
+
+def status_of(optimum: Optimum, exists: bool, unit: float = 1.0) -> Status:
+    """Return the value of which `verdict` is the sentence."""
+    if optimum.reached and exists:
+        return Status.CONVERGED
+    if optimum.decrement <= _NEARLY_FLAT * unit and not exists:
+        return Status.SEPARATED
+    return Status.NOT_FINITE if math.isnan(optimum.decrement) else Status.MAX_STEPS
 
 
 def largest_range(covariance: Tensor, columns: Frame, scores: int) -> float:

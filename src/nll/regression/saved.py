@@ -8,8 +8,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,13 +19,14 @@ from nll.data.observations import label
 from nll.estimation.inference import wald
 from nll.regression.after.predictions import Predictions, Predictor
 from nll.regression.formula.terms import Terms
-from nll.regression.glm import RESPONSES, Response
+from nll.regression.responses import RESPONSES
 from nll.regression.result import RegressionFit
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _VERSION = 1
+# The fields that a file has as they are, and their types.
+_PLAIN = {"family": str, "response": str, "status": str, "converged": bool, "baseline": int}
+_NUMERIC = ("coef", "covariance", "second", "log_score")  # null stands for NaN, or for none
+_A_MODEL = "expected a model that `nll fit --save` has written"
 
 
 @dataclass(frozen=True)
@@ -52,178 +54,140 @@ class Model:
         classes: list[Any] | None = None,
         baseline: int = 0,
     ) -> Model:
-        """That of a fit."""
-        coef, *more = fitted.params.values()
+        coef, *others = fitted.params.values()
         size = coef.numel()
-        kept = (coef, fitted.covariance[:size, :size].contiguous())
-        second = float(more[0]) if more else 1.0
-        own = (
+        return cls(
+            family,
+            fitted.response or "y",
+            terms,
+            coef,
+            fitted.covariance[:size, :size].contiguous(),
             tuple(classes or ()),
             baseline,
-            second,
+            float(others[0]) if others else 1.0,
             fitted.status,
             fitted.converged,
             fitted.nll / fitted.n,
         )
-        return cls(family, fitted.response or "y", terms, *kept, *own)
-
-    @property
-    def predictor(self) -> Predictor:
-        """What predicts the classes."""
-        names = tuple(label(value) for value in self.classes)
-        return Predictor(
-            self.terms.columns,
-            self.terms.intercept,
-            names,
-            self.baseline,
-            self.coef,
-            self.covariance,
-        )
 
     def probabilities(self, table: pd.DataFrame, level: float = 0.95) -> Predictions:
-        """Of each class in each row of a table."""
-        return self.predictor.at(self.terms.design(table), level)
-
-    @property
-    def _of_numbers(self) -> tuple[Response, Tensor]:
-        """The distribution of a response that is a number, and the logarithm of its second
-        parameter.
-        """
-        # what it becomes there
-        poisson = self.family == "negative_binomial" and math.isinf(self.second)
-        return RESPONSES["poisson" if poisson else self.family], torch.tensor(
-            self.second, dtype=torch.float64
-        ).log()
+        """Return the probability of each class in each row of a table."""
+        names = tuple(label(value) for value in self.classes)
+        columns, intercept = self.terms.columns, self.terms.intercept
+        predictor = Predictor(columns, intercept, names, self.baseline, self.coef, self.covariance)
+        return predictor.at(self.terms.design(table), level)
 
     def mean(self, table: pd.DataFrame, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Of a response that is a number: (n), and (n, 2) its interval, by that of the linear
-        score.
+        """Return the mean (n) of a response that is a number, and its interval (n, 2), which is
+        that of the linear predictor.
         """
         x, mean = self.terms.design(table), RESPONSES[self.family].mean
-        score = x @ self.coef
-        errors = ((x @ self.covariance) * x).sum(1).clamp(min=0).sqrt()
-        return mean(score), mean(wald.wald(score, errors, level))
+        predictor = x @ self.coef
+        standard_errors = ((x @ self.covariance) * x).sum(1).clamp(min=0).sqrt()
+        return mean(predictor), mean(wald.wald(predictor, standard_errors, level))
 
     def log_probabilities(self, table: pd.DataFrame, y: Tensor) -> Tensor:
-        """(n): of the numbers y, or their densities. ValueError for the first that the response
-        cannot be.
+        """Return the log-probability (n), or log-density, of the numbers y; ValueError for the
+        first that the response cannot be.
         """
-        response, log_second = self._of_numbers
+        # A negative binomial response with an infinite total_count is a Poisson one.
+        limit = self.family == "negative_binomial" and math.isinf(self.second)
+        response = RESPONSES["poisson" if limit else self.family]
         outside = ~response.inside(y)
         if bool(outside.any()):
             row = int(outside.nonzero()[0])
             got = f"{float(y[row]):.17g} at row {table.index[row]}"
             raise ValueError(f"expected {response.support} in column {self.response!r}, got {got}")
+        log_second = torch.tensor(self.second, dtype=torch.float64).log()
         return response.log_prob(y, self.terms.design(table) @ self.coef, log_second)
 
     def save(self, path: Path) -> None:
-        """Write it. ValueError for what a file of JSON cannot keep."""
+        """Write the model; ValueError for classes that a file of JSON cannot keep."""
         for value in self.classes:
             if not isinstance(value, (str, int, float, bool)):
                 raise ValueError(
                     f"expected classes of texts or numbers, got the "
                     f"{type(value).__name__} {value!r}"
                 )
-        kept = {
-            name: getattr(self, name)
-            for name in ("family", "response", "baseline", "second", "status", "converged")
-        }
-        kept |= {"classes": list(self.classes), "terms": self.terms.to_dict()}
-        kept |= {name: _plain(getattr(self, name)) for name in ("coef", "covariance")}
-        for name in ("second", "log_score"):
-            value = getattr(self, name)
-            kept[name] = None if value is None else _plain(torch.tensor(value, dtype=torch.float64))
-        text = json.dumps({"nll": "model", "version": _VERSION, **kept}, indent=1, allow_nan=False)
-        write_text(path, text + "\n")
+        values = {"nll": "model", "version": _VERSION}
+        values |= {name: getattr(self, name) for name in _PLAIN}
+        values |= {"classes": list(self.classes), "terms": self.terms.to_dict()}
+        values |= {name: _to_json(getattr(self, name)) for name in _NUMERIC}
+        write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> Model:
-    """Read a model. ValueError for a file that is none, or of a later version."""
+    """Read a model; ValueError for another file, or one of a later version."""
     if not path.is_file():
-        raise ValueError(
-            f"expected a model that `nll fit --save` has written, got no such file: {path}"
-        )
-    kept: Any = None
+        raise ValueError(f"{_A_MODEL}, got no such file: {path}")
+    values: Any = None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        version = kept["version"] if kept["nll"] == "model" else None
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["version"] if values["nll"] == "model" else None
     except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if version is None:
-        raise ValueError(
-            f"expected a model that `nll fit --save` has written, got another file: {path}"
-        )
+        raise ValueError(f"{_A_MODEL}, got another file: {path}")
     if version != _VERSION:
         raise ValueError(f"expected a model of version {_VERSION}, got version {version}: {path}")
     try:
-        model = Model(
-            terms=Terms.from_dict(kept["terms"]),
-            coef=_tensor(kept["coef"]),
-            covariance=_tensor(kept["covariance"]),
-            classes=tuple(kept["classes"]),
-            second=float(_tensor(kept["second"])),
-            log_score=None if kept.get("log_score") is None else float(kept["log_score"]),
-            **{
-                name: kept[name]
-                for name in ("family", "response", "baseline", "status", "converged")
-            },
-        )
-        _require_whole(model)
+        return _model_of(values)
     except KeyError as error:
         raise ValueError(f"expected a whole model in {path}, got one without its {error}") from None
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"expected a whole model in {path}, got one that cannot be read: {error}"
         ) from None
-    return model
 
 
-def _require_whole(model: Model) -> None:
-    """ValueError for parts of a model that do not fit each other."""
-    softmax, columns = model.family == "softmax", len(model.terms.columns)
-    if not isinstance(model.second, (int, float, type(None))) or 1e308 < abs(
-        model.second or 0
-    ) != float("inf"):
-        raise ValueError(f"expected a second parameter that is a number, got {model.second!r}")
-    if not softmax and model.family not in RESPONSES:
+def _model_of(values: dict[str, Any]) -> Model:
+    """Return the model of a file's values; an error for those that do not fit each other."""
+    for name, kind in _PLAIN.items():
+        if not isinstance(values[name], kind):
+            raise ValueError(f"expected {name} of type {kind.__name__}, got {values[name]!r}")
+    family, classes, baseline = values["family"], tuple(values["classes"]), values["baseline"]
+    if family != "softmax" and family not in RESPONSES:
+        raise ValueError(f"expected a family among softmax, {', '.join(RESPONSES)}, got {family!r}")
+    if not all(isinstance(value, (str, int, float, bool)) for value in classes):
+        raise ValueError(f"expected classes of texts or numbers, got {classes}")
+    if family == "softmax" and not (len(classes) >= 2 and 0 <= baseline < len(classes)):
         raise ValueError(
-            f"expected a family among softmax, {', '.join(RESPONSES)}, got {model.family!r}"
+            f"expected a baseline among at least 2 classes, got {baseline} of {len(classes)}"
         )
-    for name, kind in (("response", str), ("status", str), ("converged", bool), ("baseline", int)):
-        if not isinstance(getattr(model, name), kind):
-            raise ValueError(
-                f"expected {name} of type {kind.__name__}, got {getattr(model, name)!r}"
-            )
-    if not all(isinstance(value, (str, int, float, bool)) for value in model.classes):
-        raise ValueError(f"expected classes of texts or numbers, got {model.classes}")
-    if softmax and not (len(model.classes) >= 2 and 0 <= model.baseline < len(model.classes)):
-        raise ValueError(
-            f"expected a baseline among at least 2 classes, got {model.baseline} of "
-            f"{len(model.classes)}"
-        )
-    shape = (len(model.classes) - 1, columns) if softmax else (columns,)
-    size = model.coef.numel()
-    if model.coef.shape != shape or model.covariance.shape != (size, size):
-        got = f"{tuple(model.coef.shape)} and {tuple(model.covariance.shape)}"
+    terms = Terms.from_dict(values["terms"])
+    coef, covariance = _tensor(values["coef"]), _tensor(values["covariance"])
+    shape: tuple[int, ...] = (len(terms.columns),)
+    if family == "softmax":
+        shape = (len(classes) - 1, *shape)
+    if coef.shape != shape or covariance.shape != (coef.numel(), coef.numel()):
+        got = f"{tuple(coef.shape)} and {tuple(covariance.shape)}"
         raise ValueError(f"expected coefficients of shape {shape} and their covariance, got {got}")
+    plain = {name: values[name] for name in _PLAIN}
+    log_score = values.get("log_score")
+    return Model(
+        terms=terms,
+        coef=coef,
+        covariance=covariance,
+        classes=classes,
+        second=float(_tensor(values["second"])),
+        log_score=None if log_score is None else float(log_score),
+        **plain,
+    )
 
 
-def _plain(values: Tensor) -> Any:
-    """Nested lists; NaN as null, infinities as the texts that `float` reads."""
-    if values.ndim:
-        return [_plain(part) for part in values]
-    number = float(values)
-    return number if math.isfinite(number) else None if math.isnan(number) else str(number)
+def _to_json(values: Any) -> Any:
+    """Return nested lists; NaN and None as null, infinities as the texts that `float` reads."""
+    if isinstance(values, Tensor) and values.ndim:
+        return [_to_json(row) for row in values]
+    if values is None or math.isnan(values):
+        return None
+    return float(values) if math.isfinite(values) else str(float(values))
 
 
 def _tensor(values: Any) -> Tensor:
     def number(value: Any) -> Any:
-        return (
-            [number(part) for part in value]
-            if isinstance(value, list)
-            else math.nan
-            if value is None
-            else float(value)
-        )
+        if isinstance(value, list):
+            return [number(one) for one in value]
+        return math.nan if value is None else float(value)
 
     return torch.tensor(number(values), dtype=torch.float64)

@@ -211,7 +211,7 @@ ONE_RESPONSE = "expected a formula with one response, like 'y ~ a + b', got "
         ("y ~ (a", WANTED + "'y ~ (a': Could not find matching context marker."),
         ('y ~ "a"', WANTED + "'y ~ \"a\"': String literals are not valid in formulae."),
         # The columns that it names.
-        ("y ~ aa", "expected a column of the table, got 'aa'; near to it: a"),
+        ("y ~ aa", "expected a column of the table, got 'aa'; did you mean a?"),
         ("y ~ qqqq", f"expected a column of the table, got 'qqqq'; the table has {NAMES}"),
         ("nope ~ a", f"expected a column of the table, got 'nope'; the table has {NAMES}"),
         ("y ~ Intercept",
@@ -258,7 +258,7 @@ def test_bad_formulas(formula, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "nn"}, "expected a column of the table, got 'nn'; near to it: n"),
+        ({"weights": "nn"}, "expected a column of the table, got 'nn'; did you mean n?"),
         ({"weights": "g"}, "expected numbers in column 'g', got 'u' at row 0"),
         ({"weights": "far"}, "expected finite weights of at least 0, got inf at row 1"),
         (

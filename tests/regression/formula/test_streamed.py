@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import nll
 from nll.cli.app import app
-from nll.regression.formula import streamed
+from nll.data import survey
 from nll.regression.formula.design import design, parse
 from nll.regression.formula.streamed import formula_stream
 
@@ -122,7 +122,7 @@ def test_what_needs_the_whole_table_is_named(folder, monkeypatch):
     wrong = run("fit", "parts", "kind ~ age + regoin", code=2)
     assert "'regoin'" in wrong.stderr
     texts = TABLE.assign(name=[f"n{row}" for row in range(N)])
-    monkeypatch.setattr(streamed, "_MOST_CATEGORIES", 1000)
+    monkeypatch.setattr(survey, "MOST_CATEGORIES", 1000)
     with pytest.raises(
         ValueError, match="expected at most 1000 categories in column 'name', got more"
     ):

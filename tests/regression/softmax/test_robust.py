@@ -129,7 +129,7 @@ def test_the_command(tmp_path):
     )
     wrong = CliRunner().invoke(app, ["fit", str(file), formula, "--cluster", "regions"])
     assert wrong.exit_code == 2
-    assert "expected a column of the table, got 'regions'; near to it: region" in wrong.stderr
+    assert "expected a column of the table, got 'regions'; did you mean region?" in wrong.stderr
     other = CliRunner().invoke(
         app, ["fit", str(file), "age ~ educ", "--family", "normal", "--robust"]
     )

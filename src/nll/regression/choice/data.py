@@ -1,5 +1,5 @@
-"""Choices among alternatives: rows of cases and their alternatives, and the columns of the
-scores.
+"""Choices among alternatives: the rows of cases and their alternatives, and the columns of their
+utilities.
 """
 
 from __future__ import annotations
@@ -12,127 +12,191 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.data.arrays import absent, array_of
+from nll.data.arrays import absent, array_of, floats
 from nll.data.observations import Weights, cluster_codes, frequencies, kind_of, label, scaled
 from nll.data.stream import require_one_type
+from nll.regression.softmax.inputs import plain, require_finite
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Rows of cases with each of their alternatives, the rows of a case next to each other."""
+    """Rows of cases and their alternatives, the rows of a case next to each other."""
 
     x: np.ndarray  # (rows, q) attributes
     names: list[str]  # (q)
-    case: np.ndarray  # (rows) from 0
-    alternative: np.ndarray  # (rows), the number of the alternative
+    case: np.ndarray  # (rows), from 0
+    alternative: np.ndarray  # (rows), numbers of `alternatives`
     alternatives: list[Any]  # sorted
-    given: np.ndarray  # (rows), the number of each row as given
-    labels: Any = None  # (cases), as given
+    order: np.ndarray  # (rows), the place of each row in the data, those of wide data flattened
+    shape: tuple[int, ...]  # of the data, without the attributes: (rows), or of wide data (n, J)
+    case_labels: np.ndarray | None = None  # (cases); None: wide data
 
     @property
     def cases(self) -> int:
-        """How many there are."""
         return int(self.case[-1]) + 1
 
     @property
     def first(self) -> np.ndarray:
-        """(cases): the first row of each."""
         return np.flatnonzero(np.diff(self.case, prepend=-1))
 
-    def of_cases(self, values: Any, what: str) -> np.ndarray:
-        """What the rows as given say of their case. ValueError where they differ within one."""
-        values = array_of(values, what)
-        if values.shape == (self.cases,) and self.labels is None:  # wide
-            return values
-        if values.shape != (len(self.given),):
-            raise ValueError(
-                f"expected {len(self.given)} {what}, one for each row, got shape {values.shape}"
-            )
-        values = values[self.given]
-        missing = absent(values)
-        if missing.any():
-            raise ValueError(
-                f"expected {what} in every row, got none at row {self.given[int(missing.argmax())]}"
-            )
-        own = values[self.first]
-        wrong = np.flatnonzero(values != own[self.case])
+    def case_name(self, row: int) -> str:
+        case = int(self.case[row])
+        return str(case if self.case_labels is None else label(self.case_labels[case]))
+
+    def per_case(self, values: Any, what: str) -> np.ndarray:
+        """Return values (cases): in wide data one for each case, in long data one for each row."""
+        if self.case_labels is None:
+            return complete(values, what, self.cases, "case")
+        rows = complete(values, what, len(self.order))[self.order]
+        self.require_constant(rows, what)
+        return rows[self.first]
+
+    def require_constant(self, values: np.ndarray, what: str) -> None:
+        """Raise ValueError for values (rows) that differ within a case."""
+        first = values[self.first][self.case]
+        wrong = np.flatnonzero(values != first)
         if len(wrong):
+            row = wrong[0]
             raise ValueError(
-                f"expected {what} that are the same in all rows of a case, got "
-                f"{own[self.case[wrong[0]]]} and "
-                f"{values[wrong[0]]} in case {self.name(int(self.case[wrong[0]]))}"
+                f"expected {what} to be the same in all rows of a case, got {first[row]} and "
+                f"{values[row]} in case {self.case_name(int(row))}"
             )
-        return own
 
-    def weights(self, given: Any) -> Tensor:
+    def weights(self, weights: Any) -> Tensor:
         """(cases), in the unit of the likelihood."""
-        if given is None:
+        if weights is None:
             return frequencies(None, self.cases)
-        values = given.values if isinstance(given, Weights) else given
-        return scaled(frequencies(self.of_cases(values, "weights"), self.cases), kind_of(given))
+        values = weights.values if isinstance(weights, Weights) else weights
+        return scaled(frequencies(self.per_case(values, "weights"), self.cases), kind_of(weights))
 
-    def clusters(self, given: Any) -> Tensor | None:
-        """(cases): the number of each one's cluster."""
-        if given is None:
+    def clusters(self, clusters: Any) -> Tensor | None:
+        if clusters is None:
             return None
-        return cluster_codes(
-            self.of_cases(given, "clusters"), self.cases, np.ones(self.cases, dtype=bool)
-        )
+        labels = self.per_case(clusters, "clusters")
+        return cluster_codes(labels, self.cases, np.ones(self.cases, dtype=bool))
+
+    def offset(self, offset: Any) -> Tensor | None:
+        """(rows): an offset of the data's shape in the order of these rows."""
+        if offset is None:
+            return None
+        values = floats(array_of(plain(offset, "offset")), "offset")
+        if values.shape != self.shape:
+            raise ValueError(f"expected an offset of shape {self.shape}, got {values.shape}")
+        values = values.reshape(-1)[self.order]
+        if not np.isfinite(values).all():
+            raise ValueError(f"expected finite offsets, got {values[~np.isfinite(values)][0]}")
+        return torch.from_numpy(values)
 
     def chosen(self, y: Any) -> Tensor:
-        """(cases): the row of the alternative that was chosen, from marks of the rows as given."""
-        marks = array_of(y, "y")
-        if marks.shape != (len(self.given),):
-            raise ValueError(
-                f"expected y of {len(self.given)} marks, one for each row, got shape {marks.shape}"
-            )
-        marks = marks[self.given]
-        wrong = np.flatnonzero(absent(marks) if absent(marks).any() else ~np.isin(marks, (0, 1)))
-        if len(wrong):
-            raise ValueError(
-                f"expected 0 or 1 in y (1 for the chosen alternative), got {marks[wrong[0]]!r} "
-                f"at row {self.given[wrong[0]]}"
-            )
+        """(cases): the row of the chosen alternative.
+
+        y: in long data 1 for it and 0 for the others; in wide data its number (cases).
+        """
+        if self.case_labels is None:
+            marks = self.alternative == self._numbers(y)[self.case]
+        else:
+            marks = complete(y, "marks in y", len(self.order))[self.order]
+            wrong = np.flatnonzero(~np.isin(marks, (0, 1)))
+            if len(wrong):
+                raise ValueError(
+                    f"expected 0 or 1 in y (1 for the chosen alternative), got {marks[wrong[0]]!r} "
+                    f"at row {self.order[wrong[0]]}"
+                )
         count = np.bincount(self.case, weights=marks.astype(float), minlength=self.cases)
         wrong = np.flatnonzero(count != 1)
         if len(wrong):
-            name = self.name(int(wrong[0]))
             raise ValueError(
-                f"expected one chosen alternative in each case, got "
-                f"{int(count[wrong[0]])} in case {name}"
+                f"expected one chosen alternative among those of each case, got "
+                f"{int(count[wrong[0]])} in case {self.case_name(int(self.first[wrong[0]]))}"
             )
-        return torch.from_numpy(np.flatnonzero(marks == 1))
+        return torch.from_numpy(np.flatnonzero(marks))
 
-    def name(self, case: int) -> str:
-        """A case as it was given."""
-        return str(case if self.labels is None else label(self.labels[case]))
+    def _numbers(self, y: Any) -> np.ndarray:
+        """(cases): the number of the chosen alternative, of wide data."""
+        y, count = complete(y, "choices in y", self.cases, "case"), len(self.alternatives)
+        wrong = np.flatnonzero(~np.isin(y, np.arange(count)))
+        if len(wrong):
+            raise ValueError(
+                f"expected choices from 0 to {count - 1}, got {y[wrong[0]]} in case {wrong[0]}"
+            )
+        return y
 
 
-def from_long(x: np.ndarray, names: list[str], case: Any, alternative: Any) -> Choices:
-    """Of rows with the labels of their case and alternative, in any order.
+def complete(values: Any, what: str, n: int, each: str = "row") -> np.ndarray:
+    """Return n values; ValueError for another number of them, or the first that is missing."""
+    values = array_of(values, what)
+    if values.shape != (n,):
+        raise ValueError(f"expected {n} {what}, one for each {each}, got shape {values.shape}")
+    missing = absent(values)
+    if missing.any():
+        raise ValueError(
+            f"expected {what} in every {each}, got none at {each} {int(missing.argmax())}"
+        )
+    return values
+
+
+# ---- Reading -----------------------------------------------------------------------
+
+
+def column(X: Any, which: Any) -> Any:
+    """Return the column of X of that name, or the values themselves."""
+    if not isinstance(which, str):
+        return which
+    if which not in getattr(X, "column_names", getattr(X, "columns", ())):
+        raise ValueError(f"expected a column of X, got {which!r}")
+    return X[which]
+
+
+def read_long(X: Any, case: Any, alternative: Any, names: list[str] | None) -> Choices:
+    """Read rows with the labels of their case and alternative, in any order.
+
+    Args:
+        X: (rows, q): a table, of whose columns `names` are the attributes, or an array.
+        case: (rows), or the name of a column of the table.
+        alternative: the same.
+        names: (q); None: X is an array.
 
     Raises: ValueError for labels that are missing, an alternative that comes twice in a case.
     """
-    case, alternative = _labels(case, "case", len(x)), _labels(alternative, "alternative", len(x))
-    cases, numbers = np.unique(case, return_inverse=True)
-    alternatives, which = np.unique(alternative, return_inverse=True)
-    order = np.lexsort((which, numbers))
-    numbers, which = numbers[order], which[order]
-    twice = np.flatnonzero((np.diff(numbers) == 0) & (np.diff(which) == 0))
+    if len(X.shape) != 2:
+        got = f"shape {X.shape}" if X.shape else type(X).__name__
+        raise ValueError(f"expected X of two dimensions (rows, columns) or three, got {got}")
+    attributes = X if names is None else X[names]
+    require_finite(attributes, names)
+    x = np.ascontiguousarray(np.asarray(attributes, dtype=np.float64))
+    names = names or [f"x{j}" for j in range(x.shape[1])]
+    cases, of_case = _labels(column(X, case), "case labels", len(x))
+    alternatives, which = _labels(column(X, alternative), "alternative labels", len(x))
+    order = np.lexsort((which, of_case))
+    of_case, which = of_case[order], which[order]
+    twice = np.flatnonzero((np.diff(of_case) == 0) & (np.diff(which) == 0))
     if len(twice):
-        name, again = label(cases[numbers[twice[0]]]), label(alternatives[which[twice[0]]])
+        again, name = label(alternatives[which[twice[0]]]), label(cases[of_case[twice[0]]])
         raise ValueError(
             f"expected each alternative once in a case, got {again} twice in case {name}"
         )
-    return Choices(x[order], names, numbers, which, alternatives.tolist(), order, cases)
+    shape = (len(x),)
+    return Choices(x[order], names, of_case, which, alternatives.tolist(), order, shape, cases)
 
 
-def from_wide(x: np.ndarray, names: list[str], available: Any, alternatives: list[Any]) -> Choices:
-    """Of (n, J, q) attributes with a mask of the alternatives that a case has, (n, J)."""
-    n, count, _ = x.shape
-    mask = (
-        np.ones((n, count), dtype=bool) if available is None else array_of(available, "available")
-    )
+def _labels(values: Any, what: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = complete(values, what, rows)
+    if labels.dtype.kind == "O":
+        require_one_type(labels.tolist())
+    distinct, codes = np.unique(labels, return_inverse=True)
+    return distinct, codes
+
+
+def read_wide(X: Any, available: Any) -> Choices:
+    """Read attributes (n, J, q) with a mask (n, J) of the alternatives that a case has."""
+    x = floats(X, "X", exact=True)
+    wrong = np.argwhere(~np.isfinite(x))
+    if len(wrong):
+        case, which, j = wrong[0]
+        got = f"{x[case, which, j]:g} in case {case}, alternative {which}, column {j}"
+        raise ValueError(f"expected finite values in X, got {got}")
+    n, count, q = x.shape
+    mask = np.ones((n, count)) if available is None else array_of(available, "available")
     if mask.shape != (n, count) or not np.isin(mask, (0, 1)).all():
         raise ValueError(
             f"expected available as a mask of shape {(n, count)}, got shape {mask.shape}"
@@ -144,7 +208,11 @@ def from_wide(x: np.ndarray, names: list[str], available: Any, alternatives: lis
             f"expected an available alternative in each case, got none in case {empty[0]}"
         )
     case, which = np.nonzero(mask)
-    return Choices(x[mask], names, case, which, alternatives, case * count + which)
+    names, order = [f"x{j}" for j in range(q)], case * count + which
+    return Choices(x[mask], names, case, which, list(range(count)), order, (n, count))
+
+
+# ---- Utilities ---------------------------------------------------------------------
 
 
 def columns_of(
@@ -153,39 +221,47 @@ def columns_of(
     specific: Sequence[Any],
     individual: Sequence[Any],
     baseline: int,
-) -> tuple[np.ndarray, list[str], list[bool]]:
-    """The columns of the scores, their names, and which are constants.
+) -> tuple[np.ndarray, list[str]]:
+    """Return the columns of the utilities and their names, the constants first.
 
     Attributes have one coefficient; those that are `specific` one for each alternative; covariates
     of the `individual`, which are the same in all rows of a case, one for each alternative but the
     baseline.
     """
-    place = {name: j for j, name in enumerate(choices.names)}
-    own = {
-        what: [_place(name, place) for name in names]
-        for what, names in (("s", specific), ("i", individual))
-    }
-    columns, names, constant = [], [], []
+    every = range(len(choices.alternatives))
+    others = [k for k in every if k != baseline]
+    of_individual = [_number_of(name, choices.names) for name in individual]
+    for j in of_individual:
+        choices.require_constant(choices.x[:, j], f"individual column {choices.names[j]!r}")
+    split: dict[int, Sequence[int]] = dict.fromkeys(of_individual, others)
+    split |= dict.fromkeys([_number_of(name, choices.names) for name in specific], every)
 
-    def add(values: np.ndarray, name: str, is_constant: bool = False) -> None:
-        columns.append(values)
-        names.append(name)
-        constant.append(is_constant)
+    def by_alternative(name: str, values: Any, which: Sequence[int]) -> list[tuple[str, Any]]:
+        return [
+            (
+                f"{name}, {label(choices.alternatives[k])}",
+                np.where(choices.alternative == k, values, 0.0),
+            )
+            for k in which
+        ]
 
-    for k, value in enumerate(choices.alternatives):
-        if constants and k != baseline:
-            add((choices.alternative == k).astype(np.float64), f"constant, {label(value)}", True)
+    columns = by_alternative("constant", 1.0, others if constants else [])
     for j, name in enumerate(choices.names):
         values = choices.x[:, j]
-        if j in own["i"]:
-            _require_same(choices, values, name)
-        if j not in own["s"] + own["i"]:
-            add(values, name)
-            continue
-        for k, value in enumerate(choices.alternatives):
-            if j in own["s"] or k != baseline:
-                add(np.where(choices.alternative == k, values, 0.0), f"{name}, {label(value)}")
-    return np.stack(columns, 1) if columns else np.empty((len(choices.x), 0)), names, constant
+        columns += by_alternative(name, values, split[j]) if j in split else [(name, values)]
+    x = np.stack([values for _, values in columns], 1) if columns else choices.x[:, :0]
+    return x, [name for name, _ in columns]
+
+
+def _number_of(name: Any, names: list[str]) -> int:
+    if isinstance(name, (int, np.integer)) and 0 <= name < len(names):
+        return int(name)
+    if name not in names:
+        raise ValueError(f"expected one of the columns {', '.join(names)}, got {name!r}")
+    return names.index(str(name))
+
+
+# ---- Wide tables -------------------------------------------------------------------
 
 
 def choices_long(
@@ -196,7 +272,7 @@ def choices_long(
     individual: Sequence[str] = (),
     case: str = "case",
 ) -> Any:
-    """The long format of a wide pandas table: a row for each case and alternative.
+    """Return the long format of a wide pandas table: a row for each case and alternative.
 
     Args:
         table: a row for each case.
@@ -208,84 +284,53 @@ def choices_long(
 
     Returns: a table with the columns case, "alternative", "chosen" (0 or 1), the attributes and the
         copied columns.
+
+    Example:
+        >>> import nll, pandas as pd
+        >>> trips = pd.DataFrame({"mode": ["car", "bus"], "car": [3.0, 5.0], "bus": [1.0, 2.0]})
+        >>> long = nll.choices_long(trips, {"cost": {"car": "car", "bus": "bus"}}, "mode")
+        >>> long["chosen"].tolist(), long["cost"].tolist()
+        ([1, 0, 0, 1], [3.0, 1.0, 5.0, 2.0])
     """
     import pandas as pd
 
-    alternatives = list(
-        dict.fromkeys(value for columns in attributes.values() for value in columns)
-    )
+    alternatives = list(dict.fromkeys(key for columns in attributes.values() for key in columns))
+    _require_columns(table, attributes, alternatives, [choice, *individual])
+    blocks = []
+    for value in alternatives:
+        chosen = (table[choice] == value).astype(int)
+        columns = {case: table.index, "alternative": value, "chosen": chosen}
+        columns |= {name: table[column_of[value]] for name, column_of in attributes.items()}
+        blocks.append(pd.DataFrame(columns | {name: table[name] for name in individual}))
+    long = pd.concat(blocks, ignore_index=True)
+    long = long.sort_values([case], kind="stable", ignore_index=True)
+    incomplete = long[list(attributes)].isna().any(axis=1)
+    lost = long[incomplete & (long["chosen"] == 1)]
+    if len(lost):
+        row = lost.iloc[0]
+        raise ValueError(
+            f"expected the attributes of the chosen alternative, got none of "
+            f"{row['alternative']!r} in {case} {row[case]}"
+        )
+    return long[~incomplete].reset_index(drop=True)
+
+
+def _require_columns(
+    table: Any, attributes: dict[str, dict[Any, str]], alternatives: list[Any], more: list[str]
+) -> None:
     for name, columns in attributes.items():
         missing = [value for value in alternatives if value not in columns]
         if missing:
             raise ValueError(
                 f"expected a column of {name!r} for each alternative, got none for {missing[0]!r}"
             )
-    for name in [
-        choice,
-        *individual,
-        *(name for columns in attributes.values() for name in columns.values()),
-    ]:
+    for name in [*more, *(name for columns in attributes.values() for name in columns.values())]:
         if name not in table.columns:
             raise ValueError(f"expected a column of the table, got {name!r}")
-    parts = []
-    for value in alternatives:
-        own = {
-            case: table.index,
-            "alternative": value,
-            "chosen": (table[choice] == value).astype(int),
-        }
-        own |= {name: table[columns[value]] for name, columns in attributes.items()}
-        parts.append(pd.DataFrame(own | {name: table[name] for name in individual}))
-    long = pd.concat(parts, ignore_index=True).sort_values([case], kind="stable", ignore_index=True)
-    absent = long[list(attributes)].isna().any(axis=1)
-    lost = long[absent & (long["chosen"] == 1)]
-    if len(lost):
-        row = lost.iloc[0]
+    values = table[more[0]]
+    unknown = values[~values.isin(alternatives)]
+    if len(unknown):
         raise ValueError(
-            f"expected the attributes of the chosen alternative, got none of "
-            f"{row['alternative']!r} "
-            f"in {case} {row[case]}"
-        )
-    unknown = ~table[choice].isin(alternatives)
-    if unknown.any():
-        raise ValueError(
-            f"expected one of {', '.join(map(str, alternatives))} in {choice!r}, got "
-            f"{table[choice][unknown].iloc[0]!r}"
-        )
-    return long[~absent].reset_index(drop=True)
-
-
-def _labels(values: Any, what: str, rows: int) -> np.ndarray:
-    values = array_of(values, what)
-    if values.shape != (rows,):
-        raise ValueError(
-            f"expected {rows} labels of {what}s, one for each row, got shape {values.shape}"
-        )
-    missing = absent(values)
-    if missing.any():
-        raise ValueError(
-            f"expected a label of the {what} in every row, got none at row {int(missing.argmax())}"
-        )
-    if values.dtype.kind == "O":
-        require_one_type(values.tolist())
-    return values
-
-
-def _place(name: Any, place: dict[str, int]) -> int:
-    if isinstance(name, (int, np.integer)) and 0 <= name < len(place):
-        return int(name)
-    if name not in place:
-        raise ValueError(f"expected one of the columns {', '.join(place)}, got {name!r}")
-    return place[str(name)]
-
-
-def _require_same(choices: Choices, values: np.ndarray, name: str) -> None:
-    first = values[choices.first][choices.case]
-    wrong = np.flatnonzero(values != first)
-    if len(wrong):
-        row = wrong[0]
-        raise ValueError(
-            f"expected individual column {name!r} to be the same in all rows of a case, got "
-            f"{first[row]:g} and "
-            f"{values[row]:g} in case {choices.name(int(choices.case[row]))}"
+            f"expected one of {', '.join(map(str, alternatives))} in {more[0]!r}, got "
+            f"{unknown.iloc[0]!r}"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,16 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from nll._torch import on_processor
-from nll.data.arrays import absent, array_of, categories_of, first_level, floats
+from nll.data.arrays import categories_of, first_level
 from nll.data.observations import kind_of, label
-from nll.regression.choice.data import Choices, columns_of, from_long, from_wide
-from nll.regression.choice.objective import ConditionalLikelihood, fit_choices
+from nll.regression.choice.conclude import fit_choices
+from nll.regression.choice.data import Choices, column, columns_of, read_long, read_wide
+from nll.regression.choice.objective import ConditionalLikelihood, log_softmax_by_case
+from nll.regression.collinear import DependentColumnsError
 from nll.regression.design_matrix import Columns
 from nll.regression.softmax.fit import code_of
-from nll.regression.softmax.inputs import plain, require_finite
-from nll.regression.softmax.robust import KINDS
+from nll.regression.softmax.inputs import plain
+from nll.regression.softmax.robust import KINDS, CovarianceOptions
 from nll.solvers.trust_region import Progress
 
 
@@ -52,6 +55,15 @@ class ConditionalLogit(BaseEstimator):
     Attributes: `classes_` (J alternatives), `feature_names_in_`, `coef_` (P), in the order of
     `result_.labels["coef"]`; `n_iter_`; `result_`; `constants_log_likelihood_`, the largest with
     constants alone.
+
+    Example:
+        >>> import nll
+        >>> x = [[[1.0], [2.0]], [[3.0], [1.0]], [[2.0], [2.5]], [[1.0], [1.5]]]
+        >>> model = nll.ConditionalLogit(constants=False).fit(x, [0, 1, 0, 1])
+        >>> model.coef_.round(2).tolist()
+        [-1.75]
+        >>> model.predict_proba([[[1.0], [2.0]]]).round(2).tolist()
+        [[0.85, 0.15]]
     """
 
     def __init__(
@@ -106,40 +118,29 @@ class ConditionalLogit(BaseEstimator):
         Raises: ValueError for data that do not fit, naming the case, row or column. Where no finite
         estimate exists it warns (ConvergenceWarning); `result_.status` says what is wrong.
         """
-        self._check_options()
-        choices, chosen = self._choices(X, y, case, alternative, available)
-        self.classes_ = np.array(choices.alternatives)
-        self.feature_names_in_ = np.array(choices.names, dtype=object)
-        self.n_features_in_ = len(choices.names)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"expected at least two alternatives, got one: {label(choices.alternatives[0])}"
-            )
-        levels = None if alternative is None else categories_of(_values(X, alternative))
-        first = first_level(levels, choices.alternatives)
-        base = code_of(first if self.baseline is None else self.baseline, choices.alternatives)
-        self.baseline_ = choices.alternatives[base]
-        x, names, constant = columns_of(
-            choices, self.constants, self.specific, self.individual, base
-        )
+        self._require_options()
+        choices = self._read(X, case, alternative, available, response=y)
+        chosen, weights = choices.chosen(column(X, y)), choices.weights(sample_weight)
+        self._learn(choices, None if alternative is None else column(X, alternative))
+        x, names = self._columns(choices)
         if not names:
             raise ValueError("expected attributes or constants, got no columns")
-        weights, groups = choices.weights(sample_weight), choices.clusters(clusters)
-        added = None if offset is None else _offset(choices, offset)
-        likelihood = _likelihood(choices, x, names, chosen, weights, added, self.alpha > 0.0)
-        if self.alpha > 0.0:
-            slopes = torch.diag(1.0 - torch.tensor(constant, dtype=torch.float64))
-            to_given = likelihood.columns.to_given
-            likelihood.penalty = self.alpha * to_given.T @ slopes @ to_given
+        likelihood = _likelihood(
+            choices,
+            x,
+            names,
+            chosen,
+            weights,
+            choices.offset(offset),
+            self.alpha,
+            (len(choices.alternatives) - 1) * self.constants,
+        )
+        has_baseline = self.constants or len(self.individual) > 0
         self.result_ = fit_choices(
             likelihood,
-            covariance=self.covariance,
-            weights=kind_of(sample_weight),
-            clusters=groups,
+            CovarianceOptions(self.covariance, kind_of(sample_weight), choices.clusters(clusters)),
             response=str(y) if isinstance(y, str) else None,
-            baseline=label(choices.alternatives[base])
-            if self.constants or len(self.individual)
-            else None,
+            baseline=label(self.baseline_) if has_baseline else None,
             progress=progress,
         )
         if not self.result_.converged:
@@ -163,32 +164,31 @@ class ConditionalLogit(BaseEstimator):
         Raises: ValueError for an alternative that the fit has not seen.
         """
         check_is_fitted(self)
-        choices = self._read(X, case, alternative, available)
+        choices = self._read(X, case, alternative, available, names=self.feature_names_in_.tolist())
         if len(choices.names) != self.n_features_in_:
-            known = ", ".join(map(str, self.feature_names_in_))
-            raise ValueError(f"expected the attributes {known}, got {len(choices.names)} columns")
+            expected = ", ".join(map(str, self.feature_names_in_))
+            raise ValueError(
+                f"expected the attributes {expected}, got {len(choices.names)} columns"
+            )
         unseen = [value for value in choices.alternatives if value not in self.classes_]
         if unseen:
             raise ValueError(f"expected the alternatives of the fit, got {label(unseen[0])}")
-        place = np.searchsorted(self.classes_, np.array(choices.alternatives))
-        known = Choices(
-            choices.x,
-            choices.names,
-            choices.case,
-            place[choices.alternative],
-            self.classes_.tolist(),
-            choices.given,
-            choices.labels,
+        added = choices.offset(offset)
+        number = np.searchsorted(self.classes_, np.array(choices.alternatives))
+        x, _ = self._columns(
+            replace(
+                choices,
+                alternative=number[choices.alternative],
+                alternatives=self.classes_.tolist(),
+            )
         )
-        base = code_of(self.baseline_, known.alternatives)
-        x, _, _ = columns_of(known, self.constants, self.specific, self.individual, base)
         v = torch.from_numpy(x @ self.coef_)
-        v = v if offset is None else v + _offset(known, offset)
-        log_p = v - _log_sums(v, torch.from_numpy(known.case), known.cases)
-        shape = np.shape(X)[:2] if np.ndim(X) == 3 else (len(known.given),)
-        found = np.full(shape, -np.inf)
-        found.reshape(-1)[known.given] = log_p.numpy()
-        return found
+        v = v if added is None else v + added
+        log_p = np.full(choices.shape, -np.inf)
+        log_p.reshape(-1)[choices.order] = log_softmax_by_case(
+            v, torch.from_numpy(choices.case), choices.cases
+        )
+        return log_p
 
     def predict_proba(self, X: Any, **more: Any) -> np.ndarray:
         """Return probabilities, as `predict_log_proba` does their logarithms."""
@@ -211,37 +211,9 @@ class ConditionalLogit(BaseEstimator):
         )
         if log_p.ndim == 2:
             return self.classes_[log_p.argmax(1)]
-        choices = self._read(X, case, alternative, available)
-        own = log_p[choices.given]
-        order = np.lexsort((-own, choices.case))
-        return np.array(choices.alternatives)[choices.alternative[order[choices.first]]]
-
-    def _choices(
-        self, X: Any, y: Any, case: Any, alternative: Any, available: Any
-    ) -> tuple[Choices, Tensor]:
-        choices = self._read(
-            X, case, alternative, available, y if isinstance(y, str) else None, fitted=False
-        )
-        if choices.labels is not None:
-            return choices, choices.chosen(_column(X, y))
-        y = array_of(y, "y")
-        n, count = choices.cases, len(choices.alternatives)
-        if y.shape != (n,):
-            raise ValueError(f"expected y of {n} choices, got shape {y.shape}")
-        wrong = np.flatnonzero(absent(y) if absent(y).any() else ~np.isin(y, np.arange(count)))
-        if len(wrong):
-            raise ValueError(
-                f"expected choices from 0 to {count - 1}, got {y[wrong[0]]} in case {wrong[0]}"
-            )
-        chosen = np.searchsorted(choices.given, np.arange(n) * count + y.astype(np.int64))
-        ends = np.minimum(chosen, len(choices.given) - 1)
-        wrong = np.flatnonzero(choices.given[ends] != np.arange(n) * count + y)
-        if len(wrong):
-            raise ValueError(
-                f"expected the choice of an available alternative, got {y[wrong[0]]} "
-                f"in case {wrong[0]}"
-            )
-        return choices, torch.from_numpy(chosen)
+        choices = self._read(X, case, alternative, available, names=self.feature_names_in_.tolist())
+        best_first = np.lexsort((-log_p[choices.order], choices.case))
+        return np.array(choices.alternatives)[choices.alternative[best_first[choices.first]]]
 
     def _read(
         self,
@@ -249,20 +221,16 @@ class ConditionalLogit(BaseEstimator):
         case: Any,
         alternative: Any,
         available: Any,
-        y: str | None = None,
-        fitted: bool = True,
+        *,
+        response: Any = None,
+        names: list[str] | None = None,
     ) -> Choices:
+        """Read the choices; of a table the attributes are `names`, by default all other columns."""
         X = plain(X, "X")
         if len(X.shape) == 3:
             if case is not None or alternative is not None:
                 raise ValueError("expected no case and no alternative with X of three dimensions")
-            array = floats(X, "X", exact=True)
-            if not np.isfinite(array).all():
-                at = np.argwhere(~np.isfinite(array))[0]
-                got = f"{array[tuple(at)]:g} in case {at[0]}, alternative {at[1]}, column {at[2]}"
-                raise ValueError(f"expected finite values in X, got {got}")
-            names = [f"x{j}" for j in range(array.shape[2])]
-            return from_wide(array, names, available, list(range(array.shape[1])))
+            return read_wide(X, available)
         if case is None or alternative is None:
             raise ValueError(
                 "expected case and alternative with rows of X, or X of three dimensions"
@@ -272,19 +240,31 @@ class ConditionalLogit(BaseEstimator):
                 "expected no available with rows of X: an alternative that is not "
                 "available has no row"
             )
-        used = {part for part in (case, alternative, y) if isinstance(part, str)}
-        names = (
-            self.feature_names_in_.tolist() if fitted and hasattr(X, "columns") else _names(X, used)
-        )
-        array = _array(X, names)
-        return from_long(
-            array,
-            names or [f"x{j}" for j in range(array.shape[1])],
-            _column(X, case),
-            _column(X, alternative),
-        )
+        if not hasattr(X, "columns"):
+            names = None
+        elif names is None:
+            others = {name for name in (case, alternative, response) if isinstance(name, str)}
+            names = [str(name) for name in X.columns if name not in others]
+        return read_long(X, case, alternative, names)
 
-    def _check_options(self) -> None:
+    def _learn(self, choices: Choices, alternative: Any) -> None:
+        self.classes_ = np.array(choices.alternatives)
+        self.feature_names_in_ = np.array(choices.names, dtype=object)
+        self.n_features_in_ = len(choices.names)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"expected at least two alternatives, got one: {label(choices.alternatives[0])}"
+            )
+        levels = None if alternative is None else categories_of(alternative)
+        first = first_level(levels, choices.alternatives)
+        baseline = first if self.baseline is None else self.baseline
+        self.baseline_ = choices.alternatives[code_of(baseline, choices.alternatives)]
+
+    def _columns(self, choices: Choices) -> tuple[np.ndarray, list[str]]:
+        baseline = code_of(self.baseline_, choices.alternatives)
+        return columns_of(choices, self.constants, self.specific, self.individual, baseline)
+
+    def _require_options(self) -> None:
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float, np.number)):
             raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
         if not 0.0 <= self.alpha < math.inf:
@@ -306,92 +286,46 @@ def _likelihood(
     names: list[str],
     chosen: Tensor,
     weights: Tensor,
-    offset: Tensor | None,
-    penalised: bool = False,
+    offset: Tensor | None = None,
+    alpha: float = 0.0,
+    constants: int = 0,
 ) -> ConditionalLikelihood:
-    """That of columns less their means within each case, which leaves the differences of the
-    scores.
+    """Return the likelihood in columns less their means within each case: only differences count.
+
+    The first `constants` columns are not penalised.
     """
-    given, case = torch.from_numpy(x), torch.from_numpy(choices.case)
-    count = torch.bincount(case).double()
-    means = (
-        torch.zeros(choices.cases, x.shape[1], dtype=torch.float64).index_add_(0, case, given)
-        / count[:, None]
-    )
-    away = given - means[case]
-    still = away.abs().amax(0) <= 1e-12 * given.abs().amax(0)
-    if penalised:
-        columns = Columns.of(away.masked_fill(still, 0.0), names, intercept=False, constant=True)
-        return ConditionalLikelihood(columns, case, chosen, weights, offset)
-    if bool(still.any()):
-        name = names[int(still.nonzero()[0])]
+    columns, case = torch.from_numpy(x), torch.from_numpy(choices.case)
+    zero = torch.zeros(choices.cases, x.shape[1], dtype=torch.float64)
+    means = zero.index_add_(0, case, columns) / torch.bincount(case).double()[:, None]
+    deviation = columns - means[case]
+    constant = deviation.abs().amax(0) <= 1e-12 * columns.abs().amax(0)
+    if alpha > 0.0:
+        deviation = deviation.masked_fill(constant, 0.0)
+        usable = Columns.of(deviation, names, intercept=False, constant=True)
+        penalised = torch.ones(len(names), dtype=torch.float64)
+        penalised[:constants] = 0.0
+        penalty = alpha * usable.to_given.T @ torch.diag(penalised) @ usable.to_given
+        return ConditionalLikelihood(usable, case, chosen, weights, offset, penalty)
+    if bool(constant.any()):
+        name = names[int(constant.nonzero()[0])]
         raise ValueError(
             f"expected columns that vary within a case, got {name!r}; `individual` names covariates"
         )
     try:
-        columns = Columns.of(away, names, intercept=False).independent()
-    except ValueError as error:
-        raise ValueError(str(error).replace("in every row", "within every case")) from None
-    return ConditionalLikelihood(columns, case, chosen, weights, offset)
+        usable = Columns.of(deviation, names, intercept=False).independent()
+    except DependentColumnsError as error:
+        raise DependentColumnsError(error.combinations, error.hint, "within every case") from None
+    return ConditionalLikelihood(usable, case, chosen, weights, offset)
 
 
 def _constants_alone(choices: Choices, chosen: Tensor, weights: Tensor) -> float:
-    """NaN where that has no finite maximum, as for an alternative that nobody chose."""
-    x, names, _ = columns_of(Choices(choices.x[:, :0], [], *_rest(choices)), True, (), (), 0)
+    """Return the largest log-likelihood with constants alone; NaN where it has no finite maximum,
+    as for an alternative that nobody chose.
+    """
+    x, names = columns_of(replace(choices, x=choices.x[:, :0], names=[]), True, (), (), 0)
     try:
-        fitted = fit_choices(_likelihood(choices, x, names, chosen, weights, None))
+        likelihood = _likelihood(choices, x, names, chosen, weights)
+        fitted = fit_choices(likelihood, CovarianceOptions())
     except ValueError:
         return math.nan
     return fitted.log_likelihood if fitted.converged else math.nan
-
-
-def _rest(choices: Choices) -> tuple[Any, ...]:
-    return choices.case, choices.alternative, choices.alternatives, choices.given, choices.labels
-
-
-def _log_sums(v: Tensor, case: Tensor, cases: int) -> Tensor:
-    top = torch.full((cases,), -torch.inf, dtype=torch.float64).scatter_reduce(0, case, v, "amax")
-    return (top + torch.zeros_like(top).index_add(0, case, (v - top[case]).exp()).log())[case]
-
-
-def _offset(choices: Choices, offset: Any) -> Tensor:
-    values = floats(array_of(plain(offset, "offset")), "offset")
-    if choices.labels is None:
-        values = values.reshape(-1)
-    elif values.shape != (len(choices.given),):
-        raise ValueError(
-            f"expected {len(choices.given)} offsets, one for each row, got shape {values.shape}"
-        )
-    values = values[choices.given]
-    if not np.isfinite(values).all():
-        raise ValueError(f"expected finite offsets, got {values[~np.isfinite(values)][0]}")
-    return torch.from_numpy(values)
-
-
-def _names(X: Any, used: set[str]) -> list[str] | None:
-    return [str(name) for name in X.columns if name not in used] if hasattr(X, "columns") else None
-
-
-def _array(X: Any, names: list[str] | None) -> np.ndarray:
-    """Attributes (rows, q): numbers, all of them finite."""
-    if len(X.shape) != 2:
-        got = f"shape {X.shape}" if X.shape else type(X).__name__
-        raise ValueError(f"expected X of two dimensions (rows, columns) or three, got {got}")
-    table = X if names is None else X[names]
-    require_finite(table, names)
-    return np.ascontiguousarray(np.asarray(table, dtype=np.float64))
-
-
-def _values(X: Any, which: Any) -> Any:
-    """Those given, or the column of that name."""
-    if not isinstance(which, str):
-        return which
-    if not hasattr(X, "columns") or which not in (
-        X.column_names if hasattr(X, "column_names") else X.columns
-    ):
-        raise ValueError(f"expected a column of X, got {which!r}")
-    return X[which]
-
-
-def _column(X: Any, which: Any) -> np.ndarray:
-    return array_of(_values(X, which), "labels")

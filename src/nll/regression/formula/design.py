@@ -7,22 +7,27 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from formulaic import StructuredFormula
 from torch import Tensor
 
 from nll.data.observations import frequencies
 from nll.regression.design_matrix import INTERCEPT, Columns
-from nll.regression.formula.parser import as_categories, matrices, parse, response_of, variables
-
-if TYPE_CHECKING:
-    import pandas as pd
+from nll.regression.formula.parser import (
+    Parsed,
+    as_categories,
+    matrices,
+    parse,
+    response_of,
+    variables,
+)
 
 __all__ = [
     "Design",
+    "Parsed",
     "complete_rows",
     "design",
     "numbers",
@@ -45,36 +50,20 @@ class Design:
     x: pd.DataFrame  # without the intercept
     intercept: bool
     weights: Tensor  # (n), frequencies above 0
-    rows: Tensor  # (n), the number of each row in the table as given
+    rows: Tensor  # (n), the number of each row in the user's table
     dropped: int  # rows with missing values that were left out
     spec: Any  # formulaic's, of the columns, for other tables
     table: pd.DataFrame  # the columns of the table that are read
 
     def columns(self) -> Columns:
         """Return the columns standardised for a search."""
-        given = torch.from_numpy(np.array(self.x, dtype=np.float64))
-        return Columns.of(given, [str(name) for name in self.x.columns], self.intercept)
-
-
-def require_columns(wanted: list[str], present: list[str]) -> None:
-    """Raise ValueError for the first column that the table has not, with the names that come
-    near.
-    """
-    for name in wanted:
-        if name in present:
-            continue
-        near = difflib.get_close_matches(name, present, n=3)
-        hint = (
-            f"; near to it: {', '.join(near)}"
-            if near
-            else (f"; the table has {', '.join(present)}")
-        )
-        raise ValueError(f"expected a column of the table, got {name!r}{hint}")
+        x = torch.from_numpy(np.array(self.x, dtype=np.float64))
+        return Columns.of(x, [str(name) for name in self.x.columns], self.intercept)
 
 
 def design(
     table: pd.DataFrame,
-    formula: StructuredFormula,
+    formula: Parsed,
     *,
     weights: str | None = None,
     missing: str = "raise",
@@ -98,45 +87,45 @@ def design(
         )
     require_columns(used, [str(name) for name in table.columns])
     table, dropped = complete_rows(table, used, missing)
-    given = None if weights is None else numbers(table[weights], weights)
-    counted = frequencies(given, len(table), table.index.tolist())
-    table, counted = table.loc[(counted > 0).numpy()], counted[counted > 0]
+    often = None if weights is None else numbers(table[weights], weights)
+    counts = frequencies(often, len(table), table.index.tolist())
+    table = table.loc[(counts > 0).numpy(), used]
+    table = with_columns(table, {name: _plain(table[name]) for name in used})
     response = response_of(formula)
-    table = with_columns(table[used], {name: _plain(table[name]) for name in used})
-    categories = as_categories([*formula.lhs, *formula.rhs])
-    for name in used:
-        _require_usable(table, name, name == response, name in categories)
-    # classes, which no formula computes
+    _require_usable(table, formula, response)
+    # Times are classes, which no formula computes.
     times = response in used and table[response].dtype.kind in "mM"
     built = matrices(with_columns(table, {response: 0.0}) if times else table, formula)
-    x = built.rhs
-    for part in (built.lhs, x):
-        for name in part.columns:
-            _require_finite(part[name])
-    intercept = INTERCEPT in x.columns
+    for side in (built.lhs, built.rhs):
+        for name in side.columns:
+            require_finite(side[name], name, table.index)
     return Design(
         response=response,
         y=_response(table, response, built.lhs),
-        x=x.drop(columns=INTERCEPT) if intercept else x,
-        intercept=intercept,
-        weights=counted,
+        x=built.rhs.drop(columns=INTERCEPT, errors="ignore"),
+        intercept=INTERCEPT in built.rhs.columns,
+        weights=counts[counts > 0],
         rows=torch.from_numpy(np.array(table.index)),
         dropped=dropped,
-        spec=x.model_spec,
+        spec=built.rhs.model_spec,
         table=table,
     )
 
 
-def spec_of(table: pd.DataFrame, formula: StructuredFormula) -> Any:
-    """formulaic's specification of a formula's columns; ValueError where the table cannot fill
-    it.
-    """
-    return matrices(table, formula).rhs.model_spec
+def require_columns(wanted: list[str], present: list[str]) -> None:
+    """Raise ValueError for the first column that the table lacks, with names that are similar."""
+    for name in wanted:
+        if name not in present:
+            similar = difflib.get_close_matches(name, present, n=3)
+            hint = f"; did you mean {' or '.join(similar)}?"
+            if not similar:
+                hint = f"; the table has {', '.join(present)}"
+            raise ValueError(f"expected a column of the table, got {name!r}{hint}")
 
 
 def with_columns(table: Any, columns: dict[str, Any]) -> pd.DataFrame:
-    """The table with some columns replaced, whatever their names; `assign` takes no column named
-    self.
+    """Return the table with some columns replaced, whatever their names; `assign` takes no column
+    named self.
     """
     table = table.copy(deep=False)
     for name, values in columns.items():
@@ -145,7 +134,7 @@ def with_columns(table: Any, columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[pd.DataFrame, int]:
-    """Return the rows in which every used column has a value, and how many have not."""
+    """Return the rows in which every used column has a value, and the number of the others."""
     absent = table[used].isna()
     incomplete = absent.to_numpy().any(axis=1)
     count = int(incomplete.sum())
@@ -153,8 +142,7 @@ def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[p
         by_column = ", ".join(f"{name}: {n}" for name, n in absent.sum().items() if n)
         raise ValueError(
             f"expected no missing values, got {count} incomplete {'row' if count == 1 else 'rows'} "
-            f"({by_column}); "
-            "missing='drop' leaves them out"
+            f"({by_column}); missing='drop' leaves them out"
         )
     if count == len(table):
         raise ValueError("expected at least one complete row, got none")
@@ -177,13 +165,14 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
         ) from None
 
 
-def computed_response(table: pd.DataFrame, formula: StructuredFormula) -> pd.Series:
-    """The values of a formula's left side."""
+def computed_response(table: pd.DataFrame, formula: Parsed) -> pd.Series:
     return _response(table, response_of(formula), matrices(table, formula).lhs)
 
 
 def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:
-    """A column as it stands, classes of any type included; or the values of an expression."""
+    """Return a column as it stands, classes of any type included; or the values of an
+    expression.
+    """
     if response in table.columns:
         return table[response]
     if evaluated.shape[1] != 1:
@@ -192,32 +181,31 @@ def _response(table: pd.DataFrame, response: str, evaluated: Any) -> pd.Series:
 
 
 def _plain(column: pd.Series) -> pd.Series:
-    """Truth values and decimal numbers, which a table holds as objects, as the numbers that they
-    are.
-    """
+    """Return truth values and decimal numbers, which a table holds as objects, as what they are."""
     if column.dtype.kind != "O":
         return column
-    if column.map(lambda value: isinstance(value, (Decimal, int, float))).all():
-        column = (
-            column.astype(np.float64)
-            if not column.map(lambda value: value is True or value is False).all()
-            else column
-        )
+    if (
+        column.map(lambda value: isinstance(value, (Decimal, int, float))).all()
+        and not column.map(lambda value: value is True or value is False).all()
+    ):
+        column = column.astype(np.float64)
     return column.infer_objects()
 
 
-def _require_usable(table: pd.DataFrame, name: str, response: bool, categories: bool) -> None:
-    column = table[name]
-    if column.dtype.kind in "iufb":
-        if categories and not response and column.nunique() == 1:
+def _require_usable(table: pd.DataFrame, formula: Parsed, response: str) -> None:
+    categories = as_categories([*formula.lhs, *formula.rhs])
+    for name in table.columns:
+        column = table[name]
+        numeric = column.dtype.kind in "iufb"
+        if name != response and (name in categories or not numeric) and column.nunique() == 1:
             raise ValueError(f"expected columns that vary, got constant column {name!r}")
-        return _require_finite(column)
-    if response:
-        return
-    if column.nunique() == 1:
-        raise ValueError(f"expected columns that vary, got constant column {name!r}")
-    if categories:
-        return
+        if numeric:
+            require_finite(column, name, table.index)
+        elif name != response and name not in categories:
+            _require_texts(column, name)
+
+
+def _require_texts(column: pd.Series, name: str) -> None:
     is_number = [_is_number(value) for value in column]
     if any(is_number) or not all(isinstance(value, (str, bytes, bool)) for value in column):
         row = column.index[is_number.index(False)] if not all(is_number) else None
@@ -233,12 +221,14 @@ def _require_usable(table: pd.DataFrame, name: str, response: bool, categories: 
         )
 
 
-def _require_finite(column: pd.Series) -> None:
-    wrong = ~np.isfinite(column.to_numpy(dtype=np.float64))
-    if wrong.any():
-        row = column.index[wrong][0]
+def require_finite(column: Any, name: str, rows: Any) -> None:
+    """Raise ValueError for the first value of a column that is not finite, with its row."""
+    values = np.asarray(column, dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
         raise ValueError(
-            f"expected finite values in column {column.name!r}, got {column[row]} at row {row}"
+            f"expected finite values in column {name!r}, got {values[wrong[0]]} at row "
+            f"{rows[wrong[0]]}"
         )
 
 

@@ -1,6 +1,4 @@
-"""Average marginal effects of the variables of a formula, through all of its terms that hold
-them.
-"""
+"""Average marginal effects of the variables of a formula, through all terms that contain them."""
 
 from __future__ import annotations
 
@@ -21,15 +19,15 @@ from nll.regression.formula.expression import expression
 from nll.regression.formula.parser import columns_of
 from nll.regression.formula.terms import Terms
 
-# complete rows, a part of them after the other: weights (n)
+# complete rows, a block after the other, with their weights (n)
 Rows = Callable[[], Iterable[tuple[pd.DataFrame, Tensor]]]
 
 
 class Change(NamedTuple):
-    """What is compared: a column's level with the reference, or how a column moves (no levels)."""
+    """An effect: of a level relative to the reference, or a derivative (no levels)."""
 
     name: str
-    part: str  # the column, or the computed part of the formula
+    part: str  # the column, or the computed factor of the formula
     high: Any = None
     low: Any = None
 
@@ -46,9 +44,9 @@ def formula_margins(
     """Return the average effect of each variable of a formula.
 
     Args:
-        rows: gives the table, in parts; it is read twice.
+        rows: gives the table, in blocks; it is read twice.
         terms: the right side of the formula as it was fitted.
-        response: means of the linear scores, with their derivatives.
+        response: means of the linear predictors, with their derivatives.
         coef: (K, p) coefficients, zeros for the baseline.
         covariance: of the coefficients but the baseline's.
         classes: (K) their names.
@@ -62,13 +60,12 @@ def formula_margins(
     sums = Effects(response, coef, len(changes))
     for table, weights in rows():
         sums.weight += float(weights.sum())
-        for part in blocks(len(table), 8 * coef.shape[1] + 2 * len(coef) ** 2):
-            _add(sums, changes, terms, table.iloc[part], weights[part])
+        for block in blocks(len(table), 8 * coef.shape[1] + 2 * len(coef) ** 2):
+            _add(sums, changes, terms, table.iloc[block], weights[block])
     effects, of_effects = sums.result(covariance, baseline)
+    names = tuple(change.name for change in changes)
     discrete = tuple(change.name for change in changes if change.high is not None)
-    return Margins(
-        classes, tuple(change.name for change in changes), effects, of_effects, discrete=discrete
-    )
+    return Margins(classes, names, effects, of_effects, discrete=discrete)
 
 
 def _add(
@@ -77,100 +74,96 @@ def _add(
     x = terms.design(table)
     for at, change in enumerate(changes):
         if change.high is None:
-            d = terms.slope(table, change.part)
-            sums.moves(at, x, torch.zeros_like(x) if d is None else d, weights)
+            slope = terms.slope(table, change.part)
+            sums.moves(at, x, torch.zeros_like(x) if slope is None else slope, weights)
         else:
-            high, low = (
-                _design_at(terms, table, change.part, level) for level in (change.high, change.low)
-            )
+            high = _design_at(terms, table, change.part, change.high)
+            low = _design_at(terms, table, change.part, change.low)
             sums.differs(at, high, low, weights)
 
 
 def _design_at(terms: Terms, table: pd.DataFrame, part: str, level: Any) -> Tensor:
-    """The columns of the rows with one value of a column, or of a computed part, in all of them."""
-    values = pd.Series([level] * len(table), index=table.index)
+    """Return the columns of the rows with one value of a column, or of a computed factor, in all
+    rows.
+    """
+    values: Any = pd.Series([level] * len(table), index=table.index)
     if part in terms.variables:
         return terms.design(with_columns(table, {part: values}))
-    value = expression(part)(table, terms.state)
-    metadata = getattr(value, "__formulaic_metadata__", None)
-    return terms.design(
-        table, {part: values if metadata is None else FactorValues(values, metadata=metadata)}
-    )
+    computed = expression(part)(table, terms.state)
+    if hasattr(computed, "__formulaic_metadata__"):
+        values = FactorValues(values, metadata=computed.__formulaic_metadata__)
+    return terms.design(table, {part: values})
 
 
 def _changes(terms: Terms, rows: Rows) -> list[Change]:
-    """Those of all variables, in the order of the formula."""
-    changes, switched = _categories(terms)
+    """Return the changes of all variables, in the order of the formula."""
+    changes = _of_categories(terms)
+    switched = {change.part for change in changes}
     first = next(iter(rows()))[0]
     numeric = [name for name in terms.variables if name not in {*switched, *terms.categorical}]
     binary = set(numeric)
     for table, _ in rows():
-        binary = {
-            name for name in binary if bool(np.isin(numbers(table[name], name), (0.0, 1.0)).all())
-        }
-    for name in numeric:
-        if name in binary:
-            changes.append(Change(name, name, 1.0, 0.0))
-        elif terms.slope(first.iloc[:1], name) is not None:
-            changes.append(Change(name, name))
-    changes += _conditions(terms, first, switched | binary)
-    place: dict[str, int] = {}
-    for part, factor in terms.factors.items():
-        place |= {
-            name: len(place) + at
-            for at, name in enumerate((*columns_of(factor), part))
-            if name not in place
-        }
-    return sorted(changes, key=lambda change: place[change.part])
+        binary = {name for name in binary if _is_binary(numbers(table[name], name))}
+    changes += [Change(name, name, 1.0, 0.0) for name in numeric if name in binary]
+    changes += [
+        Change(name, name)
+        for name in numeric
+        if name not in binary and terms.slope(first.iloc[:1], name) is not None
+    ]
+    changes += _of_conditions(terms, first, switched | binary)
+    factors = terms.factors.items()
+    order = [name for part, factor in factors for name in (*columns_of(factor), part)]
+    return sorted(changes, key=lambda change: order.index(change.part))
 
 
-def _categories(terms: Terms) -> tuple[list[Change], set[str]]:
-    """Each level against the reference, and the columns whose levels these are."""
-    changes: list[Change] = []
-    switched: set[str] = set()
-    for part, levels in terms.categories.items():
-        column = terms.variable_of(part)
-        if column is None or column in switched:
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def _of_categories(terms: Terms) -> list[Change]:
+    """Return the change from the reference to each other level of the columns with categories."""
+    changes: dict[str, list[Change]] = {}
+    for factor, levels in terms.categories.items():
+        column = terms.variable_of(factor)
+        if column is None or column in changes:
             continue
-        switched.add(column)
-        named = {level: _level_name(terms, part, column, level) for level in levels}
-        absent = [level for level in levels if not _has(terms, f"{part}[T.{level}]")]
+        # A level has the name of its column in the fit, if it has one, or else a similar name.
+        names = {level: f"{factor}[T.{level}]" for level in levels}
+        fitted = {level for level in levels if _has(terms, names[level])}
+        absent = [level for level in levels if level not in fitted]
         reference = absent[0] if len(absent) == 1 else levels[0]
-        changes += [
-            Change(named[level], column, level, reference) for level in levels if level != reference
+        changes[column] = [
+            Change(
+                names[level] if level in fitted else f"{column}[T.{level}]",
+                column,
+                level,
+                reference,
+            )
+            for level in levels
+            if level != reference
         ]
-    return changes, switched
+    return [change for of_column in changes.values() for change in of_column]
 
 
-def _conditions(terms: Terms, table: pd.DataFrame, switched: set[str]) -> list[Change]:
-    """Computed parts that are true or false, or categories: their derivative by a column is 0 but
-    for jumps.
+def _of_conditions(terms: Terms, table: pd.DataFrame, switched: set[str]) -> list[Change]:
+    """Return the changes of computed factors that are true or false, or categories: their
+    derivative with respect to a column is 0 but for jumps.
     """
     changes: list[Change] = []
-    for part in terms.factors:
-        if not _is_computed(terms, part) or expression(part).columns.keys() <= switched:
+    for name, factor in terms.factors.items():
+        computed = factor.eval_method is Factor.EvalMethod.PYTHON
+        if not computed or expression(name).columns.keys() <= switched:
             continue
-        if part in terms.categories:
-            levels = terms.categories[part]
-            changes += [
-                Change(f"{part}[T.{level}]", part, level, levels[0]) for level in levels[1:]
-            ]
+        if name in terms.categories:
+            reference, *others = terms.categories[name]
+            changes += [Change(f"{name}[T.{one}]", name, one, reference) for one in others]
             continue
-        value = expression(part)(table, terms.state)
-        if isinstance(value, np.ndarray) and bool(np.isin(value, (0, 1)).all()):
-            changes.append(Change(part, part, 1.0, 0.0))
+        value = expression(name)(table, terms.state)
+        if isinstance(value, np.ndarray) and _is_binary(value):
+            changes.append(Change(name, name, 1.0, 0.0))
     return changes
 
 
-def _is_computed(terms: Terms, part: str) -> bool:
-    return terms.factors[part].eval_method is Factor.EvalMethod.PYTHON
-
-
-def _level_name(terms: Terms, part: str, column: str, level: Any) -> str:
-    """The level's column where it has one of its own, else the like."""
-    return f"{part if _has(terms, f'{part}[T.{level}]') else column}[T.{level}]"
-
-
 def _has(terms: Terms, name: str) -> bool:
-    """Whether a column of the fit is, or has as a factor, the column of a level."""
+    """Return whether a column of the fit is, or has as a factor, the column of a level."""
     return any(f":{name}:" in f":{column}:" for column in terms.columns)

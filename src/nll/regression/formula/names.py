@@ -19,6 +19,14 @@ _PARTS = re.compile(
 )
 
 
+class FormulaError(ValueError):
+    """What a formula asks for cannot be; the message says so to the user."""
+
+
+def short(text: str, most: int = 80) -> str:
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def aliased(text: str) -> str:
     """A formula with each name that Python cannot read, or would change, as an identifier that
     stands for it.

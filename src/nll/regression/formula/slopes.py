@@ -1,5 +1,5 @@
-"""Derivatives of the computed parts of a formula by a column, carried along with the values
-(forward mode).
+"""Derivatives of the computed parts of a formula with respect to a column, carried along with the
+values (forward mode).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from formulaic.materializers.types import FactorValues
 from numpy.polynomial import chebyshev
+
+from nll.regression.formula.names import FormulaError
 
 # NumPy's functions that PyTorch, which differentiates them, has under another name.
 _TORCH = {
@@ -24,7 +26,7 @@ _TORCH = {
 
 
 class Dual(NamedTuple):
-    """Values, and their derivatives by one column; of a transform both have the transform's
+    """Values, and their derivatives with respect to one column; those of a transform have its
     columns.
     """
 
@@ -33,7 +35,6 @@ class Dual(NamedTuple):
 
 
 def value_of(one: Any) -> Any:
-    """The values alone."""
     return one.value if isinstance(one, Dual) else one
 
 
@@ -50,7 +51,7 @@ def elementwise(function: Callable[..., Any], given: Sequence[Any]) -> Any:
     with np.errstate(all="ignore"):
         value = function(*values)
     if twin is None:
-        raise ValueError(f"expected terms with a derivative, got np.{name}")
+        raise FormulaError(f"expected terms with a derivative, got np.{name}")
     with torch.inference_mode(False), torch.enable_grad():
         tensors = [torch.tensor(np.broadcast_to(one, np.shape(value)).copy()) for one in values]
         inputs = [

@@ -1,0 +1,158 @@
+"""From the log-likelihood of choices to the fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nll.estimation.inference import covariance as cov
+from nll.regression import existence, ridge
+from nll.regression.choice.objective import ConditionalLikelihood, solution_of
+from nll.regression.choice.separation import Existence, certified, diagnose
+from nll.regression.result import RegressionFit
+from nll.regression.separation import Limit, within_limit
+from nll.regression.softmax.robust import CovarianceOptions
+from nll.solvers.outcome import Status
+from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, maximise
+
+
+def fit_choices(
+    likelihood: ConditionalLikelihood,
+    options: CovarianceOptions,
+    *,
+    response: str | None = None,
+    baseline: str | None = None,
+    progress: Progress | None = None,
+) -> RegressionFit:
+    """Maximise the likelihood; the fit has the coefficients of the columns as the user has them.
+
+    Args:
+        likelihood: of the choices.
+        options: the covariance, the kind of the weights and the clusters of the cases.
+        response: its name.
+        baseline: the alternative without a constant.
+        progress: called before each step with (step, log-likelihood, Newton decrement).
+    """
+    columns, plain = likelihood.columns, replace(likelihood, penalty=None)
+    start = torch.zeros(columns.count, dtype=torch.float64)
+    optimum = maximise(likelihood.sums, start, progress, likelihood.unit)
+    optimum, inverse, exists = _examined(likelihood, plain, optimum)
+    converged = optimum.reached and exists.proved
+    inverse = inverse if converged else torch.full_like(inverse, torch.nan)
+    covariance, information = _covariance(likelihood, plain, optimum.theta, inverse, options)
+    coef, covariance = _in_user_units(columns.to_given, optimum.theta, covariance, exists.limit)
+    verdict, status = _ending(likelihood, optimum, exists)
+    search = partial(solution_of, plain, coef, optimum.steps, options.weights != "frequency")
+    return RegressionFit(
+        model="Conditional logit",
+        discrete=True,
+        params={"coef": coef},
+        covariance=covariance,
+        log_likelihood=float(plain.sums(optimum.theta).log_likelihood),
+        n=_count(likelihood, options.weights),
+        df=columns.count,
+        status=status,
+        converged=converged,
+        verdict=verdict,
+        decrement=optimum.decrement,
+        steps=optimum.steps,
+        labels={"coef": (tuple(columns.names),)},
+        information=information,
+        null_log_likelihood=float(plain.sums(start).log_likelihood),
+        response=response,
+        baseline=baseline,
+        search=search if converged and likelihood.penalty is None else None,
+    )
+
+
+def _examined(
+    likelihood: ConditionalLikelihood, plain: ConditionalLikelihood, optimum: Optimum
+) -> tuple[Optimum, Tensor, Existence]:
+    """Return the maximum, the inverse information, and whether a finite maximum exists."""
+    inverse = cov.inverse(optimum.sums.information)
+    proved = certified(likelihood, optimum.decrement, inverse)
+    if likelihood.penalty is None:
+        exists = Existence(True) if proved else diagnose(likelihood)
+        return optimum, inverse, exists._replace(proved=exists.proved and _is_known(inverse))
+    proved = proved or not _is_known(inverse)
+    # Where columns are constant or collinear the penalty alone decides along what they leave flat.
+    information = plain.sums(optimum.theta).information
+    theta, settled = ridge.settled(optimum.theta, information, likelihood.penalty, 1.0)
+    before, after = (float(likelihood.sums(at).log_likelihood) for at in (optimum.theta, theta))
+    if after >= before - TOLERANCE * likelihood.unit:  # otherwise it is nearly flat only
+        optimum, inverse = optimum._replace(theta=theta), settled
+    return optimum, inverse, Existence(proved and _is_known(inverse))
+
+
+def _is_known(inverse: Tensor) -> bool:
+    return not bool(inverse.isnan().any())
+
+
+def _covariance(
+    likelihood: ConditionalLikelihood,
+    plain: ConditionalLikelihood,
+    theta: Tensor,
+    inverse: Tensor,
+    options: CovarianceOptions,
+) -> tuple[Tensor, str]:
+    if likelihood.penalty is not None and (options.plain or not _is_known(inverse)):
+        return cov.sandwich(inverse, plain.sums(theta).information), "penalised"
+    if options.plain or not _is_known(inverse):
+        return inverse, "observed"
+    clusters = options.clusters
+    assert not isinstance(clusters, str)
+    meat = cov.meat(plain.scores(theta), plain.weights, options.weights, clusters)
+    sandwich = cov.sandwich(inverse, meat)
+    if clusters is not None:
+        return sandwich, f"sandwich, {int(clusters.max()) + 1} clusters"
+    if options.kind != "hc1":
+        return sandwich, "sandwich (HC0)"
+    n = _count(plain, options.weights)
+    free = n - plain.columns.count
+    return sandwich * (n / free if free > 0 else torch.nan), "sandwich (HC1)"
+
+
+def _in_user_units(
+    to_given: Tensor, theta: Tensor, covariance: Tensor, limit: Limit | None
+) -> tuple[Tensor, Tensor]:
+    """Return coefficients and covariance of the columns as the user has them.
+
+    Where the choices are separated, coefficients that have a limit have that; the others have no
+    standard error.
+    """
+    if limit is None:
+        return to_given @ theta, cov.transformed(covariance, to_given)
+    limits, _ = within_limit(limit, to_given)
+    finite = limits.isfinite()
+    covariance = to_given @ limit.covariance @ to_given.T
+    covariance = covariance.masked_fill(~(finite[:, None] & finite), torch.nan)
+    return torch.where(finite, limits, to_given @ theta), covariance
+
+
+def _count(likelihood: ConditionalLikelihood, kind: str) -> float:
+    weights = likelihood.weights
+    return float(torch.count_nonzero(weights) if kind == "sampling" else weights.sum())
+
+
+def _ending(
+    likelihood: ConditionalLikelihood, optimum: Optimum, exists: Existence
+) -> tuple[Status, str]:
+    if exists.direction is not None:
+        moved = likelihood.columns.to_given @ exists.direction
+        sizes = zip(likelihood.columns.names, moved.tolist(), strict=True)
+        along = ", ".join(f"{size:+.3g} {name}" for name, size in sizes if size)
+        return Status.SEPARATED, (
+            "no finite estimate: the choices are separated, and the likelihood keeps rising along "
+            f"{along}; the log-likelihood rises towards {exists.supremum:.12g}"
+        )
+    if likelihood.penalty is None and optimum.reached and not exists.proved:
+        return Status.NOT_IDENTIFIED, "not decided whether a finite maximum exists"
+    if likelihood.penalty is None and not optimum.reached:
+        return existence.status_of(optimum, True), optimum.status
+    sentence = existence.verdict(
+        optimum, exists.proved, "that the penalty leaves free", likelihood.unit
+    )
+    return existence.status_of(optimum, exists.proved, likelihood.unit), sentence
