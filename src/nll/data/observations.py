@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nll.data.arrays import absent, array_of, categories_of, floats, in_microseconds, present_levels
+from nll.data.missing import MissingValuesError
 
 _BLOCK = 1 << 16  # values at once: what is computed of them stays in the cache
 
@@ -272,10 +273,7 @@ def observe(
     if missing == "raise" and bool(absent.any()):
         row = int(absent.nonzero()[0])
         count = int(absent.sum())
-        raise ValueError(
-            f"expected no missing values, got {count}, the first at row {row}; missing='drop' "
-            f"leaves them out"
-        )
+        raise MissingValuesError(f"{count}, the first at row {row}")
     seen = (~absent & (frequency > 0)).nonzero().squeeze(1)
     if seen.numel() == 0:
         raise ValueError("expected at least one observation, got none")

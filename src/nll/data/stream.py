@@ -19,6 +19,7 @@ from nll.data.arrays import categories_of
 from nll.data.classes import Coded, coded, require_one_type
 from nll.data.csv_files import Dialect
 from nll.data.ledger import sums_of
+from nll.data.missing import MissingValuesError
 from nll.data.prefetch import ahead, in_order
 
 _BLOCK_BYTES = 1 << 24  # of the numbers of a block
@@ -310,10 +311,7 @@ class Stream:
         row = int(np.flatnonzero(absent)[0])
         lost = [name for name, part in parts if np.isnan(part[row])]
         lost += [name for name, mask in unknown.items() if mask[row]]
-        raise ValueError(
-            f"expected no missing values, got one in column {lost[0]!r} at row {first + row}; "
-            "missing='drop' leaves them out"
-        )
+        raise MissingValuesError(f"one in column {lost[0]!r} at row {first + row}")
 
 
 def require(wanted: Iterable[str], present: Sequence[str]) -> None:
