@@ -7,7 +7,7 @@ each block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def formula_stream(
     weights: str | None = None,
     clusters: str | None = None,
     missing: str = "raise",
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Stream, Terms] | str:
     """The columns of a formula in blocks, and its terms; or one that depends on all rows, such as
     center(a).
@@ -53,6 +54,7 @@ def formula_stream(
         weights: the column of frequencies.
         clusters: the column of groups of rows that go together.
         missing: "raise" or "drop".
+        progress: called with the number of rows that a pass has read.
 
     Raises: ValueError for a column that is not there, or one of texts that are hardly ever the
         same.
@@ -70,8 +72,9 @@ def formula_stream(
     if terms.state:
         return next(iter(terms.state))
     given = partial(_blocks, data, wanted, terms, kept)
+    columns = list(terms.columns[terms.intercept :])
     return Stream(
-        given, response, list(terms.columns[terms.intercept :]), weights, clusters, missing=missing
+        given, response, columns, weights, clusters, missing=missing, progress=progress
     ), terms
 
 
