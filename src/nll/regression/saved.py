@@ -17,9 +17,9 @@ from nll.data.files import write_text
 from nll.data.observations import label
 from nll.estimation.inference import wald
 from nll.regression.after.predictions import Predictions, Predictor
+from nll.regression.formula.regress import Regression
 from nll.regression.formula.terms import Terms
 from nll.regression.glm import RESPONSES, Response
-from nll.regression.result import RegressionFit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,28 +44,25 @@ class Model:
     log_score: float | None = None  # of the rows of the fit
 
     @classmethod
-    def of(
-        cls,
-        fitted: RegressionFit,
-        family: str,
-        terms: Terms,
-        classes: list[Any] | None = None,
-        baseline: int = 0,
-    ) -> Model:
-        """That of a fit."""
-        coef, *more = fitted.params.values()
+    def of(cls, regression: Regression) -> Model:
+        """Return the model of a fitted formula."""
+        fit, predictor = regression.fit, regression.fit.predictor
+        coef, *second = fit.params.values()
         size = coef.numel()
-        kept = (coef, fitted.covariance[:size, :size].contiguous())
-        second = float(more[0]) if more else 1.0
-        own = (
-            tuple(classes or ()),
-            baseline,
-            second,
-            fitted.status,
-            fitted.converged,
-            fitted.nll / fitted.n,
+        plain = (bool, int, float, str)
+        return cls(
+            regression.family,
+            fit.response or "y",
+            regression.terms(),
+            coef,
+            fit.covariance[:size, :size].contiguous(),
+            tuple(v if isinstance(v, plain) else label(v) for v in regression.classes),
+            predictor.baseline if isinstance(predictor, Predictor) else 0,
+            float(second[0]) if second else 1.0,
+            fit.status,
+            fit.converged,
+            fit.nll / fit.n,
         )
-        return cls(family, fitted.response or "y", terms, *kept, *own)
 
     @property
     def predictor(self) -> Predictor:
