@@ -13,6 +13,7 @@ import re
 import statistics
 import timeit
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,20 +57,16 @@ class Case:
         rows = (self.shape[0], *self.shape[2:])
         labels = torch.randint(0, self.shape[1], rows, generator=draw)
         labels[torch.rand(rows, generator=draw) < self.ignored] = -100
-        grad = torch.tensor(self.factor)
-        if self.options.get("reduction") == "none":
-            grad = torch.rand(rows, generator=draw)
+        per_row = self.options.get("reduction") == "none"
+        grad = torch.rand(rows, generator=draw) if per_row else torch.tensor(self.factor)
         return Problem(logits, labels.to(device), grad.to(device))
 
     def loss(self, library: Any, **ours: Any) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the loss by `torch.nn.functional` or by `nll`."""
 
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            if self.two_calls:
-                return library.nll_loss(library.log_softmax(x, 1), y, **self.options)
-            return library.cross_entropy(x, y, **self.options, **ours)
-
-        return loss
+        if self.two_calls:
+            return lambda x, y: library.nll_loss(library.log_softmax(x, 1), y)
+        return lambda x, y: library.cross_entropy(x, y, **self.options, **ours)
 
 
 @dataclass(frozen=True)
@@ -196,32 +193,26 @@ def extra_memory(step: Step, case: Case, problem: Problem) -> int | None:
         step(x)
         return torch.cuda.max_memory_allocated() - before
     memory.release()
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before = _resident("VmRSS")
+        before = _read("/proc/self/status", "VmRSS")
         step(x)
-        return max(0, _resident("VmHWM") - before)
-    except OSError:
-        return None
+        peak = _read("/proc/self/status", "VmHWM")
+        return max(0, int(peak.split()[0]) - int(before.split()[0])) * 1024
+    return None
 
 
-def _resident(name: str) -> int:
-    return 1024 * int(_line_of("/proc/self/status", name).split()[0])
-
-
-def _line_of(path: str, name: str) -> str:
-    """Return the value of a line 'name: value' of a file."""
-    found = re.search(rf"^{name}\s*:\s*(.*)$", Path(path).read_text(), re.MULTILINE)
-    return "" if found is None else found[1]
+def _read(path: str, name: str) -> str:
+    """Return the value of the first line 'name: value' of a file, if there is any."""
+    text = Path(path).read_text() if Path(path).exists() else ""
+    return "".join(re.findall(rf"^{name}\s*:\s*(.*)$", text, re.MULTILINE)[:1])
 
 
 def machine(device: str) -> dict[str, Any]:
     """Describe where the figures were taken."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        processor = _line_of("/proc/cpuinfo", "model name") or processor
+    model = _read("/proc/cpuinfo", "model name")
     return {
-        "processor": processor,
+        "processor": model or platform.processor() or platform.machine(),
         "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
