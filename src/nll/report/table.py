@@ -86,7 +86,7 @@ def groups(fit: Fit, level: float = 0.95) -> list[Group]:
         return [Group("", [headings[j] for j in columns], [[r[j] for j in columns] for r in rows])]
     classes, columns = fit.labels["coef"]
     response, headings = fit.response or "y", ["", "coef", *_headings(level)]
-    reference = "mean of all" if fit.baseline is None else fit.baseline
+    reference = "the mean of all" if fit.baseline is None else fit.baseline
     tables = []
     for k, name in enumerate(classes):
         block = rows[k * len(columns) : (k + 1) * len(columns)]

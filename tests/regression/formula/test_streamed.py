@@ -118,7 +118,7 @@ def test_what_needs_the_whole_table_is_named(folder, monkeypatch):
         "expected terms of single rows in the formula of a table that is read in blocks, got "
         "center(age)"
     ) in (center.stderr)
-    assert "expected softmax without" in run("fit", "parts", FORMULA, "--firth", code=2).stderr
+    assert "can only be fitted with --family softmax" in run("fit", "parts", FORMULA, "--firth", code=2).stderr
     wrong = run("fit", "parts", "kind ~ age + regoin", code=2)
     assert "'regoin'" in wrong.stderr
     texts = TABLE.assign(name=[f"n{row}" for row in range(N)])
