@@ -17,8 +17,8 @@ from nll.cli.bench import CASES, Case, contenders
 def test_forward_and_gradient(case: Case, contender: str, benchmark):
     problem = case.build()
     step = contenders(case, problem, compiled=contender == "compile")[contender]
-    benchmark.extra_info["bytes"] = 2 * problem.scores.numel() * problem.scores.element_size()
-    rounds = 5 if problem.scores.numel() > 1 << 20 else 200
+    benchmark.extra_info["bytes"] = 2 * problem.logits.numel() * problem.logits.element_size()
+    rounds = 5 if problem.logits.numel() > 1 << 20 else 200
     benchmark.pedantic(
         step,
         setup=lambda: ((problem.fresh(case.in_place and contender == "nll"),), {}),

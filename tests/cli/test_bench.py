@@ -33,28 +33,28 @@ def test_every_case(case):
     units = torch.finfo(case.dtype).eps
     assert 0 < result["errors"]["nll"] <= 4 * units
     text = bench.row(result, compiled=False)
-    assert str(case.shape) in text[0]
+    assert str(case.shape) in text["Forward and gradient"]
 
 
 def test_errors_are_against_float64():
     case = small(bench.CASES[0])
     problem = case.build()
-    x = problem.scores.double().requires_grad_()
+    x = problem.logits.double().requires_grad_()
     F.cross_entropy(x, problem.labels).backward()
     off = {"wrong by a tenth": lambda _: (x.grad * 1.1).float()}
     assert bench.errors(case, problem, off)["wrong by a tenth"] == pytest.approx(0.1, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    "name", ["90 % of the rows ignored", "rows C + 8 apart", "scores times 30"]
+    "name", ["90 % of the rows ignored", "rows C + 8 apart", "logits times 30"]
 )
 def test_a_case_is_what_it_is_called(name):
     case = next(case for case in bench.CASES if case.name == name)
     problem = replace(case, shape=(400, 500)).build()
     ignored = (problem.labels == -100).double().mean()
     assert ignored == (0 if not case.ignored else pytest.approx(0.9, abs=0.05))
-    assert problem.scores.stride(0) == 500 + case.gap
-    assert problem.scores.double().std() == pytest.approx(case.scale, rel=0.02)
+    assert problem.logits.stride(0) == 500 + case.gap
+    assert problem.logits.double().std() == pytest.approx(case.scale, rel=0.02)
 
 
 def test_extra_memory_counts_a_tensor():
@@ -63,7 +63,7 @@ def test_extra_memory_counts_a_tensor():
     used = bench.extra_memory(lambda x: x * 2.0, case, problem)
     if used is None:
         pytest.skip("the system does not tell")
-    assert used == pytest.approx(problem.scores.numel() * 4, rel=0.3)
+    assert used == pytest.approx(problem.logits.numel() * 4, rel=0.3)
 
 
 def test_the_command_prints_and_writes(tmp_path, monkeypatch):

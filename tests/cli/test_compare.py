@@ -183,7 +183,7 @@ def test_as_a_process():
         (["--column", "text"], "expected numbers in column 'text', got 'q' at row 0"),
         (
             ["--column", "wait", "--families", "gama"],
-            "expected --families of bernoulli, geometric, ",
+            "expected --families to be one of bernoulli, geometric, ",
         ),
         (
             ["--column", "wait", "--families", "gamma,gamma"],
@@ -214,7 +214,7 @@ def test_as_a_process():
         ),
         (
             ["--column", "wait", "--json", "nowhere/f"],
-            "expected a folder that exists for nowhere/f",
+            "no such folder: nowhere",
         ),
     ],
 )

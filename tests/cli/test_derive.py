@@ -43,19 +43,19 @@ def test_data_without_a_maximum_end_with_one():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dirichlet"], "expected a family of bernoulli, "),
+        (["dirichlet"], "expected the family to be one of bernoulli, "),
         (
             ["bernoulli", "--data", "1,x"],
-            "expected numbers with commas between, got 'x' at place 1",
+            "expected comma-separated numbers, got 'x' at place 1",
         ),
         (["bernoulli", "--data", "1,2"], "expected 0 or 1, got 2"),
         (["binomial", "--data", "1,2"], "expected total_count=... with data"),
-        (["normal", "--html", "/nowhere/page"], "expected a folder that exists"),
-        (["normal", "--latex", "--html", "-"], "expected --latex or --html, got both"),
-        (["normal", "--table", "a.csv"], "expected --table and --column together"),
+        (["normal", "--html", "/nowhere/page"], "no such folder: /nowhere"),
+        (["normal", "--latex", "--html", "-"], "--latex cannot be combined with --html"),
+        (["normal", "--table", "a.csv"], "--table and --column must be given together"),
         (
             ["normal", "--data", "1,2", "--table", "a.csv", "--column", "x"],
-            "expected --data or --table, got both",
+            "--data cannot be combined with --table",
         ),
     ],
 )

@@ -48,7 +48,7 @@ def test_the_compiled_library_is_described_or_missed(monkeypatch):
     [
         ("scikit-learn", "missing: no SoftmaxRegression; pip install 'nll[regression]'"),
         ("formulaic", "missing: no formulas; pip install 'nll[cli]'"),
-        ("matplotlib", "missing: no pictures; pip install 'nll[cli]'"),
+        ("matplotlib", "missing: no figures; pip install 'nll[cli]'"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(package, says, monkeypatch):

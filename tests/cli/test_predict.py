@@ -225,18 +225,30 @@ def test_tables_in_blocks_give_the_same_fit(folder, how, monkeypatch):
         (("predict", "m.json", "first.csv", "--output", "m.json"), "expected"),
         (("predict", "m.json", "no.csv"), "no such file"),
         (("score", "m.json", "new.parquet"), "expected a column of the table, got 'PID'"),
-        (("fit", "t.csv", "age ~ PID", "--family", "normal", "--firth"), "with softmax only"),
-        (("fit", "t.csv", "PID ~ age", "--firth", "--alpha", "1"), "either --firth or --alpha"),
-        (("fit", "t.csv", "PID ~ age", "--profile", "--robust"), "either --profile or --robust"),
+        (
+            ("fit", "t.csv", "age ~ PID", "--family", "normal", "--firth"),
+            "can only be used with --family softmax, got normal",
+        ),
+        (
+            ("fit", "t.csv", "PID ~ age", "--firth", "--alpha", "1"),
+            "--firth cannot be combined with --alpha",
+        ),
+        (
+            ("fit", "t.csv", "PID ~ age", "--profile", "--robust"),
+            "--profile cannot be combined with --robust",
+        ),
         (
             ("fit", "t.csv", "PID ~ age", "--alpha", "1", "--profile"),
-            "expected --profile of a maximum",
+            "--profile needs a maximum of the likelihood",
         ),
-        (("fit", "parts", "PID ~ center(age)"), "expected terms of single rows in the formula"),
-        (("fit", "parts", "PID ~ age", "--firth"), "for a table that is read in blocks"),
+        (("fit", "parts", "PID ~ center(age)"), "but center(age) depends on all rows"),
+        (
+            ("fit", "parts", "PID ~ age", "--firth"),
+            "a table that is read in blocks can only be fitted",
+        ),
         (
             ("fit", "t.csv", "--column", "age", "--family", "normal", "--save", "x.json"),
-            "with a formula",
+            "--save can only be used with a formula",
         ),
     ],
 )
@@ -259,7 +271,7 @@ def test_files_that_are_broken_or_of_another_version(folder):
 def test_the_rows_of_the_fit_are_no_test_of_it(folder):
     for model, says in (
         ("m", "not tested: these are the rows of the fit"),
-        ("b", "These are the rows of the fit"),
+        ("b", "These are the rows of the fit; score held-out rows instead."),
     ):
         out = folder / "in_sample.json"
         assert says in run("score", folder / f"{model}.json", folder / "t.csv", "--json", out)
@@ -371,14 +383,14 @@ def test_a_class_or_category_that_the_fit_has_not_seen(folder):
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
 def test_an_interruption_says_how_to_go_on(error, code, tmp_path, monkeypatch):
-    from nll.cli import fit
+    from nll.regression.formula import regress
 
     def stop(*_, **__):
         raise error
 
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"y": [0, 1, 0, 1], "x": [1.0, 2.0, 3.0, 0.5]}).to_csv("t.csv", index=False)
-    monkeypatch.setattr(fit, "fit_streamed", stop)
+    monkeypatch.setattr(regress, "fit_streamed", stop)
     found = CliRunner().invoke(app, ["fit", "t.csv", "y ~ x", "--checkpoint", "passes"])
     assert found.exit_code == code
-    assert found.stderr == "nll: interrupted; the same command goes on from passes\n"
+    assert found.stderr == "nll: interrupted; run the same command to resume from passes\n"

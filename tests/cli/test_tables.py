@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, content, arguments, 
         (
             SEMI.encode(),
             ["--checkpoint", "c"],
-            "expected a file or a folder to be read in blocks, again for each step",
+            "only a file or a folder can be read in blocks",
         ),
     ],
 )

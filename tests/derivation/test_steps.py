@@ -22,7 +22,7 @@ from nll.derivation.densities import TABLE, N, X
 from nll.derivation.densities import of_exponential as mean_by_exponential
 from nll.derivation.sentences import WORDS
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden" / "derivation"
 CLOSED = [family for family, row in TABLE.items() if row.closed]
 OPEN = [family for family, row in TABLE.items() if not row.closed and row.irregular is None]
 IRREGULAR = [family for family, row in TABLE.items() if row.irregular is not None]
@@ -233,9 +233,11 @@ def test_latex_is_read_by_matplotlib(family):
 
 def test_families_without_a_formula_say_so_and_give_the_numbers():
     text = derived(td.Weibull).text()
-    assert "no solution in formulas; nll.fit solved them numerically" in " ".join(text.split())
+    assert "no closed-form solution; nll.fit solved them numerically" in " ".join(text.split())
     assert f"{float(nll.fit(td.Weibull, sample(td.Weibull)).params['scale']):.8g}" in text
-    assert "it is found numerically" in " ".join(nll.derive(td.Weibull).text().split())
+    assert "for a sample, nll.fit solves them numerically" in " ".join(
+        nll.derive(td.Weibull).text().split()
+    )
 
 
 def test_borders_and_missing_maxima_are_the_fits():
@@ -280,10 +282,12 @@ def test_sums_that_cancel_and_samples_that_are_long(family, data):
 def test_a_disagreement_with_the_fit_is_raised():
     found = derived(td.Gumbel)
     at = dict(found.estimate)
-    verify.check(found, at, {})
+    data = found.found, found.data
+    verify.check(found.symbolic, found.errors, *data, at, {})
     for p in at:
+        moved = {**at, p: at[p] * sp.Float("1.0000001", 30)}
         with pytest.raises(AssertionError):
-            verify.check(found, {**at, p: at[p] * sp.Float("1.0000001", 30)}, {})
+            verify.check(found.symbolic, found.errors, *data, moved, {})
 
 
 @pytest.mark.parametrize(

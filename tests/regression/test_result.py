@@ -37,7 +37,7 @@ def test_another_baseline_is_the_refit(first, then, covariance):
     assert moved.test(hypothesis).statistic == pytest.approx(
         expected.test(hypothesis).statistic, rel=1e-7
     )
-    assert f"(against {then})" in moved.summary()
+    assert f"(vs. {then})" in moved.summary()
 
 
 def test_the_symmetric_form():
@@ -52,7 +52,7 @@ def test_the_symmetric_form():
     torch.testing.assert_close(moved.covariance, other.covariance, rtol=1e-8, atol=1e-14)
     assert moved.labels["coef"][0] == ("a", "b", "c", "d")
     assert moved.df == fit.df
-    assert "y = a (against the mean of all)" in moved.summary()
+    assert "y = a (vs. the mean of all)" in moved.summary()
     torch.testing.assert_close(moved.predict(x).probabilities, fit.predict(x).probabilities)
 
 

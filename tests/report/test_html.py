@@ -100,9 +100,9 @@ def test_the_whole_table_is_there(make):
 def test_the_confusion_matrix():
     """11 of 32 improved; 18 + 8 are on the diagonal at even odds."""
     cells = Reader(regression_page()[1]).cells
-    start = cells.index("seen \\ most probable")
+    start = cells.index("observed \\ predicted")
     assert cells[start : start + 15] == [
-        "seen \\ most probable", "no", "yes", "total", "found",
+        "observed \\ predicted", "no", "yes", "total", "recall",
         "no", "18", "3", "21", "85.7%",
         "yes", "3", "8", "11", "72.7%",
     ]  # fmt: skip
@@ -150,9 +150,9 @@ def test_level():
 
 def test_how_many_parameters_are_drawn_is_said(monkeypatch):
     result, text = regression_page()
-    assert "parameters with an error are shown" not in text
+    assert "parameters with a standard error" not in text
     everything = plots.likelihood_curves
     monkeypatch.setattr(
         plots, "likelihood_curves", lambda fit, level, **more: everything(fit, level, most=3)
     )
-    assert "The first 3 of 4 parameters with an error are shown." in page(result, title="")
+    assert "Shown are the first 3 of 4 parameters with a standard error." in page(result, title="")

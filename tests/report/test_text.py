@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Normal, Poisson
 from nll import Fit, SoftmaxRegression, fit
 from nll.report.text import summary
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 
 
 def spector() -> Fit:

@@ -1,5 +1,6 @@
-"""The subcommands and the exit codes: 0 a fit to trust, 1 a fit that did not converge, 2 bad
-input.
+"""The command's subcommands.
+
+Exit codes: 0 a converged fit, 1 a fit that did not converge, 2 invalid input.
 """
 
 from __future__ import annotations
@@ -29,19 +30,14 @@ app = typer.Typer(
 @app.callback()
 def about(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
-    """Maximum likelihood: fit a likelihood to a table."""
+    """Fit statistical models by maximum likelihood."""
     if version:
         typer.echo(f"nll {__version__}")
         raise typer.Exit
 
 
-app.command()(fit)
-app.command()(predict)
-app.command()(score)
-app.command()(compare)
-app.command()(derive)
-app.command()(info)
-app.command()(bench)
+for command in (fit, predict, score, compare, derive, info, bench):
+    app.command()(command)

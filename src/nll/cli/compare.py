@@ -1,9 +1,8 @@
-"""`nll compare`: which family describes a column of a table, and whether it does."""
+"""`nll compare`: which family describes a column of a table best, and whether it fits."""
 
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -11,14 +10,22 @@ import torch
 import typer
 
 from nll.cli import terminal
-from nll.cli.columns import in_place, right_censored
-from nll.cli.fit import DISTRIBUTIONS, Missing
+from nll.cli.observed import Source, read_observed
+from nll.cli.options import (
+    DISTRIBUTIONS,
+    CensoredRight,
+    Event,
+    Json,
+    Missing,
+    MissingRows,
+    Weights,
+    one_of,
+)
 from nll.cli.output import require_places, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, name_of, read_table
-from nll.regression.formula import design as designs
+from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of
 from nll.selection.compare import compare as compare_families
 
-# What is compared unless told otherwise: those whose support has the data.
+# The default candidates, as far as their support contains the data.
 _COUNTS = ("poisson", "geometric", "negative_binomial")
 _MEASUREMENTS = (
     *("normal", "laplace", "student_t", "gumbel", "skew_normal"),
@@ -27,7 +34,7 @@ _MEASUREMENTS = (
 
 
 class Criterion(str, Enum):
-    """What ranks the candidates."""
+    """Ranks the candidates."""
 
     aic = "aic"
     aicc = "aicc"
@@ -36,72 +43,57 @@ class Criterion(str, Enum):
 
 def compare(
     table: Table,
-    column: Annotated[str, typer.Option(help="The column whose distribution is asked for.")],
+    column: Annotated[str, typer.Option(help="Column whose distribution is fitted.")],
     families: Annotated[
         str | None,
         typer.Option(
-            help="For example normal,gamma,weibull; else the usual ones that the column's "
-            "values can have."
+            help="Comma-separated families, e.g. normal,gamma,weibull; by default the common ones "
+            "whose support contains the data."
         ),
     ] = None,
-    criterion: Annotated[Criterion, typer.Option(help="What ranks the families.")] = Criterion.aic,
-    weights: Annotated[
-        str | None, typer.Option(help="The column of frequencies: how often a row was seen.")
-    ] = None,
-    censored_right: Annotated[
-        str | None,
-        typer.Option(help="The column that is 1 where the value is a lower bound, else 0."),
-    ] = None,
-    event: Annotated[
-        str | None,
-        typer.Option(
-            help="The same by its opposite: 1 where the value was seen, 0 where it is a "
-            "lower bound."
-        ),
-    ] = None,
-    missing: Annotated[
-        Missing, typer.Option(help="Rows with a missing value: an error, or left out.")
-    ] = Missing.error,
+    criterion: Annotated[
+        Criterion, typer.Option(help="Criterion used to rank the families.")
+    ] = Criterion.aic,
+    weights: Weights = None,
+    censored_right: CensoredRight = None,
+    event: Event = None,
+    missing: MissingRows = Missing.error,
     replicates: Annotated[
-        int, typer.Option(min=0, help="Of the tests of goodness of fit; 0 leaves them out.")
+        int,
+        typer.Option(
+            min=0, help="Bootstrap replicates for the goodness-of-fit tests; 0 skips them."
+        ),
     ] = 199,
-    seed: Annotated[int, typer.Option(min=0, help="Of the tests' draws.")] = 0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the result as JSON; - prints it.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    json_file: Json = None,
     sep: Sep = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
 ) -> None:
-    """Fit several families to a column; rank them, and test whether they describe it.
+    """Fit several families to a column, rank them, and test whether they fit.
 
-    Exit codes: 0 there is a best one; 1 none of the fits converged; 2 the input cannot be used.
+    Exit codes: 0 one ranks best; 1 no fit converged; 2 invalid input.
     """
     console = terminal.console(stderr=str(json_file) == "-")
     require_places([table], [], json_file)
+    source = Source(table, dialect_of(sep, decimal, encoding))
     with terminal.Stages(console) as stages:
-        stages.say(f"Reading {name_of(table)}")
-        marks = (censored_right, event)
-        wanted = list(
-            dict.fromkeys([column, *(name for name in (weights, *marks) if name is not None)])
+        stages.say(f"Reading {source.name}")
+        observed = read_observed(
+            source,
+            column,
+            weights=weights,
+            censored_right=censored_right,
+            event=event,
+            missing=missing.policy,
         )
-        frame = read_table(table, wanted, dialect_of(sep, decimal, encoding))
-        designs.require_columns(wanted, [str(name) for name in frame.columns])
-        complete, _ = designs.complete_rows(
-            frame, wanted, "drop" if missing is Missing.drop else "raise"
-        )
-        data = in_place(complete, column, len(frame))
-        seen = np.zeros(len(frame))
-        seen[complete.index] = (
-            1.0 if weights is None else designs.numbers(complete[weights], weights)
-        )
-        chosen = _chosen(families, data[complete.index])
-        stages.say(f"Comparing {', '.join(chosen)}")
+        names = _usual(observed.complete) if families is None else _named(families)
+        stages.say(f"Comparing {', '.join(names)}")
         found = compare_families(
-            {name: DISTRIBUTIONS[name].distribution for name in chosen},
-            data if marks == (None, None) else right_censored(complete, data, *marks),
+            {name: DISTRIBUTIONS[name].distribution for name in names},
+            observed.data,
             criterion=criterion.value,
-            weights=seen,
+            weights=observed.weights,
             missing="drop",
             replicates=replicates,
             seed=seed,
@@ -112,16 +104,17 @@ def compare(
     raise typer.Exit(0 if found.best is not None else 1)
 
 
-def _chosen(families: str | None, values: np.ndarray) -> list[str]:
-    if families is not None:
-        names = [name.strip() for name in families.split(",") if name.strip()]
-        for name in names:
-            if name not in DISTRIBUTIONS:
-                raise ValueError(f"expected --families of {', '.join(DISTRIBUTIONS)}, got {name!r}")
-            if names.count(name) > 1:
-                raise ValueError(f"expected different --families, got {name!r} twice")
-        return names
+def _named(families: str) -> list[str]:
+    names = [name.strip() for name in families.split(",") if name.strip()]
+    for name in names:
+        one_of("--families", name, DISTRIBUTIONS)
+        if names.count(name) > 1:
+            raise ValueError(f"expected different --families, got {name!r} twice")
+    return names
+
+
+def _usual(values: np.ndarray) -> list[str]:
     x = torch.from_numpy(values)
     whole = bool(DISTRIBUTIONS["poisson"].inside(x).all())
-    usual = _COUNTS if whole else _MEASUREMENTS
-    return [name for name in usual if bool(DISTRIBUTIONS[name].inside(x).all())]
+    candidates = _COUNTS if whole else _MEASUREMENTS
+    return [name for name in candidates if bool(DISTRIBUTIONS[name].inside(x).all())]

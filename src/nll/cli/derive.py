@@ -1,4 +1,4 @@
-"""`nll derive`: maximum likelihood for a family, step by step."""
+"""`nll derive`: the maximum likelihood estimator of a distribution, step by step."""
 
 from __future__ import annotations
 
@@ -9,95 +9,88 @@ from typing import Annotated
 
 import typer
 
-from nll.cli.fit import snake
+from nll.cli.options import one_of, snake
 from nll.cli.output import require_places, show
 from nll.cli.tables import Decimal, Encoding, Sep, dialect_of, read_table
 from nll.data.csv_files import Dialect
 from nll.data.files import write_text
-from nll.derivation import derive as derived
+from nll.derivation import derive as derive_family
+from nll.derivation import render
 from nll.derivation.densities import TABLE
 from nll.regression.formula import design
 
 
 class Language(str, Enum):
-    """Of the sentences."""
+    """Language of the explanations."""
 
     en = "en"
     zh = "zh"
 
 
-FAMILIES = {snake(known.__name__): known for known in TABLE}
+FAMILIES = {snake(family.__name__): family for family in TABLE}
 
 
 def derive(
     family: Annotated[str, typer.Argument(help=", ".join(FAMILIES), show_default=False)],
-    data: Annotated[
-        str | None, typer.Option(help="Numbers with commas between, for example 1,0,1,1.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Comma-separated values, e.g. 1,0,1,1.")] = None,
     table: Annotated[
-        Path | None, typer.Option(help="A CSV or Parquet file with the data, in --column.")
+        Path | None, typer.Option(help="CSV or Parquet file with the data, in --column.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="The column of --table.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of --table.")] = None,
     total_count: Annotated[
-        int | None, typer.Option(min=1, help="The trials of a binomial observation.")
+        int | None, typer.Option(min=1, help="Number of trials of a binomial observation.")
     ] = None,
-    language: Annotated[Language, typer.Option(help="Of the sentences.")] = Language.en,
+    language: Annotated[Language, typer.Option(help="Language of the explanations.")] = Language.en,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page; - prints it.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page; - prints it to stdout.")
+    ] = None,
     sep: Sep = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
 ) -> None:
-    """Work out a family's likelihood, its equations and their solution; with data in numbers too.
+    """Derive the maximum likelihood estimator of a distribution step by step, optionally with your
+    data.
 
-    Exit codes: 0; 1 the data have no maximum, and the text says why; 2 the input cannot be used.
+    Exit codes: 0; 1 the data have no maximum (the text says why); 2 invalid input.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"expected a family of {', '.join(FAMILIES)}, got {family!r}")
+    one_of("the family", family, FAMILIES)
     if latex and html is not None:
-        raise ValueError("expected --latex or --html, got both")
+        raise ValueError("--latex cannot be combined with --html")
     require_places([table], [], html)
-    given = {} if total_count is None else {"total_count": float(total_count)}
+    fixed = {} if total_count is None else {"total_count": float(total_count)}
     numbers = _data(data, table, column, dialect_of(sep, decimal, encoding))
-    found = derived(FAMILIES[family], numbers, **given)
-    text = (
-        found.html(language.value)
-        if html
-        else (found.latex if latex else found.text)(language.value)
-    )
-    if html is None or str(html) == "-":
-        show(text + "\n" * (html is None))
+    derivation = derive_family(FAMILIES[family], numbers, **fixed)
+    form = render.html if html else render.latex if latex else render.text
+    text = form(derivation, language.value)
+    if html is None:
+        show(text + "\n")
+    elif str(html) == "-":
+        show(text)
     else:
         write_text(html, text)
         typer.echo(f"Page: {html}", file=sys.stderr)
-    raise typer.Exit(0 if found.found is None or found.found.converged else 1)
+    raise typer.Exit(0 if derivation.found is None or derivation.found.converged else 1)
 
 
 def _data(
     data: str | None, table: Path | None, column: str | None, dialect: Dialect
 ) -> list[float] | None:
     if (table is None) != (column is None):
-        raise ValueError("expected --table and --column together, got one of them")
+        raise ValueError("--table and --column must be given together")
     if data is not None and table is not None:
-        raise ValueError("expected --data or --table, got both")
+        raise ValueError("--data cannot be combined with --table")
     if table is not None and column is not None:
-        return _column(table, column, dialect)
-    return None if data is None else _numbers(data)
+        frame = read_table(table, [column], dialect)
+        design.require_columns([column], [str(name) for name in frame.columns])
+        return design.numbers(frame[column], column).tolist()
+    return None if data is None else [_number(*at) for at in enumerate(data.split(","))]
 
 
-def _column(table: Path, column: str, dialect: Dialect) -> list[float]:
-    frame = read_table(table, [column], dialect)
-    design.require_columns([column], [str(name) for name in frame.columns])
-    return design.numbers(frame[column], column).tolist()
-
-
-def _numbers(text: str) -> list[float]:
-    found = []
-    for place, part in enumerate(text.split(",")):
-        try:
-            found.append(float(part))
-        except ValueError:
-            raise ValueError(
-                f"expected numbers with commas between, got {part!r} at place {place}"
-            ) from None
-    return found
+def _number(place: int, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"expected comma-separated numbers, got {text!r} at place {place}"
+        ) from None

@@ -1,4 +1,4 @@
-"""`nll info`: what runs here, and what is missing. It needs PyTorch and NumPy alone."""
+"""`nll info`: what is installed and what is missing. It needs only PyTorch and NumPy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import nll
 from nll.kernels import cpu, reference
 from nll.losses import dispatch
 
-# package -> what it brings, and the extra that installs it
+# package -> what it is for, and the extra that installs it
 _OPTIONAL = {
     "scikit-learn": ("SoftmaxRegression", "regression"),
     "scipy": ("SoftmaxRegression", "regression"),
     "formulaic": ("formulas", "cli"),
     "pandas": ("tables", "cli"),
     "pyarrow": ("CSV and Parquet files", "cli"),
-    "matplotlib": ("pictures", "cli"),
-    "jinja2": ("the report page", "cli"),
-    "rich": ("the terminal's tables", "cli"),
+    "matplotlib": ("figures", "cli"),
+    "jinja2": ("the HTML report", "cli"),
+    "rich": ("terminal tables", "cli"),
     "sympy": ("derivations", "derive"),
     "typer": ("the command", "cli"),
 }
@@ -29,31 +29,37 @@ _OPTIONAL = {
 
 def info() -> None:
     """Show versions, devices, threads and backends, and what is missing."""
-    found = facts()
-    width = max(len(name) for name, _ in found)
-    print("\n".join(f"{name:{width}}  {value}" for name, value in found))
+    entries = facts()
+    width = max(len(name) for name, _ in entries)
+    print("\n".join(f"{name:{width}}  {value}" for name, value in entries))
 
 
 def facts() -> list[tuple[str, str]]:
-    """Pairs of a name and what was found."""
-    found = [
+    """Return pairs of a name and its value."""
+    entries = [
         ("nll", f"{nll.__version__} ({os.path.dirname(nll.__file__)})"),
         ("Python", platform.python_version()),
         ("PyTorch", torch.__version__),
         ("Machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"),
-        ("Threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),
+        ("Threads", f"{torch.get_num_threads()} (set by torch.set_num_threads)"),
         ("Devices", ", ".join(_devices())),
         ("Backend reference", _first_line(reference)),
-        (
-            "Backend cpu",
-            cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}",
-        ),
+        ("Backend cpu", _cpu()),
+        ("Backend triton", _triton()),
     ]
-    found.append(("Backend triton", _triton()))
-    for package, (brings, extra) in _OPTIONAL.items():
-        installed = _version(package)
-        found.append((package, installed or f"missing: no {brings}; pip install 'nll[{extra}]'"))
-    return found
+    for package, (purpose, extra) in _OPTIONAL.items():
+        missing = f"missing: no {purpose}; pip install 'nll[{extra}]'"
+        entries.append((package, _version(package) or missing))
+    return entries
+
+
+def instruction_set() -> str:
+    """Return the instruction set of the CPU kernels, or why there are none."""
+    return cpu.MISSING or cpu.instruction_set()
+
+
+def _cpu() -> str:
+    return cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}"
 
 
 def _devices() -> list[str]:
@@ -69,10 +75,9 @@ def _devices() -> list[str]:
 
 def _triton() -> str:
     if dispatch.TRITON_MISSING is not None:
-        return f"{dispatch.TRITON_MISSING}: a tensor on an accelerator goes to the reference"
-    return f"Triton {_version('triton')}" + (
-        ", interpreted on this processor" * dispatch.INTERPRETED
-    )
+        return f"{dispatch.TRITON_MISSING}: tensors on a GPU use the reference backend"
+    interpreted = ", interpreted on the CPU" if dispatch.INTERPRETED else ""
+    return f"Triton {_version('triton')}{interpreted}"
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,4 @@
-"""What the command writes, and how it says that something cannot be done: one line on stderr, exit
-code 2.
-"""
+"""Output and errors of the command: an error is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -19,16 +17,17 @@ from typer.core import TyperGroup
 
 from nll._torch import out_of_memory
 from nll.data.files import write_text
+from nll.data.missing import MissingValuesError
 from nll.data.observations import label
 
 
 class Commands(TyperGroup):
-    """The subcommands; whatever stops one of them is reported in one line."""
+    """The subcommands, whose errors and warnings are reported in one line each."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run one."""
+        """Run a subcommand."""
         with _reported(), warnings.catch_warnings():
-            warnings.showwarning = _warned
+            warnings.showwarning = lambda message, *_: _say(str(message))
             try:
                 return super().invoke(ctx)
             finally:
@@ -36,33 +35,26 @@ class Commands(TyperGroup):
                     sys.stdout.flush()
 
 
-def _warned(message: Warning | str, *_: Any) -> None:
-    _say(str(message))
-
-
 @contextmanager
 def _reported() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        with suppress(
-            OSError, AttributeError
-        ):  # a pipe that is closed, or a full disk, is not to be tried again at the exit
+        # A closed pipe, or a full disk, must not be tried again at exit.
+        with suppress(OSError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        fail(f"expected files that can be read and written, got: {error}")
+        _fail(f"cannot read or write: {error}")
+    except MissingValuesError as error:
+        _fail(error.with_remedy("--missing drop"))
     except (ValueError, TypeError) as error:
-        fail(str(error).replace("missing='drop' leaves them out", "--missing drop leaves them out"))
+        _fail(str(error))
     except (MemoryError, RuntimeError, SystemError) as error:
         if not out_of_memory(error):
             raise
-        fail(
-            "expected memory for the table and its fit, got too little; a softmax regression also "
-            "reads in blocks"
-        )
+        _fail("out of memory; softmax regression can read the table in blocks (--checkpoint)")
 
 
-def fail(message: str) -> NoReturn:
-    """Say what was expected and what was found, and stop with 2."""
+def _fail(message: str) -> NoReturn:
     _say(message)
     raise typer.Exit(2)
 
@@ -74,54 +66,46 @@ def _say(message: str) -> None:
 def require_places(
     inputs: list[Path | None], outputs: list[Path | None], printed: Path | None = None
 ) -> None:
-    """Complain before the work, not after it, about results that cannot be written or would
-    overwrite one another.
+    """Raise ValueError, before any work is done, for results that cannot be written or would
+    overwrite one another or the input, also through links.
 
     Args:
-        inputs: what is read: files, folders, or - for the standard input.
-        outputs: where results go.
-        printed: where another goes; - prints it.
-
-    Raises ValueError for a folder, one that does not exist or takes no files, and for a file that
-    is read or is the place of another result, under whatever name.
+        inputs: files, folders, or - for the standard input.
+        outputs: files of results.
+        printed: file of another result; - prints it.
     """
-    taken = [path for path in map(_read, inputs) for path in path]
+    taken = [file for path in inputs for file in _files(path)]
     for file in [*outputs, printed]:
         if file is None or (file is printed and str(file) == "-"):
             continue
         if str(file) == "-":
-            raise ValueError("expected a file for this result, got -, which prints others")
+            raise ValueError("this result cannot be printed: expected a file, got -")
         if file.is_dir():
             raise ValueError(f"expected a file to write, got the folder {file}")
         if not file.parent.is_dir():
-            raise ValueError(
-                f"expected a folder that exists for {file}, got no such folder: {file.parent}"
-            )
+            raise ValueError(f"no such folder: {file.parent}")
         if any(_same(file, other) for other in taken):
             raise ValueError(f"expected a file of its own for each result, got {file} again")
         if not os.access(file if file.exists() else file.resolve().parent, os.W_OK):
-            raise ValueError(
-                f"expected a file that can be written, got {file} without the permission"
-            )
+            raise ValueError(f"no permission to write {file}")
         taken.append(file)
 
 
-def _read(path: Path | None) -> list[Path]:
-    """A file, or those of a folder."""
+def _files(path: Path | None) -> list[Path]:
     if path is None or str(path) == "-":
         return []
     return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 def _same(a: Path, b: Path) -> bool:
-    """Whether two names are of one file, through links too; devices take any number of results."""
+    """Whether two names refer to one file; devices take any number of results."""
     if a.exists() and b.exists():
         return a.is_file() and os.path.samefile(a, b)
     return os.path.realpath(a) == os.path.realpath(b)
 
 
 def write_json(result: dict[str, Any], file: Path) -> None:
-    """Write a result, or print it where the file is `-`."""
+    """Write a result, or print it if the file is `-`."""
     text = json.dumps(_finite(result), indent=1, allow_nan=False) + "\n"
     if str(file) == "-":
         show(text)
@@ -130,14 +114,14 @@ def write_json(result: dict[str, Any], file: Path) -> None:
 
 
 def show(text: str) -> None:
-    """Print a result that is asked for on the standard output. OSError where that is closed."""
+    """Print a result. OSError if the standard output is closed."""
     if sys.stdout is None:
         raise OSError("the standard output is closed")
     typer.echo(text, nl=False)
 
 
 def _finite(value: Any) -> Any:
-    """What JSON has: NaN and infinity become null, and times texts."""
+    """Convert to what JSON can hold: NaN and infinity become null, times become text."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

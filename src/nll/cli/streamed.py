@@ -1,4 +1,4 @@
-"""Tables that are fitted without being held in memory."""
+"""Tables that are read in blocks instead of being held in memory."""
 
 from __future__ import annotations
 
@@ -6,77 +6,42 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nll.cli.observed import Source
 from nll.cli.tables import known_file
 from nll.data.csv_files import Dialect
-from nll.data.stream import Stream, blocks_in
-from nll.regression.formula.parser import Parsed, parse, response_of, variables
-from nll.regression.formula.streamed import formula_stream
-from nll.regression.formula.terms import Terms
+from nll.data.stream import blocks_in
 
-# From this size in memory on; a smaller table is read at once, which is faster.
+# Bytes in memory from which a table is read in blocks; a smaller one is faster to read at once.
 _LARGE_BYTES = 1 << 28
 
 
-def stream(
-    path: Path,
-    formula: str,
-    weights: str | None,
-    cluster: str | None,
-    missing: str,
-    wanted: bool,
-    dialect: Dialect,
-) -> tuple[Stream, Terms] | None:
-    """The table in blocks, and the formula's terms; None: it is to be read at once.
-
-    Args:
-        path: a file, or a folder of files.
-        formula: of a softmax regression.
-        weights: the column of frequencies.
-        cluster: the column of groups of rows that go together.
-        missing: "raise" or "drop".
-        wanted: whether it must be in blocks.
-        dialect: how CSV files are written.
-
-    Raises: ValueError where the table must be in blocks and the formula has terms that depend on
-        all rows.
-    """
-    parsed = parse(formula)
-    if wanted and not (path.is_file() or path.is_dir()) and (path.exists() or str(path) == "-"):
-        raise ValueError(
-            f"expected a file or a folder to be read in blocks, again for each step, got {path}"
-        )
-    if not (wanted or (known_file(path) and _size(path, parsed) > _LARGE_BYTES)):
-        return None
-    data = source(path, dialect)
-    response = response_of(parsed)
-    if response not in variables(parsed):
-        raise ValueError(
-            f"expected a column as the response of a table that is read in blocks, got {response!r}"
-        )
-    found = formula_stream(data, formula, weights, cluster, missing)
-    if not isinstance(found, str):
-        return found
-    if not wanted:
-        return None
-    raise ValueError(
-        f"expected terms of single rows in the formula of a table that is read in "
-        f"blocks, got {found}"
-    )
+def blocks_of(source: Source) -> Any:
+    """Return a file or folder as streams take it."""
+    if source.dialect == Dialect():
+        return source.path
+    return partial(blocks_in, source.path, source.dialect)
 
 
-def source(path: Path, dialect: Dialect) -> Any:
-    """A file or folder as streams take it."""
-    return path if dialect == Dialect() else partial(blocks_in, path, dialect)
+def require_rereadable(path: Path) -> None:
+    """Raise ValueError for a pipe: each pass reads the table again."""
+    if str(path) == "-" or (path.exists() and not (path.is_file() or path.is_dir())):
+        raise ValueError(f"only a file or a folder can be read in blocks, got {path}")
 
 
-def _size(path: Path, formula: Parsed) -> int:
-    """Of the columns in memory, about: a number in a CSV file takes a few characters."""
-    if path.suffix.lower() in (".parquet", ".pq"):
-        import pyarrow as pa
-        from pyarrow.parquet import read_metadata
+def is_large(path: Path, names: list[str] | None) -> bool:
+    """Whether these columns of a file (None: all) take much memory."""
+    return known_file(path) and _size(path, names) > _LARGE_BYTES
 
-        try:
-            return read_metadata(path).num_rows * 8 * len(variables(formula))
-        except (pa.ArrowException, OSError):
-            return 0  # who reads it says what is wrong
-    return path.stat().st_size * (4 if path.suffix.lower() == ".gz" else 1)
+
+def _size(path: Path, names: list[str] | None) -> int:
+    """Estimate the bytes in memory: a number in a CSV file takes a few characters."""
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        return path.stat().st_size * (4 if path.suffix.lower() == ".gz" else 1)
+    import pyarrow as pa
+    from pyarrow.parquet import read_metadata
+
+    try:
+        metadata = read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return 0  # reported when it is read
+    return metadata.num_rows * 8 * (metadata.num_columns if names is None else len(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from threading import Timer
 
 from rich import box
@@ -13,24 +14,22 @@ from rich.text import Text
 from nll.data.observations import label
 from nll.estimation.grouped import GroupedFit
 from nll.estimation.result import Fit
-from nll.report import table
+from nll.report import table as tables
 
-_PATIENCE = 1.0  # seconds without a word
+_DELAY = 1.0  # seconds before progress is shown
 _GROUPS = 40  # lines of groups
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let the error be reported like those of other files."""
+        """Raise the error, to be reported like those of other files."""
         raise
 
 
 def console(stderr: bool) -> Console:
-    """Return the terminal, or what stands for it: wide enough for a table where the output is a
-    file or a pipe.
-    """
-    found = _Console(stderr=stderr)
-    return found if found.is_terminal else _Console(stderr=stderr, width=120)
+    """Return the terminal; a file or a pipe is wide enough for a table."""
+    terminal = _Console(stderr=stderr)
+    return terminal if terminal.is_terminal else _Console(stderr=stderr, width=120)
 
 
 def seconds(value: float) -> str:
@@ -44,72 +43,73 @@ def show(console: Console, fit: Fit, level: float) -> None:
     header = Table(show_header=False, box=None, pad_edge=False)
     header.add_column(style="bold", no_wrap=True)
     header.add_column(overflow="fold")
-    for name, value in table.header(fit):
+    for name, value in tables.header(fit):
         alarm = name in ("Converged", "Status") and not fit.converged
         header.add_row(name, Text(value, style="bold red" if alarm else ""))
     console.print(header)
     console.print()
-    show_tables(console, table.groups(fit, level))
+    show_tables(console, tables.groups(fit, level))
 
 
-def show_tables(console: Console, groups: list[table.Group]) -> None:
+def show_tables(console: Console, groups: list[tables.Group]) -> None:
     """Print tables with columns of the same widths."""
-    lines = [line for group in groups for line in (group.columns, *group.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = tables.widths(groups)
     for group in groups:
-        console.print(_estimates(group, widths))
+        shown = grid(group.columns, group.rows, widths)
+        shown.title, shown.title_justify, shown.title_style = group.title or None, "left", "bold"
+        console.print(shown)
 
 
 def show_groups(console: Console, fit: GroupedFit) -> None:
-    """Print a line for each group, estimates with their errors below the names; of many the
-    first.
-    """
+    """Print a line for each group: the first ones, if there are many."""
     columns = fit.to_dict()
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="")
-    for name in columns:
-        side = "left" if name in ("group", "converged") else "right"
-        shown.add_column(
-            Text(name.replace("log_likelihood", "log-likelihood")), justify=side, overflow="fold"
-        )  # headings take several lines before numbers do
-    for i in range(min(len(fit), _GROUPS)):
-        shown.add_row(*(Text(_cell(column[i])) for column in columns.values()))
-    console.print(shown)
+    names = [name.replace("log_likelihood", "log-likelihood") for name in columns]
+    rows = [
+        [_cell(column[i]) for column in columns.values()] for i in range(min(len(fit), _GROUPS))
+    ]
+    text = {names.index("group"), names.index("converged")}
+    console.print(grid(names, rows, left=text))
     if len(fit) > _GROUPS:
-        console.print(
-            f"... and {len(fit) - _GROUPS} more; --json has all", highlight=False, markup=False
-        )
-    left = f"; {fit.dropped} rows with missing values left out" if fit.dropped else ""
-    console.print(f"\n{fit}{left}", highlight=False, markup=False)
+        more = f"... and {len(fit) - _GROUPS} more; --json has all"
+        console.print(more, highlight=False, markup=False)
+    dropped = f"; dropped {fit.dropped} rows with missing values" if fit.dropped else ""
+    console.print(f"\n{fit}{dropped}", highlight=False, markup=False)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
-    return table.number(value, 7) if isinstance(value, float) else label(value)
+    return tables.number(value, 7) if isinstance(value, float) else label(value)
 
 
-def _estimates(group: table.Group, widths: list[int]) -> Table:
-    """Numbers are never cut short; on a narrow terminal the names fold."""
-    shown = Table(
-        title=group.title or None, title_justify="left", title_style="bold", header_style=""
-    )
-    shown.box, shown.show_edge, shown.padding = box.SIMPLE_HEAD, False, (0, 0)
-    for j, name in enumerate(group.columns):
-        if j == 0:
-            shown.add_column(
-                Text(name), min_width=min(widths[0], 12), max_width=widths[0], overflow="fold"
-            )
-        else:
-            shown.add_column(Text(name), justify="right", min_width=widths[j], no_wrap=True)
-    for row in group.rows:
+def grid(
+    headings: list[str],
+    rows: list[list[str]],
+    widths: list[int] | None = None,
+    *,
+    narrowest: int = 12,
+    left: Collection[int] = (0,),
+) -> Table:
+    """Lay out a table whose numbers are never cut: if space is short, the first column and the
+    headings fold.
+    """
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0), header_style="")
+    for j, name in enumerate(headings):
+        lines = [line for row in rows for line in row[j].split("\n")]
+        width = widths[j] if widths else max(map(len, lines))
+        shown.add_column(
+            Text(name),
+            justify="left" if j in left else "right",
+            min_width=min(width, narrowest) if j == 0 else width,
+            overflow="fold",
+        )
+    for row in rows:
         shown.add_row(*map(Text, row))
     return shown
 
 
 class Stages:
-    """A line with a moving bar for work that takes more than a second; nothing where no terminal
-    listens.
-    """
+    """A progress line for work that takes more than a second; silent without a terminal."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -120,33 +120,32 @@ class Stages:
         )
         self._bar = Progress(*columns, console=console, transient=True)
         self._task = self._bar.add_task("", total=None)
-        self._timer = Timer(_PATIENCE, self._bar.start)
+        self._timer = Timer(_DELAY, self._bar.start)
         self._timer.daemon = True
-        self._listened, self._what = console.is_terminal, ""
+        self._visible = console.is_terminal
+        self._stage = ""
 
     def __enter__(self) -> Stages:
-        """Start waiting for a second to pass."""
-        if self._listened:
+        if self._visible:
             self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the line away."""
         self._timer.cancel()
         if self._bar.live.is_started:  # or it would write an empty line
             self._bar.stop()
 
-    def say(self, what: str) -> None:
-        """Name the work at hand."""
-        self._what = what
-        self._bar.update(self._task, description=what)
+    def say(self, stage: str) -> None:
+        """Name the current stage."""
+        self._stage = stage
+        self._bar.update(self._task, description=stage)
 
     def rows(self, count: int) -> None:
-        """Report how many rows of a stream the pass at hand has read."""
-        self._bar.update(self._task, description=f"{self._what}; {count:,} rows")
+        """Report how many rows the current pass has read."""
+        self._bar.update(self._task, description=f"{self._stage}; {count:,} rows")
 
     def step(self, step: int, log_likelihood: float, decrement: float) -> None:
-        """Report a step of the search: what `maximise` calls."""
+        """Report a step of the solver; passed as its `progress`."""
         self.say(
             f"Newton step {step}: log-likelihood {log_likelihood:.6f}, expected gain "
             f"{decrement:.1e}"

@@ -1,5 +1,5 @@
-"""Maximum likelihood worked with symbols, step by step."""
+"""Maximum likelihood in symbols, step by step."""
 
-from nll.derivation.steps import Derivation, derive
+from nll.derivation.derive import Derivation, derive
 
 __all__ = ["Derivation", "derive"]

@@ -4,68 +4,68 @@ from __future__ import annotations
 
 WORDS: dict[str, dict[str, str]] = {
     "en": {
+        "comma": ", ",
         "title": "Maximum likelihood for {family}",
         "letters": "Parameters: {letters}.",
         "likelihood": "1. The likelihood of a sample",
         "likelihood_said": "The observations are independent, so their densities (or "
-        "probabilities) are multiplied.",
+        "probabilities) multiply.",
         "where": "Sums over the sample:",
         "these": "With these observations:",
         "logarithm": "2. Its logarithm",
-        "logarithm_said": "The logarithm has its maximum at the same place, and turns the product "
+        "logarithm_said": "The logarithm has its maximum at the same point and turns the product "
         "into a sum.",
         "equations": "3. The likelihood equations",
-        "equations_said": "At a maximum inside the parameter space the derivative by every "
-        "parameter is zero.",
-        "slopes_said": "The derivatives by the parameters:",
-        "numbers": "With the numbers of the sample:",
+        "equations_said": "At a maximum inside the parameter space the derivative with respect "
+        "to every parameter is zero.",
+        "slopes_said": "The derivatives with respect to the parameters:",
+        "numbers": "With the values of the sample:",
         "solution": "4. The solution",
-        "solution_said": "Solved for the parameters:",
-        "no_closed": "The equations have no solution in formulas: it is found numerically, which "
-        "nll.fit does for a sample.",
-        "searched": "The equations have no solution in formulas; nll.fit solved them numerically "
+        "solution_said": "Solving for the parameters:",
+        "no_closed": "The equations have no closed-form solution; for a sample, nll.fit solves them "
+        "numerically.",
+        "searched": "The equations have no closed-form solution; nll.fit solved them numerically "
         "for this sample (below).",
         "negative": "5. The negative log-likelihood",
-        "negative_said": "Programs minimise, so they take the other sign: the negative "
+        "negative_said": "Programs minimise, so they flip the sign: the negative "
         "log-likelihood is the loss. It has its minimum where "
-        "the likelihood has its maximum; divided by n it is the mean loss of an observation.",
+        "the likelihood has its maximum; divided by n it is the mean loss per observation.",
         "information": "The information and the standard errors",
         "observed": "The observed information, minus the second derivatives of the log-likelihood:",
-        "long": "The observed information, minus the second derivatives, is too long to be shown "
-        "here.",
+        "long": "The observed information, minus the second derivatives, is too long to show here.",
         "expected": "The expected information, its mean under the model:",
-        "same": "The data do not enter it, so that the expected information is the same.",
+        "same": "It does not involve the data, so the expected information is the same.",
         "expected_scores": "The second derivatives are zero almost everywhere; the expected "
-        "products of the scores "
-        "stand for the information:",
-        "no_information": "There is no information here in the usual sense: the support moves with "
+        "outer product of the scores "
+        "serves as the information:",
+        "no_information": "There is no information in the usual sense, because the support depends on "
         "the parameters.",
-        "errors": "The standard errors, from its inverse, at the estimate:",
+        "errors": "The standard errors, from its inverse at the estimate:",
         "inverse": "The standard errors are the square roots of the diagonal of its inverse, at "
         "the estimate.",
         "sample": "The sample",
-        "values": "What the data enter by:",
+        "values": "The statistics that the data enter through:",
         "estimate": "The estimate and its standard error:",
         "reached": "The log-likelihood at the maximum:",
-        "status": "nll.fit agrees and says: {status}.",
-        "no_maximum": "nll.fit says: {status}.",
+        "status": "nll.fit agrees; its status: {status}.",
+        "no_maximum": "Status of nll.fit: {status}.",
         "functions": "ψ is the digamma function, the derivative of log Γ; ψ₁ is the derivative of "
         "ψ.",
-        "laplace": "The derivative by μ is a sum of signs, which changes its sign at the median m "
-        "of the data: there is "
-        "the maximum. The other equation then gives σ, the mean distance from m, with A the sum of "
+        "laplace": "The derivative with respect to μ is a sum of signs, which changes sign at the "
+        "median m of the data, so the maximum is there. The other equation then gives σ, the mean distance from m, where A is the sum of "
         "the distances.",
-        "uniform": "The equations have no solution: the derivative by a is positive and that by b "
-        "negative everywhere. "
+        "uniform": "The equations have no solution: the derivative with respect to a is positive and "
+        "that with respect to b negative everywhere. "
         "The likelihood rises as the interval shrinks, and is 0 once an observation is left out; "
         "so the maximum is at "
         "the smallest and the largest observation.",
-        "pareto": "The derivative by σ is positive everywhere: the likelihood rises with σ up to "
+        "pareto": "The derivative with respect to σ is positive everywhere: the likelihood rises with σ up to "
         "the smallest "
         "observation, and is 0 beyond it. The other equation then gives α, with W = Σ log(x / "
         "x_min); only α has an information.",
     },
     "zh": {
+        "comma": "，",
         "title": "{family} 分布的最大似然估计",
         "letters": "参数：{letters}。",
         "likelihood": "1. 样本的似然函数",

@@ -18,9 +18,9 @@ from nll.data.files import write_text
 from nll.data.observations import label
 from nll.estimation.inference import wald
 from nll.regression.after.predictions import Predictions, Predictor
+from nll.regression.formula.regress import Regression
 from nll.regression.formula.terms import Terms
 from nll.regression.responses import RESPONSES
-from nll.regression.result import RegressionFit
 
 _VERSION = 1
 # The fields that a file has as they are, and their types.
@@ -46,36 +46,42 @@ class Model:
     log_score: float | None = None  # of the rows of the fit
 
     @classmethod
-    def of(
-        cls,
-        fitted: RegressionFit,
-        family: str,
-        terms: Terms,
-        classes: list[Any] | None = None,
-        baseline: int = 0,
-    ) -> Model:
-        coef, *others = fitted.params.values()
+    def of(cls, regression: Regression) -> Model:
+        """Return the model of a fitted formula."""
+        fit, predictor = regression.fit, regression.fit.predictor
+        coef, *second = fit.params.values()
         size = coef.numel()
+        plain = (bool, int, float, str)
         return cls(
-            family,
-            fitted.response or "y",
-            terms,
+            regression.family,
+            fit.response or "y",
+            regression.terms(),
             coef,
-            fitted.covariance[:size, :size].contiguous(),
-            tuple(classes or ()),
-            baseline,
-            float(others[0]) if others else 1.0,
-            fitted.status,
-            fitted.converged,
-            fitted.nll / fitted.n,
+            fit.covariance[:size, :size].contiguous(),
+            tuple(v if isinstance(v, plain) else label(v) for v in regression.classes),
+            predictor.baseline if isinstance(predictor, Predictor) else 0,
+            float(second[0]) if second else 1.0,
+            fit.status,
+            fit.converged,
+            fit.nll / fit.n,
+        )
+
+    @property
+    def predictor(self) -> Predictor:
+        """What predicts the classes."""
+        names = tuple(label(value) for value in self.classes)
+        return Predictor(
+            self.terms.columns,
+            self.terms.intercept,
+            names,
+            self.baseline,
+            self.coef,
+            self.covariance,
         )
 
     def probabilities(self, table: pd.DataFrame, level: float = 0.95) -> Predictions:
         """Return the probability of each class in each row of a table."""
-        names = tuple(label(value) for value in self.classes)
-        columns, intercept = self.terms.columns, self.terms.intercept
-        predictor = Predictor(columns, intercept, names, self.baseline, self.coef, self.covariance)
-        return predictor.at(self.terms.design(table), level)
+        return self.predictor.at(self.terms.design(table), level)
 
     def mean(self, table: pd.DataFrame, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return the mean (n) of a response that is a number, and its interval (n, 2), which is

@@ -1,4 +1,4 @@
-"""A result as one self-contained page."""
+"""A result as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def page(
     profiles: Sequence[ProfileCurve] = (),
     margins: Sequence[table.Group] = (),
 ) -> str:
-    """Render a fit: header, table, the likelihood along each parameter, and how it meets the data.
+    """Render a fit: header, table, the likelihood along each parameter, and how it fits the data.
 
     Args:
         fit: the result.
         title: the page's title.
-        level: of the intervals in the table.
-        classes: the names of the classes, for the confusion matrix.
-        confusion: (K, K) counts, rows seen and columns predicted.
+        level: the confidence level.
+        classes: (K) names, for the confusion matrix.
+        confusion: (K, K) counts: observed, predicted.
         calibration: a curve for each class, or one for the mean.
-        distribution: a figure of the fitted distribution over the data.
-        profiles: of the likelihood, where the other parameters are at their best.
+        distribution: a figure of the data and the fitted distribution.
+        profiles: profile likelihoods.
         margins: tables of marginal effects.
     """
     environment = Environment(
@@ -64,22 +64,19 @@ def page(
 
 
 def _cells(classes: Sequence[str], counts: np.ndarray) -> dict:
-    """The counts of each class with their share of the row, which shades the cell."""
+    """Format the counts of each class; their share of the row shades the cell."""
     totals = counts.sum(1)
     shares = counts / np.where(totals > 0, totals, 1.0)[:, None]
     rows = [
         {
             "name": name,
             "cells": [
-                {"count": f"{count:g}", "share": share}
-                for count, share in zip(row, part, strict=True)
+                {"count": f"{counts[k, j]:g}", "share": shares[k, j]} for j in range(len(counts))
             ],
-            "total": f"{total:g}",
-            "recall": f"{part[k]:.1%}",
+            "total": f"{totals[k]:g}",
+            "recall": f"{shares[k, k]:.1%}",
         }
-        for k, (name, row, part, total) in enumerate(
-            zip(classes, counts, shares, totals, strict=True)
-        )
+        for k, name in enumerate(classes)
     ]
     return {
         "classes": list(classes),

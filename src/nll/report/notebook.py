@@ -1,7 +1,8 @@
-"""A result as a piece of HTML for a notebook; it needs no other package."""
+"""A result as a piece of HTML for a notebook, without further packages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -15,27 +16,24 @@ _CELL = "text-align: {side}; padding: 0.1em 0.7em"
 
 
 def fragment(fit: Fit, level: float = 0.95) -> str:
-    """The header and the table of a fit; its colours are those of the page around it."""
+    """Return the header and the table of a fit, in the colours of the page around it."""
     header = "".join(
         f"<tr>{_cell(name, 'left', 'th')}"
-        f"{_cell(value, 'left', bold=name == 'Converged' and value != 'yes')}</tr>"
+        f"{_cell(value, 'left', bold=name == 'Converged' and not fit.converged)}</tr>"
         for name, value in table.header(fit)
     )
-    parts = [f"<table>{header}</table>"]
+    tables = [f"<table>{header}</table>"]
     for group in table.groups(fit, level):
-        head = "".join(
-            _cell(name, "right" if j else "left", "th", _RULE)
-            for j, name in enumerate(group.columns)
-        )
-        rows = "".join(
-            "<tr>"
-            + "".join(_cell(value, "right" if j else "left") for j, value in enumerate(row))
-            + "</tr>"
-            for row in group.rows
-        )
+        head = _row(group.columns, "th", _RULE)
+        rows = "".join(_row(row, "td") for row in group.rows)
         title = f"<caption>{escape(group.title)}</caption>" if group.title else ""
-        parts.append(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
-    return f"<div>{''.join(parts)}</div>"
+        tables.append(f"<table>{title}<thead>{head}</thead><tbody>{rows}</tbody></table>")
+    return f"<div>{''.join(tables)}</div>"
+
+
+def _row(cells: Iterable[str], tag: str, style: str = "") -> str:
+    row = (_cell(text, "right" if j else "left", tag, style) for j, text in enumerate(cells))
+    return f"<tr>{''.join(row)}</tr>"
 
 
 def _cell(text: str, side: str, tag: str = "td", style: str = "", bold: bool = False) -> str:

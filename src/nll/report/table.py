@@ -1,8 +1,8 @@
-"""The rows of a result's table, as text ready to be laid out by a terminal, a text or a page."""
+"""The rows of a result's tables as text, and their layout in columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,154 +13,161 @@ from nll.regression.result import RegressionFit
 if TYPE_CHECKING:
     from nll.estimation.result import Fit
     from nll.regression.after.margins import Margins
-    from nll.regression.separated import Contrast
 
 
 class Group(NamedTuple):
-    """Rows under one title: a class, or a parameter."""
+    """Rows under one title: a class, or all parameters."""
 
     title: str
-    columns: list[str]  # the headings, the first empty
+    columns: list[str]  # the headings, the first one empty
     rows: list[list[str]]
 
 
+def aligned(rows: Iterable[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:
+    """Lay out rows of text in columns: the first one left-aligned, the others right-aligned."""
+    rows = list(rows)
+    widths = widths or [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if j else cell.ljust(width)
+            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def widths(groups: Iterable[Group]) -> list[int]:
+    """Return one width for each column in all groups, so that they line up."""
+    lines = [line for group in groups for line in (group.columns, *group.rows)]
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
 def header(fit: Fit) -> list[tuple[str, str]]:
-    """What a reader asks first: the model, the data, the fit, and whether to trust it."""
-    regression = fit if isinstance(fit, RegressionFit) else None
+    """Return what a reader asks first: the model, the data, the fit, and whether to trust it."""
+    null, pseudo, baseline = None, None, None
+    if isinstance(fit, RegressionFit):
+        null, pseudo, baseline = fit.null_log_likelihood, fit.pseudo_r_squared, fit.baseline
+    events, censored, decrement = None, None, None
+    if fit.censoring is not None:
+        events, censored = f"{fit.censoring.events:.12g}", str(fit.censoring) or "0"
+    if fit.decrement is not None:
+        decrement = f"{fit.decrement:.3g} ({fit.steps} steps)"
+    rows = "row" if fit.dropped == 1 else "rows"
     entries: list[tuple[str, str | None]] = [
         ("Model", fit.model),
         ("Response", fit.response),
-        ("Baseline", regression and regression.baseline),
-        ("Observations", f"{fit.n:.12g}"),
-        ("Events", None if fit.censoring is None else f"{fit.censoring.events:.12g}"),
-        ("Censored", None if fit.censoring is None else str(fit.censoring) or "0"),
-        ("Left out", f"{fit.dropped} with missing values" if fit.dropped else None),
+        ("Baseline", baseline),
+        ("Observations", number(fit.n, 12)),
+        ("Events", events),
+        ("Censored", censored),
+        ("Dropped", f"{fit.dropped} {rows} with missing values" if fit.dropped else None),
         ("Parameters (df)", str(fit.df)),
         ("Log-likelihood", number(fit.log_likelihood, 12)),
-        ("Null log-likelihood", _optional(regression and regression.null_log_likelihood, 12)),
-        ("Pseudo R-squared", _optional(regression and regression.pseudo_r_squared, 6)),
+        ("Null log-likelihood", None if null is None else number(null, 12)),
+        ("Pseudo R-squared", None if pseudo is None else number(pseudo, 6)),
         ("AIC", number(fit.aic, 10)),
         ("BIC", number(fit.bic, 10)),
         ("Information", fit.information),
         ("Intervals", fit.interval_method),
         ("Solver", fit.solver),
         ("Converged", "yes" if fit.converged else "NO"),
-        (
-            "Newton decrement",
-            None if fit.decrement is None else f"{fit.decrement:.3g} ({fit.steps} steps)",
-        ),
+        ("Newton decrement", decrement),
         ("Status", fit.status),
     ]
     return [(name, value) for name, value in entries if value is not None]
 
 
 def groups(fit: Fit, level: float = 0.95) -> list[Group]:
-    """The estimates: a group for each class of a softmax regression, else one for all
-    parameters.
-    """
-    low, high = f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"
-    rows = _rows(fit, level)
+    """Return the estimates: a group for each class of a softmax regression, or one for all."""
+    rows, tested = _estimates(fit, level)
     if not isinstance(fit, RegressionFit) or len(fit.labels.get("coef", ())) < 2:
-        tested = any(row[3] for row in rows)
-        keep = range(7) if tested else (0, 1, 2, 5, 6)
-        headings = ["", "estimate", "std err", "z", "P>|z|", low, high]
-        return [Group("", [headings[j] for j in keep], [[row[j] for j in keep] for row in rows])]
+        headings = ["", "estimate", *_headings(level)]
+        columns = range(7) if tested else (0, 1, 2, 5, 6)
+        return [Group("", [headings[j] for j in columns], [[r[j] for j in columns] for r in rows])]
     classes, columns = fit.labels["coef"]
-    found = []
+    response, headings = fit.response or "y", ["", "coef", *_headings(level)]
+    reference = "the mean of all" if fit.baseline is None else fit.baseline
+    tables = []
     for k, name in enumerate(classes):
-        part = rows[k * len(columns) : (k + 1) * len(columns)]
-        named = [[column, *row[1:]] for column, row in zip(columns, part, strict=True)]
-        title = f"{fit.response or 'y'} = {name} (against {fit.baseline or 'the mean of all'})"
-        found.append(Group(title, ["", "coef", "std err", "z", "P>|z|", low, high], named))
-    for name, contrast in _contrasts(fit):
-        named = _tested(columns, contrast, level)
-        headings = ["", "coef", "std err", "z", "P>|z|", low, high]
-        found.append(Group(f"{fit.response or 'y'} = {name}", headings, named))
-    return found
+        block = rows[k * len(columns) : (k + 1) * len(columns)]
+        named = [[column, *row[1:]] for column, row in zip(columns, block, strict=True)]
+        tables.append(Group(f"{response} = {name} (vs. {reference})", headings, named))
+    for limit in () if fit.separation is None else fit.separation.contrasts:
+        if limit.against != fit.baseline:
+            title = f"{response} = {limit.of} (vs. {limit.against}, limit)"
+            numbers = limit.estimate, limit.standard_errors, limit.z, limit.p_values
+            rows = _rows(columns, (*numbers, limit.interval(level)))
+            tables.append(Group(title, headings, rows))
+    return tables
 
 
-def margins(found: Margins, level: float = 0.95) -> list[Group]:
-    """Marginal effects: a group for each class, or one for a mean."""
-    mean = len(found.classes) == 1
-    ends = [f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"]
-    columns = ["", "dy/dx" if mean else "dP/dx", "std err", "z", "P>|z|", *ends]
-    names = [f"{name} (0 to 1)" if name in found.discrete else name for name in found.columns]
-    parts = (found.effects, found.standard_errors, found.z, found.p_values, found.interval(level))
+def margins(margins: Margins, level: float = 0.95) -> list[Group]:
+    """Return marginal effects: a group for each class, or one for a mean."""
+    single = len(margins.classes) == 1
+    headings = ["", "dy/dx" if single else "dP/dx", *_headings(level)]
+    names = [f"{name} (0 to 1)" if name in margins.discrete else name for name in margins.columns]
+    numbers = [margins.effects, margins.standard_errors, margins.z, margins.p_values]
+    numbers.append(margins.interval(level))
     return [
         Group(
-            name if mean else f"P({name})", columns, _formatted(names, [part[k] for part in parts])
+            name if single else f"P({name})",
+            headings,
+            _rows(names, [values[k] for values in numbers]),
         )
-        for k, name in enumerate(found.classes)
-    ]
-
-
-def _contrasts(fit: RegressionFit) -> Iterator[tuple[str, Contrast]]:
-    """The contrasts with a limit of separated classes that the estimates do not show, titled."""
-    for contrast in () if fit.separation is None else fit.separation.contrasts:
-        if contrast.against != fit.baseline:
-            yield f"{contrast.of} (against {contrast.against}, in the limit)", contrast
-
-
-def _tested(names: Iterable[str], contrast: Contrast, level: float) -> list[list[str]]:
-    """Rows of coefficients."""
-    numbers = (
-        contrast.estimate,
-        contrast.standard_errors,
-        contrast.z,
-        contrast.p_values,
-        contrast.interval(level),
-    )
-    return _formatted(names, numbers)
-
-
-def _formatted(names: Iterable[str], numbers: Iterable[Tensor]) -> list[list[str]]:
-    return [
-        [
-            name,
-            number(b, 8),
-            number(se, 8),
-            f"{z:.3f}",
-            _probability(p),
-            number(low, 6),
-            number(high, 6),
-        ]
-        for name, b, se, z, p, (low, high) in zip(
-            names, *(part.tolist() for part in numbers), strict=True
-        )
+        for k, name in enumerate(margins.classes)
     ]
 
 
 def number(value: float, digits: int) -> str:
-    """A number with so many significant digits."""
+    """Format a number with so many significant digits."""
     return f"{value:.{digits}g}"
 
 
-def _optional(value: float | None, digits: int) -> str | None:
-    return None if value is None else number(value, digits)
+def _headings(level: float) -> list[str]:
+    ends = f"[{(1 - level) / 2:.4g}", f"{(1 + level) / 2:.4g}]"
+    return ["std err", "z", "P>|z|", *ends]
 
 
-def _rows(fit: Fit, level: float) -> list[list[str]]:
-    """Name, estimate, standard error, z, p, low, high; only coefficients are tested against 0."""
-    errors = torch.cat([value.reshape(-1) for value in fit.standard_errors.values()])
-    bounds = torch.cat([value.reshape(-1, 2) for value in fit.interval(level).values()])
-    z = fit.vector / errors
-    p = torch.cat([value.reshape(-1) for value in fit.p_values.values()])
-    rows = []
-    for i, name in enumerate(fit.names):
-        tested = name.startswith("coef[")
-        rows.append(
-            [
-                name.removeprefix("coef[").removesuffix("]") if tested else name,
-                number(float(fit.vector[i]), 8),
-                number(float(errors[i]), 8),
-                f"{float(z[i]):.3f}" if tested else "",
-                _probability(float(p[i])) if tested else "",
-                number(float(bounds[i, 0]), 6),
-                number(float(bounds[i, 1]), 6),
-            ]
+def _estimates(fit: Fit, level: float) -> tuple[list[list[str]], bool]:
+    """Return a row for each number, and whether any of them is tested: coefficients are, against
+    0.
+    """
+    standard_errors = _flat(fit.standard_errors.values())
+    interval = torch.cat([ends.reshape(-1, 2) for ends in fit.interval(level).values()])
+    z, p = fit.vector / standard_errors, _flat(fit.p_values.values())
+    rows = _rows(fit.names, (fit.vector, standard_errors, z, p, interval))
+    coefficient = [
+        name == "coef" and value.dim() > 0
+        for name, value in fit.params.items()
+        for _ in range(value.numel())
+    ]
+    for row, tested in zip(rows, coefficient, strict=True):
+        if tested:
+            row[0] = row[0].removeprefix("coef[").removesuffix("]")
+        else:
+            row[3:5] = "", ""
+    return rows, any(coefficient)
+
+
+def _flat(values: Iterable[Tensor]) -> Tensor:
+    return torch.cat([value.reshape(-1) for value in values])
+
+
+def _rows(names: Iterable[str], numbers: Sequence[Tensor]) -> list[list[str]]:
+    """Format estimates, standard errors, z, p-values (n) and intervals (n, 2)."""
+    *columns, interval = numbers
+    columns += interval.unbind(-1)
+    return [
+        [
+            name,
+            number(estimate, 8),
+            number(error, 8),
+            f"{z:.3f}",
+            f"{p:.4f}" if p >= 1e-4 or p != p else f"{p:.1e}",
+            number(low, 6),
+            number(high, 6),
+        ]
+        for name, estimate, error, z, p, low, high in zip(
+            names, *(column.tolist() for column in columns), strict=True
         )
-    return rows
-
-
-def _probability(p: float) -> str:
-    return f"{p:.4f}" if p >= 1e-4 or p != p else f"{p:.1e}"
+    ]

@@ -419,7 +419,7 @@ def test_iris_has_no_finite_estimate():
     estimates, errors = zip(*IRIS_PAIR, strict=True)
     np.testing.assert_allclose(contrast.estimate, estimates, rtol=1e-7)
     np.testing.assert_allclose(contrast.standard_errors, errors, rtol=1e-6)
-    text = result.summary().partition("virginica (against versicolor, in the limit)")[2]
+    text = result.summary().partition("virginica (vs. versicolor, limit)")[2]
     printed = re.findall(r"^(?:Intercept|\w+ \w+(?: \(cm\))?) +(\S+) +(\S+) ", text, re.MULTILINE)
     np.testing.assert_allclose(np.array(printed, float), IRIS_PAIR, rtol=1e-5)
     np.testing.assert_array_less(
@@ -717,7 +717,7 @@ def test_names_come_from_the_table():
     model = SoftmaxRegression().fit(table, pd.Series(y, name="Sorte"))
     assert model.feature_names_in_.tolist() == ["größe (cm)", "α"]
     assert model.result_.labels["coef"][1] == ("Intercept", "größe (cm)", "α")
-    assert "Sorte = 1 (against 0)" in model.result_.summary()
+    assert "Sorte = 1 (vs. 0)" in model.result_.summary()
 
 
 def test_polars():

@@ -133,4 +133,4 @@ def test_the_command(tmp_path):
     other = CliRunner().invoke(
         app, ["fit", str(file), "age ~ educ", "--family", "normal", "--robust"]
     )
-    assert "expected --robust with softmax only, got --family normal" in other.stderr
+    assert "--robust can only be used with --family softmax, got normal" in other.stderr

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nll.data.missing import MissingValuesError
 from nll.data.observations import frequencies
 from nll.regression.design_matrix import INTERCEPT, Columns
 from nll.regression.formula.parser import (
@@ -140,10 +141,8 @@ def complete_rows(table: pd.DataFrame, used: list[str], missing: str) -> tuple[p
     count = int(incomplete.sum())
     if count and missing != "drop":
         by_column = ", ".join(f"{name}: {n}" for name, n in absent.sum().items() if n)
-        raise ValueError(
-            f"expected no missing values, got {count} incomplete {'row' if count == 1 else 'rows'} "
-            f"({by_column}); missing='drop' leaves them out"
-        )
+        rows = "row" if count == 1 else "rows"
+        raise MissingValuesError(f"{count} incomplete {rows} ({by_column})")
     if count == len(table):
         raise ValueError("expected at least one complete row, got none")
     return table.loc[~incomplete], count

@@ -7,7 +7,7 @@ each block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,7 @@ def formula_stream(
     weights: str | None = None,
     clusters: str | None = None,
     missing: str = "raise",
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Stream, Terms] | str:
     """Return the columns of a formula in blocks, and its terms; or a term that depends on all rows,
     such as center(a).
@@ -51,6 +52,7 @@ def formula_stream(
         weights: the column of frequencies.
         clusters: the column of clusters.
         missing: "raise" or "drop".
+        progress: called with the number of rows that a pass has read.
 
     Raises: ValueError for a column that is not there, or one of texts that are hardly ever the
         same.
@@ -61,7 +63,10 @@ def formula_stream(
     response, plain = response_of(parsed), plain_columns(parsed)
     if plain is not None and not has_categories(data, parsed):
         terms = Terms.of_columns(plain, "1" in map(str, parsed.rhs))
-        return Stream(data, response, plain, weights, clusters, missing=missing), terms
+        stream = Stream(
+            data, response, plain, weights, clusters, missing=missing, progress=progress
+        )
+        return stream, terms
     copied = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *copied]))
     predictors = columns_in(parsed.rhs)
@@ -74,7 +79,10 @@ def formula_stream(
         return next(iter(terms.state))
     blocks = partial(_blocks, data, wanted, terms, copied)
     columns = list(terms.columns[terms.intercept :])
-    return Stream(blocks, response, columns, weights, clusters, missing=missing), terms
+    stream = Stream(
+        blocks, response, columns, weights, clusters, missing=missing, progress=progress
+    )
+    return stream, terms
 
 
 def complete_parts(
