@@ -469,7 +469,7 @@ TOUR = [
     (["none.csv", "y ~ x"], "no such file: none.csv"),
     (
         ["folder.csv", "y ~ x"],
-        "expected a folder with files named .parquet, .pq, .csv, .tsv, .gz, got folder.csv",
+        f"expected a folder with files named {SUFFIXES}, got folder.csv",
     ),
     (["empty.csv", "y ~ x"], "expected a readable table in empty.csv, got: Empty CSV file"),
     (["header.csv", "y ~ x"], "expected at least one row, got none"),

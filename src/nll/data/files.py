@@ -29,7 +29,7 @@ def files_of(path: Path) -> list[Path]:
         tables = [file for file in tables if file.is_file() and file.name[0] not in "._"]
     if not tables:
         kind = "folder with files" if path.is_dir() else "file"
-        raise ValueError(f"expected a {kind} named {_NAMED}, got {path.name}")
+        raise ValueError(f"expected a {kind} named {_NAMED}, got {path}")
     return tables
 
 
