@@ -34,6 +34,7 @@ _COUNTS = 12  # values of total_count at which the profile is computed
 _PROFILE_ROWS = 1 << 14  # rows that show where its peaks are
 _PROFILE_DECREMENT = 1e-4
 _TIE = 1e-11  # a gain, in units of a log-likelihood, that is rounding
+_VARYING = ("bernoulli", "normal")
 _POISSON = "total_count = inf, the counts vary no more than Poisson's do"
 
 
@@ -73,16 +74,12 @@ def fit_linear(
         others determine.
     """
     require_support(observed, RESPONSES[family].inside, RESPONSES[family].support, family)
-    _require_varying(observed.values, family)
+    # Counts may all be equal, but for 0; the other responses vary, or the estimate is infinite.
+    first = float(observed.values[0])
+    if bool((observed.values == first).all()) and (first == 0.0 or family in _VARYING):
+        raise ValueError(f"expected a response that varies, got {first:g} in every row")
     maximum = _maximise(family, columns.orthogonal(), observed, progress)
     return _conclude(family, maximum, observed, response)
-
-
-def _require_varying(y: Tensor, family: str) -> None:
-    """Counts may all be equal, but for 0; the other responses vary, or the estimate is infinite."""
-    first = float(y[0])
-    if bool((y == first).all()) and (first == 0.0 or family in ("bernoulli", "normal")):
-        raise ValueError(f"expected a response that varies, got {first:g} in every row")
 
 
 def _maximise(
@@ -98,7 +95,6 @@ def _maximise(
 
 
 def _exists(problem: LinearLikelihood, optimum: Optimum) -> bool:
-    """Return whether the optimum proves that the coefficients have a finite estimate."""
     p = problem.columns.count
     inverse = cov.inverse(optimum.sums.information)[:p, :p]
     return existence.certified(optimum.decrement, inverse, problem.columns, 1)
@@ -123,7 +119,10 @@ def _negative_binomial(problem: LinearLikelihood, progress: Progress | None) -> 
     """The highest of the peaks, or the Poisson limit where none is higher than that."""
     poisson, unit = replace(problem, response=RESPONSES["poisson"]), problem.tolerance_unit
     limit = maximise(poisson.sums, poisson.start(), progress, unit)
-    overdispersed = _overdispersed(poisson, limit.theta) or not limit.reached
+    # As 1 / total_count leaves 0 the log-likelihood has the derivative sum((y - mean)^2 - y) / 2.
+    mean = (poisson.columns.x @ limit.theta).exp()
+    excess = float(poisson.weights @ ((poisson.y - mean).square() - poisson.y))
+    overdispersed = excess > 0.0 or not limit.reached
     starts = _profile_peaks(problem, limit.theta, overdispersed)
     peaks = [maximise(problem.sums, start, progress, unit) for start in starts]
     boundary = float(limit.sums.log_likelihood)
@@ -140,14 +139,6 @@ def _negative_binomial(problem: LinearLikelihood, progress: Progress | None) -> 
     best, optimum = (problem, peaks[0]) if inside else (poisson, limit)
     exists = _exists(poisson, limit) if limit.reached else _exists(best, optimum)
     return _Maximum(best, optimum, exists, at_boundary=not inside, starts=reached)
-
-
-def _overdispersed(poisson: LinearLikelihood, theta: Tensor) -> bool:
-    """Return whether the likelihood rises as 1 / total_count leaves 0: its derivative there is
-    sum((y - mean)^2 - y) / 2.
-    """
-    fitted = (poisson.columns.x @ theta).exp()
-    return float(poisson.weights @ ((poisson.y - fitted).square() - poisson.y)) > 0.0
 
 
 def _profile_peaks(problem: LinearLikelihood, coef: Tensor, overdispersed: bool) -> list[Tensor]:
@@ -213,7 +204,6 @@ def _conclude(
 def _estimates(
     maximum: _Maximum, observed: Observations, kind: Response
 ) -> tuple[Params, Tensor, str]:
-    """Return the parameters in the units of the data, their covariance, and its name."""
     problem, theta = maximum.problem, maximum.optimum.theta
     p, jacobian = problem.columns.count, problem.columns.to_given * problem.unit
     coef = jacobian @ theta[:p]
@@ -264,7 +254,7 @@ def _null_log_likelihood(family: str, maximum: _Maximum, observed: Observations)
 
 
 class _AtParameters(LogLikelihood):
-    """It takes the parameters in the units of the data."""
+    """The log-likelihood at parameters in the units of the data."""
 
     def __init__(self, problem: LinearLikelihood) -> None:
         self.problem = problem

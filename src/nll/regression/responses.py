@@ -196,7 +196,6 @@ class LinearLikelihood:
         return self.with_second(self.least_squares(self.response.link((self.y + mean) / 2)))
 
     def with_second(self, coef: Tensor) -> Tensor:
-        """Append the second parameter that the residuals suggest."""
         if self.response.start is None:
             return coef
         fitted = self.response.mean(self.columns.x @ coef)

@@ -108,7 +108,6 @@ class Model:
         return response.log_prob(y, self.terms.design(table) @ self.coef, log_second)
 
     def save(self, path: Path) -> None:
-        """Write the model; ValueError for classes that a file of JSON cannot keep."""
         for value in self.classes:
             if not isinstance(value, (str, int, float, bool)):
                 raise ValueError(

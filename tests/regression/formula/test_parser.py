@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from nll.cli.app import app
 from nll.regression.formula.design import design
-from nll.regression.formula.parser import parse, right_side, spelled_out
+from nll.regression.formula.names import right_side
+from nll.regression.formula.parser import parse, spelled_out
 from nll.regression.formula.terms import Terms
 
 RNG = np.random.default_rng(0)

@@ -225,9 +225,7 @@ def test_the_first_alternative_is_the_baseline():
     )
     torch.testing.assert_close(plain.result_.vector, model.result_.vector, rtol=1e-9, atol=1e-12)
     missing = long.assign(case=long["case"].astype("Int64").mask(long.index == 4))
-    with pytest.raises(
-        ValueError, match="expected a label of the case in every row, got none at row 4"
-    ):
+    with pytest.raises(ValueError, match="expected case labels in every row, got none at row 4"):
         ConditionalLogit().fit(missing, "y", case="case", alternative="alternative")
 
 

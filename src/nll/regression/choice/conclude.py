@@ -71,7 +71,6 @@ def fit_choices(
 def _examined(
     likelihood: ConditionalLikelihood, plain: ConditionalLikelihood, optimum: Optimum
 ) -> tuple[Optimum, Tensor, Existence]:
-    """Return the maximum, the inverse information, and whether a finite maximum exists."""
     inverse = cov.inverse(optimum.sums.information)
     proved = certified(likelihood, optimum.decrement, inverse)
     if likelihood.penalty is None:

@@ -63,7 +63,6 @@ class Choices:
             )
 
     def weights(self, weights: Any) -> Tensor:
-        """(cases), in the unit of the likelihood."""
         if weights is None:
             return frequencies(None, self.cases)
         values = weights.values if isinstance(weights, Weights) else weights
@@ -112,7 +111,6 @@ class Choices:
         return torch.from_numpy(np.flatnonzero(marks))
 
     def _numbers(self, y: Any) -> np.ndarray:
-        """(cases): the number of the chosen alternative, of wide data."""
         y, count = complete(y, "choices in y", self.cases, "case"), len(self.alternatives)
         wrong = np.flatnonzero(~np.isin(y, np.arange(count)))
         if len(wrong):
@@ -139,7 +137,6 @@ def complete(values: Any, what: str, n: int, each: str = "row") -> np.ndarray:
 
 
 def column(X: Any, which: Any) -> Any:
-    """Return the column of X of that name, or the values themselves."""
     if not isinstance(which, str):
         return which
     if which not in getattr(X, "column_names", getattr(X, "columns", ())):
@@ -276,10 +273,10 @@ def choices_long(
 
     Args:
         table: a row for each case.
-        attributes: the name of each attribute -> alternative -> its column; an alternative that
-            lacks a value (NaN) of an attribute that it has elsewhere is not available to that case.
-        choice: the column of the chosen alternative.
-        individual: columns that are copied.
+        attributes: the name of each attribute -> alternative -> its column. Where a value is
+            missing (NaN), the alternative is not available to that case.
+        choice: the column of the chosen alternatives.
+        individual: columns to copy.
         case: the name of the new column of cases.
 
     Returns: a table with the columns case, "alternative", "chosen" (0 or 1), the attributes and the

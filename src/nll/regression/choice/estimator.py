@@ -35,26 +35,26 @@ from nll.solvers.trust_region import Progress
 class ConditionalLogit(BaseEstimator):
     """Conditional logit by maximum likelihood, with standard errors.
 
-    P(a) = exp(v_a) / sum of exp(v_b) over the alternatives b of the case, with v linear in
-    attributes of the alternatives and covariates of the individual. Newton's method in float64
-    maximises the likelihood; `result_` is the `Fit`.
+    P(a) = exp(v_a) / sum of exp(v_b) over the alternatives b of the case, with utilities v that are
+    linear in attributes of the alternatives and covariates of the individual. Newton's method in
+    float64 maximises the likelihood; `result_` is the `Fit`.
 
     Args:
-        constants: whether each alternative but the baseline has a constant.
+        constants: whether each alternative except the baseline has a constant.
         specific: names or numbers of attributes with a coefficient for each alternative; the others
-            have one for all.
-        individual: those of covariates that are the same in all rows of a case; they have a
-            coefficient for each alternative but the baseline.
-        baseline: the alternative without these; None: the first category of a Categorical, else the
-            first in sorted order.
-        alpha: ridge penalty alpha / 2 * (sum of squares of all coefficients but the constants), on
-            the summed negative log-likelihood.
+            have one coefficient for all.
+        individual: names or numbers of covariates that are the same in all rows of a case; they
+            have a coefficient for each alternative except the baseline.
+        baseline: the alternative without constants and covariates; None: the first category of a
+            Categorical, otherwise the first in sorted order.
+        alpha: ridge penalty alpha / 2 * (sum of squares of all coefficients except the constants),
+            added to the summed negative log-likelihood.
         covariance: "observed" (inverse information), "sandwich" (HC0) or "hc1"; `fit(clusters=...)`
             clusters it.
 
-    Attributes: `classes_` (J alternatives), `feature_names_in_`, `coef_` (P), in the order of
-    `result_.labels["coef"]`; `n_iter_`; `result_`; `constants_log_likelihood_`, the largest with
-    constants alone.
+    Attributes: `classes_` (J alternatives), `feature_names_in_`, `coef_` (P) in the order of
+    `result_.labels["coef"]`, `n_iter_`, `result_`, and `constants_log_likelihood_`, the largest
+    log-likelihood with constants alone.
 
     Example:
         >>> import nll
@@ -106,17 +106,17 @@ class ConditionalLogit(BaseEstimator):
                 wide: (n) the chosen alternatives, numbers from 0 to J - 1.
             case: long: (rows) labels of the cases, or the name of a column of X.
             alternative: long: (rows) labels of the alternatives, or the name of a column of X.
-            available: wide: (n, J), whether a case has an alternative; None: all have all.
-            sample_weight: (rows), the same within a case, or wide (n): how often a case was seen;
-                or `nll.sampling(w)` or `nll.importance(w)`, of which only the ratios count, and the
-                covariance is the sandwich.
-            offset: (rows), or wide (n, J): added to the scores.
-            clusters: (rows), or wide (n): labels of groups of cases that are not independent of
-                each other.
+            available: wide: (n, J), whether a case has an alternative; None: each has all.
+            sample_weight: (rows), the same within a case, or wide (n): the frequency of each case;
+                or `nll.sampling(w)` or `nll.importance(w)`, of which only the ratios count, with
+                the sandwich as the covariance.
+            offset: (rows), or wide (n, J): added to the utilities.
+            clusters: (rows), or wide (n): cluster labels; cases of a cluster may depend on each
+                other.
             progress: called before each step with (step, log-likelihood, Newton decrement).
 
-        Raises: ValueError for data that do not fit, naming the case, row or column. Where no finite
-        estimate exists it warns (ConvergenceWarning); `result_.status` says what is wrong.
+        Raises: ValueError for invalid data, naming the case, row or column. If no finite estimate
+        exists it warns (ConvergenceWarning), and `result_.status` explains why.
         """
         self._require_options()
         choices = self._read(X, case, alternative, available, response=y)
@@ -158,37 +158,15 @@ class ConditionalLogit(BaseEstimator):
         available: Any = None,
         offset: Any = None,
     ) -> np.ndarray:
-        """Return log-probabilities: long (rows) in the order given; wide (n, J), -inf where not
-        available.
+        """Return log-probabilities: long (rows), in the order of X; wide (n, J), with -inf where an
+        alternative is not available.
 
         Raises: ValueError for an alternative that the fit has not seen.
         """
-        check_is_fitted(self)
-        choices = self._read(X, case, alternative, available, names=self.feature_names_in_.tolist())
-        if len(choices.names) != self.n_features_in_:
-            expected = ", ".join(map(str, self.feature_names_in_))
-            raise ValueError(
-                f"expected the attributes {expected}, got {len(choices.names)} columns"
-            )
-        unseen = [value for value in choices.alternatives if value not in self.classes_]
-        if unseen:
-            raise ValueError(f"expected the alternatives of the fit, got {label(unseen[0])}")
-        added = choices.offset(offset)
-        number = np.searchsorted(self.classes_, np.array(choices.alternatives))
-        x, _ = self._columns(
-            replace(
-                choices,
-                alternative=number[choices.alternative],
-                alternatives=self.classes_.tolist(),
-            )
-        )
-        v = torch.from_numpy(x @ self.coef_)
-        v = v if added is None else v + added
-        log_p = np.full(choices.shape, -np.inf)
-        log_p.reshape(-1)[choices.order] = log_softmax_by_case(
-            v, torch.from_numpy(choices.case), choices.cases
-        )
-        return log_p
+        choices, log_p = self._predicted(X, case, alternative, available, offset)
+        found = np.full(choices.shape, -np.inf)
+        found.reshape(-1)[choices.order] = log_p
+        return found
 
     def predict_proba(self, X: Any, **more: Any) -> np.ndarray:
         """Return probabilities, as `predict_log_proba` does their logarithms."""
@@ -206,14 +184,35 @@ class ConditionalLogit(BaseEstimator):
         """Return the most probable alternative of each case: long, in the sorted order of the
         cases; wide (n).
         """
-        log_p = self.predict_log_proba(
-            X, case=case, alternative=alternative, available=available, offset=offset
-        )
-        if log_p.ndim == 2:
-            return self.classes_[log_p.argmax(1)]
+        choices, log_p = self._predicted(X, case, alternative, available, offset)
+        best_first = np.lexsort((-log_p, choices.case))
+        return self.classes_[choices.alternative[best_first[choices.first]]]
+
+    def _predicted(
+        self, X: Any, case: Any, alternative: Any, available: Any, offset: Any
+    ) -> tuple[Choices, np.ndarray]:
+        """Return the choices, with the alternatives' numbers in the fit, and the log-probability of
+        each row.
+        """
+        check_is_fitted(self)
         choices = self._read(X, case, alternative, available, names=self.feature_names_in_.tolist())
-        best_first = np.lexsort((-log_p[choices.order], choices.case))
-        return np.array(choices.alternatives)[choices.alternative[best_first[choices.first]]]
+        if len(choices.names) != self.n_features_in_:
+            expected = ", ".join(map(str, self.feature_names_in_))
+            raise ValueError(
+                f"expected the attributes {expected}, got {len(choices.names)} columns"
+            )
+        unseen = [value for value in choices.alternatives if value not in self.classes_]
+        if unseen:
+            raise ValueError(f"expected the alternatives of the fit, got {label(unseen[0])}")
+        number = np.searchsorted(self.classes_, np.array(choices.alternatives))
+        choices = replace(
+            choices, alternative=number[choices.alternative], alternatives=self.classes_.tolist()
+        )
+        x, _ = self._columns(choices)
+        v, added = torch.from_numpy(x @ self.coef_), choices.offset(offset)
+        v = v if added is None else v + added
+        log_p = log_softmax_by_case(v, torch.from_numpy(choices.case), choices.cases)
+        return choices, log_p.numpy()
 
     def _read(
         self,

@@ -57,7 +57,6 @@ class Design:
     table: pd.DataFrame  # the columns of the table that are read
 
     def columns(self) -> Columns:
-        """Return the columns standardised for a search."""
         x = torch.from_numpy(np.array(self.x, dtype=np.float64))
         return Columns.of(x, [str(name) for name in self.x.columns], self.intercept)
 
@@ -221,7 +220,6 @@ def _require_texts(column: pd.Series, name: str) -> None:
 
 
 def require_finite(column: Any, name: str, rows: Any) -> None:
-    """Raise ValueError for the first value of a column that is not finite, with its row."""
     values = np.asarray(column, dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):

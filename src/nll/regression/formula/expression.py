@@ -85,7 +85,6 @@ class Expression:
         return value.slope if isinstance(value, Dual) else None
 
     def _compiled(self, node: ast.AST, depth: int) -> Value:
-        """Return what evaluates a node; FormulaError for one that is not on the list."""
         if depth <= 0:
             raise FormulaError(
                 f"expected an expression of at most {_DEEPEST} levels, got {short(self.text)}"
@@ -189,7 +188,6 @@ class Expression:
 
 @lru_cache(maxsize=1024)
 def expression(text: str) -> Expression:
-    """Read a computed part of a formula once."""
     return Expression(text)
 
 

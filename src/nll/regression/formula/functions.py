@@ -23,7 +23,6 @@ _MOST = 1000  # of degrees, degrees of freedom and levels: what they allocate gr
 
 
 def numbers_of(value: Any) -> np.ndarray:
-    """Return a column or a number as float64, int64 or truth values."""
     if isinstance(value, pd.Series) and not pd.api.types.is_numeric_dtype(value.dtype):
         raise FormulaError(
             f"expected numbers in column {value.name!r}, got values of type {value.dtype}"
@@ -169,7 +168,6 @@ def require_small(values: dict[str, Any], name: str) -> None:
 def transformed(
     function: Callable[..., Any], name: str, values: dict[str, Any], state: dict[str, Any]
 ) -> Any:
-    """Call a transform that keeps something of the rows of the fit, in `state`."""
     (_, data), *others = values.items()
     options = dict(others)
 

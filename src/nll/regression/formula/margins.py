@@ -96,7 +96,6 @@ def _design_at(terms: Terms, table: pd.DataFrame, part: str, level: Any) -> Tens
 
 
 def _changes(terms: Terms, rows: Rows) -> list[Change]:
-    """Return the changes of all variables, in the order of the formula."""
     changes = _of_categories(terms)
     switched = {change.part for change in changes}
     first = next(iter(rows()))[0]

@@ -49,9 +49,10 @@ def aliased(text: str) -> str:
     return _PARTS.sub(part, text)
 
 
-def tilde(text: str) -> int:
-    """The place of a formula's ~, or -1: not that in a name or a text."""
-    return _PARTS.sub(lambda match: "x" * len(match[0]), text).find("~")
+def right_side(text: str) -> str:
+    """Return what follows a formula's ~, which is not that in a name or a text."""
+    tilde = _PARTS.sub(lambda match: "x" * len(match[0]), text).find("~")
+    return text[tilde + 1 :].strip()
 
 
 def _alias(name: str) -> str:

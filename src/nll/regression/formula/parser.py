@@ -27,7 +27,6 @@ from nll.regression.formula.names import (
     name_of,
     quoted,
     short,
-    tilde,
     unaliased,
 )
 
@@ -141,7 +140,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _named(side: SimpleFormula) -> Any:
-    """Return the terms with the columns' names as the table has them."""
     terms: Any = [Term([_factor(factor) for factor in term.factors]) for term in side]
     factors = factors_of(terms)
     names = {factor.expr for factor in factors if factor.eval_method is Factor.EvalMethod.LOOKUP}
@@ -193,7 +191,6 @@ def variables(formula: Parsed) -> list[str]:
 
 
 def computed(side: Iterable[Any]) -> list[Any]:
-    """Return the computed factors of a side of a formula, each once."""
     factors = factors_of(side)
     return [expression(one.expr) for one in factors if one.eval_method is Factor.EvalMethod.PYTHON]
 
@@ -203,7 +200,6 @@ def as_categories(side: Iterable[Any]) -> set[str]:
 
 
 def response_of(formula: Parsed) -> str:
-    """Return the name of the response's column, or what is computed."""
     factors = next(iter(formula.lhs)).factors
     if len(factors) == 1 and factors[0].eval_method is Factor.EvalMethod.LOOKUP:
         return columns_of(factors[0])[0]
@@ -218,12 +214,7 @@ def plain_columns(formula: Parsed) -> list[str] | None:
     return None
 
 
-def right_side(formula: str) -> str:
-    return formula[tilde(formula) + 1 :].strip()
-
-
 def has_dot(formula: str) -> bool:
-    """Return whether a formula has a `.`, for the other columns of the table."""
     try:
         return any(token.token == "." for token in tokenize(aliased(formula)))
     except Exception:  # `read` says what is wrong with it

@@ -39,12 +39,10 @@ def value_of(one: Any) -> Any:
 
 
 def slope_of(one: Any) -> Any:
-    """The derivatives, 0 for a constant."""
     return one.slope if isinstance(one, Dual) else 0.0
 
 
 def elementwise(function: Callable[..., Any], given: Sequence[Any]) -> Any:
-    """A NumPy function of numbers, some of them with derivatives."""
     name = function.__name__
     twin = _TORCH.get(name) or getattr(torch, name, None)
     values = [np.asarray(value_of(one), dtype=np.float64) for one in given]
@@ -102,7 +100,6 @@ def like(value: Any, columns: np.ndarray) -> Any:
 
 
 def _columns(value: Any) -> np.ndarray:
-    """The values of a transform (n, c)."""
     plain = getattr(value, "__wrapped__", value)
     if isinstance(plain, dict):
         return np.stack(list(plain.values()), 1)

@@ -107,13 +107,11 @@ def column_names(data: Any) -> list[str]:
 
 
 def has_categories(data: Any, formula: Parsed) -> bool:
-    """Return whether a column of the formula is of texts or other categories."""
     columns = columns_in(formula.rhs)
     return any(kind_of(one.type) == "texts" for one in schema_of(data) if one.name in columns)
 
 
 def _with_all(head: pd.DataFrame, categories: dict[str, list[Any]]) -> pd.DataFrame:
-    """Return the rows, and copies of the first with each category."""
     head = head.astype(dict.fromkeys(categories, object))
     copies = [
         with_columns(

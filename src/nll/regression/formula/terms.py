@@ -23,7 +23,7 @@ from nll.regression.formula.design import (
     with_columns,
 )
 from nll.regression.formula.expression import expression
-from nll.regression.formula.names import quoted
+from nll.regression.formula.names import quoted, right_side
 from nll.regression.formula.parser import (
     as_categories,
     columns_in,
@@ -32,7 +32,6 @@ from nll.regression.formula.parser import (
     factors_of,
     matrices,
     read,
-    right_side,
 )
 from nll.regression.formula.slopes import zeros_like
 
@@ -70,7 +69,6 @@ class Terms:
 
     @classmethod
     def of_columns(cls, names: list[str], intercept: bool) -> Terms:
-        """Return the terms of columns of numbers as they are."""
         formula = " + ".join(["1" if intercept else "0", *map(quoted, names)])
         columns = (*([INTERCEPT] if intercept else []), *names)
         return cls(formula, columns, {}, {}, _right_side(formula))
@@ -85,12 +83,10 @@ class Terms:
 
     @property
     def factors(self) -> dict[str, Factor]:
-        """The factors of its terms, by their names."""
         return {factor.expr: factor for factor in factors_of(self.parsed)}
 
     @property
     def categorical(self) -> set[str]:
-        """The columns of the table that are not of numbers alone."""
         factors = self.factors
         texts = {name for one in computed(self.parsed) for name in one.texts}
         of_factors = {name for one in self.categories for name in columns_of(factors[one])}
@@ -123,20 +119,16 @@ class Terms:
         """
         table, total = self._with_numbers(table), None
         for name, factor in self.factors.items():
-            rate = self._rate(factor, table, column)
+            if column not in columns_of(factor) or name in self.categories:
+                continue
+            rate: Any = np.ones(len(table))
+            if factor.eval_method is Factor.EvalMethod.PYTHON:
+                rate = expression(name).slope(table, self.state, column)
             if rate is not None:
                 moved = self._built(table, {name: rate})
                 moved = moved - self._built(table, {name: zeros_like(rate)})
                 total = moved if total is None else total + moved
         return None if total is None else torch.from_numpy(total)
-
-    def _rate(self, factor: Factor, table: pd.DataFrame, column: str) -> Any:
-        """Return the derivative of a factor with respect to a column; None where it has none."""
-        if column not in columns_of(factor) or factor.expr in self.categories:
-            return None
-        if factor.eval_method is Factor.EvalMethod.PYTHON:
-            return expression(factor.expr).slope(table, self.state, column)
-        return np.ones(len(table))
 
     def _with_numbers(self, table: pd.DataFrame) -> pd.DataFrame:
         require_columns(self.variables, [str(name) for name in table.columns])
