@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,6 @@ from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Solution
 from nll.families.base import Sample
 from nll.solvers.outcome import Status
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -247,7 +244,7 @@ class Fit:
                 state[name] = None
         return state
 
-    def plot(self, what: str | None = None, level: float = 0.95) -> Figure:
+    def plot(self, what: str | None = None, level: float = 0.95) -> Any:
         """Draw the fit; a matplotlib Figure, that a notebook shows and `savefig` writes.
 
         Args:
@@ -262,9 +259,9 @@ class Fit:
         Raises: ValueError for a picture that there is none of; ModuleNotFoundError without
             matplotlib.
         """
-        from nll.estimation.inference.curves import figure
+        from nll import report
 
-        return figure(self, what, level)
+        return report.figure(self, what, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
         """A DataFrame with a row for each number: estimate, std err, z, p value (of the value 0),
@@ -283,15 +280,15 @@ class Fit:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from nll.report.notebook import fragment
+        from nll import report
 
-        return fragment(self)
+        return report.fragment(self)
 
     def summary(self) -> str:
         """The table that people know, as plain text."""
-        from nll.report.text import summary
+        from nll import report
 
-        return summary(self)
+        return report.summary(self)
 
     def to_dict(self, level: float = 0.95) -> dict[str, Any]:
         """Everything that is a number or a text, as plain Python values (NaN and infinities
