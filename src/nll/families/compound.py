@@ -22,8 +22,8 @@ from nll.families.distributions import InverseGaussian
 from nll.families.log_cdf import TAILS, Tails, log_sum, tails_of
 from nll.families.registry import FAMILIES, family_of
 from nll.families.searched_forms import moments
+from nll.solvers.outcome import Sums
 from nll.solvers.parameters import Parameter, Params
-from nll.solvers.trust_region import Sums
 
 _TRIES = 8  # random starts of a mixture
 _LEAST_SHARE = 1e-6  # of a component that means something
