@@ -10,7 +10,7 @@ import torch
 from torch import distributions as td
 
 from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling, truncated
-from nll.estimation.grouped import search_each
+from nll.estimation.each import search_each
 from nll.estimation.inference.wald import wald
 from nll.families.registry import FAMILIES
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.estimation.inference import covariance as cov
 from nll.estimation.objective import Problem
-from nll.solvers.trust_region import Optima, Optimum
+from nll.solvers.matrices import inverse as inverse_of
+from nll.solvers.outcome import Optima, Optimum
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its boundary
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
@@ -127,7 +127,7 @@ def is_maximum(problem: Problem, top: Optimum) -> bool:
         return False
     if len(top.theta) > _MOST_PROFILED:
         return top.proved
-    inverse = cov.inverse(top.sums.information)[None]
+    inverse = inverse_of(top.sums.information)[None]
     return bool((falls if top.proved else curved)(problem, top.theta[None], inverse)[0])
 
 
@@ -339,7 +339,7 @@ def _trend(
     held = torch.ones(1, len(far), dtype=torch.bool).index_fill(1, index, False)
     there = problem.maximise_held(far[None], held).sums.information[0]
     errors = [
-        cov.inverse(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
+        inverse_of(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
         for information in (top.sums.information, there)
     ]
     ratio = errors[1] / errors[0]

@@ -58,9 +58,8 @@ def figure(fit: Fit, what: str | None = None, level: float = 0.95) -> Figure:
     if what is not None and what not in KINDS:
         raise ValueError(f"expected what to be one of {', '.join(KINDS)}, or None, got {what!r}")
     if not kinds or (what is not None and what not in kinds):
-        raise ValueError(
-            f"expected a figure of {fit.model} ({', '.join(kinds) or 'there are none'}), got {what!r}"
-        )
+        listed = ", ".join(kinds) or "there are none"
+        raise ValueError(f"expected a figure of {fit.model} ({listed}), got {what!r}")
     if what == "profile":
         assert fit.search is not None
         return plots.profiles(curves.profile_curves(fit.search(), level, _PROFILES), level)
