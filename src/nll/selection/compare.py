@@ -270,7 +270,7 @@ def _named(models: Any) -> dict[str, Any]:
         named = {str(name): model for name, model in models.items()}
     elif isinstance(models, Sequence) and not isinstance(models, str):
         for model in models:
-            if not isinstance(model, (type, Fit)):
+            if not isinstance(model, (type, Family, Fit)):
                 raise TypeError(
                     f"expected classes or fits, or a dict of name -> model, got "
                     f"{type(model).__name__}"
@@ -294,7 +294,8 @@ def _named(models: Any) -> dict[str, Any]:
 def _family(model: Any) -> Family | None:
     if isinstance(model, Fit):
         return None if model.sample is None else model.sample.family
-    return family_of(model) if isinstance(model, type) and issubclass(model, Distribution) else None
+    is_class = isinstance(model, type) and issubclass(model, Distribution)
+    return family_of(model) if is_class or isinstance(model, Family) else None
 
 
 def _counts(model: Any) -> bool | None:

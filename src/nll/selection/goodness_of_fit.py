@@ -22,10 +22,8 @@ from nll.estimation.fit import fit
 from nll.estimation.grouped import fit_each
 from nll.estimation.maximise import units_of
 from nll.estimation.result import Fit
-from nll.families.base import Family
-from nll.families.log_cdf import TAILS, Tails
+from nll.families.base import Family, Tails, simulate
 from nll.families.registry import FAMILIES
-from nll.families.replicates import simulate
 from nll.solvers.parameters import Params
 
 BUDGET = 1 << 20  # numbers drawn in all: seconds
@@ -260,10 +258,9 @@ def _tails(family: Family, x: Tensor, params: Params) -> Tails:
 
 
 def _log_cdf(family: Family, x: Tensor, params: Params) -> Tails:
-    made: Any = family.distribution
-    if made in TAILS:
-        return TAILS[made](x, **params)
-    below = made(**params, validate_args=False).cdf(x)
+    if family.tails is not None:
+        return family.tails(x, **params)
+    below = family(**params, validate_args=False).cdf(x)
     return Tails(below.log(), torch.log1p(-below))
 
 
