@@ -21,7 +21,6 @@ from nll.estimation.objective import MOST_INFORMATION
 from nll.estimation.result import Fit
 from nll.families.base import Family
 from nll.families.registry import FAMILIES
-from nll.families.searched_forms import EXPECTED_INFORMATION
 from nll.solvers.parameters import said
 from nll.solvers.trust_region import Progress
 
@@ -216,13 +215,13 @@ def _expected(found: Solution, observed: Observations, family: Family | None) ->
         # at the maximum of an exponential family they agree
         inverse = cov.inverse(found.optimum.sums.information)
         return cov.transformed(inverse, found.jacobian)
-    if not known or family is None or family.distribution not in EXPECTED_INFORMATION:
-        names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
+    if not known or family is None or family.expected_information is None:
+        names = ", ".join(f.name for f in FAMILIES.values() if f.expected_information is not None)
         raise ValueError(
             f"expected covariance='expected' for {names} or an exponential family, "
             f"all parameters free"
         )
-    return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
+    return cov.inverse(observed.n * family.expected_information(**found.params))
 
 
 _ALL_EQUAL = (

@@ -29,16 +29,22 @@ from nll.estimation.closed_form import closed_fit
 from nll.estimation.conclude import FitOptions, searched_fit, without_maximum
 from nll.estimation.grouped import GroupedFit, fit_groups
 from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows, of_module
-from nll.estimation.maximise import Solution, Units, search, units_of
+from nll.estimation.maximise import Solution, Units, ordered, search, units_of
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.estimation.progress import Line
 from nll.estimation.result import Fit
-from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
-from nll.families.closed_forms import MOST_CATEGORIES
-from nll.families.compound import CompoundFamily, ordered
-from nll.families.log_cdf import Interval, Windowed, tails_of
+from nll.families.base import (
+    Family,
+    FamilyBlockMeans,
+    FamilyMeans,
+    FamilyRows,
+    Sample,
+    seeded,
+    tails_of,
+)
+from nll.families.counts import MOST_CATEGORIES
+from nll.families.log_cdf import Interval, Windowed
 from nll.families.registry import family_of
-from nll.families.replicates import seeded
 from nll.solvers.parameters import Layout, Params, layout, value_of
 from nll.solvers.trust_region import Progress
 
@@ -115,6 +121,8 @@ def fit(
 
 
 def _family(model: Any) -> Family:
+    if isinstance(model, Family):
+        return model
     if not isinstance(model, type):
         raise TypeError(
             f"expected a class of torch.distributions such as Normal, or a Likelihood, "
@@ -138,7 +146,7 @@ def _fit_family(family: Family, data: Any, weights: Any, options: FitOptions, mi
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
     categorical = family.name == "Categorical"
     if isinstance(data, (Censored, Truncated)):
-        tails_of(family.distribution)
+        tails_of(family)
         observed = observe_bounded(data, weights, missing=missing)
     else:
         observed = observe(data, weights, missing=missing, categorical=categorical)
@@ -297,11 +305,7 @@ def _search_family(
             others,
             unbounded,
         )
-    return (
-        ordered(found, family)
-        if free and isinstance(family, CompoundFamily) and family.components
-        else found
-    )
+    return ordered(found, family.ordered) if free and family.ordered is not None else found
 
 
 def _numbers_of(own: Layout, values: Params) -> Tensor:

@@ -22,8 +22,15 @@ from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LikelihoodRows
 from nll.estimation.maximise import Solution, inward
 from nll.estimation.objective import PlainRows, Problem, Segment
-from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
-from nll.families.replicates import seeded, simulate
+from nll.families.base import (
+    Family,
+    FamilyBlockMeans,
+    FamilyMeans,
+    FamilyRows,
+    Sample,
+    seeded,
+    simulate,
+)
 from nll.solvers.parameters import Params
 from nll.solvers.trust_region import Optima
 

@@ -5,7 +5,7 @@ distribution.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from torch.distributions import Bernoulli, Categorical
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.profile import ends, tangents
 from nll.estimation.inference.wald import quantile
-from nll.families.base import Sample
-from nll.families.log_cdf import TAILS, Tails, tails_of
+from nll.families.base import Sample, Tails
 from nll.solvers.parameters import Params
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def can_score(sample: Sample) -> bool:
     """
     family = sample.family
     plain = not (family.columns or family.discrete or family.simplex or sample.observed.incomplete)
-    return plain and (family.distribution in TAILS or family.interval is not None)
+    return plain and (family.tails is not None or family.interval is not None)
 
 
 def normal_scores(sample: Sample, params: Params) -> Scores:
@@ -161,11 +160,9 @@ def normal_scores(sample: Sample, params: Params) -> Scores:
 
 
 def _log_tails(sample: Sample, values: Tensor, params: Params) -> Tails:
-    if sample.family.distribution in TAILS:
-        return tails_of(sample.family.distribution)(values, **params)
-    made: Any = sample.family.distribution
-    known = made(**params, validate_args=False)
-    share = known.cdf(values)
+    if sample.family.tails is not None:
+        return sample.family.tails(values, **params)
+    share = sample.family(**params, validate_args=False).cdf(values)
     return Tails(share.log(), torch.log1p(-share))
 
 
@@ -195,7 +192,7 @@ def right_censored(sample: Sample) -> bool:
     low, high = ends
     return (
         bool(((high == low) | ((high == torch.inf) & low.isfinite())).all())
-        and sample.family.distribution in TAILS
+        and sample.family.tails is not None
     )
 
 
