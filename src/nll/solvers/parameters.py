@@ -8,10 +8,10 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,6 +68,21 @@ class Parameter:
         return self.transform.inverse_shape(torch.Size(self.shape))
 
 
+class Entry(NamedTuple):
+    """A parameter's place in the vectors of a layout."""
+
+    name: str
+    parameter: Parameter
+    flat: slice  # among all parameters, flattened
+    free: slice  # among the free numbers; empty if the parameter is not free
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each of its free numbers stands for one number of the parameter."""
+        size = self.free.stop - self.free.start
+        return size > 0 and self.parameter.free_shape == self.parameter.shape
+
+
 @dataclass(frozen=True)
 class Layout:
     """All parameters of a model; those that are free one after another in a vector."""
@@ -82,6 +97,16 @@ class Layout:
         return {
             n: p for n, p in self.parameters.items() if n not in self.fixed and n not in self.tied
         }
+
+    def entries(self) -> Iterator[Entry]:
+        """Each parameter with its place in the flattened and in the free vector."""
+        flat = free = 0
+        for name, parameter in self.parameters.items():
+            size = math.prod(parameter.shape)
+            moved = 0 if name in self.fixed or name in self.tied else parameter.free_shape.numel()
+            yield Entry(name, parameter, slice(flat, flat + size), slice(free, free + moved))
+            flat += size
+            free += moved
 
     @property
     def size(self) -> int:
