@@ -69,12 +69,12 @@ def test_probabilities_add_to_one_and_the_tails_are_theirs(made, truth):
         return
     low = truth.get("location", truth.get("loc", 0.0))
     low = low if not isinstance(low, list) else -12.0
-    x = torch.linspace(low, low + 60.0, 600_001, dtype=torch.float64)
+    x = torch.linspace(low, low + 60.0, 60_001, dtype=torch.float64)
     density = known.log_prob(x).exp().nan_to_num(0.0)
     below, above = tails_of(made)(x, **params)
     total = torch.cumulative_trapezoid(density, x)
     torch.testing.assert_close(
-        total[10_000:], below.exp()[10_001:] - below.exp()[0], rtol=0, atol=2e-4
+        total[1000:], below.exp()[1001:] - below.exp()[0], rtol=0, atol=2e-4
     )
     inside = (below > -700) & (above > -700)
     torch.testing.assert_close(

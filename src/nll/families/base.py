@@ -159,6 +159,16 @@ class Family:
         """The constraint and shape of each parameter for rows of `columns` numbers."""
         return {name: parameter_of(c, columns) for name, c in self.arg_constraints.items()}
 
+    def log_tails(self, x: Tensor, params: Params) -> Tails:
+        """The tails, by PyTorch's cdf if there is no formula.
+
+        Raises: NotImplementedError if the distribution function is not known.
+        """
+        if self.tails is not None:
+            return self.tails(x, **params)
+        below = self(**params, validate_args=False).cdf(x)
+        return Tails(below.log(), torch.log1p(-below))
+
     def log_probs(self, values: Tensor, params: Params, given: dict[str, Any]) -> Tensor:
         """Log-probability or log-density of each row."""
         if self.log_prob is not None:

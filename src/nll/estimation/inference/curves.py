@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Categorical
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.profile import ends, tangents
 from nll.estimation.inference.wald import quantile
-from nll.families.base import Sample, Tails
+from nll.families.base import Sample
 from nll.solvers.parameters import Params
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def normal_scores(sample: Sample, params: Params) -> Scores:
     given = {name: v if v.dim() == 0 else v[order] for name, v in sample.given.items()}
     n = float(weights.sum())
     share = (weights.cumsum(0) - weights / 2) / n
-    below, above = _log_tails(sample, values, {**params, **given})
+    below, above = sample.family.log_tails(values, {**params, **given})
     lower = below < above
     z = ndtri_exp(torch.where(lower, below, above).clamp(max=-1e-300).numpy())
     found = torch.where(lower, torch.from_numpy(z), -torch.from_numpy(z))
@@ -157,13 +157,6 @@ def normal_scores(sample: Sample, params: Params) -> Scores:
         for q in (0.025, 0.975)
     ]
     return Scores(torch.special.ndtri(share), found, *band)
-
-
-def _log_tails(sample: Sample, values: Tensor, params: Params) -> Tails:
-    if sample.family.tails is not None:
-        return sample.family.tails(values, **params)
-    share = sample.family(**params, validate_args=False).cdf(values)
-    return Tails(share.log(), torch.log1p(-share))
 
 
 class Survival(NamedTuple):
@@ -199,7 +192,7 @@ def right_censored(sample: Sample) -> bool:
 def survival(sample: Sample, params: Params, times: Tensor) -> Tensor:
     """P(X > t) in the fitted distribution."""
     given = {name: value for name, value in sample.given.items() if value.dim() == 0}
-    return _log_tails(sample, times, {**params, **given}).above.exp()
+    return sample.family.log_tails(times, {**params, **given}).above.exp()
 
 
 # ---- The figure ----------------------------------------------------------------------------------
