@@ -28,8 +28,8 @@ from nll.data.stream import Stream
 from nll.estimation.fit import fit as fit_family
 from nll.estimation.grouped import GroupedFit
 from nll.estimation.result import Fit
-from nll.families.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
-from nll.families.registry import FAMILIES, family_of
+from nll.families.compound import INFLATED, SHIFTED, mixture, shifted, zero_inflated
+from nll.families.registry import FAMILIES
 from nll.regression.after.margins import Margins, elementwise, softmax
 from nll.regression.after.predictions import Predictor
 from nll.regression.formula import design as designs
@@ -51,14 +51,9 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-_PLAIN = [
-    f for f in FAMILIES.values() if not (f.columns or f.given or isinstance(f, CompoundFamily))
-]
-_MADE = [
-    family_of(made)
-    for made in (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))
-]
-DISTRIBUTIONS = {snake(f.name): f for f in (*_PLAIN, *_MADE)}
+_PLAIN = [f for f in FAMILIES.values() if not (f.columns or f.given)]
+_COMPOUND = (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))
+DISTRIBUTIONS = {snake(f.name): f for f in (*_PLAIN, *_COMPOUND)}
 _REGRESSIONS = ("softmax", *RESPONSES)
 
 

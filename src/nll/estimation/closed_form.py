@@ -93,7 +93,7 @@ def _boundaries(family: Family, params: Params) -> tuple[dict[int, str], list[st
         return {}, ["high = low"] if bool(params["low"] == params["high"]) else []
     attained, open_ends, index = {}, [], 0
     for name, value in params.items():
-        constraint = family.distribution.arg_constraints[name]  # type: ignore[index]
+        constraint = family.arg_constraints[name]
         closed: tuple[float, ...] = ()
         if constraint in (constraints.unit_interval, constraints.simplex):
             closed = (0.0, 1.0)
@@ -113,8 +113,7 @@ def supports_of(family: Family, params: Params) -> dict[str, Constraint]:
     """Return the constraint of each parameter."""
     if family.distribution is Uniform:  # has exact intervals
         return {}
-    arguments: Any = family.distribution.arg_constraints
-    return {name: arguments[name] for name in params}
+    return {name: family.arg_constraints[name] for name in params}
 
 
 class FamilyLogLikelihood(LogLikelihood):

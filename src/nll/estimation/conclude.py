@@ -23,7 +23,6 @@ from nll.estimation.options import FitOptions
 from nll.estimation.result import Fit
 from nll.families.base import Family, Sample
 from nll.families.registry import FAMILIES
-from nll.families.searched_forms import EXPECTED_INFORMATION
 from nll.solvers.outcome import Status
 from nll.solvers.parameters import flatten, said
 
@@ -254,10 +253,9 @@ def _expected(solution: Solution, observed: Observations, family: Family | None)
             # at the maximum of an exponential family both informations agree
             inverse = cov.inverse(solution.optimum.sums.information)
             return cov.transformed(inverse, solution.jacobian)
-        if family.distribution in EXPECTED_INFORMATION:
-            information = EXPECTED_INFORMATION[family.distribution](**solution.params)
-            return cov.inverse(observed.n * information)
-    names = ", ".join(distribution.__name__ for distribution in EXPECTED_INFORMATION)
+        if family.expected_information is not None:
+            return cov.inverse(observed.n * family.expected_information(**solution.params))
+    names = ", ".join(f.name for f in FAMILIES.values() if f.expected_information is not None)
     raise ValueError(
         f"expected covariance='expected' for {names} or an exponential family, all parameters free"
     )

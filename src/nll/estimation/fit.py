@@ -130,7 +130,7 @@ def _fit_likelihood(
 def _fit_groups(
     family: Family, data: Any, weights: Any, options: FitOptions, missing: str, groups: Any
 ) -> GroupedFit:
-    shaped = family.columns or family.given or family.simplex or getattr(family, "components", None)
+    shaped = family.columns or family.given or family.simplex or family.ordered is not None
     if shaped or not options.plain or isinstance(weights, Weights):
         raise ValueError(
             f"cannot fit {family.name} by groups: groups support families of single numbers and "
@@ -141,6 +141,8 @@ def _fit_groups(
 
 
 def _family(model: Any) -> Family:
+    if isinstance(model, Family):
+        return model
     if isinstance(model, type) and issubclass(model, Distribution):
         return family_of(model)
     got = model.__name__ if isinstance(model, type) else type(model).__name__

@@ -5,14 +5,15 @@ ends.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nll.estimation import diagnostics
-from nll.estimation.diagnostics import Limit, Surroundings
+from nll.estimation.diagnostics import Limit, Surroundings, look_around
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.objective import MOST_INFORMATION, Problem
 from nll.solvers.outcome import Optimum, Progress, Status, Sums
@@ -368,3 +369,14 @@ class AtParameters(LogLikelihood):
             at += size
         value = self.problem.value(self.units.own(params))
         return float(value[0]) - self.density * math.log(self.units.scale)
+
+
+def ordered(solution: Solution, order: Callable[[Params], Params]) -> Solution:
+    """Return the same maximum with its exchangeable parameters in a defined order."""
+    problem, layout = solution.problem, solution.problem.layout
+    theta = layout.numbers(order(layout.natural(solution.theta))).detach()
+    sums = Sums(*(part[0] for part in problem.sums(theta)))
+    optimum = solution.optimum._replace(theta=theta[0], sums=sums)
+    # The free numbers have other places.
+    around = None if solution.around is None else look_around(problem, optimum)
+    return replace(solution, optimum=optimum, around=around)

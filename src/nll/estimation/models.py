@@ -10,14 +10,13 @@ from torch import Tensor
 
 from nll.data.observations import Observations, observe_parts, total, totals
 from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows
-from nll.estimation.maximise import Solution, search
+from nll.estimation.maximise import Solution, ordered, search
 from nll.estimation.objective import LogProb, PlainRows, Problem, Segment
 from nll.estimation.options import FitOptions
 from nll.estimation.progress import Line
 from nll.estimation.samples import known_ends
 from nll.estimation.starts import family_starts, likelihood_starts
 from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
-from nll.families.compound import CompoundFamily, ordered
 from nll.families.log_cdf import Interval, Windowed
 from nll.solvers.parameters import Params, layout
 from nll.solvers.units import Units, units_of
@@ -50,8 +49,8 @@ def search_family(sample: Sample, options: FitOptions) -> Solution:
             others,
             family.unbounded is not None,
         )
-    if options.free and isinstance(family, CompoundFamily) and family.components:
-        return ordered(solution, family)
+    if options.free and family.ordered is not None:
+        return ordered(solution, family.ordered)
     return solution
 
 

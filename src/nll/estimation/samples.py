@@ -18,9 +18,8 @@ from nll.data.observations import (
     observe_bounded,
     require_support,
 )
-from nll.families.base import Family, Sample
-from nll.families.closed_forms import MOST_CATEGORIES
-from nll.families.log_cdf import tails_of
+from nll.families.base import Family, Sample, tails_of
+from nll.families.counts import MOST_CATEGORIES
 from nll.solvers.parameters import Params
 
 
@@ -34,7 +33,7 @@ def sample_of(family: Family, data: Any, weights: Any, fixed: Any, missing: str)
             raise ValueError(f"expected fixed={{'{name}': ...}} for {family.name}, got no {name}")
     categorical = family.name == "Categorical"
     if isinstance(data, (Censored, Truncated)):
-        tails_of(family.distribution)
+        tails_of(family)
         observed = observe_bounded(data, weights, missing=missing)
     else:
         observed = observe(data, weights, missing=missing, categorical=categorical)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from nll.estimation.options import FitOptions
-from nll.families.base import Family
-from nll.families.replicates import seeded
+from nll.families.base import Family, seeded
 from nll.solvers.parameters import Layout, Params, value_of
 
 _ROWS = 1 << 16  # of a family that the start is computed from

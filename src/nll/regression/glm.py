@@ -28,7 +28,7 @@ from nll.data.observations import Observations, require_support
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LogLikelihood
-from nll.families.closed_forms import log_peak, log_rising
+from nll.families.numerics import log_peak, log_rising
 from nll.regression import existence
 from nll.regression.design_matrix import Columns
 from nll.regression.refit import ResponseRows, search_again

@@ -24,8 +24,14 @@ from nll.estimation.likelihood import LikelihoodRows
 from nll.estimation.maximise import Solution, inward
 from nll.estimation.models import mean_segment
 from nll.estimation.objective import PlainRows, Problem, Segment
-from nll.families.base import FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
-from nll.families.replicates import seeded, simulate
+from nll.families.base import (
+    FamilyBlockMeans,
+    FamilyMeans,
+    FamilyRows,
+    Sample,
+    seeded,
+    simulate,
+)
 from nll.solvers.parameters import Params, flatten, unflatten
 
 _NUMBERS = 1 << 22  # drawn at once

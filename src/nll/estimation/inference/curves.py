@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.profile import ends, tangents
 from nll.estimation.inference.wald import quantile
 from nll.families.base import Sample
-from nll.families.log_cdf import TAILS, Tails, tails_of
 from nll.solvers.parameters import Entry, Params
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def can_score(sample: Sample) -> bool:
     """Whether the data have normal scores: exact, continuous numbers with a known cdf."""
     family = sample.family
     plain = not (family.columns or family.discrete or family.simplex or sample.observed.incomplete)
-    return plain and (family.distribution in TAILS or family.interval is not None)
+    return plain and (family.tails is not None or family.interval is not None)
 
 
 def normal_scores(sample: Sample, params: Params) -> Scores:
@@ -120,7 +119,7 @@ def normal_scores(sample: Sample, params: Params) -> Scores:
     fixed = {name: v if v.dim() == 0 else v[order] for name, v in sample.given.items()}
     n = float(weights.sum())
     share = (weights.cumsum(0) - weights / 2) / n
-    below, above = _log_tails(sample, values, {**params, **fixed})
+    below, above = sample.family.log_tails(values, {**params, **fixed})
     lower = below < above
     z = torch.from_numpy(ndtri_exp(torch.where(lower, below, above).clamp(max=-1e-300).numpy()))
     scores = torch.where(lower, z, -z)
@@ -135,14 +134,6 @@ def normal_scores(sample: Sample, params: Params) -> Scores:
         for q in (0.025, 0.975)
     ]
     return Scores(torch.special.ndtri(share), scores, *band)
-
-
-def _log_tails(sample: Sample, values: Tensor, params: Params) -> Tails:
-    if sample.family.distribution in TAILS:
-        return tails_of(sample.family.distribution)(values, **params)
-    distribution: Any = sample.family.distribution
-    share = distribution(**params, validate_args=False).cdf(values)
-    return Tails(share.log(), torch.log1p(-share))
 
 
 class Survival(NamedTuple):
@@ -170,10 +161,10 @@ def right_censored(sample: Sample) -> bool:
         return False
     low, high = ends
     allowed = (high == low) | ((high == torch.inf) & low.isfinite())
-    return bool(allowed.all()) and sample.family.distribution in TAILS
+    return bool(allowed.all()) and sample.family.tails is not None
 
 
 def survival(sample: Sample, params: Params, times: Tensor) -> Tensor:
     """Return P(X > t) in the fitted distribution."""
     fixed = {name: value for name, value in sample.given.items() if value.dim() == 0}
-    return _log_tails(sample, times, {**params, **fixed}).above.exp()
+    return sample.family.log_tails(times, {**params, **fixed}).above.exp()

@@ -1,6 +1,4 @@
-"""Estimates of data that are nearly equal, starts for data of any size, and what comes of rows that
-tell little.
-"""
+"""All families: data that are nearly equal, starts for data of any size, uninformative rows."""
 
 from __future__ import annotations
 
