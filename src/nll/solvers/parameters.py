@@ -30,7 +30,7 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     """Cut (N, ...) into tensors (*shape, ...), with the names and shapes of `like`."""
     pieces = vector.split([value.numel() for value in like.values()])
     return {
-        name: piece.reshape(*value.shape, *vector.shape[1:])
+        name: piece.reshape((*value.shape, *vector.shape[1:]))
         for (name, value), piece in zip(like.items(), pieces, strict=True)
     }
 
