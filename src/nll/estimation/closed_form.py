@@ -110,7 +110,6 @@ def _boundaries(family: Family, params: Params) -> tuple[dict[int, str], list[st
 
 
 def supports_of(family: Family, params: Params) -> dict[str, Constraint]:
-    """Return the constraint of each parameter."""
     if family.distribution is Uniform:  # has exact intervals
         return {}
     return {name: family.arg_constraints[name] for name in params}
@@ -124,7 +123,6 @@ class FamilyLogLikelihood(LogLikelihood):
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters in the vector."""
         constraint = constraints.simplex if self.sample.family.simplex else constraints.real
         return {
             name: Parameter(
@@ -135,7 +133,6 @@ class FamilyLogLikelihood(LogLikelihood):
         }
 
     def __call__(self, vector: Tensor) -> float:
-        """Return the log-likelihood at a vector of parameters."""
         family, observed = self.sample.family, self.sample.observed
         params = unflatten(vector, self.like)
         rows = family.log_probs(observed.values, params, self.sample.given)

@@ -97,7 +97,6 @@ def by_search(
     options: FitOptions,
     sample: Sample | None = None,
 ) -> Fit:
-    """Return the result of a search."""
     solution = replace(solution, weighted=observed.kind != "frequency")
     family = None if sample is None else sample.family
     verdict, status = _verdict(solution, observed, family)

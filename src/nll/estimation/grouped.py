@@ -59,7 +59,6 @@ class GroupedFit:
         }
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Return columns with a row for each group."""
         columns: dict[str, list[Any]] = {"group": self.groups, "n": self.n.tolist()}
         if self.events is not None:
             columns["events"] = self.events.tolist()
@@ -78,11 +77,9 @@ class GroupedFit:
         return pd.DataFrame(self.to_dict()).set_index("group")
 
     def __len__(self) -> int:
-        """Return the number of groups."""
         return len(self.groups)
 
     def __str__(self) -> str:
-        """Return one line on all groups."""
         missed = len(self) - int(self.converged.sum())
         rest = f"; {missed} without a maximum" if missed else ""
         events = "" if self.events is None else f", {float(self.events.sum()):.12g} events"

@@ -84,7 +84,6 @@ class Likelihood:
         return JointLikelihood(_terms(self) + _terms(other))
 
     def rows(self, *parts: Tensor, **params: Tensor) -> Tensor:
-        """Return the log-probability of each row, checked."""
         rows = self.log_prob(*parts, **params)
         if isinstance(rows, Distribution):
             rows = rows.log_prob(parts[-1])

@@ -23,7 +23,6 @@ from nll.solvers.units import Units, units_of
 
 
 def search_family(sample: Sample, options: FitOptions) -> Solution:
-    """Maximise the likelihood of a family."""
     family, observed = sample.family, sample.observed
     units = units_of(observed.values, family.units) if options.free else Units()
     values = units.data(observed.values)
@@ -168,7 +167,6 @@ def _one_each(name: str, values: Any, count: int) -> tuple[Any, ...]:
 
 
 def _merged(observations: list[Observations]) -> Observations:
-    """Several data sets one after another."""
     if len(observations) == 1:
         return observations[0]
     kinds = {observed.kind for observed in observations}
@@ -180,7 +178,6 @@ def _merged(observations: list[Observations]) -> Observations:
 
 
 def search_likelihood(data: LikelihoodData, options: FitOptions) -> Solution:
-    """Maximise a user's likelihood."""
     space = layout(dict(data.model.parameters), options.fixed, options.bounds)
     problem = Problem(data.segments, space)
     start, others = likelihood_starts(space, options)

@@ -44,7 +44,6 @@ class Segment(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The number of rows."""
         return self.weights.shape[1]
 
     @property
@@ -53,7 +52,6 @@ class Segment(NamedTuple):
         return self.weights.stride() == (0, 0) and float(self.weights[0, 0]) == 1.0
 
     def take(self, which: Tensor) -> Segment:
-        """Return the rows of some data sets."""
         parts = tuple(part if len(part) == 1 else part[which] for part in self.parts)
         if self.weights.stride(0) == 0:  # the same for all
             return self._replace(parts=parts, weights=self.weights[:1].expand(len(which), -1))
@@ -61,7 +59,6 @@ class Segment(NamedTuple):
         return self._replace(parts=parts, weights=self.weights if shared else self.weights[which])
 
     def rows(self, begin: int, end: int, step: int = 1) -> Segment:
-        """Return some of the rows."""
         parts = tuple(
             part if part.shape[1] == 1 else part[:, begin:end:step] for part in self.parts
         )
@@ -81,7 +78,6 @@ class PlainRows:
     function: Callable[..., Tensor]
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        """Return the log-probabilities (b, m)."""
         params = {name: value[:, 0] for name, value in params.items()}
         if len(next(iter(params.values()))) == 1:
             one = {name: value[0] for name, value in params.items()}
@@ -107,7 +103,6 @@ class Problem:
 
     @property
     def width(self) -> int:
-        """The number of rows."""
         return sum(segment.width for segment in self.segments)
 
     @property

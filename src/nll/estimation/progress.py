@@ -15,7 +15,6 @@ class Line:
         self.model, self.next, self.width = model, time.monotonic() + _PATIENCE, 0
 
     def __call__(self, step: int, log_likelihood: float, decrement: float) -> None:
-        """Show the state, if some time has passed."""
         if time.monotonic() < self.next or not sys.stderr.isatty():
             return
         self.next = time.monotonic() + _EVERY

@@ -313,7 +313,6 @@ class Fit:
         return pd.DataFrame(arrays, index=pd.Index(self.names))
 
     def _repr_html_(self) -> str:
-        """Return the HTML that a notebook shows."""
         from nll import report
 
         return report.fragment(self)
@@ -359,5 +358,4 @@ class Fit:
         }
 
     def __str__(self) -> str:
-        """Return the summary."""
         return self.summary()

@@ -45,7 +45,6 @@ def family_starts(
 
 
 def family_start(family: Family, values: Tensor, weights: Tensor) -> Params:
-    """Return the starting values by the family's rule."""
     columns = values.shape[-1] if family.columns else 1
     return _usable(family, _by_rule(family, values, weights), columns)
 

@@ -62,13 +62,11 @@ class Optimum(NamedTuple):
 
     @property
     def verdict(self) -> Status:
-        """The status as a value."""
         if self.decrement != self.decrement:
             return Status.NOT_FINITE
         return Status.CONVERGED if self.reached else Status.MAX_STEPS
 
     def batched(self) -> Optima:
-        """Return this search as a batch of one."""
         sums = Sums(*(part[None] for part in self.sums))
         numbers = (self.steps, self.reached, self.shrunk, self.proved)
         decrement = torch.tensor([self.decrement], dtype=torch.float64)
@@ -87,7 +85,6 @@ class Optima(NamedTuple):
     proved: Tensor  # (B)
 
     def one(self, index: int) -> Optimum:
-        """Return one of the searches."""
         sums = Sums(*(part[index] for part in self.sums))
         reached, proved = bool(self.reached[index]), bool(self.proved[index])
         decrement, steps = float(self.decrement[index]), int(self.steps[index])

@@ -60,61 +60,6 @@ def decrement_of(sums: Sums) -> float:
     return float(_scaled(one).decrement()[0]) if bool(_finite(one)) else 0.0
 
 
-class _Searches:
-    """The state of several searches, (B) each."""
-
-    def __init__(self, start: Tensor, here: Sums) -> None:
-        count = len(start)
-        self.theta, self.here = start.clone(), here
-        self.decrement = torch.full((count,), torch.nan, dtype=start.dtype)
-        self.radius = torch.full_like(self.decrement, torch.nan)
-        self.steps = torch.zeros(count, dtype=torch.int64)
-        self.shrunk = torch.zeros_like(self.steps)
-        self.reached = torch.zeros(count, dtype=torch.bool)
-        self.proved = torch.zeros_like(self.reached)
-
-    def begin(self, active: Tensor, unit: Tensor) -> None:
-        model = _scaled(_of(self.here, active))
-        self.decrement[active] = model.decrement()
-        # at least as far as one observation tells
-        self.radius[active] = torch.maximum(model.newton_length(), unit[active].sqrt())
-
-    def step(self, sums: Callable[[Tensor, Tensor], Sums], active: Tensor, unit: Tensor) -> Tensor:
-        """Try a step of each active search; return which were taken."""
-        at = _of(self.here, active)
-        model = _scaled(at)
-        step, expected, inside = model.step(self.radius[active])
-        there = sums(self.theta[active] + step, active)
-        gain = there.log_likelihood - at.log_likelihood
-        slack = 1e-12 * (unit[active] + at.log_likelihood.abs())
-        ratio = torch.where(
-            expected > slack, gain / expected, torch.where(gain >= -slack, 1.0, -1.0)
-        )
-        taken = _finite(there) & ((ratio > 1e-4) | ((expected <= 1e4 * slack) & (gain >= -slack)))
-        length, radius = model.length(step), self.radius[active]
-        larger = torch.where((ratio > 0.75) & ~inside, 2 * radius, radius)
-        smaller = torch.where(taken, length / 2, length / 4)
-        self.radius[active] = torch.where(taken & (ratio > 0.25), larger, smaller)
-        self.shrunk[active] = torch.where(taken, 0, self.shrunk[active] + 1)
-        moved = active[taken]
-        self.theta[moved] += step[taken]
-        self.steps[moved] += 1
-        for part, new in zip(self.here, there, strict=True):
-            part[moved] = new[taken]
-        if len(moved):
-            self._remodel(moved, unit[moved])
-        return taken
-
-    def _remodel(self, moved: Tensor, unit: Tensor) -> None:
-        """Update the decrements, and whether their fall proves a maximum."""
-        before = self.decrement[moved]
-        model = _scaled(_of(self.here, moved))
-        self.decrement[moved] = model.decrement()
-        near = before <= NEAR * unit.clamp(max=1.0)
-        near = near if model.level is None else near & ~model.level
-        self.proved[moved] |= near & (self.decrement[moved] <= CONTRACTION * before)
-
-
 def maximise_each(
     sums: Callable[[Tensor, Tensor], Sums],
     start: Tensor,
@@ -122,6 +67,7 @@ def maximise_each(
     progress: Progress | None = None,
     enough: float | None = None,
     most_steps: int = MAX_STEPS,
+    most_shrinks: int = MAX_SHRINKS,
 ) -> Optima:
     """Maximise several functions at once.
 
@@ -131,32 +77,73 @@ def maximise_each(
         unit: (B), of each function's value: the tolerances are in it.
         progress: called before each step with the sum of the values and the largest decrement.
         enough: as in `maximise`.
-        most_steps: of each search.
+        most_steps, most_shrinks: of each search.
     """
-    state = _Searches(start, sums(start, torch.arange(len(start))))
-    active = _finite(state.here).nonzero()[:, 0]
+    count = len(start)
+    nothing = torch.full((count,), torch.nan, dtype=start.dtype)
+    zero, no = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool)
+    here = sums(start, torch.arange(count))
+    state = Optima(start.clone(), here, nothing, zero, no, zero.clone(), no.clone())
+    radius = nothing.clone()
+    active = _finite(here).nonzero()[:, 0]
     if len(active):
-        state.begin(active, unit)
+        model = _scaled(_of(here, active))
+        state.decrement[active] = model.decrement()
+        # at least as far as one observation tells
+        radius[active] = torch.maximum(model.newton_length(), unit[active].sqrt())
         if enough is not None:
             state.reached[active] = state.decrement[active] <= enough * unit[active]
             active = active[~state.reached[active]]
     while len(active):
         if progress is not None:
-            value = float(state.here.log_likelihood.sum())
+            value = float(state.sums.log_likelihood.sum())
             progress(int(state.steps.max()), value, float(state.decrement.max()))
         tolerance = TOLERANCE * unit[active]
         small = state.decrement[active] <= tolerance  # before this step
-        taken = state.step(sums, active, unit)
+        taken = _step(state, radius, sums, active, unit)
         if enough is None:
             state.reached[active] = small & (~taken | (state.decrement[active] <= tolerance))
         else:
             state.reached[active] = state.decrement[active] <= enough * unit[active]
-        ongoing = ~state.reached[active] & (state.shrunk[active] < MAX_SHRINKS)
+        ongoing = ~state.reached[active] & (state.shrunk[active] < most_shrinks)
         active = active[ongoing & (state.steps[active] < most_steps)]
-    proved = state.proved & state.reached
-    return Optima(
-        state.theta, state.here, state.decrement, state.steps, state.reached, state.shrunk, proved
-    )
+    return state._replace(proved=state.proved & state.reached)
+
+
+def _step(
+    state: Optima,
+    radius: Tensor,
+    sums: Callable[[Tensor, Tensor], Sums],
+    active: Tensor,
+    unit: Tensor,
+) -> Tensor:
+    """Try a step of each active search, in place; return which were taken."""
+    at = _of(state.sums, active)
+    model = _scaled(at)
+    step, expected, inside = model.step(radius[active])
+    there = sums(state.theta[active] + step, active)
+    gain = there.log_likelihood - at.log_likelihood
+    slack = 1e-12 * (unit[active] + at.log_likelihood.abs())
+    ratio = torch.where(expected > slack, gain / expected, torch.where(gain >= -slack, 1.0, -1.0))
+    taken = _finite(there) & ((ratio > 1e-4) | ((expected <= 1e4 * slack) & (gain >= -slack)))
+    length = model.length(step)
+    larger = torch.where((ratio > 0.75) & ~inside, 2 * radius[active], radius[active])
+    smaller = torch.where(taken, length / 2, length / 4)
+    radius[active] = torch.where(taken & (ratio > 0.25), larger, smaller)
+    state.shrunk[active] = torch.where(taken, 0, state.shrunk[active] + 1)
+    moved = active[taken]
+    state.theta[moved] += step[taken]
+    state.steps[moved] += 1
+    for part, new in zip(state.sums, there, strict=True):
+        part[moved] = new[taken]
+    if len(moved):
+        before = state.decrement[moved]
+        model = _scaled(_of(state.sums, moved))
+        state.decrement[moved] = model.decrement()
+        near = before <= NEAR * unit[moved].clamp(max=1.0)
+        near = near if model.level is None else near & ~model.level
+        state.proved[moved] |= near & (state.decrement[moved] <= CONTRACTION * before)
+    return taken
 
 
 def _of(sums: Sums, which: Tensor) -> Sums:

@@ -49,7 +49,6 @@ class Bootstrap:
     acceleration: Tensor | None  # (P), of the flattened parameters; None: unknown
 
     def __len__(self) -> int:
-        """Return the number of replicates that have a maximum."""
         return len(next(iter(self.params.values())))
 
     @property
@@ -109,7 +108,6 @@ class Bootstrap:
         return torch.special.ndtr(b + z / (1 - self.acceleration[p] * z))
 
     def __str__(self) -> str:
-        """Return one line on the replicates."""
         return f"{self.model}: {len(self)} bootstrap replicates, {self.failed} without a maximum"
 
 
@@ -232,7 +230,6 @@ class _SearchReplicates:
         return list(drawn.split(widths, 1))
 
     def _simulated_sample(self, size: int) -> list[Segment]:
-        """Rows of a family, drawn from it at the estimate."""
         assert self.sample is not None
         family, observed = self.sample.family, self.sample.observed
         if observed.incomplete or observed.kind != "frequency":
@@ -300,7 +297,6 @@ def resampled(weights: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 def _simulated(sample: Sample, params: Params, size: int, rng: np.random.Generator) -> Tensor:
-    """Draw (size, n) values of the family."""
     if sample.family.columns:
         raise ValueError(f"expected parametric=False for {sample.family.name}")
     shape = (size, round(sample.observed.n))

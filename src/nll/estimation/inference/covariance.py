@@ -68,6 +68,5 @@ def sandwich(inverse_information: Tensor, meat: Tensor) -> Tensor:
 
 
 def robust(inverse_information: Tensor, meat: Tensor, clusters: int | None) -> tuple[Tensor, str]:
-    """Return the sandwich and its name."""
     name = "sandwich" if clusters is None else f"sandwich, {clusters} clusters"
     return sandwich(inverse_information, meat), name

@@ -51,7 +51,6 @@ class Derived:
         return tests.wald(self.value.reshape(-1), self.covariance, values)
 
     def __str__(self) -> str:
-        """Return a line for each number."""
         numbers = zip(
             self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True
         )
@@ -83,7 +82,6 @@ def derived(
 
 
 def _function(what: Any, names: list[str], params: Params) -> Callable[[Tensor], Tensor]:
-    """The function of the flattened parameters."""
     if isinstance(what, Mapping):
         weights = torch.zeros(len(names), dtype=torch.float64)
         for name, weight in what.items():

@@ -25,7 +25,6 @@ class Test(NamedTuple):
     p_value: float
 
     def __str__(self) -> str:
-        """Return the test as one line."""
         return (
             f"{self.method}: chi-squared({self.df}) = {self.statistic:.6g}, p = {self.p_value:.4g}"
         )
