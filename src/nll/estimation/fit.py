@@ -255,7 +255,9 @@ def _search_family(
     segments = _segments(family, observed, values, given, units)
     each = Problem(segments, own)
     problem = each
-    if not given and not observed.incomplete:
+    if observed.incomplete:
+        problem = replace(each, segments=tuple(_distinct(segment) for segment in segments))
+    elif not given:
         problem = replace(each, segments=(_condensed(family, segments[0]),))
     step = max(1, len(values) // _START_ROWS)
     some, share = (
@@ -326,9 +328,10 @@ def _segments(
     segments = []
     for rows, of, which in found:
         if observed.window is not None:
-            of = (*(units.data(end).expand(len(values)) for end in observed.window), *of)
+            of = (*(units.data(end) for end in observed.window), *of)
             rows = Windowed(rows, Interval(family))
-        of = of if which is None else tuple(part[which] for part in of)
+        of = tuple(part.reshape(-1) for part in of)  # a window of all rows is one number
+        of = of if which is None else tuple(p if len(p) == 1 else p[which] for p in of)
         weights = observed.weights if which is None else observed.weights[which]
         place = numbers if which is None else numbers[which]
         segments.append(Segment(rows, tuple(part[None] for part in of), weights[None], place))
@@ -477,6 +480,24 @@ def _condensed(family: Family, rows: Segment) -> Segment:
             weights=torch.zeros_like(seen).index_add_(0, place, weights[0])[None],
         )
     return rows
+
+
+def _distinct(rows: Segment) -> Segment:
+    """Each row once, with the weight of all that are equal, where many are: rows that are censored
+    at one limit tell the same.
+    """
+    long = [part[0] for part in rows.parts if part.shape[1] == rows.width > 1]
+    if not long:
+        return rows
+    seen, place = torch.stack(long).unique(dim=1, return_inverse=True)
+    if 2 * seen.shape[1] > rows.width:
+        return rows
+    new = iter(seen)
+    parts = tuple(
+        next(new)[None] if part.shape[1] == rows.width > 1 else part for part in rows.parts
+    )
+    weights = torch.zeros_like(seen[0]).index_add_(0, place, rows.weights[0])
+    return Segment(rows.log_prob, parts, weights[None])
 
 
 def _known(start: Mapping[str, Any], own: Any) -> Mapping[str, Any]:

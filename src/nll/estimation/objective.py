@@ -18,7 +18,15 @@ from torch import Tensor
 
 from nll.solvers.newton_cg import maximise_by_products
 from nll.solvers.parameters import Layout, Params
-from nll.solvers.trust_region import MAX_STEPS, Optima, Progress, Sums, maximise_each
+from nll.solvers.trust_region import (
+    MAX_SHRINKS,
+    MAX_STEPS,
+    Optima,
+    Optimum,
+    Progress,
+    Sums,
+    maximise_each,
+)
 
 # Rows at once: their temporaries stay in the cache, and the way through Python is a small part.
 _ROWS = 1 << 16
@@ -28,6 +36,9 @@ _MANY, _SOME = 1 << 17, 1 << 14
 # at the end either.
 MANY_PARAMETERS, MOST_INFORMATION = 256, 4096
 _KEPT = 1 << 20  # rows whose derivatives stay in memory between products
+# Terms (searches x rows x parameters) up to which calls, not arithmetic, take the time: then one
+# call differentiates the whole score.
+_FEW_TERMS = 256
 
 # (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m). Of a single segment whose free numbers are
 # the parameters it may have a method `sums` of its own, from (segment, theta) to `Sums`.
@@ -51,6 +62,14 @@ class Segment(NamedTuple):
     def once(self) -> bool:
         """Whether all rows count once, told by a weight that is one number in memory."""
         return self.weights.stride() == (0, 0) and float(self.weights[0, 0]) == 1.0
+
+    @property
+    def shared(self) -> bool:
+        """Whether all searches are over the same rows, whose log-probability takes any number of
+        parameters at once.
+        """
+        alone = getattr(self.log_prob, "one_by_one", False)
+        return not alone and all(len(part) == 1 for part in (*self.parts, self.weights))
 
     def take(self, which: Tensor) -> Segment:
         """The rows of some data sets."""
@@ -82,6 +101,7 @@ class PlainRows:
     """
 
     function: Callable[..., Tensor]
+    one_by_one = True  # a function may not be one that PyTorch can batch
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
         """Return the log-probabilities (b, m)."""
@@ -143,6 +163,9 @@ class Problem:
             torch.zeros(count, size, size, dtype=torch.float64),
         )
         for block in self._blocks(count, which):
+            if block.shared and count * block.width * size <= _FEW_TERMS:
+                self._add_in_one(block, theta, (value, score, information))
+                continue
             with torch.enable_grad():
                 inner = theta.detach().requires_grad_()
                 found = _weighted(block, self._rows(block, inner)).sum(1)
@@ -161,6 +184,24 @@ class Problem:
                     )
                     information[:, p] -= row
         return Sums(value, score, (information + information.mT) / 2)
+
+    def _add_in_one(
+        self, block: Segment, theta: Tensor, sums: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        """Add a block's value, score and information: of P copies of each theta (b, P) the k-th
+        gives the k-th row of the information, all by one derivative of the score.
+        """
+        count, size = theta.shape
+        with torch.enable_grad():
+            inner = theta.detach().repeat(size, 1).requires_grad_()
+            found = _weighted(block, self._rows(block, inner)).sum(1)
+            (slope,) = torch.autograd.grad(found.sum(), inner, create_graph=True)
+        sums[0].add_(found.detach()[:count])
+        sums[1].add_(slope.detach()[:count])
+        if slope.requires_grad:
+            own = slope.view(size, count, size).diagonal(dim1=0, dim2=2)
+            (rows,) = torch.autograd.grad(own.sum(), inner)
+            sums[2].sub_(rows.view(size, count, size).transpose(0, 1))
 
     def slope(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood and score of the one data set at (P)."""
@@ -256,8 +297,31 @@ class Problem:
             return self._maximise_by_products(start, progress)
         return maximise_each(self.sums, start, self.unit, progress, most_steps=most_steps)
 
+    def maximise_from(
+        self, starts: Tensor, progress: Progress | None, most_steps: int
+    ) -> list[Optimum]:
+        """Search for the one data set's maximum from each of the starts (S, P): side by side, where
+        calls, not arithmetic, take the time.
+        """
+        alone = self.by_products or self.sampled() is not None
+        if alone or any(not segment.shared for segment in self.segments):
+            return [self.maximise(start[None], progress, most_steps).one(0) for start in starts]
+        found = maximise_each(
+            lambda theta, _: self.sums(theta),
+            starts,
+            self.unit.expand(len(starts)),
+            progress,
+            most_steps=most_steps,
+        )
+        return [found.one(index) for index in range(len(starts))]
+
     def maximise_held(
-        self, start: Tensor, held: Tensor, enough: float | None = None, most_steps: int = MAX_STEPS
+        self,
+        start: Tensor,
+        held: Tensor,
+        enough: float | None = None,
+        most_steps: int = MAX_STEPS,
+        most_shrinks: int = MAX_SHRINKS,
     ) -> Optima:
         """Maximise the one data set's from each of (B, P) starts over the numbers not `held` (B,
         P), which stay.
@@ -271,7 +335,9 @@ class Problem:
             )
             return Sums(found.log_likelihood, found.score.masked_fill(still, 0.0), information)
 
-        return maximise_each(sums, start, self.unit.expand(len(start)), None, enough, most_steps)
+        return maximise_each(
+            sums, start, self.unit.expand(len(start)), None, enough, most_steps, most_shrinks
+        )
 
     @property
     def by_products(self) -> bool:

@@ -116,6 +116,7 @@ def maximise_each(
     progress: Progress | None = None,
     enough: float | None = None,
     most_steps: int = MAX_STEPS,
+    most_shrinks: int = MAX_SHRINKS,
 ) -> Optima:
     """Maximise several functions at once.
 
@@ -126,7 +127,7 @@ def maximise_each(
         unit: (B), of each function's value: the tolerances are in it.
         progress: called before each step with the sum of the values and the largest decrement.
         enough: as `maximise` takes it.
-        most_steps: of each.
+        most_steps, most_shrinks: of each.
     """
     theta, count = start.clone(), len(start)
     here = sums(theta, torch.arange(count))
@@ -184,7 +185,7 @@ def maximise_each(
         else:
             reached[active] = decrement[active] <= enough * scale
         active = active[
-            ~reached[active] & (shrunk[active] < MAX_SHRINKS) & (steps[active] < most_steps)
+            ~reached[active] & (shrunk[active] < most_shrinks) & (steps[active] < most_steps)
         ]
     return Optima(theta, here, decrement, steps, reached, shrunk, proved & reached)
 
