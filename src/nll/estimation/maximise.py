@@ -88,9 +88,9 @@ def search(
         return Solution(problem, _settled(problem, starts), units, density, each)
     if len(starts) > 1 and problem.width > 2 * _PEAKS:
         some = problem.thinned(_PEAKS)
-        tried = [some.maximise(start[None], None, _FIRST_STEPS).one(0) for start in starts]
+        tried = some.maximise_from(starts, None, _FIRST_STEPS)
         starts = max(tried, key=_rank).theta[None]
-    tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
+    tops = problem.maximise_from(starts, progress, _FIRST_STEPS)
     best, rival = max(tops, key=_rank), max(tops, key=_value)
     if (
         not unbounded
@@ -103,7 +103,7 @@ def search(
     top, around = _followed(problem, best)
     lost = top.decrement != top.decrement
     if others is not None and (around is not None or lost):
-        again = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in others]
+        again = problem.maximise_from(others, progress, _FIRST_STEPS)
         tops += again
         best = max(again, key=_rank)
         if lost or _better(problem, best, top, around or Surroundings()):

@@ -33,7 +33,9 @@ def search_family(sample: Sample, options: FitOptions) -> Solution:
     space = layout(family.constraints(columns), options.fixed, options.bounds)
     rows = Problem(_segments(family, observed, values, supplied, units), space)
     problem = rows
-    if not supplied and not observed.incomplete:
+    if observed.incomplete:
+        problem = replace(rows, segments=tuple(distinct(segment) for segment in rows.segments))
+    elif not supplied:
         problem = replace(rows, segments=(condensed(family, rows.segments[0]),))
     centred = values - supplied["loc"] if "loc" in supplied else values
     starts, others = family_starts(family, space, centred, observed.weights, options)
@@ -70,7 +72,8 @@ def _segments(
     fixed = tuple(value.expand(count) for value in supplied.values())
     window: tuple[Tensor, ...] = ()
     if observed.window is not None:
-        window = tuple(units.data(end).expand(count) for end in observed.window)
+        # a window of all rows is one number
+        window = tuple(units.data(end) for end in observed.window)
     places = torch.arange(count)
 
     def segment(log_prob: Any, data: tuple[Tensor, ...], rows: Tensor | None) -> Segment:
@@ -78,7 +81,7 @@ def _segments(
             log_prob = Windowed(log_prob, Interval(family))
         parts, weights, numbers = (*window, *data, *fixed), observed.weights, places
         if rows is not None:
-            parts = tuple(part[rows] for part in parts)
+            parts = tuple(part if len(part) == 1 else part[rows] for part in parts)
             weights, numbers = weights[rows], numbers[rows]
         return Segment(log_prob, tuple(part[None] for part in parts), weights[None], numbers)
 
@@ -108,6 +111,26 @@ def condensed(family: Family, rows: Segment) -> Segment:
         weights = torch.zeros_like(counts).index_add_(0, place, weights[0])
         return rows._replace(parts=(counts[None],), weights=weights[None])
     return rows
+
+
+def distinct(rows: Segment) -> Segment:
+    """Return each row once, with the weight of all that are equal, if many are, such as rows
+    censored at one limit.
+    """
+    vary = [part.shape[1] == rows.width > 1 for part in rows.parts]
+    if not any(vary):
+        return rows
+    columns = [part[0] for part, varies in zip(rows.parts, vary, strict=True) if varies]
+    unique, place = torch.stack(columns).unique(dim=1, return_inverse=True)
+    if 2 * unique.shape[1] > rows.width:
+        return rows
+    column = iter(unique)
+    parts = [
+        next(column)[None] if varies else part
+        for part, varies in zip(rows.parts, vary, strict=True)
+    ]
+    weights = torch.zeros_like(unique[0]).index_add_(0, place, rows.weights[0])
+    return Segment(rows.log_prob, tuple(parts), weights[None])
 
 
 def mean_segment(family: Family, values: Tensor, weights: Tensor) -> Segment:

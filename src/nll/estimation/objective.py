@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nll.solvers.newton_cg import maximise_by_products
-from nll.solvers.outcome import MAX_STEPS, Optima, Progress, Sums
+from nll.solvers.outcome import MAX_SHRINKS, MAX_STEPS, Optima, Optimum, Progress, Sums
 from nll.solvers.parameters import Layout, Params
 from nll.solvers.trust_region import maximise_each
 
@@ -28,6 +28,9 @@ _MANY, _SOME = 1 << 17, 1 << 14
 # at the end either.
 MANY_PARAMETERS, MOST_INFORMATION = 256, 4096
 _KEPT = 1 << 20  # rows whose derivatives stay in memory between products
+# Terms (searches x rows x parameters) up to which calls, not arithmetic, take the time: then one
+# call differentiates the whole score.
+_FEW_TERMS = 256
 
 # (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m). The log-probability of a single segment
 # whose free numbers are its parameters may have a method `sums` from (segment, theta) to `Sums`.
@@ -50,6 +53,14 @@ class Segment(NamedTuple):
     def once(self) -> bool:
         """Whether all rows count once, shown by a weight that is one number in memory."""
         return self.weights.stride() == (0, 0) and float(self.weights[0, 0]) == 1.0
+
+    @property
+    def shared(self) -> bool:
+        """Whether all searches are over the same rows, whose log-probability takes any number of
+        parameters at once.
+        """
+        alone = getattr(self.log_prob, "one_by_one", False)
+        return not alone and all(len(part) == 1 for part in (*self.parts, self.weights))
 
     def take(self, which: Tensor) -> Segment:
         parts = tuple(part if len(part) == 1 else part[which] for part in self.parts)
@@ -76,6 +87,7 @@ class PlainRows:
     """The log-probability of one data set's rows, applied to several data sets."""
 
     function: Callable[..., Tensor]
+    one_by_one = True  # PyTorch may be unable to batch the function
 
     def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
         params = {name: value[:, 0] for name, value in params.items()}
@@ -137,15 +149,38 @@ class Problem:
         score = torch.zeros_like(theta)
         information = torch.zeros(count, size, size, dtype=torch.float64)
         for block in self._blocks(count, which):
-            point, block_value, block_score = self._derivative(block, theta)
+            at_once = block.shared and count * block.width * size <= _FEW_TERMS
+            derivatives = self._derivatives_at_once if at_once else self._derivatives
+            block_value, block_score, hessian = derivatives(block, theta)
             value += block_value
-            score += block_score.detach()
-            if block_score.requires_grad:
-                for p in range(size):
-                    more = p + 1 < size
-                    (row,) = torch.autograd.grad(block_score[:, p].sum(), point, retain_graph=more)
-                    information[:, p] -= row
+            score += block_score
+            information -= hessian
         return Sums(value, score, (information + information.mT) / 2)
+
+    def _derivatives(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The log-likelihoods (b), scores (b, P) and Hessians (b, P, P) of a block."""
+        count, size = theta.shape
+        hessian = torch.zeros(count, size, size, dtype=torch.float64)
+        point, value, score = self._derivative(block, theta)
+        if score.requires_grad:
+            for p in range(size):
+                more = p + 1 < size
+                (row,) = torch.autograd.grad(score[:, p].sum(), point, retain_graph=more)
+                hessian[:, p] = row
+        return value, score.detach(), hessian
+
+    def _derivatives_at_once(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same by one derivative of the score: of P copies of each theta the k-th gives the
+        k-th row of the Hessian.
+        """
+        count, size = theta.shape
+        point, value, score = self._derivative(block, theta.repeat(size, 1))
+        rows = torch.zeros_like(point)
+        if score.requires_grad:
+            diagonal = score.view(size, count, size).diagonal(dim1=0, dim2=2)
+            (rows,) = torch.autograd.grad(diagonal.sum(), point)
+        hessian = rows.view(size, count, size).transpose(0, 1)
+        return value[:count], score.detach()[:count], hessian
 
     def slope(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood and the score of the one data set at (P)."""
@@ -219,8 +254,31 @@ class Problem:
             return self._maximise_by_products(start, progress)
         return maximise_each(self.sums, start, self.unit, progress, most_steps=most_steps)
 
+    def maximise_from(
+        self, starts: Tensor, progress: Progress | None, most_steps: int
+    ) -> list[Optimum]:
+        """Search for the one data set's maximum from each of the starts (S, P): side by side if
+        calls, not arithmetic, take the time.
+        """
+        alone = self.by_products or self.sampled() is not None
+        if alone or any(not segment.shared for segment in self.segments):
+            return [self.maximise(start[None], progress, most_steps).one(0) for start in starts]
+        optima = maximise_each(
+            lambda theta, _: self.sums(theta),
+            starts,
+            self.unit.expand(len(starts)),
+            progress,
+            most_steps=most_steps,
+        )
+        return [optima.one(index) for index in range(len(starts))]
+
     def maximise_held(
-        self, start: Tensor, held: Tensor, enough: float | None = None, most_steps: int = MAX_STEPS
+        self,
+        start: Tensor,
+        held: Tensor,
+        enough: float | None = None,
+        most_steps: int = MAX_STEPS,
+        most_shrinks: int = MAX_SHRINKS,
     ) -> Optima:
         """Maximise the one data set's log-likelihood from each of (B, P) starts, with the numbers
         in `held` (B, P) fixed.
@@ -233,7 +291,8 @@ class Problem:
             information += torch.diag_embed(fixed.double())
             return Sums(every.log_likelihood, every.score.masked_fill(fixed, 0.0), information)
 
-        return maximise_each(sums, start, self.unit.expand(len(start)), None, enough, most_steps)
+        unit = self.unit.expand(len(start))
+        return maximise_each(sums, start, unit, None, enough, most_steps, most_shrinks)
 
     def _maximise_by_products(self, start: Tensor, progress: Progress | None) -> Optima:
         optimum = maximise_by_products(
