@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions.constraints import Constraint
 
 from nll.data.observations import Observations, cluster_codes
 from nll.estimation import closed_form
@@ -101,53 +100,42 @@ def by_search(
     solution = replace(solution, weighted=observed.kind != "frequency")
     family = None if sample is None else sample.family
     verdict, status = _verdict(solution, observed, family)
-    likelihood: AtParameters | None = AtParameters(solution)
+    estimate, details = None, {}
     if sample is not None and verdict is not Status.OUTSIDE:
-        limit = _limit(sample, solution, options)
-        if limit is not None:
-            near, estimate = limit
-            return _searched(model, near, observed, estimate, sample, solution.problem.layout.size)
-    covariance, information = _covariance(solution, observed, options, family)
-    params, far = solution.params, runaways(solution) if verdict.ok else []
-    for away in far:
-        params[away.name] = params[away.name].clone()
-        if away.value == away.value:
-            params[away.name].view(-1)[away.place] = away.value
-    if not verdict.ok:
-        covariance = torch.full_like(covariance, torch.nan)
-    elif not far and _is_extreme(solution) and bool(covariance.isnan().any()):
-        status += "; the covariance is beyond float64: rescale the data for standard errors"
-    estimate = Estimate(params, covariance, solution.log_likelihood, verdict, status)
-    df = solution.problem.layout.size
-    details = {"information": information, "log_likelihood_at": likelihood}
-    return _searched(model, solution, observed, estimate, sample, df, **details)
-
-
-def _searched(
-    model: str,
-    solution: Solution,
-    observed: Observations,
-    estimate: Estimate,
-    sample: Sample | None,
-    df: int,
-    **details: Any,
-) -> Fit:
-    supports: dict[str, Constraint] = {
-        name: parameter.constraint for name, parameter in solution.problem.layout.parameters.items()
-    }
+        solution, estimate = _limit(sample, solution, options)
+    if estimate is None:
+        covariance, information = _covariance(solution, observed, options, family)
+        estimate = _inside(solution, covariance, verdict, status)
+        details = {"information": information, "log_likelihood_at": AtParameters(solution)}
+    layout = solution.problem.layout
     return conclude(
         model,
         observed,
         estimate,
         sample,
-        df=df,
+        df=layout.size,
         decrement=solution.optimum.decrement,
         steps=solution.optimum.steps,
         search=_Cached(solution),
-        supports=supports,
+        supports={name: parameter.constraint for name, parameter in layout.parameters.items()},
         starts=solution.starts,
         **details,
     )
+
+
+def _inside(solution: Solution, covariance: Tensor, verdict: Status, status: str) -> Estimate:
+    """The estimate where the search ended, with diverged parameters at their boundaries."""
+    params, divergent = solution.params, runaways(solution) if verdict.ok else []
+    for away in divergent:
+        params[away.name] = params[away.name].clone()
+        if away.value == away.value:
+            params[away.name].view(-1)[away.place] = away.value
+    if not verdict.ok:
+        covariance = torch.full_like(covariance, torch.nan)
+    extreme = abs(math.log2(solution.units.scale)) > _EXTREME
+    if verdict.ok and extreme and not divergent and bool(covariance.isnan().any()):
+        status += "; the covariance is beyond float64: rescale the data for standard errors"
+    return Estimate(params, covariance, solution.log_likelihood, verdict, status)
 
 
 @dataclass(frozen=True)
@@ -191,10 +179,6 @@ def _tied_outside(solution: Solution) -> str | None:
                 f"expected {said(constraint)}"
             )
     return None
-
-
-def _is_extreme(solution: Solution) -> bool:
-    return abs(math.log2(solution.units.scale)) > _EXTREME
 
 
 # ---- Covariances ---------------------------------------------------------------------------------
@@ -266,19 +250,19 @@ def _expected(solution: Solution, observed: Observations, family: Family | None)
 
 def _limit(
     sample: Sample, solution: Solution, options: FitOptions
-) -> tuple[Solution, Estimate] | None:
-    """Return the fit of the family that this one becomes where a parameter is infinite, if it is as
-    likely.
+) -> tuple[Solution, Estimate | None]:
+    """Return the estimate of the family that this one becomes where a parameter is infinite, if it
+    is as likely, with the search moved there.
     """
     family, observed = sample.family, sample.observed
     plain = options.plain and observed.kind == "frequency" and not observed.incomplete
     if family.limit is None or not plain:
-        return None
+        return solution, None
     name, value, other, shared = family.limit
     limit = closed_form.estimate(replace(sample, family=FAMILIES[other], given={}))
     highest = limit.log_likelihood + 1e-9 * observed.n
     if not limit.verdict.ok or not solution.log_likelihood <= highest:
-        return None
+        return solution, None
     nothing = torch.tensor(torch.nan, dtype=torch.float64)
     params = {n: limit.params[n] if n in shared else nothing for n in solution.params}
     params[name] = torch.tensor(value, dtype=torch.float64)
