@@ -73,9 +73,7 @@ def test_probabilities_add_to_one_and_the_tails_are_theirs(made, truth):
     density = known.log_prob(x).exp().nan_to_num(0.0)
     below, above = tails_of(made)(x, **params)
     total = torch.cumulative_trapezoid(density, x)
-    torch.testing.assert_close(
-        total[1000:], below.exp()[1001:] - below.exp()[0], rtol=0, atol=2e-4
-    )
+    torch.testing.assert_close(total[1000:], below.exp()[1001:] - below.exp()[0], rtol=0, atol=2e-4)
     inside = (below > -700) & (above > -700)
     torch.testing.assert_close(
         (below.exp() + above.exp())[inside], torch.ones_like(x)[inside], rtol=0, atol=1e-9
