@@ -200,7 +200,7 @@ def test_intervals_of_a_mixture():
         (lambda: mixture(td.Normal, 1), "an integer of at least 2, got 1"),
         (
             lambda: fit(mixture(td.Normal), [1.0, 2.0], groups=[0, 1]),
-            "plain numbers and frequencies",
+            "families of single numbers and frequencies only",
         ),
         (
             lambda: fit(zero_inflated(td.Poisson), [1.5, 2.0]),

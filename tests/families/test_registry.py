@@ -11,7 +11,7 @@ from torch import distributions as td
 
 import nll
 from nll import censored, fit, truncated
-from nll.estimation.fit import _start
+from nll.estimation.starts import family_start
 from nll.families.distributions import InverseGaussian
 from nll.families.registry import FAMILIES, family_of
 
@@ -92,7 +92,7 @@ def test_a_start_lies_inside_whatever_the_data(family):
     for values in SETS.values():
         x = torch.tensor(values, dtype=torch.float64)
         if bool(known.inside(x, **{name: given[name] for name in known.given}).all()):
-            start = _start(known, x[None], torch.ones(1, len(x), dtype=torch.float64))
+            start = family_start(known, x[None], torch.ones(1, len(x), dtype=torch.float64))
             for name, parameter in known.constraints(1).items():
                 assert bool(
                     start[name].isfinite().all() & parameter.constraint.check(start[name]).all()

@@ -560,13 +560,12 @@ def _fit_column(job: Job, column: str, stages: terminal.Stages) -> Fitted:
 
 
 def _page(fitted: Fitted, level: float) -> str:
-    from nll.estimation.inference import curves
-    from nll.report import html
+    from nll.report import figures, html
 
     found = fitted.fit
     assert isinstance(found, Fit)
-    profiles = curves.profiles_of(found, level)
-    drawn = curves.of_data(found)
+    profiles = figures.profiles_of(found, level)
+    drawn = figures.of_data(found)
     effects = () if fitted.margins is None else tables.margins(fitted.margins, level)
     return html.page(
         found,

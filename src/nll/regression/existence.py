@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nll.solvers.trust_region import Optimum
+from nll.solvers.outcome import Optimum
 
 if TYPE_CHECKING:
     from nll.regression.design_matrix import Frame

@@ -33,7 +33,8 @@ from nll.regression import existence
 from nll.regression.design_matrix import Columns
 from nll.regression.refit import ResponseRows, search_again
 from nll.regression.result import RegressionFit
-from nll.solvers.trust_region import Optimum, Progress, Sums, decrement_of, maximise
+from nll.solvers.outcome import Optimum, Progress, Sums
+from nll.solvers.trust_region import decrement_of, maximise
 
 
 class Response(NamedTuple):

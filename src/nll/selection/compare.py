@@ -18,6 +18,7 @@ from nll.estimation.result import Fit
 from nll.families.base import Family
 from nll.families.registry import family_of
 from nll.selection.goodness_of_fit import BUDGET, STATISTICS, GoodnessOfFit, goodness_of_fit
+from nll.solvers.outcome import Status
 
 CRITERIA = {"aic": "AIC", "aicc": "AICc", "bic": "BIC"}
 _LEVEL = 0.05
@@ -143,10 +144,11 @@ class Comparison:
             "  ".join(f"{c:{'>' if j else '<'}{widths[j]}}" for j, c in enumerate(line)).rstrip()
             for line in lines
         ]
+        usual = (Status.CONVERGED, Status.CLOSED_FORM)
         remarks = [
             f"{row.name}: {row.status}"
             for row in self.table
-            if not row.status.startswith("converged")
+            if row.name not in self.fits or self.fits[row.name].verdict not in usual
         ]
         remarks += [
             f"{row.name}: {row.goodness.note}"

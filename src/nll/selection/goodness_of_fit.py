@@ -18,13 +18,13 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll._torch import on_processor
+from nll.estimation.each import fit_each
 from nll.estimation.fit import fit
-from nll.estimation.grouped import fit_each
-from nll.estimation.maximise import units_of
 from nll.estimation.result import Fit
 from nll.families.base import Family, Tails, simulate
 from nll.families.registry import FAMILIES
 from nll.solvers.parameters import Params
+from nll.solvers.units import units_of
 
 BUDGET = 1 << 20  # numbers drawn in total: seconds
 _DRAWN = 1 << 19  # at once

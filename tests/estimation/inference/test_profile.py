@@ -178,7 +178,7 @@ def test_parameters_that_are_held_have_no_profile():
         (
             lambda f: f.test({"scale": -1.0}, "lr"),
             ValueError,
-            "expected a value of scale that is possible, got -1.0",
+            "expected a possible value of scale, got -1.0",
         ),
     ],
 )

@@ -25,7 +25,7 @@ from nll.regression.design_matrix import Columns
 from nll.regression.softmax.fit import code_of
 from nll.regression.softmax.inputs import plain, require_finite
 from nll.regression.softmax.robust import KINDS
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 
 @on_processor

@@ -22,14 +22,16 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Solution, Units
+from nll.estimation.maximise import Solution
 from nll.estimation.objective import Problem, Segment
 from nll.regression import existence, ridge
 from nll.regression.design_matrix import Columns
 from nll.regression.result import RegressionFit
 from nll.regression.separation import Limit, limit_of, within_limit
+from nll.solvers.outcome import Optimum, Progress, Sums
 from nll.solvers.parameters import Layout, Parameter, Params
-from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, decrement_of, maximise
+from nll.solvers.trust_region import TOLERANCE, decrement_of, maximise
+from nll.solvers.units import Units
 
 _ROWS = 1 << 14  # at once
 _ZERO = 1e-9  # a margin that is 0, for columns and directions of at most 1

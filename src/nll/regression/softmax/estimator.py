@@ -48,7 +48,7 @@ from nll.regression.softmax.robust import KINDS, CovarianceOptions
 from nll.regression.softmax.set_valued import sets_of
 from nll.regression.softmax.sparse import SparseColumns
 from nll.regression.softmax.streamed import fit_streamed
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 

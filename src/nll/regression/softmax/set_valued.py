@@ -30,7 +30,8 @@ from nll.kernels.multinomial import RowSums, Square, row_sums
 from nll.regression import existence
 from nll.regression.design_matrix import Held
 from nll.regression.softmax.objective import InMemory, lost_offset
-from nll.solvers.trust_region import Optimum, maximise
+from nll.solvers.outcome import Optimum
+from nll.solvers.trust_region import maximise
 
 _ROUGH = 1e-4  # the decrement at which the search for a start ends
 

@@ -40,7 +40,7 @@ from nll.regression.softmax.objective import (
 )
 from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.solver import search
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 _SAMPLE_BYTES = 1 << 26  # of the rows that are kept
 _SQUARES = (None, "information", "scores", "weighted scores")  # numbered, for the key of a pass
