@@ -37,7 +37,6 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
 
 class _Cholesky:
     """Map d (d + 1) / 2 numbers onto lower triangles L with a positive diagonal, or onto L L'.
-
     PyTorch's own transform takes d^2 numbers and ignores some of them: a search would see flat
     directions.
     """
@@ -78,7 +77,6 @@ class Parameter:
 
     @property
     def free_shape(self) -> torch.Size:
-        """The shape of the unbounded numbers."""
         return self.transform.inverse_shape(torch.Size(self.shape))
 
 
@@ -92,7 +90,7 @@ class Entry(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether each of its free numbers stands for one number of the parameter."""
+        """Whether each free number stands for one number of the parameter."""
         size = self.free.stop - self.free.start
         return size > 0 and self.parameter.free_shape == self.parameter.shape
 
@@ -107,7 +105,6 @@ class Layout:
 
     @property
     def free(self) -> dict[str, Parameter]:
-        """The parameters that a search moves."""
         return {
             n: p for n, p in self.parameters.items() if n not in self.fixed and n not in self.tied
         }
@@ -124,7 +121,6 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """The number of free numbers."""
         return sum(p.free_shape.numel() for p in self.free.values())
 
     @property
@@ -162,9 +158,7 @@ class Layout:
         return torch.cat(numbers, 1)
 
     def jacobian(self, theta: Tensor) -> Tensor:
-        """Return (B, N, P), the derivatives of all parameters, flattened, with respect to the free
-        numbers.
-        """
+        """Return the derivatives (B, N, P) of the flattened parameters."""
         with torch.enable_grad():
             theta = theta.detach().requires_grad_()
             flat = torch.cat(
@@ -186,7 +180,6 @@ class Layout:
 
     @property
     def names(self) -> list[str]:
-        """One name per number of all parameters."""
         return [
             name + (f"[{', '.join(map(str, at))}]" if at else "")
             for name, parameter in self.parameters.items()
@@ -194,11 +187,10 @@ class Layout:
         ]
 
     def describe(self) -> list[str]:
-        """One name per free number."""
         return [
-            name + (f"[{index}]" if parameter.free_shape else "")
-            for name, parameter in self.free.items()
-            for index in range(parameter.free_shape.numel())
+            name + (f"[{index}]" if p.free_shape else "")
+            for name, p in self.free.items()
+            for index in range(p.free_shape.numel())
         ]
 
 
