@@ -24,7 +24,8 @@ from nll.estimation.result import Fit
 from nll.families.base import Family, Sample
 from nll.families.registry import FAMILIES
 from nll.solvers.outcome import Status
-from nll.solvers.parameters import flatten, said
+from nll.solvers.parameters import said
+from nll.solvers.vectors import flatten
 
 _EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
 _ALL_EQUAL = (

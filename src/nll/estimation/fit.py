@@ -122,9 +122,9 @@ def _fit_likelihood(
 ) -> Fit:
     if isinstance(model, JointLikelihood) and options.clusters is not None:
         raise ValueError("expected no clusters with a sum of likelihoods")
-    parsed = likelihood_data(model, data, weights, missing)
-    solution = search_likelihood(parsed, options)
-    return conclude.by_search(model.name, solution, parsed.observed, options)
+    segments, observed = likelihood_data(model, data, weights, missing)
+    solution = search_likelihood(model, segments, options)
+    return conclude.by_search(model.name, solution, observed, options)
 
 
 def _fit_groups(

@@ -16,7 +16,7 @@ from nll.data.observations import label_codes
 from nll.estimation.each import fit_each
 from nll.estimation.inference.wald import require_level, wald_within
 from nll.families.base import Sample
-from nll.solvers.parameters import unflatten
+from nll.solvers.vectors import unflatten
 
 if TYPE_CHECKING:
     from nll.estimation.result import Fit

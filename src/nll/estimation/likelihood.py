@@ -81,7 +81,12 @@ class Likelihood:
         object.__setattr__(self, "parameters", parameters)
 
     def __add__(self, other: Any) -> JointLikelihood:
-        return JointLikelihood(_terms(self) + _terms(other))
+        return JointLikelihood(self.terms + _terms(other))
+
+    @property
+    def terms(self) -> tuple[Likelihood, ...]:
+        """The likelihoods of the data sets: this one."""
+        return (self,)
 
     def rows(self, *parts: Tensor, **params: Tensor) -> Tensor:
         rows = self.log_prob(*parts, **params)
@@ -209,11 +214,9 @@ def _parameter(name: str, given: Any) -> Parameter:
 
 
 def _terms(likelihood: Any) -> tuple[Likelihood, ...]:
-    if isinstance(likelihood, JointLikelihood):
-        return likelihood.terms
-    if isinstance(likelihood, Likelihood):
-        return (likelihood,)
-    raise TypeError(f"expected a Likelihood, got {_what(likelihood)}")
+    if not isinstance(likelihood, (Likelihood, JointLikelihood)):
+        raise TypeError(f"expected a Likelihood, got {_what(likelihood)}")
+    return likelihood.terms
 
 
 def _what(value: Any) -> str:

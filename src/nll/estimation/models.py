@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from nll.data.observations import Observations, observe_parts, total, totals
 from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows
 from nll.estimation.maximise import Solution, ordered, search
-from nll.estimation.objective import LogProb, PlainRows, Problem, Segment
+from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.estimation.options import FitOptions
 from nll.estimation.progress import Line
 from nll.estimation.samples import known_ends
@@ -144,40 +144,30 @@ def mean_segment(family: Family, values: Tensor, weights: Tensor) -> Segment:
     return Segment(FamilyMeans(family), tuple(s[:, None] / n for s in sums), n)
 
 
-@dataclass(frozen=True)
-class LikelihoodData:
-    """A user's likelihood with its data."""
-
-    model: Likelihood | JointLikelihood
-    terms: tuple[Likelihood, ...]
-    segments: tuple[Segment, ...]  # one for each term
-    observed: Observations  # of all terms, one after another
-
-
 def likelihood_data(
     model: Likelihood | JointLikelihood, data: Any, weights: Any, missing: str
-) -> LikelihoodData:
-    """Parse the data of a likelihood; those of a sum are a tuple with an entry for each term.
+) -> tuple[tuple[Segment, ...], Observations]:
+    """Parse the data of a likelihood, or the tuple of those of a sum: a segment for each term, and
+    the observations of all, one after another.
 
     Raises: ValueError for a tuple of another length, or what is wrong with the rows.
     """
+    count = len(model.terms)
+    each_data, each_weights = (data,), (weights,)
     if isinstance(model, JointLikelihood):
-        terms = model.terms
-        each_data = _one_each("data", data, len(terms))
-        none = (None,) * len(terms)
-        each_weights = none if weights is None else _one_each("weights", weights, len(terms))
-    else:
-        terms, each_data, each_weights = (model,), (data,), (weights,)
-    segments, observations, count = [], [], 0
-    for term, values, weight in zip(terms, each_data, each_weights, strict=True):
+        each_data = _one_each("data", data, count)
+        each_weights = (None,) * count
+        if weights is not None:
+            each_weights = _one_each("weights", weights, count)
+    segments, observations, begin = [], [], 0
+    for term, values, weight in zip(model.terms, each_data, each_weights, strict=True):
         parts, observed = observe_parts(values, weight, missing=missing)
-        numbers = torch.arange(count, count + len(observed.weights))
-        rows: LogProb = PlainRows(LikelihoodRows(term))
-        blocks = tuple(part[None] for part in parts)
-        segments.append(Segment(rows, blocks, observed.weights[None], numbers))
+        end = begin + len(observed.weights)
+        rows, blocks = PlainRows(LikelihoodRows(term)), tuple(part[None] for part in parts)
+        segments.append(Segment(rows, blocks, observed.weights[None], torch.arange(begin, end)))
         observations.append(observed)
-        count += len(observed.weights)
-    return LikelihoodData(model, terms, tuple(segments), _merged(observations))
+        begin = end
+    return tuple(segments), _merged(observations)
 
 
 def _one_each(name: str, values: Any, count: int) -> tuple[Any, ...]:
@@ -200,15 +190,17 @@ def _merged(observations: list[Observations]) -> Observations:
     return Observations(weights, weights, rows, len(rows), dropped, None, kind)
 
 
-def search_likelihood(data: LikelihoodData, options: FitOptions) -> Solution:
-    space = layout(dict(data.model.parameters), options.fixed, options.bounds)
-    problem = Problem(data.segments, space)
+def search_likelihood(
+    model: Likelihood | JointLikelihood, segments: tuple[Segment, ...], options: FitOptions
+) -> Solution:
+    space = layout(dict(model.parameters), options.fixed, options.bounds)
+    problem = Problem(segments, space)
     start, others = likelihood_starts(space, options)
     params = {name: value[0] for name, value in space.natural(start).items()}
     # once as the user wrote it, with its arguments checked
-    for term, segment in zip(data.terms, data.segments, strict=True):
+    for term, segment in zip(model.terms, segments, strict=True):
         parts = (part[0] for part in segment.parts)
         term.rows(*parts, **{name: params[name] for name in term.parameters})
-    with Line(data.model.name) as line:
+    with Line(model.name) as line:
         progress = options.progress or line
         return search(problem, start, Units(), 0.0, problem, progress, others)

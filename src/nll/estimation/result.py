@@ -23,7 +23,7 @@ from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Solution
 from nll.families.base import Sample
 from nll.solvers.outcome import Status
-from nll.solvers.parameters import flatten, unflatten
+from nll.solvers.vectors import flatten, unflatten
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -54,20 +54,16 @@ class Fit:
     information: str = "observed"  # the information, or the estimate, behind the covariance
     solver: str | None = None  # the solver, and why, where there was a choice
     response: str | None = None
-    # whether the likelihood is of probabilities, not of densities; None: unknown
-    discrete: bool | None = None
+    discrete: bool | None = None  # whether it is of probabilities, not densities; None: unknown
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
-    # a function of the flattened parameters
-    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)
-    # returns the search, for profiles, tests and the bootstrap
+    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # flattened
+    # for profiles, tests and the bootstrap
     search: Callable[[], Solution] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)  # the data of a family
     interval_method: str | None = None  # the default of `interval`
-    # of parameters that have bounds
-    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)
-    # the log-likelihood reached from each of several starts, best first
-    starts: tuple[float, ...] = ()
+    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)  # bounds
+    starts: tuple[float, ...] = ()  # log-likelihoods reached from several starts, best first
 
     @property
     def nll(self) -> float:
@@ -108,9 +104,7 @@ class Fit:
         """One name for each flattened parameter: 'loc', 'probs[0]', 'coef[virginica, width]'."""
         names: list[str] = []
         for name, value in self.params.items():
-            labels = self.labels.get(name) or tuple(
-                tuple(map(str, range(size))) for size in value.shape
-            )
+            labels = self.labels.get(name) or [map(str, range(size)) for size in value.shape]
             names += [name + (f"[{', '.join(at)}]" if at else "") for at in product(*labels)]
         return names
 
@@ -127,8 +121,7 @@ class Fit:
         replicates: int = 2000,
         seed: int = 0,
     ) -> dict[str, Tensor]:
-        """Return confidence intervals: name -> tensor of the parameter's shape with (low, high)
-        last.
+        """Return confidence intervals: name -> (*shape, 2), (low, high) last.
 
         Args:
             level: the probability that an interval covers the truth, in (0, 1).
@@ -148,7 +141,7 @@ class Fit:
             >>> from torch.distributions import Exponential
             >>> waits = nll.fit(Exponential, [2.0, 4.0, 6.0])
             >>> [round(end, 4) for end in waits.interval(0.9, method="profile")["rate"].tolist()]
-            [0.082, 0.5605]
+            [0.081, 0.5678]
         """
         wald.require_level(level)
         methods = ["wald"] if self.exact_interval is None else ["exact"]
@@ -219,8 +212,7 @@ class Fit:
     def bootstrap(
         self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0
     ) -> Bootstrap:
-        """Fit again to data drawn from the rows with replacement, or from the fitted model, all at
-        once.
+        """Fit to data drawn from the rows with replacement, or from the fitted model.
 
         Args:
             replicates: how many data sets are drawn, at least 2.
@@ -259,10 +251,8 @@ class Fit:
 
     def _require_method(self, method: str, methods: list[str]) -> None:
         if method not in methods:
-            raise ValueError(
-                f"expected method {' or '.join(map(repr, methods))} for {self.model}, got "
-                f"{method!r}"
-            )
+            known = " or ".join(map(repr, methods))
+            raise ValueError(f"expected method {known} for {self.model}, got {method!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but a likelihood that cannot be pickled, such as one with a lambda."""
@@ -299,9 +289,7 @@ class Fit:
         return report.figure(self, what, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
-        """Return a DataFrame with a row for each number: estimate, std err, z, p value (of the
-        value 0), low, high.
-        """
+        """Return a DataFrame with a row per number: estimate, std err, z, p value, low, high."""
         import pandas as pd
 
         bounds = torch.cat([value.reshape(-1, 2) for value in self.interval(level).values()])
@@ -325,7 +313,6 @@ class Fit:
 
     def to_dict(self, level: float = 0.95) -> dict[str, Any]:
         """Return every number and text as plain Python values, NaN and infinities included."""
-        interval = self.interval(level)
         return {
             "model": self.model,
             "response": self.response,
@@ -347,15 +334,17 @@ class Fit:
             "labels": {
                 name: [list(along) for along in labels] for name, labels in self.labels.items()
             },
-            "params": {name: value.tolist() for name, value in self.params.items()},
-            "standard_errors": {
-                name: value.tolist() for name, value in self.standard_errors.items()
-            },
+            "params": _lists(self.params),
+            "standard_errors": _lists(self.standard_errors),
             "level": level,
-            "interval": {name: value.tolist() for name, value in interval.items()},
+            "interval": _lists(self.interval(level)),
             "names": self.names,
             "covariance": self.covariance.tolist(),
         }
 
     def __str__(self) -> str:
         return self.summary()
+
+
+def _lists(params: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in params.items()}

@@ -59,18 +59,8 @@ def maximise_by_products(
     theta, (here, score) = start.clone(), value(start)
     steps = shrunk = 0
     proved = False
-    weakest = float("nan")
-
-    def ended(reached: bool, decrement: float, theta: Tensor, steps: int) -> Optimum:
-        size = len(theta)
-        unknown = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size)
-        status = "converged" if reached else stopped(decrement, shrunk)
-        sure = proved and reached and enough is None
-        sums = Sums(here, score, unknown)
-        return Optimum(theta, sums, decrement, steps, reached, status, sure, shrunk, weakest)
-
     if not bool(here.isfinite() & score.isfinite().all()):
-        return ended(False, float("nan"), theta, 0)
+        return _optimum(theta, here, score, float("nan"), steps, shrunk, reached=False)
     times = curvature(theta)
     scale = _diagonal(times, len(theta)) if diagonal is None else diagonal
     radius = max(float((score.square() / scale).sum().sqrt()), unit**0.5)
@@ -80,25 +70,16 @@ def maximise_by_products(
         if progress is not None:
             progress(steps, float(here), decrement)
         there, score_there = value(theta + move.step)
-        gain, slack = float(there - here), 1e-12 * (unit + abs(float(here)))
-        ratio = float(gain >= -slack) * 2 - 1
-        if move.expected > slack:
-            ratio = gain / move.expected
-        fine = bool(there.isfinite() & score_there.isfinite().all())
-        taken = fine and (ratio > 1e-4 or (move.expected <= 1e4 * slack and gain >= -slack))
+        taken, radius = _trial(move, here, there, score_there, radius, unit)
         small = decrement <= TOLERANCE * unit and move.newton
         if taken:
             theta, here, score = theta + move.step, there, score_there
             shrunk, steps = 0, steps + 1
             times = curvature(theta)
-            if ratio <= 0.25:
-                radius = move.length / 2
-            elif ratio > 0.75 and not move.newton:
-                radius = 2 * radius
+        elif small:
+            return _optimum(theta, here, score, decrement, steps, shrunk + 1, proved=proved)
         else:
-            radius, shrunk = move.length / 4, shrunk + 1
-            if small:
-                return ended(True, decrement, theta, steps)
+            shrunk += 1
         # The square root leaves the convergence faster than linear (Nocedal and Wright 2006,
         # section 7.1).
         rest = min(_ROUGH, max(_FINE, (decrement / unit) ** 0.5)) if enough is None else _ROUGH
@@ -107,12 +88,46 @@ def maximise_by_products(
         proved |= near and move.expected <= CONTRACTION * decrement
         decrement = move.expected
         if enough is not None and decrement <= enough * unit and move.newton:
-            weakest = move.weakest
-            return ended(True, decrement, theta + move.step, steps + 1)
+            last = _optimum(theta + move.step, here, score, decrement, steps + 1, shrunk)
+            return last._replace(weakest=move.weakest)
         if small and decrement <= TOLERANCE * unit:
-            return ended(True, decrement, theta, steps)
+            return _optimum(theta, here, score, decrement, steps, shrunk, proved=proved)
         if shrunk >= MAX_SHRINKS or steps >= MAX_STEPS:
-            return ended(False, decrement, theta, steps)
+            return _optimum(theta, here, score, decrement, steps, shrunk, reached=False)
+
+
+def _trial(
+    move: _Step, here: Tensor, there: Tensor, score: Tensor, radius: float, unit: float
+) -> tuple[bool, float]:
+    """Whether a step raises the value, and the radius for the next."""
+    gain, slack = float(there - here), 1e-12 * (unit + abs(float(here)))
+    ratio = 1.0 if gain >= -slack else -1.0
+    if move.expected > slack:
+        ratio = gain / move.expected
+    finite = bool(there.isfinite() & score.isfinite().all())
+    taken = finite and (ratio > 1e-4 or (move.expected <= 1e4 * slack and gain >= -slack))
+    if not taken:
+        return False, move.length / 4
+    if ratio <= 0.25:
+        return True, move.length / 2
+    return True, 2 * radius if ratio > 0.75 and not move.newton else radius
+
+
+def _optimum(
+    theta: Tensor,
+    value: Tensor,
+    score: Tensor,
+    decrement: float,
+    steps: int,
+    shrunk: int,
+    reached: bool = True,
+    proved: bool = False,
+) -> Optimum:
+    size = len(theta)
+    unknown = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size)
+    status = "converged" if reached else stopped(decrement, shrunk)
+    sums = Sums(value, score, unknown)
+    return Optimum(theta, sums, decrement, steps, reached, status, proved, shrunk)
 
 
 def _diagonal(times: Product, size: int) -> Tensor:

@@ -21,20 +21,6 @@ from torch.distributions.constraints import Constraint
 Params = dict[str, Tensor]
 
 
-def flatten(params: Mapping[str, Tensor]) -> Tensor:
-    """Return all numbers in one vector (N)."""
-    return torch.cat([value.reshape(-1) for value in params.values()])
-
-
-def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
-    """Cut (N, ...) into tensors (*shape, ...), with the names and shapes of `like`."""
-    pieces = vector.split([value.numel() for value in like.values()])
-    return {
-        name: piece.reshape((*value.shape, *vector.shape[1:]))
-        for (name, value), piece in zip(like.items(), pieces, strict=True)
-    }
-
-
 class _Cholesky:
     """Map d (d + 1) / 2 numbers onto lower triangles L with a positive diagonal, or onto L L'.
     PyTorch's own transform takes d^2 numbers and ignores some of them: a search would see flat

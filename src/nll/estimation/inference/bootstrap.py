@@ -32,7 +32,8 @@ from nll.families.base import (
     seeded,
     simulate,
 )
-from nll.solvers.parameters import Params, flatten, unflatten
+from nll.solvers.parameters import Params
+from nll.solvers.vectors import flatten, unflatten
 
 _NUMBERS = 1 << 22  # drawn at once
 METHODS = ("percentile", "basic", "bca")
