@@ -8,8 +8,9 @@ from nll.data.stream import Stream
 from nll.estimation.fit import fit
 from nll.estimation.likelihood import Likelihood
 from nll.estimation.result import Fit
-from nll.families.compound import mixture, shifted, zero_inflated
+from nll.families.compound import shifted, zero_inflated
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
+from nll.families.mixture import mixture
 from nll.losses.dispatch import check_labels, use_backend
 from nll.losses.explain import Explanation, explain
 from nll.losses.functional import (

@@ -28,7 +28,8 @@ from nll.data.stream import Stream
 from nll.estimation.fit import fit as fit_family
 from nll.estimation.grouped import GroupedFit
 from nll.estimation.result import Fit
-from nll.families.compound import INFLATED, SHIFTED, mixture, shifted, zero_inflated
+from nll.families.compound import INFLATED, SHIFTED, shifted, zero_inflated
+from nll.families.mixture import mixture
 from nll.families.registry import FAMILIES
 from nll.regression.after.margins import Margins, elementwise, softmax
 from nll.regression.after.predictions import Predictor

@@ -48,7 +48,9 @@ class Family:
     simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
     # The estimate as a formula.
     estimate: Callable[..., Params] | None = None  # (values, weights, **given)
-    covariance: Callable[..., Tensor] | None = None  # (parameters, size), flattened
+    variances: Callable[
+        ..., tuple[Tensor, ...]
+    ]  # (**parameters), of independent errors, times size
     maximum: Callable[..., Tensor] | None = None  # (parameters, n): the log-likelihood
     size: Callable[..., Tensor] | None = None  # (values, weights, **given): the number of trials
     interval: Callable[..., dict[str, Tensor]] | None = None  # (parameters, n, level), exact
@@ -117,6 +119,10 @@ class Family:
         return self.simplex or (
             self.estimate is not None and (bool(self.not_regular) or self.information != "observed")
         )
+
+    def covariance(self, params: Params, size: float) -> Tensor:
+        """The covariance of the flattened estimate."""
+        return torch.diag(torch.stack(self.variances(**params))) / size
 
     def means_tell_all(self, values: Tensor) -> bool:
         """Whether the means of the statistics keep the digits: the data are not nearly equal."""
@@ -199,7 +205,6 @@ def tails_of(family: Family) -> Callable[..., Tails]:
 
 
 def matrix(rows: list[list[Tensor]]) -> Tensor:
-    """Stack single numbers to a matrix."""
     return torch.stack([torch.stack(row) for row in rows])
 
 

@@ -44,9 +44,8 @@ class Bernoulli(Counts):
         failures = total(weights, _float64(total_count) - values)
         return {"probs": successes / (successes + failures)}
 
-    def covariance(self, params: Params, trials: float) -> Tensor:
-        p = params["probs"]
-        return (p * (1 - p) / trials).reshape(1, 1)
+    def variances(self, probs: Tensor) -> tuple[Tensor, ...]:
+        return (probs * (1 - probs),)
 
     def log_prob(self, values: Tensor, probs: Tensor, total_count: Any = 1) -> Tensor:
         n = _float64(total_count)
@@ -76,9 +75,8 @@ class Geometric(Counts):
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         return {"probs": 1 / (1 + mean(values, weights))}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        p = params["probs"]
-        return (p**2 * (1 - p) / n).reshape(1, 1)
+    def variances(self, probs: Tensor) -> tuple[Tensor, ...]:
+        return (probs**2 * (1 - probs),)
 
     def tails(self, x: Tensor, probs: Tensor) -> Tails:
         return hazard_tails((x + 1).log() + torch.log(-torch.log1p(-probs)))
@@ -90,8 +88,8 @@ class Poisson(Counts):
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         return {"rate": mean(values, weights)}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        return (params["rate"] / n).reshape(1, 1)
+    def variances(self, rate: Tensor) -> tuple[Tensor, ...]:
+        return (rate,)
 
     def log_prob(self, values: Tensor, rate: Tensor) -> Tensor:
         return log_peak(values) - half_deviance(values, rate)
@@ -109,9 +107,9 @@ class Categorical(Counts):
         counts = torch.bincount(values.long(), weights=weights)
         return {"probs": counts / counts.sum()}
 
-    def covariance(self, params: Params, trials: float) -> Tensor:
+    def covariance(self, params: Params, size: float) -> Tensor:
         p = params["probs"]
-        return (torch.diag(p) - torch.outer(p, p)) / trials
+        return (torch.diag(p) - torch.outer(p, p)) / size
 
     def log_prob(self, values: Tensor, probs: Tensor) -> Tensor:
         return probs.log()[values.long()]

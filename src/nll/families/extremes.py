@@ -125,9 +125,9 @@ class Pareto(Positive):
         logs = total(weights, log_ratio(values, low[..., None]))
         return {"scale": low, "alpha": total(weights) / logs}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
+    def covariance(self, params: Params, size: float) -> Tensor:
         unknown = torch.full_like(params["alpha"], torch.nan)
-        return matrix([[unknown, unknown], [unknown, params["alpha"] ** 2 / n]])
+        return matrix([[unknown, unknown], [unknown, params["alpha"] ** 2 / size]])
 
     def log_prob(self, values: Tensor, scale: Tensor, alpha: Tensor) -> Tensor:
         inside = alpha.log() + alpha * scale.log() - (alpha + 1) * values.log()

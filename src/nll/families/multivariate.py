@@ -30,11 +30,11 @@ class MultivariateNormal(Family):
         covariance = deviations.T @ (weights[:, None] * deviations) / n
         return {"loc": loc, "covariance_matrix": covariance}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
+    def covariance(self, params: Params, size: float) -> Tensor:
         """S / n, and (S_ik S_jl + S_il S_jk) / n for the numbers ij and kl of S."""
         s = params["covariance_matrix"]
         both = torch.einsum("ik,jl->ijkl", s, s) + torch.einsum("il,jk->ijkl", s, s)
-        return torch.block_diag(s, both.reshape(s.numel(), s.numel())) / n
+        return torch.block_diag(s, both.reshape(s.numel(), s.numel())) / size
 
     def maximum(self, params: Params, n: float) -> Tensor:
         s = params["covariance_matrix"]

@@ -106,10 +106,10 @@ class Gamma(Positive):
         ratio = (values - mean) / mean if self.power == 1 else (1 / mean - values) / values
         return totals(weights, ratio, lambda r: (minus_log1p(r),))[0] / total(weights)
 
-    def covariance(self, params: Params, n: float) -> Tensor:
+    def covariance(self, params: Params, size: float) -> Tensor:
         a, b = params["concentration"], params["rate"]
         excess = _trigamma_excess(a)
-        return matrix([[a, b], [b, (1 + excess) / a * b.square()]]) / (n * excess)
+        return matrix([[a, b], [b, (1 + excess) / a * b.square()]]) / (size * excess)
 
     def maximum(self, params: Params, n: float) -> Tensor:
         """By the likelihood equations, mean x = a / b and mean log x = digamma(a) - log b."""
@@ -205,8 +205,8 @@ class LogNormal(Positive):
         normal = _NORMAL.estimate(log_ratio(values, first), weights)
         return {"loc": first[..., 0].log() + normal["loc"], "scale": normal["scale"]}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        return _NORMAL.covariance(params, n)
+    def variances(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        return _NORMAL.variances(loc, scale)
 
     def maximum(self, params: Params, n: float) -> Tensor:
         return _NORMAL.maximum(params, n) - n * params["loc"]
@@ -224,8 +224,8 @@ class Exponential(NonNegative):
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         return {"rate": 1 / mean(values, weights)}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        return (params["rate"] ** 2 / n).reshape(1, 1)
+    def variances(self, rate: Tensor) -> tuple[Tensor, ...]:
+        return (rate**2,)
 
     def tails(self, x: Tensor, rate: Tensor) -> Tails:
         return hazard_tails(rate.log() + x.log())
@@ -256,8 +256,8 @@ class HalfNormal(NonNegative):
         squares = total(weights, (values / unit[..., None]).square())
         return {"scale": unit * (squares / total(weights)).sqrt()}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        return (params["scale"].square() / (2 * n)).reshape(1, 1)
+    def variances(self, scale: Tensor) -> tuple[Tensor, ...]:
+        return (scale.square() / 2,)
 
     def tails(self, x: Tensor, scale: Tensor) -> Tails:
         below = torch.erf(x / (scale * math.sqrt(2))).log()
@@ -306,9 +306,8 @@ class InverseGaussian(Positive):
         terms = ((values - mean[..., None]) / mean[..., None]).square() / values
         return {"loc": mean, "concentration": n / total(weights, terms)}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        mean, k = params["loc"], params["concentration"]
-        return torch.diag(torch.stack([mean**3 / (k * n), 2 * k**2 / n]))
+    def variances(self, loc: Tensor, concentration: Tensor) -> tuple[Tensor, ...]:
+        return loc**3 / concentration, 2 * concentration**2
 
     def tails(self, x: Tensor, loc: Tensor, concentration: Tensor) -> Tails:
         """F = Phi(a) + exp(2 k / m) Phi(-b), with a, b = sqrt(k / x) (x / m -+ 1) (Shuster 1968).

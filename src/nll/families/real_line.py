@@ -62,9 +62,8 @@ class Normal(RealLine):
         variance = (second / n - (first / n).square()).clamp(min=0)
         return {"loc": loc, "scale": unit * variance.sqrt()}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        variance = params["scale"] ** 2
-        return torch.diag(torch.stack([variance / n, variance / (2 * n)]))
+    def variances(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        return scale**2, scale**2 / 2
 
     def maximum(self, params: Params, n: float) -> Tensor:
         return -n * (params["scale"].log() + _HALF_LOG_TAU + 0.5)
@@ -90,9 +89,8 @@ class Laplace(RealLine):
         loc = (below + above) / 2
         return {"loc": loc, "scale": mean((values - loc[..., None]).abs(), weights)}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
-        variance = params["scale"] ** 2 / n
-        return torch.diag(torch.stack([variance, variance]))
+    def variances(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        return scale**2, scale**2
 
     def tails(self, x: Tensor, loc: Tensor, scale: Tensor) -> Tails:
         z = (x - loc) / scale
@@ -118,7 +116,7 @@ class Uniform(RealLine):
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         return {"low": smallest(values, weights), "high": -smallest(-values, weights)}
 
-    def covariance(self, params: Params, n: float) -> Tensor:
+    def covariance(self, params: Params, size: float) -> Tensor:
         return torch.full((2, 2), torch.nan, dtype=torch.float64)
 
     def log_prob(self, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
