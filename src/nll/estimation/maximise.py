@@ -308,11 +308,11 @@ def runaways(found: Solution) -> list[Runaway]:
     """The free numbers that ran off towards a boundary."""
     limits = {} if found.around is None else {limit.number: limit for limit in found.around.limits}
     natural = found.problem.layout.natural(found.theta) if limits else {}
-    gone, at = [], 0
-    for name, parameter in found.problem.layout.free.items():
-        for place in range(parameter.free_shape.numel()):
-            if at + place in limits:
-                limit = limits[at + place]
+    gone = []
+    for name, parameter, _, free in found.problem.layout.entries():
+        for place, number in enumerate(range(free.start, free.stop)):
+            if number in limits:
+                limit = limits[number]
                 of = (
                     float(natural[name].reshape(-1)[place])
                     if parameter.shape == parameter.free_shape
@@ -325,7 +325,6 @@ def runaways(found: Solution) -> list[Runaway]:
                         limit, name, place, value, f"{label} = {value:g}" if of == of else label
                     )
                 )
-        at += parameter.free_shape.numel()
     return gone
 
 
@@ -361,12 +360,11 @@ class AtParameters(LogLikelihood):
         return self.layout.parameters
 
     def __call__(self, vector: Tensor) -> float:
-        """Return it."""
-        params, at = {}, 0
-        for name, parameter in self.layout.parameters.items():
-            size = math.prod(parameter.shape)
-            params[name] = vector[at : at + size].reshape(1, *parameter.shape)
-            at += size
+        """Return the log-likelihood at a vector of parameters."""
+        params = {
+            entry.name: vector[entry.flat].reshape(1, *entry.parameter.shape)
+            for entry in self.layout.entries()
+        }
         value = self.problem.value(self.units.own(params))
         return float(value[0]) - self.density * math.log(self.units.scale)
 
