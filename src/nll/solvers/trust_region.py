@@ -57,7 +57,7 @@ def maximise(
 def decrement_of(sums: Sums) -> float:
     """Return the gain expected of one more Newton step."""
     one = Sums(*(part[None] for part in sums))
-    return float(_scaled(one).decrement()[0]) if bool(_finite(one)) else 0.0
+    return float(_scaled(one).first_look()[0]) if bool(_finite(one)) else 0.0
 
 
 def maximise_each(
@@ -87,10 +87,9 @@ def maximise_each(
     radius = nothing.clone()
     active = _finite(here).nonzero()[:, 0]
     if len(active):
-        model = _scaled(_of(here, active))
-        state.decrement[active] = model.decrement()
+        state.decrement[active], newton = _scaled(_of(here, active)).first_look()
         # at least as far as one observation tells
-        radius[active] = torch.maximum(model.newton_length(), unit[active].sqrt())
+        radius[active] = torch.maximum(newton, unit[active].sqrt())
         if enough is not None:
             state.reached[active] = state.decrement[active] <= enough * unit[active]
             active = active[~state.reached[active]]
@@ -139,7 +138,7 @@ def _step(
     if len(moved):
         before = state.decrement[moved]
         model = _scaled(_of(state.sums, moved))
-        state.decrement[moved] = model.decrement()
+        state.decrement[moved], _ = model.first_look()
         near = before <= NEAR * unit[moved].clamp(max=1.0)
         near = near if model.level is None else near & ~model.level
         state.proved[moved] |= near & (state.decrement[moved] <= CONTRACTION * before)
@@ -174,23 +173,17 @@ class _Scaled(NamedTuple):
     def length(self, step: Tensor) -> Tensor:
         return (step / self.unit).square().sum(1).sqrt()
 
-    def decrement(self) -> Tensor:
-        """The expected gain, of absolute curvatures and a step along a negative one."""
+    def first_look(self) -> tuple[Tensor, Tensor]:
+        """The decrement, from absolute curvatures and a step along a negative one, and the length
+        of Newton's step, 0 where there is none.
+        """
         if self.factor is not None:
             d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
-            return (self.score * d).sum(1) / 2
+            return (self.score * d).sum(1) / 2, d.square().sum(1).sqrt()
         values, _, g = self.eigen
-        size = values.abs().clamp(min=torch.finfo(g.dtype).eps)
-        return (g.square() / size).sum(1) / 2 + (-values.amin(1) - _FLAT).clamp(min=0.0) / 2
-
-    def newton_length(self) -> Tensor:
-        """The length of Newton's step; 0 where there is none."""
-        if self.factor is not None:
-            d = torch.cholesky_solve(self.score[..., None], self.factor)[..., 0]
-            return d.square().sum(1).sqrt()
-        values, _, g = self.eigen
-        size = values.abs().clamp(min=torch.finfo(g.dtype).eps)
-        return torch.where(values.amin(1) > 0, (g / size).square().sum(1).sqrt(), 0.0)
+        size, lowest = values.abs().clamp(min=torch.finfo(g.dtype).eps), values.amin(1)
+        newton = torch.where(lowest > 0, (g / size).square().sum(1).sqrt(), 0.0)
+        return (g.square() / size).sum(1) / 2 + (-lowest - _FLAT).clamp(min=0.0) / 2, newton
 
     def step(self, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best step within the radius, its expected gain, and whether it is Newton's."""
