@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 
 import nll
-from nll.estimation.grouped import fit_each
+from nll.estimation.each import fit_each
 from nll.estimation.inference.wald import wald_within
 from nll.families.registry import family_of
 

@@ -24,7 +24,6 @@ from random_fits.problem import (
 from torch import distributions as td
 from torch.distributions import constraints
 
-from nll.families.log_cdf import TAILS
 from nll.families.registry import family_of
 
 POOLS = {
@@ -209,7 +208,8 @@ def draw(seed: int, index: int, only: str | None = None) -> Problem:
         x = np.round(np.clip(x, 0, 1e6))
     x = inside(spoiled(rng, inside(x, pool), pool), pool)
     ends, window, weights = None, None, None
-    plain = name in REGRESSIONS or MODELS[name] not in TAILS or MODELS[name] is td.Laplace
+    model = MODELS[name]
+    plain = name in REGRESSIONS or model is td.Laplace or family_of(model).tails is None
     if not plain and rng.random() < 0.35:
         ends = censoring(rng, x, family_of(MODELS[name]).discrete)
         if pool != "real":

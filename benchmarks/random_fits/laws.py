@@ -37,12 +37,37 @@ def kumaraswamy(concentration1: Any, concentration0: Any) -> Law:
     return density, lambda x: log1mexp(-above(x)), above
 
 
-def fisher_snedecor(df1: Any, df2: Any) -> Law:
-    a, b = df1 / 2, df2 / 2  # SciPy's density is 0 where df2 is large
+def log_scaled_peak(a: Any) -> Any:
+    """log(a^a exp(-a) / Gamma(a)), by Stirling's series for large a, where the terms cancel."""
+    far = np.maximum(a, 15.0)
+    series = 1 / (12 * far) - 1 / (360 * far**3) + 1 / (1260 * far**5) - 1 / (1680 * far**7)
+    direct = a * np.log(a) - a - sp.gammaln(a)
+    return np.where(a > 15, 0.5 * np.log(a / (2 * math.pi)) - series, direct)
+
+
+def gamma(concentration: Any, rate: Any) -> Law:
+    a = concentration  # SciPy's density loses its digits where it is large
 
     def density(x: Any) -> Any:
-        y = np.log(df1) + np.log(x) - np.log(df2)
-        return a * y - (a + b) * np.log1p(np.exp(y)) - np.log(x) - sp.betaln(a, b)
+        away = (x * rate - a) / a
+        return log_scaled_peak(a) - a * (away - np.log1p(away)) - np.log(x)
+
+    return density, *of(st.gamma, a, scale=1 / rate)[1:]
+
+
+def inverse_gamma(concentration: Any, rate: Any) -> Law:
+    density = gamma(concentration, rate)[0]  # of 1 / x
+    tails = of(st.invgamma, concentration, scale=rate)[1:]
+    return lambda x: density(1 / x) - 2 * np.log(x), *tails
+
+
+def fisher_snedecor(df1: Any, df2: Any) -> Law:
+    a, b = df1 / 2, df2 / 2  # SciPy's density is 0, or not a number, where one of them is large
+
+    def density(x: Any) -> Any:
+        up, down = b * (x - 1) / (a * x + b), a * (1 - x) / (a * x + b)
+        peak = log_scaled_peak(a) + log_scaled_peak(b) - log_scaled_peak(a + b)
+        return peak + a * np.log1p(up) + b * np.log1p(down) - np.log(x)
 
     return density, *of(st.f, df1, df2)[1:]
 
@@ -50,7 +75,15 @@ def fisher_snedecor(df1: Any, df2: Any) -> Law:
 def continuous_bernoulli(probs: Any) -> Law:
     z = float(sp.logit(probs))  # density exp(z x) z / (exp(z) - 1)
     norm = -z / 2 if abs(z) < 1e-6 else math.log(abs(z) / -math.expm1(-abs(z))) - max(z, 0.0)
-    return lambda x: z * x + norm, np.log, np.log
+
+    def below(x: Any, z: float) -> Any:  # (exp(z x) - 1) / (exp(z) - 1)
+        x = np.clip(x, 0.0, 1.0)
+        if abs(z) < 1e-6:
+            return np.log(x) + z / 2 * (x - 1)
+        tail = np.log(-np.expm1(-abs(z) * x)) - math.log(-math.expm1(-abs(z)))
+        return np.where(x > 0, z * (x - 1) if z > 0 else 0.0, 0.0) + tail
+
+    return lambda x: z * x + norm, lambda x: below(x, z), lambda x: below(1 - np.asarray(x), -z)
 
 
 def shifted(inner: Callable[..., Law], own: str) -> Callable[..., Law]:
@@ -101,8 +134,8 @@ LAWS: dict[str, Callable[..., Law]] = {
     "Exponential": lambda rate: of(st.expon, scale=1 / rate),
     "Laplace": lambda loc, scale: of(st.laplace, loc=loc, scale=scale),
     "Uniform": lambda low, high: of(st.uniform, loc=low, scale=high - low),
-    "Gamma": lambda concentration, rate: of(st.gamma, concentration, scale=1 / rate),
-    "InverseGamma": lambda concentration, rate: of(st.invgamma, concentration, scale=rate),
+    "Gamma": gamma,
+    "InverseGamma": inverse_gamma,
     "Chi2": lambda df: of(st.chi2, df),
     "Beta": lambda concentration1, concentration0: of(st.beta, concentration1, concentration0),
     "Kumaraswamy": kumaraswamy,

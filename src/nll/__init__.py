@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 from nll._version import __version__
-from nll.data.observations import censored, importance, sampling, truncated
+from nll.data.observations import censored, truncated
 from nll.data.stream import Stream
+from nll.data.weights import importance, sampling
 from nll.estimation.fit import fit
 from nll.estimation.likelihood import Likelihood
 from nll.estimation.result import Fit
-from nll.families.compound import mixture, shifted, zero_inflated
+from nll.families.compound import shifted, zero_inflated
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
+from nll.families.mixture import mixture
 from nll.losses.dispatch import check_labels, use_backend
 from nll.losses.evaluation import Estimate, accuracy, perplexity
 from nll.losses.explain import Explanation, explain

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nll.data.observations import frequencies, observe
+from nll.data.observations import observe
+from nll.data.weights import frequencies
 
 
 def test_rows_keep_their_numbers():

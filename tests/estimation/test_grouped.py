@@ -10,7 +10,7 @@ import torch
 from torch import distributions as td
 
 from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling, truncated
-from nll.estimation.grouped import search_each
+from nll.estimation.each import search_each
 from nll.estimation.inference.wald import wald
 from nll.families.registry import FAMILIES
 
@@ -141,11 +141,11 @@ def test_missing_rows_leave_their_groups():
         ),
         (
             lambda: fit(td.Gamma, [1.0, 2.0], weights=sampling([1, 2]), groups=[1, 2]),
-            "plain numbers and frequencies",
+            "families of single numbers and frequencies only",
         ),
         (
             lambda: fit(td.Gamma, [1.0, 2.0], fixed={"rate": 1.0}, groups=[1, 2]),
-            "plain numbers and frequencies",
+            "families of single numbers and frequencies only",
         ),
         (
             lambda: fit(td.Gamma, [1.0, 2.0], groups=[1, 2]).interval(2.0),

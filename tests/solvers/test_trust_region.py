@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nll.solvers.trust_region import Sums, _within, decrement_of, maximise, maximise_each
+from nll.solvers.outcome import Sums
+from nll.solvers.trust_region import decrement_of, maximise, maximise_each, step_within
 
 
 def tensor(*values: float) -> Tensor:
@@ -225,7 +226,7 @@ def test_on_a_boundary_the_step_has_the_radius_as_its_length():
     # the third: no slope
     score = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     radius = torch.tensor([2.0, 0.1, 3.0, 5.0], dtype=torch.float64)
-    step, inside = _within(score, values, radius)
+    step, inside = step_within(score, values, radius)
     torch.testing.assert_close(step.square().sum(1).sqrt(), radius, rtol=1e-5, atol=0)
     assert not inside.any()
     angle = torch.linspace(0, 2 * math.pi, 100_001, dtype=torch.float64)

@@ -316,8 +316,7 @@ def _show(outcome: Outcome, level: float, console: Console) -> None:
 
 
 def _page(outcome: Outcome, level: float) -> str:
-    from nll.estimation.inference import curves
-    from nll.report import html
+    from nll.report import figures, html
 
     fitted, regression, margins = outcome.fit, outcome.regression, outcome.margins
     assert isinstance(fitted, Fit)
@@ -326,8 +325,8 @@ def _page(outcome: Outcome, level: float) -> str:
         fitted,
         title=outcome.title,
         level=level,
-        distribution=curves.of_data(fitted),
-        profiles=curves.profiles_of(fitted, level),
+        distribution=figures.of_data(fitted),
+        profiles=figures.profiles_of(fitted, level),
         margins=() if margins is None else tables.margins(margins, level),
         **({} if assessment is None else assessment._asdict()),
     )

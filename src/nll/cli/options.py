@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from torch.distributions import Normal
 
-from nll.families.compound import INFLATED, SHIFTED, CompoundFamily, mixture, shifted, zero_inflated
-from nll.families.registry import FAMILIES, family_of
+from nll.families.compound import INFLATED, SHIFTED, shifted, zero_inflated
+from nll.families.mixture import mixture
+from nll.families.registry import FAMILIES
 
 
 class Missing(str, Enum):
@@ -58,10 +59,8 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-_SINGLE = [
-    f for f in FAMILIES.values() if not (f.columns or f.given or isinstance(f, CompoundFamily))
-]
-_COMPOUND = map(family_of, (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal)))
+_SINGLE = [family for family in FAMILIES.values() if not (family.columns or family.given)]
+_COMPOUND = (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))
 DISTRIBUTIONS = {snake(family.name): family for family in (*_SINGLE, *_COMPOUND)}
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from nll.data.observations import label
+from nll.data.classes import label
 from nll.estimation.grouped import GroupedFit
 from nll.estimation.result import Fit
 from nll.report import table as tables

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from nll.data.arrays import require_columns
 from nll.data.arrow import numbers_of
-from nll.data.stream import files_of, pieces
+from nll.data.files import files_of
+from nll.data.readers import pieces
 
 MOST_CATEGORIES = 10_000
 _HEAD = 50  # complete rows that are kept

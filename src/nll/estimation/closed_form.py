@@ -1,179 +1,175 @@
-"""The result of a family whose estimate is a formula: the estimate judged, at boundaries and where
-there is none.
-"""
+"""Estimates by formula, of one sample or of many side by side; judged at boundaries."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Exponential, constraints
+from torch.distributions import Exponential, Uniform, constraints
 from torch.distributions.constraints import Constraint
 
-from nll.data.observations import Observations, total
+from nll.data.weights import total
 from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.result import Fit, Labels
-from nll.families.base import Family
+from nll.families.base import Family, Sample
+from nll.solvers.outcome import Status
 from nll.solvers.parameters import Parameter, Params
+from nll.solvers.vectors import flatten, unflatten
+
+_TINY = torch.finfo(torch.float64).tiny
 
 
-def closed_fit(family: Family, observed: Observations, given: dict[str, Tensor]) -> Fit:
-    """The estimate, its covariance and its status."""
+@dataclass(frozen=True)
+class Estimate:
+    """Where the likelihood is largest, and what is known of it."""
+
+    params: Params
+    covariance: Tensor  # (P, P); NaN where there is none
+    log_likelihood: float
+    verdict: Status
+    status: str  # the verdict as a sentence
+
+
+def estimate(sample: Sample) -> Estimate:
+    """Return a family's estimate from its formula."""
+    family, observed = sample.family, sample.observed
     assert family.estimate is not None
     assert family.covariance is not None
     values, weights = observed.values, observed.weights
-    size = total(weights) if family.size is None else family.size(values, weights, **given)
+    size = total(weights) if family.size is None else family.size(values, weights, **sample.given)
     if float(size) == 0.0:
         raise ValueError(f"expected at least one trial for {family.name}, got none")
-    params = family.estimate(values, weights, **given)
-    covariance, status, attained = _judge(
-        family, params, family.covariance(params, float(size)), observed
-    )
-    log_likelihood = _FamilyLogLikelihood(
-        family, observed, given, {name: value.shape for name, value in params.items()}
-    )
-    flat = torch.cat([value.reshape(-1) for value in params.values()])
-    maximum, redundant = math.inf, int(family.simplex)
-    if "covariance_matrix" in params:  # symmetric
-        columns = len(params["covariance_matrix"])
-        redundant = columns * (columns - 1) // 2
-    said = None if family.verdict is None else family.verdict(params)
-    if said is not None:
-        covariance, status, attained = torch.full_like(covariance, torch.nan), said, False
-    if attained:
-        known = family.maximum
-        maximum = log_likelihood(flat) if known is None else float(known(params, observed.n))
+    params = family.estimate(values, weights, **sample.given)
+    covariance = family.covariance(params, float(size))
+    verdict, status, unknown = _judge(sample, params)
+    covariance = covariance.masked_fill(unknown | unknown[:, None], torch.nan)
+    if not verdict.ok:
+        return Estimate(params, covariance, math.inf, verdict, status)
+    if family.maximum is None:
+        maximum = FamilyLogLikelihood(sample, params)(flatten(params))
+    else:
+        maximum = float(family.maximum(params, observed.n))
+    # NaN at a boundary
     variances = covariance.diagonal()
-    # NaN where there is a boundary
-    lost = variances.isinf() | (variances < torch.finfo(torch.float64).tiny)
-    if attained and not (
-        math.isfinite(maximum) and not bool(lost.any()) and bool(torch.isfinite(flat).all())
-    ):
+    overflow = variances.isinf() | (variances < _TINY) | ~flatten(params).isfinite()
+    if not math.isfinite(maximum) or bool(overflow.any()):
         status = "not finite: the likelihood or its curvature overflows float64; rescale the data"
-        covariance, attained = torch.full_like(covariance, torch.nan), False
-    interval = None if family.interval is None else partial(family.interval, params, observed.n)
-    return Fit(
-        model=family.name,
-        params=params,
-        covariance=covariance,
-        log_likelihood=maximum,
-        n=observed.n,
-        df=flat.numel() - redundant,
-        status=status,
-        converged=attained,
-        labels=labels_of(params, observed),
-        information=family.information,
-        dropped=observed.dropped,
-        exact_interval=interval,
-        log_likelihood_at=log_likelihood,
-        supports=supports_of(family, params),
-    )
+        nothing = torch.full_like(covariance, torch.nan)
+        return Estimate(params, nothing, maximum, Status.NOT_FINITE, status)
+    return Estimate(params, covariance, maximum, verdict, status)
 
 
-def _judge(
-    family: Family, params: Params, covariance: Tensor, observed: Observations
-) -> tuple[Tensor, str, bool]:
-    """Return the covariance with NaN where there is none, the status, and whether the maximum is
-    attained.
-    """
-    closed, open_ = _boundaries(family, params)
-    single = family.distribution is Exponential and float(observed.values[0]) != 0.0
-    # and not a number too large or too small for float64
-    if open_ and not single and observed.equal:
-        return torch.full_like(covariance, torch.nan), _unbounded(open_), False
+def _judge(sample: Sample, params: Params) -> tuple[Status, str, Tensor]:
+    """Return the verdict, the status, and which parameters have no variance."""
+    family = sample.family
+    invalid = None if family.verdict is None else family.verdict(params)
+    attained, open_ends = _boundaries(family, params)
+    index = torch.arange(flatten(params).numel())
+    if invalid is not None:
+        return Status.UNBOUNDED, invalid, index >= 0
+    # a single rate may be infinite because of the data's unit
+    rate = family.distribution is Exponential and float(sample.observed.values[0]) != 0.0
+    if open_ends and not rate and sample.observed.equal:
+        status = (
+            f"no maximum: the data are all equal, and the likelihood grows without bound towards "
+            f"{', '.join(open_ends)}"
+        )
+        return Status.UNBOUNDED, status, index >= 0
     if family.not_regular:
-        return covariance, f"not regular: {family.not_regular}", True
-    if not closed:
-        return covariance, f"converged: {family.solution}", True
-    covariance = covariance.clone()
-    for index, _ in closed:
-        covariance[index, :] = covariance[:, index] = torch.nan
-    where = ", ".join(name for _, name in closed)
-    return (
-        covariance,
-        f"at the boundary of the parameter space: {where}; no standard error there",
-        True,
-    )
+        return Status.NOT_REGULAR, f"not regular: {family.not_regular}", index < 0
+    if not attained:
+        return Status.CLOSED_FORM, f"converged: {family.solution}", index < 0
+    where = ", ".join(attained.values())
+    status = f"at the boundary of the parameter space: {where}; no standard error there"
+    return Status.BOUNDARY, status, torch.isin(index, torch.tensor(list(attained)))
 
 
-def _unbounded(boundaries: list[tuple[int, str]]) -> str:
-    where = ", ".join(name for _, name in boundaries)
-    return (
-        f"no maximum: the data are all equal, and the likelihood grows without bound towards "
-        f"{where}"
-    )
-
-
-def _boundaries(
-    family: Family, params: Params
-) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """The flat parameters (index, "name = value") at a boundary that belongs to the space, and at
-    one that does not.
+def _boundaries(family: Family, params: Params) -> tuple[dict[int, str], list[str]]:
+    """Return the flat parameters at a boundary that belongs to the space, as index -> "name =
+    value", and those at one that does not.
     """
-    closed, open_, index = [], [], 0
-    if family.distribution is torch.distributions.Uniform:
-        return [], [(0, "high = low")] if bool(params["low"] == params["high"]) else []
+    if family.distribution is Uniform:
+        return {}, ["high = low"] if bool(params["low"] == params["high"]) else []
+    attained, open_ends, index = {}, [], 0
     for name, value in params.items():
-        constraint = family.distribution.arg_constraints[name]  # type: ignore[index]
-        for at, number in enumerate(value.reshape(-1).tolist()):
-            label = f"{name}{f'[{at}]' if value.dim() else ''} = {number:g}"
-            probability = constraint in (constraints.unit_interval, constraints.simplex)
-            if (probability and number in (0.0, 1.0)) or (
-                constraint is constraints.nonnegative and number == 0.0
-            ):
-                closed.append((index, label))
-            elif constraint is constraints.positive and number in (0.0, torch.inf):
-                open_.append((index, label))
+        constraint = family.arg_constraints[name]
+        closed: tuple[float, ...] = ()
+        if constraint in (constraints.unit_interval, constraints.simplex):
+            closed = (0.0, 1.0)
+        elif constraint is constraints.nonnegative:
+            closed = (0.0,)
+        for i, number in enumerate(value.reshape(-1).tolist()):
+            label = f"{name}{f'[{i}]' if value.dim() else ''} = {number:g}"
+            if number in closed:
+                attained[index] = label
+            elif constraint is constraints.positive and number in (0.0, math.inf):
+                open_ends.append(label)
             index += 1
-    return closed, open_
+    return attained, open_ends
 
 
 def supports_of(family: Family, params: Params) -> dict[str, Constraint]:
-    """The constraints of a family's parameters."""
-    if family.distribution is torch.distributions.Uniform:  # has intervals of its own
+    if family.distribution is Uniform:  # has exact intervals
         return {}
-    known: Any = family.distribution.arg_constraints
-    return {name: known[name] for name in params}
+    return {name: family.arg_constraints[name] for name in params}
 
 
-def labels_of(params: Params, observed: Observations) -> dict[str, Labels]:
-    """The names along each parameter."""
-    if observed.categories is None:
-        return {}
-    return dict.fromkeys(params, (observed.categories,))
+class FamilyLogLikelihood(LogLikelihood):
+    """The log-likelihood of a sample as a function of the flattened parameters."""
 
-
-class _FamilyLogLikelihood(LogLikelihood):
-    """The log-likelihood of the data as a function of the flattened parameters."""
-
-    def __init__(
-        self,
-        family: Family,
-        observed: Observations,
-        given: dict[str, Tensor],
-        shapes: dict[str, Any],
-    ):
-        self.family, self.observed, self.given, self.shapes = family, observed, given, shapes
+    def __init__(self, sample: Sample, like: Params) -> None:
+        self.sample, self.like = sample, like
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters that the vector holds."""
-        known: dict[str, Parameter] = {}
-        for name, shape in self.shapes.items():
-            constraint = constraints.simplex if self.family.simplex else constraints.real
-            known[name] = Parameter(
-                constraints.positive_definite if len(shape) == 2 else constraint, tuple(shape)
+        constraint = constraints.simplex if self.sample.family.simplex else constraints.real
+        return {
+            name: Parameter(
+                constraints.positive_definite if value.dim() == 2 else constraint,
+                tuple(value.shape),
             )
-        return known
+            for name, value in self.like.items()
+        }
 
     def __call__(self, vector: Tensor) -> float:
-        parts = vector.split([shape.numel() for shape in self.shapes.values()])
-        params = {
-            name: part.reshape(shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
-        rows = self.family.log_probs(self.observed.values, params, self.given)
-        return float((self.observed.weights * rows).sum())
+        family, observed = self.sample.family, self.sample.observed
+        params = unflatten(vector, self.like)
+        rows = family.log_probs(observed.values, params, self.sample.given)
+        return float((observed.weights * rows).sum())
+
+
+@dataclass(frozen=True)
+class Each:
+    """The estimates of (B) data sets."""
+
+    params: dict[str, Tensor]  # (B)
+    covariance: Tensor  # (B, P, P)
+    log_likelihood: Tensor  # (B)
+    reached: Tensor  # (B), whether it is a maximum inside
+    settled: Tensor  # (B), or a limit, at which the parameters are as good
+
+
+def estimate_each(family: Family, values: Tensor, weights: Tensor) -> Each:
+    """Return the estimates of each row of values (B, m), weighted (B, m), from the formula."""
+    assert family.estimate is not None
+    assert family.covariance is not None
+    params, n = family.estimate(values, weights), total(weights)
+    rows = family.log_probs(values, {name: value[:, None] for name, value in params.items()}, {})
+    log_likelihood = torch.where(weights > 0, weights * rows, 0.0).sum(1)
+    formula: Any = family.covariance
+    covariance = torch.vmap(formula)(params, n)
+    reached = torch.stack([log_likelihood, *params.values()]).isfinite().all(0)
+    if not family.discrete and len(params) > 1:
+        reached &= ~all_equal(values, weights)
+    # at a boundary, or without a maximum
+    unknown = ~(covariance.diagonal(dim1=1, dim2=2) >= _TINY) | ~reached[:, None]
+    covariance = covariance.masked_fill(unknown[:, :, None] | unknown[:, None], torch.nan)
+    return Each(params, covariance, log_likelihood, reached, reached)
+
+
+def all_equal(values: Tensor, weights: Tensor) -> Tensor:
+    """Return which data sets (B) are one number throughout: a density has no maximum there."""
+    low = torch.where(weights > 0, values, torch.inf).amin(1)
+    return low == torch.where(weights > 0, values, -torch.inf).amax(1)

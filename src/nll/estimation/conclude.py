@@ -1,315 +1,302 @@
-"""The result of a search: covariances of every kind, and what is said where the maximum is not
-inside.
-"""
+"""From where the likelihood is largest to a `Fit`: the only place where one is made."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nll.data.observations import Observations, cluster_codes
-from nll.estimation.closed_form import closed_fit, labels_of
+from nll.data.classes import cluster_codes
+from nll.data.observations import Observations
+from nll.estimation import closed_form
+from nll.estimation.closed_form import Estimate, FamilyLogLikelihood
 from nll.estimation.diagnostics import Limit, Surroundings
 from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import AtParameters, Solution, judge, runaways
 from nll.estimation.objective import MOST_INFORMATION
+from nll.estimation.options import FitOptions
 from nll.estimation.result import Fit
-from nll.families.base import Family
+from nll.families.base import Family, Sample
 from nll.families.registry import FAMILIES
-from nll.families.searched_forms import EXPECTED_INFORMATION
+from nll.solvers.outcome import Status
 from nll.solvers.parameters import said
-from nll.solvers.trust_region import Progress
+from nll.solvers.vectors import flatten
 
 _EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
+_ALL_EQUAL = (
+    "no maximum: the data are all equal, and the likelihood grows without bound as the density "
+    "narrows"
+)
 
 
-@dataclass(frozen=True)
-class FitOptions:
-    """What the caller asks of the parameters and of their errors."""
-
-    start: Mapping[str, Any]
-    fixed: Mapping[str, Any]
-    bounds: Mapping[str, Any]
-    covariance: str
-    clusters: Any
-    seed: int = 0
-    progress: Progress | None = None
-
-    def check(self) -> None:
-        """Raise TypeError or ValueError for what is not understood."""
-        for name in ("start", "fixed", "bounds"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise TypeError(
-                    f"expected {name} as a dict of name -> value, got "
-                    f"{type(getattr(self, name)).__name__}"
-                )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"expected seed to be an integer, got {self.seed!r}")
-        if self.covariance not in cov.KINDS:
-            raise ValueError(
-                f"expected covariance to be one of {', '.join(cov.KINDS)}, got {self.covariance!r}"
-            )
-
-    @property
-    def plain(self) -> bool:
-        """Whether nothing is asked that a closed form does not give."""
-        return (
-            not (self.start or self.fixed or self.bounds)
-            and self.covariance == "observed"
-            and self.clusters is None
-        )
-
-
-def searched_fit(
-    name: str, found: Solution, observed: Observations, options: FitOptions, family: Family | None
+def conclude(
+    model: str, observed: Observations, estimate: Estimate, sample: Sample | None, **details: Any
 ) -> Fit:
-    """The estimate, its covariance and its status."""
-    found = replace(found, weighted=observed.kind != "frequency")
-    status, converged = judge(found, observed.numbers)
-    outside = _tied_outside(found)
-    if outside is not None:
-        status, converged = outside, False
-    limit = None if family is None else _limit(family, found, observed, options)
-    if limit is not None:
-        return limit
-    covariance, kind = _covariance(found, observed, options, family)
-    params = found.params
-    for away in runaways(found) if converged else ():
-        params[away.name] = params[away.name].clone()
-        if away.value == away.value:
-            params[away.name].view(-1)[away.place] = away.value
-    if converged and family is not None:
-        status, converged = _of_family(family, found, status)
-    if not converged:
-        covariance = torch.full_like(covariance, torch.nan)
-    elif (
-        abs(math.log2(found.units.scale)) > _EXTREME
-        and not runaways(found)
-        and bool(covariance.isnan().any())
-    ):
-        status += "; the covariance is beyond float64: rescale the data for standard errors"
+    """Return the result of any fit; `details` are the fields of `Fit` that depend on its kind."""
+    labels = {}
+    if observed.categories is not None:
+        labels = dict.fromkeys(estimate.params, (observed.categories,))
     return Fit(
-        model=name,
-        params=params,
-        covariance=covariance,
-        log_likelihood=found.log_likelihood,
+        model=model,
+        params=estimate.params,
+        covariance=estimate.covariance,
+        log_likelihood=estimate.log_likelihood,
         n=observed.n,
-        df=found.problem.layout.size,
-        status=status,
-        converged=converged,
-        decrement=found.optimum.decrement,
-        steps=found.optimum.steps,
-        labels=labels_of(found.params, observed),
-        information=kind,
+        status=estimate.status,
+        converged=estimate.verdict.ok,
+        verdict=estimate.verdict,
+        labels=labels,
         dropped=observed.dropped,
-        log_likelihood_at=AtParameters(found),
-        search=_Itself(found),
-        supports={
-            name: parameter.constraint
-            for name, parameter in found.problem.layout.parameters.items()
-        },
-        starts=found.starts,
+        sample=sample,
+        **details,
     )
 
 
-def _tied_outside(found: Solution) -> str | None:
-    """What a function of the other parameters gave has to be a value that the parameter may
-    have.
-    """
-    for name in found.problem.layout.tied:
-        parameter, value = found.problem.layout.parameters[name], found.params[name]
-        if bool(value.isfinite().all()) and not bool(parameter.constraint.check(value).all()):
-            wanted = said(parameter.constraint)
+def without_maximum(sample: Sample, status: str = _ALL_EQUAL) -> Fit:
+    """Return the result for data that let the likelihood grow without bound."""
+    names = sample.family.parameters
+    params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in names}
+    covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
+    estimate = Estimate(params, covariance, math.inf, Status.UNBOUNDED, status)
+    return conclude(sample.family.name, sample.observed, estimate, sample, df=len(names))
+
+
+def by_formula(sample: Sample, search: Callable[[], Solution] | None) -> Fit:
+    """Return the result of a closed form; `search` finds the same maximum where that is needed."""
+    family, sample = sample.family, replace(sample, by_formula=True)
+    estimate = closed_form.estimate(sample)
+    params, interval = estimate.params, None
+    if family.interval is not None:
+        interval = partial(family.interval, params, sample.observed.n)
+    redundant = int(family.simplex)
+    if "covariance_matrix" in params:  # symmetric
+        columns = len(params["covariance_matrix"])
+        redundant = columns * (columns - 1) // 2
+    return conclude(
+        family.name,
+        sample.observed,
+        estimate,
+        sample,
+        df=flatten(params).numel() - redundant,
+        information=family.information,
+        exact_interval=interval,
+        log_likelihood_at=FamilyLogLikelihood(sample, params),
+        search=search,
+        supports=closed_form.supports_of(family, params),
+    )
+
+
+def by_search(
+    model: str,
+    solution: Solution,
+    observed: Observations,
+    options: FitOptions,
+    sample: Sample | None = None,
+) -> Fit:
+    solution = replace(solution, weighted=observed.kind != "frequency")
+    family = None if sample is None else sample.family
+    verdict, status = _verdict(solution, observed, family)
+    estimate, details = None, {}
+    if sample is not None and verdict is not Status.OUTSIDE:
+        solution, estimate = _limit(sample, solution, options)
+    if estimate is None:
+        covariance, information = _covariance(solution, observed, options, family)
+        estimate = _inside(solution, covariance, verdict, status)
+        details = {"information": information, "log_likelihood_at": AtParameters(solution)}
+    layout = solution.problem.layout
+    return conclude(
+        model,
+        observed,
+        estimate,
+        sample,
+        df=layout.size,
+        decrement=solution.optimum.decrement,
+        steps=solution.optimum.steps,
+        search=_Cached(solution),
+        supports={name: parameter.constraint for name, parameter in layout.parameters.items()},
+        starts=solution.starts,
+        **details,
+    )
+
+
+def _inside(solution: Solution, covariance: Tensor, verdict: Status, status: str) -> Estimate:
+    """The estimate where the search ended, with diverged parameters at their boundaries."""
+    params, divergent = solution.params, runaways(solution) if verdict.ok else []
+    for away in divergent:
+        params[away.name] = params[away.name].clone()
+        if away.value == away.value:
+            params[away.name].view(-1)[away.place] = away.value
+    if not verdict.ok:
+        covariance = torch.full_like(covariance, torch.nan)
+    extreme = abs(math.log2(solution.units.scale)) > _EXTREME
+    if verdict.ok and extreme and not divergent and bool(covariance.isnan().any()):
+        status += "; the covariance is beyond float64: rescale the data for standard errors"
+    return Estimate(params, covariance, solution.log_likelihood, verdict, status)
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """A search that has been made."""
+
+    solution: Solution
+
+    def __call__(self) -> Solution:
+        return self.solution
+
+
+# ---- Verdicts ------------------------------------------------------------------------------------
+
+
+def _verdict(
+    solution: Solution, observed: Observations, family: Family | None
+) -> tuple[Status, str]:
+    outside = _tied_outside(solution)
+    if outside is not None:
+        return Status.OUTSIDE, outside
+    verdict, status = judge(solution, observed.numbers)
+    if not verdict.ok or family is None:
+        return verdict, status
+    invalid = None if family.verdict is None else family.verdict(solution.params)
+    if invalid is not None:
+        return Status.NOT_IDENTIFIED, invalid
+    if family.unbounded and verdict is Status.CONVERGED:
+        status = f"{status}; {family.unbounded}"
+    return verdict, status
+
+
+def _tied_outside(solution: Solution) -> str | None:
+    """Say which parameter has an invalid value from a function of the others."""
+    for name in solution.problem.layout.tied:
+        constraint = solution.problem.layout.parameters[name].constraint
+        value = solution.params[name]
+        if bool(value.isfinite().all()) and not bool(constraint.check(value).all()):
             return (
                 f"outside of the parameter space: fixed[{name!r}] is {value.tolist()}, "
-                f"expected {wanted}"
+                f"expected {said(constraint)}"
             )
     return None
 
 
-def _of_family(family: Family, found: Solution, status: str) -> tuple[str, bool]:
-    """What the family has to say of a maximum."""
-    wrong = None if family.verdict is None else family.verdict(found.params)
-    if wrong is not None:
-        return wrong, False
-    return f"{status}; {family.unbounded}" if family.unbounded and status.startswith(
-        "converged"
-    ) else status, True
-
-
-@dataclass(frozen=True)
-class _Itself:
-    """What a search has found, when it is asked for again."""
-
-    found: Solution
-
-    def __call__(self) -> Solution:
-        return self.found
+# ---- Covariances ---------------------------------------------------------------------------------
 
 
 def _covariance(
-    found: Solution, observed: Observations, options: FitOptions, family: Family | None
+    solution: Solution, observed: Observations, options: FitOptions, family: Family | None
 ) -> tuple[Tensor, str]:
-    """The covariance of the flattened parameters, and where it comes from; NaN for those that are
-    at a boundary.
+    """Return the covariance of the flattened parameters and its name; NaN for those at a
+    boundary.
     """
-    if found.problem.layout.size > MOST_INFORMATION:
-        size = sum(value.numel() for value in found.params.values())
+    if solution.problem.layout.size > MOST_INFORMATION:
+        size = flatten(solution.params).numel()
         return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size), "none"
-    jacobian = found.jacobian
-    gone = {away.number for away in runaways(found)} | set(
-        () if found.around is None else found.around.sharp
-    )
-    kept = torch.tensor(
-        [index for index in range(jacobian.shape[1]) if index not in gone], dtype=torch.int64
-    )
-    kind = "sandwich" if observed.kind != "frequency" else options.covariance
+    kind = options.covariance if observed.kind == "frequency" else "sandwich"
     if options.clusters is None and kind == "expected":
-        return _expected(found, observed, family), kind
-    free, said = _covariance_of_free(found, observed, options, kept, kind)
-    lost = torch.ones(jacobian.shape[1], dtype=torch.bool).index_fill(0, kept, False)
-    unknown = (jacobian[:, lost] != 0).any(1)
-    covariance = cov.transformed(free, jacobian[:, kept])
-    return covariance.masked_fill(unknown | unknown[:, None], torch.nan), said
+        return _expected(solution, observed, family), kind
+    jacobian = solution.jacobian
+    unknown = torch.zeros(jacobian.shape[1], dtype=torch.bool)
+    sharp = () if solution.around is None else solution.around.sharp
+    for number in (*sharp, *(away.number for away in runaways(solution))):
+        unknown[number] = True
+    retained = (~unknown).nonzero()[:, 0]
+    inverse = cov.inverse(solution.optimum.sums.information[retained[:, None], retained])
+    free, name = inverse, kind
+    if options.clusters is not None or kind != "observed":
+        free, name = _empirical(solution, observed, options, retained, inverse, kind)
+    covariance = cov.transformed(free, jacobian[:, retained])
+    moved = (jacobian[:, unknown] != 0).any(1)  # by a number without a variance
+    return covariance.masked_fill(moved | moved[:, None], torch.nan), name
 
 
-def _covariance_of_free(
-    found: Solution, observed: Observations, options: FitOptions, kept: Tensor, kind: str
+def _empirical(
+    solution: Solution,
+    observed: Observations,
+    options: FitOptions,
+    retained: Tensor,
+    inverse: Tensor,
+    kind: str,
 ) -> tuple[Tensor, str]:
-    """Of the free numbers that are `kept`, as if the others were known."""
-    inverse = cov.inverse(found.optimum.sums.information[kept[:, None], kept])
-    if options.clusters is None and kind == "observed":
-        return inverse, kind
-    codes = (
-        None
-        if options.clusters is None
-        else cluster_codes(options.clusters, observed.given, observed.rows.numpy())
+    """The covariance of the retained free numbers from the scores of the rows."""
+    codes = None
+    if options.clusters is not None:
+        codes = cluster_codes(options.clusters, observed.given, observed.rows.numpy())
+    scores = solution.each.scores(solution.theta)[:, retained]
+    meat = cov.meat(scores, observed.weights, observed.kind, codes)
+    if codes is None and kind == "opg":
+        return cov.inverse(meat), "outer product of scores"
+    return cov.robust(inverse, meat, None if codes is None else int(codes.max()) + 1)
+
+
+def _expected(solution: Solution, observed: Observations, family: Family | None) -> Tensor:
+    layout = solution.problem.layout
+    if family is not None and len(layout.free) == len(layout.parameters):
+        if family.of_statistics is not None or family.estimate is not None:
+            # at the maximum of an exponential family both informations agree
+            inverse = cov.inverse(solution.optimum.sums.information)
+            return cov.transformed(inverse, solution.jacobian)
+        if family.expected_information is not None:
+            return cov.inverse(observed.n * family.expected_information(**solution.params))
+    names = ", ".join(f.name for f in FAMILIES.values() if f.expected_information is not None)
+    raise ValueError(
+        f"expected covariance='expected' for {names} or an exponential family, all parameters free"
     )
-    meat = cov.meat(found.each.scores(found.theta)[:, kept], observed.weights, observed.kind, codes)
-    if codes is not None:
-        return cov.sandwich(inverse, meat), f"sandwich, {int(codes.max()) + 1} clusters"
-    return (
-        (cov.inverse(meat), "outer product of scores")
-        if kind == "opg"
-        else (cov.sandwich(inverse, meat), kind)
-    )
 
 
-def _expected(found: Solution, observed: Observations, family: Family | None) -> Tensor:
-    own = found.problem.layout
-    known = (
-        family is not None
-        and not own.fixed
-        and not own.tied
-        and len(own.free) == len(own.parameters)
-    )
-    if (
-        known
-        and family is not None
-        and (family.of_statistics is not None or family.estimate is not None)
-    ):
-        # at the maximum of an exponential family they agree
-        inverse = cov.inverse(found.optimum.sums.information)
-        return cov.transformed(inverse, found.jacobian)
-    if not known or family is None or family.distribution not in EXPECTED_INFORMATION:
-        names = ", ".join(family.__name__ for family in EXPECTED_INFORMATION)
-        raise ValueError(
-            f"expected covariance='expected' for {names} or an exponential family, "
-            f"all parameters free"
-        )
-    return cov.inverse(observed.n * EXPECTED_INFORMATION[family.distribution](**found.params))
-
-
-_ALL_EQUAL = (
-    "no maximum: the data are all equal, and the likelihood grows without bound as the "
-    "density narrows"
-)
-
-
-def without_maximum(family: Family, observed: Observations, status: str = _ALL_EQUAL) -> Fit:
-    """The result for data that let the likelihood grow without bound."""
-    params = {name: torch.tensor(torch.nan, dtype=torch.float64) for name in family.parameters}
-    size = len(params)
-    return Fit(
-        model=family.name,
-        params=params,
-        covariance=torch.full((size, size), torch.nan, dtype=torch.float64),
-        log_likelihood=torch.inf,
-        n=observed.n,
-        df=size,
-        status=status,
-        converged=False,
-        dropped=observed.dropped,
-    )
+# ---- Limits of families --------------------------------------------------------------------------
 
 
 def _limit(
-    family: Family, found: Solution, observed: Observations, options: FitOptions
-) -> Fit | None:
-    """The fit of the family that this one becomes where a parameter is infinite, if it is as
-    likely.
+    sample: Sample, solution: Solution, options: FitOptions
+) -> tuple[Solution, Estimate | None]:
+    """Return the estimate of the family that this one becomes where a parameter is infinite, if it
+    is as likely, with the search moved there.
     """
-    if (
-        family.limit is None
-        or not options.plain
-        or observed.kind != "frequency"
-        or observed.incomplete
-    ):
-        return None
+    family, observed = sample.family, sample.observed
+    plain = options.plain and observed.kind == "frequency" and not observed.incomplete
+    if family.limit is None or not plain:
+        return solution, None
     name, value, other, shared = family.limit
-    there = closed_fit(FAMILIES[other], observed, {})
-    if not there.converged or not found.log_likelihood <= there.log_likelihood + 1e-9 * observed.n:
-        return None
-    params = {
-        n: there.params[n] if n in shared else torch.tensor(torch.nan, dtype=torch.float64)
-        for n in found.params
-    }
+    limit = closed_form.estimate(replace(sample, family=FAMILIES[other], given={}))
+    highest = limit.log_likelihood + 1e-9 * observed.n
+    if not limit.verdict.ok or not solution.log_likelihood <= highest:
+        return solution, None
+    nothing = torch.tensor(torch.nan, dtype=torch.float64)
+    params = {n: limit.params[n] if n in shared else nothing for n in solution.params}
     params[name] = torch.tensor(value, dtype=torch.float64)
     names = list(params)
-    kept = torch.tensor([names.index(n) for n in shared], dtype=torch.int64)
+    index = torch.tensor([names.index(n) for n in shared], dtype=torch.int64)
     covariance = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
-    covariance[kept[:, None], kept] = there.covariance[: len(shared), : len(shared)]
-    where = ", ".join(f"{n} = {float(v):g}" for n, v in there.params.items() if n not in shared)
-    near = _near_limit(family, found, there)
-    return Fit(
-        model=family.name,
-        params=params,
-        covariance=covariance,
-        log_likelihood=there.log_likelihood,
-        n=observed.n,
-        df=len(params),
-        status=f"at the boundary of the parameter space: {name} = {value:g}, where it is "
-        f"{other.__name__}" + (f" with {where}" if where else "") + "; no standard error there",
-        converged=True,
-        decrement=near.optimum.decrement,
-        steps=found.optimum.steps,
-        dropped=observed.dropped,
-        search=_Itself(near),
-        supports={
-            name: parameter.constraint
-            for name, parameter in found.problem.layout.parameters.items()
-        },
-        starts=found.starts,
+    covariance[index[:, None], index] = limit.covariance[: len(shared), : len(shared)]
+    rest = ", ".join(f"{n} = {float(v):g}" for n, v in limit.params.items() if n not in shared)
+    status = (
+        f"at the boundary of the parameter space: {name} = {value:g}, where it is "
+        f"{other.__name__}{f' with {rest}' if rest else ''}; no standard error there"
     )
+    estimate = Estimate(params, covariance, limit.log_likelihood, Status.BOUNDARY, status)
+    return _near_limit(family, solution, limit), estimate
 
 
-def _near_limit(family: Family, found: Solution, there: Fit) -> Solution:
-    """The search as if it had ended far out, at the family's limit, so that profiles and tests
-    start there.
+def _near_limit(family: Family, solution: Solution, limit: Estimate) -> Solution:
+    """The search as if it had ended far out, near the family's limit, where profiles and tests
+    start.
     """
     assert family.limit is not None
     assert family.near_limit is not None
-    own = found.problem.layout
-    at = found.units.own({n: v.reshape(1) for n, v in family.near_limit(there.params).items()})
-    gone = [p for p, n in enumerate(own.free) if n not in family.limit[3]]
-    held = torch.arange(own.size)[None] == list(own.free).index(family.limit[0])
-    optimum = found.problem.maximise_held(own.numbers(at), held).one(0)
+    name, _, _, shared = family.limit
+    layout, free = solution.problem.layout, list(solution.problem.layout.free)
+    near = {n: value.reshape(1) for n, value in family.near_limit(limit.params).items()}
+    fixed = torch.arange(layout.size)[None] == free.index(name)
+    start = layout.numbers(solution.units.own(near))
+    optimum = solution.problem.maximise_held(start, fixed).one(0)
     sides = optimum.theta.sign().tolist()
-    limits = tuple(Limit(p, sides[p], endless=False, alone=False) for p in gone)
-    optimum = optimum._replace(decrement=0.0, steps=found.optimum.steps)
-    return replace(found, optimum=optimum, around=Surroundings(limits))
+    limits = [
+        Limit(number, sides[number], endless=False, alone=False)
+        for number, parameter in enumerate(free)
+        if parameter not in shared
+    ]
+    optimum = optimum._replace(decrement=0.0, steps=solution.optimum.steps)
+    return replace(solution, optimum=optimum, around=Surroundings(tuple(limits)))

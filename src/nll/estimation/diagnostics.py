@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.estimation.inference import covariance as cov
 from nll.estimation.objective import Problem
-from nll.solvers.trust_region import Optima, Optimum
+from nll.solvers.matrices import inverse as inverse_of
+from nll.solvers.outcome import Optima, Optimum
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its boundary
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
@@ -31,6 +31,10 @@ _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
 _LEVEL = 1e3
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS = 28, 12  # along a profile, and Newton steps of the other numbers in each
+_INNER_SHRINKS = 8  # of the radius in a row: enough to tell a wall
+_FALLEN_ROUNDS = 10  # for which a profile is followed that has fallen, to something higher beyond
+# times the way to what a number's size or information tells: beyond, digits of the data are lost
+_VAST = 1e6
 _LONGEST = 5.0  # step of the logarithm of a parameter, or the like
 _ENOUGH = 1e-8  # a decrement at which a profile is told
 _DISTANT = 15.0  # how far such a number is followed outwards where nothing changes
@@ -127,7 +131,7 @@ def is_maximum(problem: Problem, top: Optimum) -> bool:
         return False
     if len(top.theta) > _MOST_PROFILED:
         return top.proved
-    inverse = cov.inverse(top.sums.information)[None]
+    inverse = inverse_of(top.sums.information)[None]
     return bool((falls if top.proved else curved)(problem, top.theta[None], inverse)[0])
 
 
@@ -224,7 +228,8 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
     step = first.clone()
     move = torch.zeros_like(at)  # of all numbers in the last round, for a step of 1
-    open_ = torch.arange(count)
+    open_, since = torch.arange(count), torch.zeros(count)
+    least = _LEVEL * noise(problem, best)
     for round_ in range(_ROUNDS):
         aim = at[open_, number[open_]] + (side * step)[open_]
         start = higher(
@@ -232,7 +237,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
             torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
             torch.where(held[open_], aim[:, None], at[open_]),
         )
-        found = problem.maximise_held(start, held[open_], _ENOUGH, _INNER_STEPS)
+        found = problem.maximise_held(start, held[open_], _ENOUGH, _INNER_STEPS, _INNER_SHRINKS)
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]
@@ -258,12 +263,15 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         lanes.value[open_[wall]] = -torch.inf
         way = at[open_, number[open_]]
         beyond = (way - top.theta[number[open_]]).abs() > remote[open_]
-        beyond &= ~(lanes.gain[open_] > RISE)
+        vast = (way - top.theta[number[open_]]).abs() > _VAST * remote[open_]
+        beyond &= ~(lanes.gain[open_] > RISE) | vast
         still = lanes.gain[open_].abs() <= noise(problem, best)
         outwards = side[open_] * top.theta[number[open_]] > 0
         still &= outwards & ((way - top.theta[number[open_]]).abs() > _DISTANT)
         far = torch.where(real[open_], beyond, still | (side[open_] * way > _FAR))
-        open_ = open_[~wall & ~far & ~(lanes.value[open_] < best - _FALLEN)]
+        since[open_] += lanes.lowest[open_] < best - least
+        told = (lanes.value[open_] < best - _FALLEN) | (since[open_] > _FALLEN_ROUNDS)
+        open_ = open_[~wall & ~far & ~told]
         if not len(open_):
             break
     return lanes
@@ -339,7 +347,7 @@ def _trend(
     held = torch.ones(1, len(far), dtype=torch.bool).index_fill(1, index, False)
     there = problem.maximise_held(far[None], held).sums.information[0]
     errors = [
-        cov.inverse(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
+        inverse_of(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
         for information in (top.sums.information, there)
     ]
     ratio = errors[1] / errors[0]

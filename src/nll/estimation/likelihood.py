@@ -1,6 +1,4 @@
-"""What can be fitted: a log-probability per observation, with parameters that have names, shapes
-and constraints.
-"""
+"""A user's likelihood: a log-probability per observation, with named, constrained parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from nll.solvers.parameters import Parameter, Params, moved
 
 
 class LogLikelihood(ABC):
-    """The log-likelihood of the data of a fit, as a function of its flattened parameters."""
+    """The log-likelihood of a fit as a function of its flattened parameters."""
 
     @abstractmethod
     def __call__(self, vector: Tensor) -> float:
@@ -31,14 +29,12 @@ class LogLikelihood(ABC):
         """Return the log-likelihood as parameter `index` moves by each of `steps` and the others
         stay.
         """
-        known = self.parameters
-        return torch.tensor(
-            [self(moved(known, vector, index, s)) for s in steps.tolist()], dtype=torch.float64
-        )
+        values = [self(moved(self.parameters, vector, index, step)) for step in steps.tolist()]
+        return torch.tensor(values, dtype=torch.float64)
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
-        """The parameters that the vector holds; none where each number stands for itself."""
+        """The parameters in the vector; none if each number stands for itself."""
         return {}
 
 
@@ -52,12 +48,22 @@ class Likelihood:
             parameters by name; returns the log-probabilities (n), or a distribution of the last
             part. In float64, of operators that PyTorch differentiates twice.
         parameters: name -> a constraint of torch.distributions.constraints, or (constraint, shape).
-        name: what the table calls it.
+        name: the model's name in tables.
 
-    `a + b` is the likelihood of two data sets, given as a pair; parameters of one name are the same
-    in both.
+    `a + b` is the likelihood of two data sets, given as a pair; parameters with the same name are
+    shared.
 
-    Raises: TypeError for something that is no function, or a parameter without a constraint.
+    Raises: TypeError if `log_prob` is not a function, or a parameter has no constraint.
+
+    Example:
+        >>> import nll
+        >>> from torch.distributions import Normal, constraints
+        >>> def log_prob(y, mean, scale):
+        ...     return Normal(mean, scale).log_prob(y)
+        >>> parameters = {"mean": constraints.real, "scale": constraints.positive}
+        >>> fitted = nll.fit(nll.Likelihood(log_prob, parameters), [1.0, 2.0, 3.0])
+        >>> round(fitted.params["mean"].item(), 6)
+        2.0
     """
 
     log_prob: Callable[..., Any]
@@ -65,36 +71,37 @@ class Likelihood:
     name: str = "Likelihood"
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if not callable(self.log_prob) or isinstance(self.log_prob, type):
             raise TypeError(f"expected log_prob as a function, got {_what(self.log_prob)}")
         if not isinstance(self.parameters, Mapping) or not self.parameters:
             raise TypeError(
                 f"expected parameters as a dict of name -> constraint, got {self.parameters!r}"
             )
-        object.__setattr__(
-            self, "parameters", {n: _parameter(n, p) for n, p in self.parameters.items()}
-        )
+        parameters = {name: _parameter(name, p) for name, p in self.parameters.items()}
+        object.__setattr__(self, "parameters", parameters)
 
     def __add__(self, other: Any) -> JointLikelihood:
-        """The likelihood of both data sets."""
-        return JointLikelihood(_terms(self) + _terms(other))
+        return JointLikelihood(self.terms + _terms(other))
+
+    @property
+    def terms(self) -> tuple[Likelihood, ...]:
+        """The likelihoods of the data sets: this one."""
+        return (self,)
 
     def rows(self, *parts: Tensor, **params: Tensor) -> Tensor:
-        """The log-probability of each row, checked."""
-        found = self.log_prob(*parts, **params)
-        if isinstance(found, Distribution):
-            found = found.log_prob(parts[-1])
-        if not isinstance(found, Tensor):
+        rows = self.log_prob(*parts, **params)
+        if isinstance(rows, Distribution):
+            rows = rows.log_prob(parts[-1])
+        if not isinstance(rows, Tensor):
             raise TypeError(
-                f"expected log-probabilities or a distribution from {self.name}, got {_what(found)}"
+                f"expected log-probabilities or a distribution from {self.name}, got {_what(rows)}"
             )
-        if found.shape != (len(parts[0]),):
-            shape = tuple(found.shape)
+        if rows.shape != (len(parts[0]),):
             raise ValueError(
-                f"expected {len(parts[0])} log-probabilities from {self.name}, got shape {shape}"
+                f"expected {len(parts[0])} log-probabilities from {self.name}, got shape "
+                f"{tuple(rows.shape)}"
             )
-        return found
+        return rows
 
 
 @contextmanager
@@ -110,81 +117,74 @@ def unvalidated() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LikelihoodRows:
-    """The rows of a likelihood that may be one of several, and then knows some of the parameters
-    only.
-    """
+    """The rows of a likelihood, which takes its own parameters from those of a sum."""
 
     term: Likelihood
 
     def __call__(self, *parts: Tensor, **params: Tensor) -> Tensor:
         """Return the log-probabilities (n).
 
-        A distribution does not check its arguments: where a step of a search leads outside of their
-        range, it is to give NaN or -inf, from which the search steps back, and not to raise.
+        Distributions do not check their arguments: outside their range they give NaN or -inf, from
+        which a search steps back, rather than raise.
         """
         with unvalidated():
-            return self.term.rows(*parts, **{name: params[name] for name in self.term.parameters})
+            return self.term.rows(*parts, **self._own(params))
 
     def distribution(self, parts: tuple[Tensor, ...], params: Params) -> Distribution | None:
-        """The distribution of the last part, if the likelihood is given by one."""
-        found = self.term.log_prob(*parts, **{name: params[name] for name in self.term.parameters})
-        return found if isinstance(found, Distribution) else None
+        """Return the distribution of the last part, if the likelihood is given by one."""
+        rows = self.term.log_prob(*parts, **self._own(params))
+        return rows if isinstance(rows, Distribution) else None
+
+    def _own(self, params: Params) -> Params:
+        return {name: params[name] for name in self.term.parameters}
 
 
 @dataclass(frozen=True)
 class JointLikelihood:
-    """The sum of likelihoods of several data sets; parameters of one name are the same in all."""
+    """The sum of likelihoods of several data sets; parameters with the same name are shared."""
 
     terms: tuple[Likelihood, ...]
 
     def __post_init__(self) -> None:
         """Check that the terms agree on the parameters that they share."""
-        seen: dict[str, Parameter] = {}
         for term in self.terms:
             for name, parameter in term.parameters.items():
-                if name in seen and (str(seen[name].constraint), seen[name].shape) != (
-                    str(parameter.constraint),
-                    parameter.shape,
-                ):
+                shared = self.parameters[name]
+                if str(shared) != str(parameter):
                     raise ValueError(
                         f"expected the same constraint and shape of {name} in every likelihood"
                     )
-                seen[name] = parameter
 
     def __add__(self, other: Any) -> JointLikelihood:
-        """One more data set."""
         return JointLikelihood(self.terms + _terms(other))
 
     @property
     def name(self) -> str:
-        """The terms' names."""
         return " + ".join(term.name for term in self.terms)
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters of all terms."""
         return {
             name: parameter for term in self.terms for name, parameter in term.parameters.items()
         }
 
 
 def of_module(module: torch.nn.Module) -> tuple[Likelihood, Params]:
-    """The likelihood of a module that maps the data to a distribution of their last part, and its
-    present values.
+    """Return the likelihood of a module that maps the data to a distribution of their last part,
+    and its present parameters.
     """
-    if not list(module.parameters()):
+    names = {_dotless(name): name for name, _ in module.named_parameters()}
+    if not names:
         raise ValueError(f"expected a module with parameters, got {type(module).__name__} without")
-    parameters = {
-        _dotless(n): Parameter(shape=tuple(p.shape)) for n, p in module.named_parameters()
-    }
-    names = {_dotless(n): n for n, _ in module.named_parameters()}
+    values = dict(module.named_parameters())
+    start = {name: values[path].detach().double().clone() for name, path in names.items()}
+    parameters = {name: Parameter(shape=tuple(value.shape)) for name, value in start.items()}
     module = copy.deepcopy(module).double()
 
     def log_prob(*parts: Tensor, **params: Tensor) -> Any:
-        given = {names[name]: value for name, value in params.items()}
-        return torch.func.functional_call(module, given, parts[:-1] if len(parts) > 1 else parts)
+        state = {names[name]: value for name, value in params.items()}
+        return torch.func.functional_call(module, state, parts[:-1] if len(parts) > 1 else parts)
 
-    start = {_dotless(n): p.detach().double().clone() for n, p in module.named_parameters()}
     return Likelihood(log_prob, parameters, type(module).__name__), start
 
 
@@ -214,11 +214,9 @@ def _parameter(name: str, given: Any) -> Parameter:
 
 
 def _terms(likelihood: Any) -> tuple[Likelihood, ...]:
-    if isinstance(likelihood, JointLikelihood):
-        return likelihood.terms
-    if isinstance(likelihood, Likelihood):
-        return (likelihood,)
-    raise TypeError(f"expected a Likelihood, got {_what(likelihood)}")
+    if not isinstance(likelihood, (Likelihood, JointLikelihood)):
+        raise TypeError(f"expected a Likelihood, got {_what(likelihood)}")
+    return likelihood.terms
 
 
 def _what(value: Any) -> str:

@@ -5,82 +5,27 @@ ends.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nll.estimation import diagnostics
-from nll.estimation.diagnostics import Limit, Surroundings
+from nll.estimation.diagnostics import Limit, Surroundings, look_around
 from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.objective import MOST_INFORMATION, Problem
+from nll.solvers.outcome import Optimum, Progress, Status, Sums
 from nll.solvers.parameters import Layout, Parameter, Params
-from nll.solvers.trust_region import Optimum, Progress, Sums
+from nll.solvers.units import Units
 
-_SAMPLE = 4096  # rows that the units are found from
 _RESTARTS = 5  # from a higher place beyond
 _FIRST_STEPS = 60  # after which it is looked whether there is anything to be reached
 _INSIDE = 3.0  # a free number that is well inside
 # an eigenvalue of information of unit diagonal, for each parameter, that is rounding
 _SINGULAR = 1e-14
 _PEAKS = 2000  # rows that tell which of several peaks is the highest
-
-
-@dataclass(frozen=True)
-class Units:
-    """Data less `centre`, in units of `scale`, and how each parameter moves with them."""
-
-    centre: float = 0.0
-    scale: float = 1.0
-    roles: Any = None  # name -> "location", "scale" or "rate"
-
-    def data(self, values: Tensor) -> Tensor:
-        """The data in these units."""
-        if self.centre == 0.0 and self.scale == 1.0:
-            return values
-        return (values - self.centre) / self.scale
-
-    def given(self, params: Params) -> Params:
-        """Parameters of the data as given."""
-        return {
-            name: value * self._factor(name) + self._shift(name) for name, value in params.items()
-        }
-
-    def own(self, params: Params) -> Params:
-        """Parameters in these units."""
-        return {
-            name: (value - self._shift(name)) / self._factor(name) for name, value in params.items()
-        }
-
-    def factors(self, params: Params) -> Tensor:
-        """What each number of the flattened parameters is multiplied with."""
-        sizes = {name: value[0].numel() for name, value in params.items()}
-        return torch.tensor(
-            [self._factor(n) for n, size in sizes.items() for _ in range(size)], dtype=torch.float64
-        )
-
-    def _factor(self, name: str) -> float:
-        role = (self.roles or {}).get(name)
-        return 1.0 if role is None else 1 / self.scale if role == "rate" else self.scale
-
-    def _shift(self, name: str) -> float:
-        return self.centre if (self.roles or {}).get(name) == "location" else 0.0
-
-
-def units_of(values: Tensor, roles: dict[str, str] | None) -> Units:
-    """The middle and a power of 2 near the spread of the data, for families whose parameters move
-    with them.
-    """
-    if not roles:
-        return Units()
-    some = values[:: max(1, len(values) // _SAMPLE)]
-    centre = float(some.median()) if "location" in roles.values() else 0.0
-    away = (some - centre).abs()
-    spread = float(away.median()) or float(away.max())
-    if not (0.0 < spread < math.inf):
-        return Units(centre, 1.0, roles)
-    return Units(centre, 2.0 ** min(1023, max(-1022, math.frexp(spread)[1])), roles)
 
 
 @dataclass(frozen=True)
@@ -115,7 +60,7 @@ class Solution:
         """(N, P): the derivatives of the flattened parameters by the free numbers."""
         layout = self.problem.layout
         factors = self.units.factors(layout.natural(self.theta))
-        return factors[:, None] * layout.jacobian(self.theta)[0]
+        return factors[0, :, None] * layout.jacobian(self.theta)[0]
 
     @property
     def log_likelihood(self) -> float:
@@ -143,9 +88,9 @@ def search(
         return Solution(problem, _settled(problem, starts), units, density, each)
     if len(starts) > 1 and problem.width > 2 * _PEAKS:
         some = problem.thinned(_PEAKS)
-        tried = [some.maximise(start[None], None, _FIRST_STEPS).one(0) for start in starts]
+        tried = some.maximise_from(starts, None, _FIRST_STEPS)
         starts = max(tried, key=_rank).theta[None]
-    tops = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in starts]
+    tops = problem.maximise_from(starts, progress, _FIRST_STEPS)
     best, rival = max(tops, key=_rank), max(tops, key=_value)
     if (
         not unbounded
@@ -158,7 +103,7 @@ def search(
     top, around = _followed(problem, best)
     lost = top.decrement != top.decrement
     if others is not None and (around is not None or lost):
-        again = [problem.maximise(start[None], progress, _FIRST_STEPS).one(0) for start in others]
+        again = problem.maximise_from(others, progress, _FIRST_STEPS)
         tops += again
         best = max(again, key=_rank)
         if lost or _better(problem, best, top, around or Surroundings()):
@@ -223,61 +168,75 @@ def _value(found: Optimum) -> float:
     return -math.inf if value != value else value
 
 
-def judge(found: Solution, numbers: Tensor | None = None) -> tuple[str, bool]:
-    """A sentence on where the search ended, and whether it is a maximum to be trusted; `numbers`:
-    of the rows.
-    """
+def judge(found: Solution, numbers: Tensor | None = None) -> tuple[Status, str]:
+    """How the search ended, and a sentence on it; `numbers`: of the rows."""
     optimum, size, around = found.optimum, found.problem.layout.size, found.around
     if optimum.decrement != optimum.decrement:
-        return _not_finite(found, numbers), False
+        return Status.NOT_FINITE, _not_finite(found, numbers)
     if not size:
-        return "converged: all parameters are fixed", True
+        return Status.CONVERGED, "converged: all parameters are fixed"
     if around is not None and (around.limits or around.endless or around.flat or around.rising):
         return _beyond(found, around)
     if not optimum.reached:
-        return optimum.status, False
+        return optimum.verdict, optimum.status
     if size > MOST_INFORMATION:
-        return (
+        return Status.CONVERGED, (
             f"converged: the Newton steps reached a maximum; no standard errors for {size} "
             f"parameters"
-        ), True
+        )
     flat = flat_direction(found)
     if flat is not None:
-        return f"flat direction: the data do not tell {flat}; no standard errors", False
+        return (
+            Status.NOT_IDENTIFIED,
+            f"flat direction: the data do not tell {flat}; no standard errors",
+        )
     how = f", by conjugate gradients for {size} parameters" if found.problem.by_products else ""
-    return f"converged: the Newton steps reached a maximum{how}", True
+    return Status.CONVERGED, f"converged: the Newton steps reached a maximum{how}"
 
 
-def _beyond(found: Solution, around: Surroundings) -> tuple[str, bool]:
+def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
     """What is said where the likelihood does not fall on every side."""
     names = found.problem.layout.describe()
     endless = [away.label for away in runaways(found) if away.limit.endless]
     if endless:
-        return f"no maximum: the likelihood grows without bound towards {', '.join(endless)}", False
+        towards = ", ".join(endless)
+        return (
+            Status.UNBOUNDED,
+            f"no maximum: the likelihood grows without bound towards {towards}",
+        )
     if around.endless:
-        return "no maximum: the likelihood still rises far out along the last step", False
+        return (
+            Status.UNBOUNDED,
+            "no maximum: the likelihood still rises far out along the last step",
+        )
     gone = ", ".join(away.label for away in runaways(found))
     if around.rising:
         towards = f" towards {gone}" if gone else ""
-        return (
+        return Status.UNBOUNDED, (
             f"no maximum within {found.optimum.steps} Newton steps: the likelihood still "
             f"rises{towards}"
-        ), False
+        )
     flat = [names[p] for p in around.flat]
     if flat and not around.limits:
         told = flat_direction(found) or " and ".join(flat)
-        return f"flat direction: the data do not tell {told}; no standard errors", False
+        return (
+            Status.NOT_IDENTIFIED,
+            f"flat direction: the data do not tell {told}; no standard errors",
+        )
     if not around.limits:
-        return found.optimum.status, False
+        return Status.MAX_STEPS, found.optimum.status
     if not all(limit.alone for limit in around.limits):
-        return f"no maximum: the likelihood still rises towards {gone}", False
+        return Status.UNBOUNDED, f"no maximum: the likelihood still rises towards {gone}"
     if around.unidentified:
         rest = [names[p] for p in around.unidentified]
         where = (
             f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
         )
-        return f"no maximum: {where}", False
-    return f"at the boundary of the parameter space: {gone}; no standard error there", True
+        return Status.UNBOUNDED, f"no maximum: {where}"
+    return (
+        Status.BOUNDARY,
+        f"at the boundary of the parameter space: {gone}; no standard error there",
+    )
 
 
 def _not_finite(found: Solution, numbers: Tensor | None) -> str:
@@ -349,11 +308,11 @@ def runaways(found: Solution) -> list[Runaway]:
     """The free numbers that ran off towards a boundary."""
     limits = {} if found.around is None else {limit.number: limit for limit in found.around.limits}
     natural = found.problem.layout.natural(found.theta) if limits else {}
-    gone, at = [], 0
-    for name, parameter in found.problem.layout.free.items():
-        for place in range(parameter.free_shape.numel()):
-            if at + place in limits:
-                limit = limits[at + place]
+    gone = []
+    for name, parameter, _, free in found.problem.layout.entries():
+        for place, number in enumerate(range(free.start, free.stop)):
+            if number in limits:
+                limit = limits[number]
                 of = (
                     float(natural[name].reshape(-1)[place])
                     if parameter.shape == parameter.free_shape
@@ -366,7 +325,6 @@ def runaways(found: Solution) -> list[Runaway]:
                         limit, name, place, value, f"{label} = {value:g}" if of == of else label
                     )
                 )
-        at += parameter.free_shape.numel()
     return gone
 
 
@@ -402,11 +360,21 @@ class AtParameters(LogLikelihood):
         return self.layout.parameters
 
     def __call__(self, vector: Tensor) -> float:
-        """Return it."""
-        params, at = {}, 0
-        for name, parameter in self.layout.parameters.items():
-            size = math.prod(parameter.shape)
-            params[name] = vector[at : at + size].reshape(1, *parameter.shape)
-            at += size
+        """Return the log-likelihood at a vector of parameters."""
+        params = {
+            entry.name: vector[entry.flat].reshape(1, *entry.parameter.shape)
+            for entry in self.layout.entries()
+        }
         value = self.problem.value(self.units.own(params))
         return float(value[0]) - self.density * math.log(self.units.scale)
+
+
+def ordered(solution: Solution, order: Callable[[Params], Params]) -> Solution:
+    """Return the same maximum with its exchangeable parameters in a defined order."""
+    problem, layout = solution.problem, solution.problem.layout
+    theta = layout.numbers(order(layout.natural(solution.theta))).detach()
+    sums = Sums(*(part[0] for part in problem.sums(theta)))
+    optimum = solution.optimum._replace(theta=theta[0], sums=sums)
+    # The free numbers have other places.
+    around = None if solution.around is None else look_around(problem, optimum)
+    return replace(solution, optimum=optimum, around=around)

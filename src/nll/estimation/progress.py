@@ -1,23 +1,20 @@
-"""A line on the terminal while a search takes long."""
+"""A line on the terminal during a long search."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-_PATIENCE, _EVERY = 2.0, 0.1  # seconds before the first word, and between two
+_PATIENCE, _EVERY = 2.0, 0.1  # seconds before the first line, and between two
 
 
 class Line:
-    """Where the search stands, on one line that is taken away at the end; nothing where no terminal
-    listens.
-    """
+    """The state of a search on one line, removed at the end; silent unless stderr is a terminal."""
 
     def __init__(self, model: str) -> None:
         self.model, self.next, self.width = model, time.monotonic() + _PATIENCE, 0
 
     def __call__(self, step: int, log_likelihood: float, decrement: float) -> None:
-        """Say it."""
         if time.monotonic() < self.next or not sys.stderr.isatty():
             return
         self.next = time.monotonic() + _EVERY
@@ -27,11 +24,9 @@ class Line:
         )
 
     def __enter__(self) -> Line:
-        """Start to wait."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the line away."""
         if self.width:
             self._write("")
             sys.stderr.write("\r")

@@ -1,4 +1,4 @@
-"""The result of a fit: estimates, their errors, and an honest word on both."""
+"""The result of a fit: estimates, their covariance, and how far to trust both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,7 @@ from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Solution
 from nll.families.base import Sample
 from nll.solvers.outcome import Status
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from nll.solvers.vectors import flatten, unflatten
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 
@@ -36,8 +34,8 @@ class Fit:
     """A maximum likelihood estimate.
 
     `params` and `standard_errors` have the names of the family's parameters; `covariance` is that
-    of the parameters flattened in this order. An error that does not exist is NaN, and `status`
-    says why.
+    of the parameters flattened in this order. A standard error that does not exist is NaN;
+    `verdict` says why as a value, `status` as a sentence.
     """
 
     model: str
@@ -46,30 +44,26 @@ class Fit:
     log_likelihood: float
     n: float  # the sum of the frequencies
     df: int  # how many parameters are free
-    status: str  # a sentence
+    status: str  # the verdict as a sentence
     converged: bool  # whether the maximum was found
-    verdict: Status | None = None  # how the search ended, for code to read
-    # what one more Newton step would add to the log-likelihood; None: closed form
+    verdict: Status | None = None
+    # the gain in log-likelihood expected of one more Newton step; None: no search was made
     decrement: float | None = None
     steps: int = 0
     labels: dict[str, Labels] = field(default_factory=dict)
-    information: str = "observed"  # which information the covariance is the inverse of
-    solver: str | None = None  # how the maximum was searched, and why, where there was a choice
+    information: str = "observed"  # the information, or the estimate, behind the covariance
+    solver: str | None = None  # the solver, and why, where there was a choice
     response: str | None = None
-    # whether the likelihood is of probabilities, not of densities; None: not known
-    discrete: bool | None = None
+    discrete: bool | None = None  # whether it is of probabilities, not densities; None: unknown
     dropped: int = 0  # rows with missing values that were left out
     exact_interval: Callable[[float], dict[str, Tensor]] | None = field(default=None, repr=False)
-    # of flattened parameters
-    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)
-    # the likelihood, to be searched again
+    log_likelihood_at: LogLikelihood | None = field(default=None, repr=False)  # flattened
+    # for profiles, tests and the bootstrap
     search: Callable[[], Solution] | None = field(default=None, repr=False)
-    sample: Sample | None = field(default=None, repr=False)  # the data of a family's fit
-    interval_method: str | None = None  # which intervals are given where none is asked for
-    # of parameters that have bounds
-    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)
-    # the log-likelihood that the search reached from each start, best first; () of one
-    starts: tuple[float, ...] = ()
+    sample: Sample | None = field(default=None, repr=False)  # the data of a family
+    interval_method: str | None = None  # the default of `interval`
+    supports: Mapping[str, Constraint] = field(default_factory=dict, repr=False)  # bounds
+    starts: tuple[float, ...] = ()  # log-likelihoods reached from several starts, best first
 
     @property
     def nll(self) -> float:
@@ -88,37 +82,36 @@ class Fit:
 
     @property
     def censoring(self) -> Censoring | None:
-        """The numbers of events and of censored rows, of a family's fit to censored data."""
+        """The numbers of exact and of censored rows, for a family fitted to censored data."""
         return None if self.sample is None else self.sample.observed.censoring
 
     @property
     def standard_errors(self) -> dict[str, Tensor]:
-        """The square roots of the covariance's diagonal, shaped as the parameters."""
-        return self._shaped(self.covariance.diagonal().clamp(min=0).sqrt())
+        """The square roots of the covariance's diagonal, shaped like the parameters."""
+        return unflatten(self._flat_standard_errors, self.params)
+
+    @property
+    def _flat_standard_errors(self) -> Tensor:
+        return self.covariance.diagonal().clamp(min=0).sqrt()
 
     @property
     def p_values(self) -> dict[str, Tensor]:
-        """For each number, P(|Z| > |estimate / standard error|): the Wald test of the value 0."""
-        errors = self.standard_errors
-        return {name: wald.p_value(value / errors[name]) for name, value in self.params.items()}
+        """P(|Z| > |estimate / standard error|) for each number: the Wald test of the value 0."""
+        return unflatten(wald.p_value(self.vector / self._flat_standard_errors), self.params)
 
     @property
     def names(self) -> list[str]:
-        """One name for each number in the flattened parameters: 'loc', 'probs[0]', 'coef[virginica,
-        width]'.
-        """
+        """One name for each flattened parameter: 'loc', 'probs[0]', 'coef[virginica, width]'."""
         names: list[str] = []
         for name, value in self.params.items():
-            labels = self.labels.get(name) or tuple(
-                tuple(map(str, range(size))) for size in value.shape
-            )
+            labels = self.labels.get(name) or [map(str, range(size)) for size in value.shape]
             names += [name + (f"[{', '.join(at)}]" if at else "") for at in product(*labels)]
         return names
 
     @property
     def vector(self) -> Tensor:
         """All parameters in one vector, in the order of `names` and `covariance`."""
-        return torch.cat([value.reshape(-1) for value in self.params.values()])
+        return flatten(self.params)
 
     def interval(
         self,
@@ -128,41 +121,44 @@ class Fit:
         replicates: int = 2000,
         seed: int = 0,
     ) -> dict[str, Tensor]:
-        """Confidence intervals: name -> tensor of the parameter's shape with (low, high) last.
+        """Return confidence intervals: name -> (*shape, 2), (low, high) last.
 
         Args:
             level: the probability that an interval covers the truth, in (0, 1).
-            method: "wald" (estimate -+ z * standard error; of a parameter with bounds on the log or
-                logit scale, and mapped back, so that it stays within them); "profile" (where the
-                largest log-likelihood over the other parameters stays within z^2 / 2 of the
-                maximum) or "bootstrap" (that of `bootstrap(replicates, seed=seed)`), where the
-                likelihood can be searched again; or "exact", for families that have one (Uniform).
-                None: `interval_method`, else the exact one where it exists, else Wald's.
+            method: "wald": estimate -+ z * standard error, on the log or logit scale for a
+                parameter with bounds, so that the interval stays within them. "profile": where the
+                log-likelihood, maximised over the other parameters, stays within z^2 / 2 of its
+                maximum. "bootstrap": that of `bootstrap(replicates, seed=seed)`. "exact": for
+                families that have one (Uniform). None: `interval_method`, otherwise the exact one
+                if it exists, otherwise Wald's.
             replicates: of the bootstrap.
             seed: of the bootstrap.
 
-        Raises: ValueError for a level out of range, or a method that this model has not.
+        Raises: ValueError for a level out of range, or a method that this model lacks.
+
+        Example:
+            >>> import nll
+            >>> from torch.distributions import Exponential
+            >>> waits = nll.fit(Exponential, [2.0, 4.0, 6.0])
+            >>> [round(end, 4) for end in waits.interval(0.9, method="profile")["rate"].tolist()]
+            [0.081, 0.5678]
         """
         wald.require_level(level)
-        known = ["wald"] if self.exact_interval is None else ["exact"]
-        known += ["profile"] if self.search is not None and self.converged else []
-        known += ["bootstrap"] if self._can_be_drawn else []
+        methods = ["wald"] if self.exact_interval is None else ["exact"]
+        methods += ["profile"] if self._can_be_searched else []
+        methods += ["bootstrap"] if self._can_be_resampled else []
         if method is None:
-            method = self.interval_method if self.interval_method in known else known[0]
-        if method not in known:
-            raise ValueError(
-                f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}"
-            )
+            method = self.interval_method if self.interval_method in methods else methods[0]
+        self._require_method(method, methods)
         if method == "bootstrap":
             return self.bootstrap(replicates, seed=seed).interval(level)
         if self.exact_interval is not None:
             return self.exact_interval(level)
         if method == "profile" and self.search is not None:
             return profile.intervals(self.search(), wald.quantile(level))
-        errors = self.standard_errors
-        supports = self.supports
+        standard_errors = self.standard_errors
         return {
-            name: wald.wald_within(value, errors[name], level, supports.get(name))
+            name: wald.wald_within(value, standard_errors[name], level, self.supports.get(name))
             for name, value in self.params.items()
         }
 
@@ -171,21 +167,22 @@ class Fit:
 
         Args:
             hypothesis: parameter -> value; "coef[1]" for one number of a parameter.
-            method: "wald", from the covariance; "lr", twice what the log-likelihood loses, or
-                "score", from the slope and the observed information at the restricted maximum; not
-                of penalised fits.
+            method: "wald", from the covariance; "lr", twice the loss in log-likelihood, or "score",
+                from the score and the observed information at the restricted maximum; the last two
+                not for penalised fits.
 
         Returns: a statistic with its degrees of freedom and P(chi-squared > statistic); NaN where
             there is none.
 
-        Raises: ValueError for a parameter or a method that is not there, or a value that is not
-            possible.
+        Raises: ValueError for an unknown parameter or method, or an invalid value.
+
+        Example:
+            >>> import nll
+            >>> from torch.distributions import Exponential
+            >>> print(nll.fit(Exponential, [2.0, 4.0, 6.0]).test({"rate": 0.5}, method="lr"))
+            lr: chi-squared(1) = 1.84112, p = 0.1748
         """
-        known = ["wald"] + (["lr", "score"] if self.search is not None and self.converged else [])
-        if method not in known:
-            raise ValueError(
-                f"expected method {' or '.join(map(repr, known))} for {self.model}, got {method!r}"
-            )
+        self._require_method(method, ["wald"] + ["lr", "score"] * self._can_be_searched)
         shapes = {name: tuple(value.shape) for name, value in self.params.items()}
         values = tests.numbers(self.names, shapes, hypothesis)
         if method == "wald" or self.search is None:
@@ -193,37 +190,48 @@ class Fit:
         return tests.restricted(self.search(), values, method)
 
     def derived(self, what: Any, *, scale: str = "identity") -> Derived:
-        """A function of the parameters, with its error by the delta method.
+        """Return a function of the parameters, with its standard error by the delta method.
 
         Args:
             what: a function from `params` to a tensor, of operators that PyTorch differentiates; or
-                a contrast, the
-                weights of single numbers: {"coef[b, age]": 1, "coef[c, age]": -1}.
+                a contrast: the weights of single numbers, {"coef[b, age]": 1, "coef[c, age]": -1}.
             scale: of the intervals: "identity", "log" for positive values, "logit" for those
                 between 0 and 1.
 
-        Raises: ValueError for a number that is not there; TypeError for what is neither.
+        Raises: ValueError for an unknown parameter; TypeError if `what` is neither.
+
+        Example:
+            >>> import nll
+            >>> from torch.distributions import Exponential
+            >>> waits = nll.fit(Exponential, [2.0, 4.0, 6.0])
+            >>> print(waits.derived(lambda params: 1 / params["rate"], scale="log"))
+            4 (2.3094)
         """
         return derived(what, self.names, self.params, self.covariance, scale)
 
     def bootstrap(
         self, replicates: int = 2000, *, parametric: bool = False, seed: int = 0
     ) -> Bootstrap:
-        """Fit again to data drawn from the rows with replacement, or from the fitted model, all at
-        once.
+        """Fit to data drawn from the rows with replacement, or from the fitted model.
 
         Args:
             replicates: how many data sets are drawn, at least 2.
-            parametric: from the model instead of the rows: families, and likelihoods given as
-                distributions.
+            parametric: draw from the model instead of the rows: for families, and likelihoods given
+                as distributions.
             seed: of the draws.
 
-        Raises: ValueError for a model that keeps no data, such as a penalised regression, or is no
-            maximum.
+        Raises: ValueError for a fit that is no maximum, or a model that keeps no data, such as a
+            penalised regression.
+
+        Example:
+            >>> import nll
+            >>> from torch.distributions import Exponential
+            >>> print(nll.fit(Exponential, [2.0, 4.0, 6.0]).bootstrap(500))
+            Exponential: 500 bootstrap replicates, 0 without a maximum
         """
         if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 2:
             raise ValueError(f"expected replicates as an integer of at least 2, got {replicates!r}")
-        if not self._can_be_drawn:
+        if not self._can_be_resampled:
             raise ValueError(
                 f"expected a converged fit without a penalty to draw from, got {self.model}: "
                 f"{self.status}"
@@ -233,12 +241,21 @@ class Fit:
         )
 
     @property
-    def _can_be_drawn(self) -> bool:
-        known = self.search is not None or (self.sample is not None and self.sample.by_formula)
-        return known and self.converged
+    def _can_be_searched(self) -> bool:
+        return self.search is not None and self.converged
+
+    @property
+    def _can_be_resampled(self) -> bool:
+        by_formula = self.sample is not None and self.sample.by_formula
+        return self._can_be_searched or (by_formula and self.converged)
+
+    def _require_method(self, method: str, methods: list[str]) -> None:
+        if method not in methods:
+            known = " or ".join(map(repr, methods))
+            raise ValueError(f"expected method {known} for {self.model}, got {method!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but a likelihood that cannot be pickled, such as one with a lambda in it."""
+        """Return everything but a likelihood that cannot be pickled, such as one with a lambda."""
         state = dict(self.__dict__)
         for name in ("log_likelihood_at", "search", "sample"):
             try:
@@ -247,57 +264,55 @@ class Fit:
                 state[name] = None
         return state
 
-    def plot(self, what: str | None = None, level: float = 0.95) -> Figure:
-        """Draw the fit; a matplotlib Figure, that a notebook shows and `savefig` writes.
+    def plot(self, what: str | None = None, level: float = 0.95) -> Any:
+        """Draw the fit; return a matplotlib Figure, which a notebook shows and `savefig` writes.
 
         Args:
-            what: "distribution", the data and the fitted distribution (of right-censored data
-                Kaplan and Meier's curve); "qq", normal scores of the data in the fit, of counts a
-                hanging rootogram; "likelihood", the log-likelihood along each parameter with its
-                intervals; "profile", its largest value with each
-                parameter held. None: all there are, but the profile in the panels of the
-                    likelihood.
+            what: "distribution", the data and the fitted distribution (the Kaplan-Meier curve for
+                right-censored data); "qq", a normal plot of the data under the fit, a hanging
+                rootogram for counts; "likelihood", the log-likelihood along each parameter with its
+                intervals; "profile", the log-likelihood maximised over the other parameters. None:
+                all of them, the profile within the panels of the likelihood.
             level: of the intervals.
 
-        Raises: ValueError for a picture that there is none of; ModuleNotFoundError without
-            matplotlib.
-        """
-        from nll.estimation.inference.curves import figure
+        Raises: ValueError for a figure that this fit lacks; ModuleNotFoundError without matplotlib.
 
-        return figure(self, what, level)
+        Example:
+            >>> import nll
+            >>> from torch.distributions import Exponential
+            >>> figure = nll.fit(Exponential, [2.0, 4.0, 6.0]).plot("likelihood")
+            >>> len(figure.axes)
+            1
+        """
+        from nll import report
+
+        return report.figure(self, what, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
-        """A DataFrame with a row for each number: estimate, std err, z, p value (of the value 0),
-        low, high.
-        """
+        """Return a DataFrame with a row per number: estimate, std err, z, p value, low, high."""
         import pandas as pd
 
         bounds = torch.cat([value.reshape(-1, 2) for value in self.interval(level).values()])
-        errors = self.covariance.diagonal().clamp(min=0).sqrt()
+        errors = self._flat_standard_errors
         z = self.vector / errors
         columns = {"estimate": self.vector, "std err": errors, "z": z, "p value": wald.p_value(z)}
         columns |= {"low": bounds[:, 0], "high": bounds[:, 1]}
-        return pd.DataFrame(
-            {name: value.numpy() for name, value in columns.items()}, index=pd.Index(self.names)
-        )
+        arrays = {name: value.numpy() for name, value in columns.items()}
+        return pd.DataFrame(arrays, index=pd.Index(self.names))
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from nll.report.notebook import fragment
+        from nll import report
 
-        return fragment(self)
+        return report.fragment(self)
 
     def summary(self) -> str:
-        """The table that people know, as plain text."""
-        from nll.report.text import summary
+        """Return the table of the estimates as plain text."""
+        from nll import report
 
-        return summary(self)
+        return report.summary(self)
 
     def to_dict(self, level: float = 0.95) -> dict[str, Any]:
-        """Everything that is a number or a text, as plain Python values (NaN and infinities
-        included).
-        """
-        interval = self.interval(level)
+        """Return every number and text as plain Python values, NaN and infinities included."""
         return {
             "model": self.model,
             "response": self.response,
@@ -319,24 +334,17 @@ class Fit:
             "labels": {
                 name: [list(along) for along in labels] for name, labels in self.labels.items()
             },
-            "params": {name: value.tolist() for name, value in self.params.items()},
-            "standard_errors": {
-                name: value.tolist() for name, value in self.standard_errors.items()
-            },
+            "params": _lists(self.params),
+            "standard_errors": _lists(self.standard_errors),
             "level": level,
-            "interval": {name: value.tolist() for name, value in interval.items()},
+            "interval": _lists(self.interval(level)),
             "names": self.names,
             "covariance": self.covariance.tolist(),
         }
 
     def __str__(self) -> str:
-        """Return the summary."""
         return self.summary()
 
-    def _shaped(self, vector: Tensor) -> dict[str, Tensor]:
-        shapes = [value.shape for value in self.params.values()]
-        parts = vector.split([shape.numel() for shape in shapes])
-        return {
-            name: part.reshape(shape)
-            for name, part, shape in zip(self.params, parts, shapes, strict=True)
-        }
+
+def _lists(params: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in params.items()}

@@ -1,6 +1,4 @@
-"""What there is to know of a family of distributions: its support, its estimate, where a search
-starts.
-"""
+"""What the library knows about a family of distributions, and the data that it was fitted to."""
 
 from __future__ import annotations
 
@@ -8,91 +6,126 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from nll.data.observations import Observations
 from nll.solvers.parameters import Parameter, Params
 
+T = TypeVar("T")
 _SAMPLE = 4096  # values that tell whether the data are nearly equal
-_CONCENTRATED = 1e-2  # the spread of a statistic, in units of its mean
-_SAME = ("logits", "precision_matrix", "scale_tril")  # as probs and covariance_matrix
+_CONCENTRATED = 1e-2  # the standard deviation of a statistic, in units of its mean
+_ALTERNATIVES = ("logits", "precision_matrix", "scale_tril")  # to probs and covariance_matrix
+
+# How parameters change with the units of the data.
+LOCATION_SCALE = {"loc": "location", "scale": "scale"}
+SCALE, RATE, RATE_AS_SCALE = {"scale": "scale"}, {"rate": "rate"}, {"rate": "scale"}
 
 
-@dataclass(frozen=True)
+class Tails(NamedTuple):
+    """log P(X <= x) and log P(X > x)."""
+
+    below: Tensor
+    above: Tensor
+
+
 class Family:
-    """One family. Functions of `values` and `weights` take (..., n) of them and answer for each of
-    the leading ones.
+    """One family of distributions. A subclass overrides what it knows; None: there is no formula.
+
+    `values` and `weights` are (..., n), and results keep the leading dimensions. Values of the
+    `given` parameters follow as keywords.
     """
 
-    distribution: type[td.Distribution]
-    support: str  # as a reader would say it: "0 or 1"
+    support: str  # in words: "0 or 1"
     inside: Callable[..., Tensor]  # (values, **given) -> mask
-    # (values, weights, **given) -> parameters, where it is a formula
-    estimate: Callable[..., Params] | None = None
-    # (parameters, size) -> that of the flat parameters
-    covariance: Callable[[Params, float], Tensor] | None = None
-    # (values, **parameters, **given), where PyTorch's is not exact
-    log_prob: Callable[..., Tensor] | None = None
-    # (parameters, n) -> the log-likelihood at the estimate
-    maximum: Callable[[Params, float], Tensor] | None = None
-    # (values, weights, **given): trials, where a row is several
-    size: Callable[..., Tensor] | None = None
-    given: tuple[str, ...] = ()  # what the data do not tell
+    given: tuple[str, ...] = ()  # parameters that the data do not determine
     columns: bool = False  # an observation is a row of numbers
     simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
+    # The estimate as a formula.
+    estimate: Callable[..., Params] | None = None  # (values, weights, **given)
+    variances: Callable[
+        ..., tuple[Tensor, ...]
+    ]  # (**parameters), of independent errors, times size
+    maximum: Callable[..., Tensor] | None = None  # (parameters, n): the log-likelihood
+    size: Callable[..., Tensor] | None = None  # (values, weights, **given): the number of trials
+    interval: Callable[..., dict[str, Tensor]] | None = None  # (parameters, n, level), exact
     information: str = "observed"
-    # (parameters, n, level), exact
-    interval: Callable[[Params, float, float], dict[str, Tensor]] | None = None
-    not_regular: str | None = None  # why the information means nothing here
-    # the parameter in which the likelihood has corners: a search needs it fixed
-    corner: str | None = None
-    # (values, weights) -> where a search starts
-    start: Callable[[Tensor, Tensor], Params] | None = None
-    # where the likelihood may have several peaks
-    more_starts: Callable[[Tensor, Tensor], list[Params]] | None = None
-    # parameters that move with the data: "location", "scale" or "rate"
-    units: dict[str, str] | None = None
-    # of each value; their means tell all
-    statistics: Callable[[Tensor], tuple[Tensor, ...]] | None = None
-    # (means, **parameters) -> mean log-likelihood
-    of_statistics: Callable[..., Tensor] | None = None
-    # on parameters that are no estimate, a sentence
-    verdict: Callable[[Params], str | None] | None = None
-    unbounded: str | None = None  # what is to be said where the likelihood has no largest value
-    # (values (..., m), **parameters) -> (..., 1)
-    mean_log_prob: Callable[..., Tensor] | None = None
-    solution: str = "closed form"  # how `estimate` finds it, for the status
-    # parameter, value, family there
+    solution: str = "closed form"  # how the status names `estimate`
+    not_regular: str | None = None  # why the information means nothing
+    corner: str | None = None  # the parameter in which the likelihood has corners
+    # The search.
+    start: Callable[..., Params] | None = None  # (values, weights)
+    more_starts: Callable[..., list[Params]] | None = None  # where there may be several peaks
+    units: dict[str, str] | None = None  # parameter -> "location", "scale" or "rate"
+    statistics: Callable[..., tuple[Tensor, ...]] | None = None  # sufficient, of each value
+    of_statistics: Callable[..., Tensor] | None = None  # (means, **parameters): mean log-likelihood
+    mean_log_prob: Callable[..., Tensor] | None = None  # (values (..., m), **parameters): (..., 1)
+    expected_information: Callable[..., Tensor] | None = None  # (**parameters), of one observation
+    verdict: Callable[..., str | None] | None = None  # (parameters): why they are no estimate
+    unbounded: str | None = None  # what to say where the likelihood has no upper bound
+    # parameter, its infinite value, the family there, the parameters that both have
     limit: tuple[str, float, type[td.Distribution], tuple[str, ...]] | None = None
-    # parameters of the family there -> of this one, far out
-    near_limit: Callable[[Params], Params] | None = None
+    near_limit: Callable[..., Params] | None = None  # parameters there -> of this, far out
+    ordered: Callable[..., Params] | None = None  # exchangeable components in one order
+    # Exact where PyTorch's are not.
+    log_prob: Callable[..., Tensor] | None = None  # (values, **parameters, **given)
+    tails: Callable[..., Tails] | None = None  # (values, **parameters, **given)
+
+    def __init__(self, base: type[td.Distribution]) -> None:
+        self.base = base
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.base,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Family) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash(self.__reduce__())
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **params: Any) -> td.Distribution:
+        """Return the distribution with these parameters."""
+        return self.base(*args, **params)
+
+    @property
+    def distribution(self) -> Any:
+        """What makes a distribution of parameters, and what `fit` takes as the family."""
+        return self.base
 
     @property
     def name(self) -> str:
-        """The name of the distribution's class."""
-        return self.distribution.__name__
+        return self.base.__name__
+
+    @property
+    def domain(self) -> Any:
+        """The support as a constraint."""
+        return self.base.support
 
     @property
     def discrete(self) -> bool:
-        """Whether the distribution gives probability to single numbers."""
-        return self.distribution.support.is_discrete  # type: ignore[union-attr]
+        return self.domain.is_discrete
 
     @property
     def by_formula_only(self) -> bool:
-        """Whether a search cannot find the estimate, as not all derivatives mean something."""
+        """Whether a search cannot find the estimate, because not all derivatives mean something."""
         return self.simplex or (
             self.estimate is not None and (bool(self.not_regular) or self.information != "observed")
         )
 
+    def covariance(self, params: Params, size: float) -> Tensor:
+        """The covariance of the flattened estimate."""
+        return torch.diag(torch.stack(self.variances(**params))) / size
+
     def means_tell_all(self, values: Tensor) -> bool:
-        """Whether the means of the statistics keep the digits, as they do unless the data are
-        nearly equal.
-        """
+        """Whether the means of the statistics keep the digits: the data are not nearly equal."""
         assert self.statistics is not None
         some = values[..., :: max(1, values.shape[-1] // _SAMPLE)]
         statistics = torch.stack([s.broadcast_to(some.shape) for s in self.statistics(some)])
@@ -102,101 +135,56 @@ class Family:
 
     def ends(self, given: Params) -> tuple[Any, Any]:
         """The ends of the support."""
-        support: Any = self.distribution.support
-        low = given.get("loc", getattr(support, "lower_bound", 0 if self.discrete else -math.inf))
-        return low, given.get("total_count", getattr(support, "upper_bound", math.inf))
+        least = 0 if self.discrete else -math.inf
+        low = given.get("loc", getattr(self.domain, "lower_bound", least))
+        return low, given.get("total_count", getattr(self.domain, "upper_bound", math.inf))
 
     def middle(self, given: Params) -> Any:
-        """A point inside of the support."""
+        """A point inside the support."""
         low, high = self.ends(given)
         if not isinstance(high, Tensor) and high == math.inf:
             return 0.0 if not isinstance(low, Tensor) and low == -math.inf else low + 1.0
         return low + (high - low) / 2
 
     @property
+    def arg_constraints(self) -> dict[str, Constraint]:
+        """The constraints of the estimated parameters; of alternatives only the first."""
+        known: Any = self.base.arg_constraints
+        return {
+            name: known[name]
+            for name in inspect.signature(self.base).parameters
+            if name in known and name not in (*_ALTERNATIVES, *self.given)
+        }
+
+    @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters that are estimated: of several that say the same, the
-        first.
+        """The names of the estimated parameters."""
+        return tuple(self.arg_constraints)
+
+    def constraints(self, columns: int) -> dict[str, Parameter]:
+        """The constraint and shape of each parameter for rows of `columns` numbers."""
+        return {name: parameter_of(c, columns) for name, c in self.arg_constraints.items()}
+
+    def log_tails(self, x: Tensor, params: Params) -> Tails:
+        """The tails, by PyTorch's cdf if there is no formula.
+
+        Raises: NotImplementedError if the distribution function is not known.
         """
-        taken = list(inspect.signature(self.distribution).parameters)
-        told: Any = self.distribution.arg_constraints
-        # Uniform tells only of instances
-        known = told if isinstance(told, dict) else set(taken) - {"validate_args"}
-        return tuple(name for name in taken if name in known and name not in (*_SAME, *self.given))
-
-    def __reduce__(self) -> tuple:
-        """Pickle the name: the functions are found again in the table."""
-        from nll.families.registry import family_of
-
-        return family_of, (self.distribution,)
+        if self.tails is not None:
+            return self.tails(x, **params)
+        below = self(**params, validate_args=False).cdf(x)
+        return Tails(below.log(), torch.log1p(-below))
 
     def log_probs(self, values: Tensor, params: Params, given: dict[str, Any]) -> Tensor:
         """Log-probability or log-density of each row."""
         if self.log_prob is not None:
             return self.log_prob(values, **params, **given)
-        return self.distribution(**params, **given, validate_args=False).log_prob(values)
-
-    def constraints(self, columns: int) -> dict[str, Parameter]:
-        """Where each parameter lives, and its shape for rows of so many columns."""
-        known: Any = self.distribution.arg_constraints
-        return {name: parameter_of(known[name], columns) for name in self.parameters}
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """The data that a family was fitted to."""
-
-    family: Family
-    observed: Observations
-    given: dict[str, Tensor]  # what the data do not tell: a number, or one for each row
-    by_formula: bool  # whether the estimate is the family's closed form
-
-
-@dataclass(frozen=True)
-class FamilyRows:
-    """The log-probabilities of rows (b, m) of a family's values; then come the given numbers of
-    each row.
-    """
-
-    family: Family
-
-    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        """Return them."""
-        values, *given = parts
-        return self.family.log_probs(
-            values, params, dict(zip(self.family.given, given, strict=True))
-        )
-
-
-@dataclass(frozen=True)
-class FamilyMeans:
-    """The mean log-probability of data whose statistics have the given means (b, 1)."""
-
-    family: Family
-
-    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        """Return it."""
-        assert self.family.of_statistics is not None
-        return self.family.of_statistics(parts, **params)
-
-
-@dataclass(frozen=True)
-class FamilyBlockMeans:
-    """The mean log-probability of a block of rows (b, m) that count once each, in the place of each
-    row's.
-    """
-
-    family: Family
-
-    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        """Return it, (b, 1)."""
-        assert self.family.mean_log_prob is not None
-        return self.family.mean_log_prob(parts[0], **params)
+        return self(**params, **given, validate_args=False).log_prob(values)
 
 
 def parameter_of(constraint: Any, columns: int) -> Parameter:
-    """Where a search looks for a parameter: inside of its constraint."""
-    if constraint is constraints.nonnegative:  # closed below: a search stays off the boundary
+    """Where a search looks for a parameter: inside its constraint, off closed boundaries."""
+    if constraint is constraints.nonnegative:
         constraint = constraints.positive
     if constraint in (constraints.positive_definite, constraints.lower_cholesky):
         return Parameter(constraint, (columns, columns))
@@ -205,3 +193,78 @@ def parameter_of(constraint: Any, columns: int) -> Parameter:
     if isinstance(constraint, constraints.half_open_interval):
         constraint = constraints.interval(constraint.lower_bound, constraint.upper_bound)
     return Parameter(constraint, (columns,) if constraint.event_dim == 1 else ())
+
+
+def tails_of(family: Family) -> Callable[..., Tails]:
+    """The tails of a family. Raises ValueError for one that cannot be censored or truncated."""
+    if family.tails is None:
+        raise ValueError(
+            f"expected a family that takes censored or truncated rows, got {family.name}"
+        )
+    return family.tails
+
+
+def matrix(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The data that a family was fitted to."""
+
+    family: Family
+    observed: Observations
+    given: dict[str, Tensor]  # parameters that are no estimates: a number, or one for each row
+    by_formula: bool  # whether the estimate is the family's closed form
+
+
+@dataclass(frozen=True)
+class FamilyRows:
+    """The log-probabilities of rows: blocks are the values (b, m), then each given parameter."""
+
+    family: Family
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        values, *given = parts
+        return self.family.log_probs(
+            values, params, dict(zip(self.family.given, given, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class FamilyMeans:
+    """The mean log-probability of data from the means (b, 1) of the sufficient statistics."""
+
+    family: Family
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        assert self.family.of_statistics is not None
+        return self.family.of_statistics(parts, **params)
+
+
+@dataclass(frozen=True)
+class FamilyBlockMeans:
+    """The mean log-probability (b, 1) of a block of rows (b, m) that count once each."""
+
+    family: Family
+
+    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
+        assert self.family.mean_log_prob is not None
+        return self.family.mean_log_prob(parts[0], **params)
+
+
+def simulate(family: Family, params: Params, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Draw (*shape) numbers of a family, in float64; a parameter may have a value for each row, the
+    last dimension.
+    """
+    distribution = family(**params, validate_args=False)
+    rows = len(distribution.batch_shape)
+    sample_shape = torch.Size(shape[: len(shape) - rows])
+    return seeded(lambda: distribution.sample(sample_shape), seed).double()
+
+
+def seeded(draw: Callable[[], T], seed: int) -> T:
+    """Draw with a seed; PyTorch's global generator stays as it is."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        return draw()

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nll.solvers.outcome import Status
-from nll.solvers.trust_region import Optimum
+from nll.solvers.outcome import Optimum, Status
 
 if TYPE_CHECKING:
     from nll.regression.design_matrix import Frame

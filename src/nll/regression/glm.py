@@ -22,9 +22,9 @@ from nll.regression.design_matrix import Columns
 from nll.regression.refit import ResponseRows, search_again
 from nll.regression.responses import RESPONSES, LinearLikelihood, Response
 from nll.regression.result import RegressionFit
-from nll.solvers.outcome import Status
+from nll.solvers.outcome import Optimum, Progress, Status
 from nll.solvers.parameters import Params
-from nll.solvers.trust_region import Optimum, Progress, decrement_of, maximise
+from nll.solvers.trust_region import decrement_of, maximise
 
 __all__ = ["RESPONSES", "LinearLikelihood", "Response", "fit_linear"]
 

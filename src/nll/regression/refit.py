@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.estimation.maximise import Solution, Units
+from nll.estimation.maximise import Solution
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.kernels.multinomial import Rows, Standard, row_sums
 from nll.regression.design_matrix import Held
+from nll.solvers.outcome import Optimum, Sums
 from nll.solvers.parameters import Layout, Parameter, Params
-from nll.solvers.trust_region import Optimum, Sums, decrement_of
+from nll.solvers.trust_region import decrement_of
+from nll.solvers.units import Units
 
 
 def softmax_log_prob(x: Tensor, labels: Tensor, coef: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.families.closed_forms import log_peak, log_rising
+from nll.families.numerics import log_peak, log_rising
 from nll.regression.design_matrix import Columns
-from nll.solvers.trust_region import Sums
+from nll.solvers.outcome import Sums
 
 
 class Response(NamedTuple):

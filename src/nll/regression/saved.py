@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nll.data.classes import label
 from nll.data.files import write_text
-from nll.data.observations import label
 from nll.estimation.inference import wald
 from nll.regression.after.predictions import Predictions, Predictor
 from nll.regression.formula.regress import Regression

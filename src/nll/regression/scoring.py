@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nll.data.classes import of_array
-from nll.data.observations import frequencies, label
+from nll.data.classes import label, of_array
+from nll.data.weights import frequencies
 from nll.regression.after.evaluation import Evaluation, Held, Mean, evaluate, is_score_of_fit
 from nll.regression.formula import design as designs
 from nll.regression.formula.parser import parse, variables

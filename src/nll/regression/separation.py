@@ -20,7 +20,7 @@ from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
 from nll.regression.separated import Contrast, Separation
-from nll.solvers.trust_region import Optimum
+from nll.solvers.outcome import Optimum
 
 if TYPE_CHECKING:
     from nll.regression.softmax.objective import SoftmaxLikelihood

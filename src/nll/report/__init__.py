@@ -1,1 +1,7 @@
-"""What a result looks like: pure functions of a `Fit`, to text, to pictures and to a page."""
+"""Render a result as text, HTML or a figure: pure functions of a `Fit`."""
+
+from nll.report.figures import figure
+from nll.report.notebook import fragment
+from nll.report.text import summary
+
+__all__ = ["figure", "fragment", "summary"]

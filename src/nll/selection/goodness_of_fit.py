@@ -1,9 +1,9 @@
-"""Whether a fitted family describes the data: distances between the empirical and the fitted
-distribution function.
+"""Test whether a fitted family describes the data, by distances between the empirical and the
+fitted distribution function.
 
-The p-values count that the parameters were estimated: data sets are drawn from the fit, the family
-is fitted to each, and the distance is taken again (Stute, Gonzalez Manteiga and Presedo Quindimil
-1993; of counts, Henze 1996).
+The p-values allow for the estimation of the parameters: data sets are drawn from the fit, the
+family is fitted to each, and the distance is computed again (Stute, Gonzalez Manteiga and Presedo
+Quindimil 1993; for counts, Henze 1996).
 """
 
 from __future__ import annotations
@@ -18,32 +18,31 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll._torch import on_processor
+from nll.estimation.each import fit_each
 from nll.estimation.fit import fit
-from nll.estimation.grouped import fit_each
-from nll.estimation.maximise import units_of
 from nll.estimation.result import Fit
-from nll.families.base import Family
-from nll.families.log_cdf import TAILS, Tails
+from nll.families.base import Family, Tails, simulate
 from nll.families.registry import FAMILIES
-from nll.families.replicates import simulate
 from nll.solvers.parameters import Params
+from nll.solvers.units import units_of
 
-BUDGET = 1 << 20  # numbers drawn in all: seconds
+BUDGET = 1 << 20  # numbers drawn in total: seconds
 _DRAWN = 1 << 19  # at once
-_TAILS = 1 << 16  # tails at once: an integrated one looks at 160 points
+_TAILS = 1 << 16  # tails at once: an integrated one has 160 nodes
 _FEWEST = 19  # replicates that can reject at 5 %
 _MOST_FAILED = 0.05  # share of the replicates
 _SAME = 1e-9  # of a distance: rounding
 
 _ENDLESS = "the Anderson-Darling statistic is infinite: a value lies at the end of the support"
 
-# Letters of the field, and the names.
+# Abbreviation -> name.
 STATISTICS = {"KS": "kolmogorov_smirnov", "CvM": "cramer_von_mises", "AD": "anderson_darling"}
+_UNKNOWN = torch.full((len(STATISTICS),), math.nan)
 
 
 @dataclass(frozen=True)
 class GoodnessOfFit:
-    """Distances by name, and their Monte Carlo p-values; NaN where there is none, and `note` says
+    """Distances by name, and their Monte Carlo p-values; NaN if there is none, and `note` says
     why.
     """
 
@@ -52,15 +51,14 @@ class GoodnessOfFit:
     statistics: dict[str, float]
     p_values: dict[str, float]
     replicates: int  # data sets that were drawn
-    failed: int  # of them without a maximum, which are left out
+    failed: int  # how many of them have no maximum and are left out
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain Python values."""
+        """Return everything as plain Python values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return a small table."""
         lines = [f"{self.model}, n = {self.n:.12g}", f"{'':20}{'statistic':>12}{'p':>9}"]
         lines += [
             f"{name.replace('_', ' '):20}{value:12.6g}{self.p_values[name]:9.4f}"
@@ -74,23 +72,28 @@ class GoodnessOfFit:
 def goodness_of_fit(
     model: Any, data: Any = None, *, replicates: int = 999, seed: int = 0, budget: int = BUDGET
 ) -> GoodnessOfFit:
-    """Test that data come from a family whose parameters were estimated from them.
+    """Test that data come from a family whose parameters were estimated from the same data.
 
     Args:
-        model: a class of distributions, fitted here, or the `Fit` of one, with its weights.
+        model: a family, fitted here, or the `Fit` of one, with its weights.
         data: (n) numbers; None with a `Fit`.
-        replicates: data sets that are drawn from the fit and fitted again; 0 for the statistics
-            alone.
-        seed: of the draws.
-        budget: how many numbers are drawn in all, at most: with many rows there are fewer
+        replicates: data sets drawn from the fit and fitted again; 0: the statistics alone.
+        seed: random seed.
+        budget: how many numbers are drawn in total, at most: with many rows there are fewer
             replicates.
 
-    Returns: Kolmogorov and Smirnov's D, Cramer and von Mises' W^2, Anderson and Darling's A^2, each
-    with p = (1 + replicates at least as far) / (1 + replicates). NaN with a note for a fit that has
-    none: of several columns, censored, with a design's weights, not converged, or of a family whose
-        distribution function is not known.
+    Returns: the statistics of Kolmogorov and Smirnov (D), Cramer and von Mises (W^2), Anderson and
+    Darling (A^2), each with p = (1 + replicates at least as far) / (1 + replicates). NaN with a
+    note for fits without them: those of several columns, of censored data, with design weights, not
+    converged, or of a family whose distribution function is not known.
 
-    Raises: ValueError for data that cannot be fitted, or a number of replicates below 0.
+    Raises: ValueError for data that cannot be fitted, or a negative number of replicates.
+
+    Example:
+        >>> from torch.distributions import Exponential
+        >>> waits = [0.3, 1.9, 2.4, 2.8, 3.1, 3.3, 3.9, 4.6, 5.2, 7.5]
+        >>> nll.goodness_of_fit(Exponential, waits).p_values["anderson_darling"] < 0.1
+        True
     """
     for name, value in (("replicates", replicates), ("seed", seed), ("budget", budget)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -102,45 +105,44 @@ def goodness_of_fit(
     if reason is not None:
         return _result(fitted, [reason])
     try:
-        family, params, found = _observed(fitted)
+        family, params, observed = _observed(fitted)
     except NotImplementedError:
         return _result(fitted, [f"the distribution function of {fitted.model} is not known"])
-    notes = [_ENDLESS] if bool(found.isinf().any()) else []
+    notes = [_ENDLESS] if bool(observed.isinf().any()) else []
     count = min(replicates, int(budget / max(1.0, fitted.n)))
     reason = _no_replicates(fitted, count, replicates, budget)
     if reason is not None or count == 0:
-        return _result(fitted, [*notes, reason] if reason else notes, found)
+        return _result(fitted, [*notes, reason] if reason else notes, observed)
     if count < replicates:
         notes.append(f"{count} replicates, not {replicates}: at most {budget} numbers are drawn")
-    far = _replicated(fitted, family, params, count, seed)
-    kept = far[:, ~far[0].isnan()]
-    failed = count - kept.shape[1]
-    p = (1 + (kept >= (1 - _SAME) * found[:, None]).sum(1)).double() / (1 + kept.shape[1])
+    replicated = _replicated(fitted, family, params, count, seed)
+    replicated = replicated[:, ~replicated[0].isnan()]
+    failed = count - replicated.shape[1]
+    farther = (replicated >= (1 - _SAME) * observed[:, None]).sum(1)
+    p = (1 + farther).double() / (1 + replicated.shape[1])
     if failed > _MOST_FAILED * count:
         notes.append(f"no p-values: {failed} of {count} replicates have no maximum")
         p = torch.full_like(p, math.nan)
-    return _result(fitted, notes, found, p.masked_fill(~found.isfinite(), math.nan), count, failed)
+    p = p.masked_fill(~observed.isfinite(), math.nan)
+    return _result(fitted, notes, observed, p, count, failed)
 
 
 def _result(
     fitted: Fit,
     notes: list[str],
-    found: Tensor | None = None,
-    p: Tensor | None = None,
+    distances: Tensor = _UNKNOWN,
+    p: Tensor = _UNKNOWN,
     count: int = 0,
     failed: int = 0,
 ) -> GoodnessOfFit:
-    """What is known, by name."""
-    statistics, p_values = (
-        dict(zip(STATISTICS.values(), [math.nan] * 3 if of is None else of.tolist(), strict=True))
-        for of in (found, p)
-    )
+    statistics = dict(zip(STATISTICS.values(), distances.tolist(), strict=True))
+    p_values = dict(zip(STATISTICS.values(), p.tolist(), strict=True))
     return GoodnessOfFit(
         fitted.model, fitted.n, statistics, p_values, count, failed, "; ".join(notes)
     )
 
 
-# ---- What cannot be tested -----------------------------------------------------------------------
+# ---- Untestable fits -----------------------------------------------------------------------------
 
 
 def _no_statistics(fitted: Fit) -> str | None:
@@ -185,17 +187,16 @@ def _free(fitted: Fit) -> bool:
     """Whether all parameters were estimated, within their own constraints."""
     if fitted.search is None or fitted.sample is None or fitted.sample.by_formula:
         return True
-    own = fitted.search().problem.layout
-    return not (own.fixed or own.tied) and str(own.parameters) == str(
-        fitted.sample.family.constraints(1)
-    )
+    layout = fitted.search().problem.layout
+    unbounded = str(layout.parameters) == str(fitted.sample.family.constraints(1))
+    return unbounded and not (layout.fixed or layout.tied)
 
 
 # ---- Distances -----------------------------------------------------------------------------------
 
 
 def _observed(fitted: Fit) -> tuple[Family, Params, Tensor]:
-    """The fitted distribution, which at the boundary of a family is one of another, and its
+    """The fitted distribution, which at the boundary of a family belongs to another one, and its
     distances (3).
     """
     assert fitted.sample is not None
@@ -205,21 +206,16 @@ def _observed(fitted: Fit) -> tuple[Family, Params, Tensor]:
     if family.limit is not None and not bool(fitted.vector.isfinite().all()):
         family = FAMILIES[family.limit[2]]
         params = {name: value[0] for name, value in fit_each(family, x, w).params.items()}
-    known = {**params, **fitted.sample.given}
-    return (
-        family,
-        params,
-        distances(family, x, w, {name: value[None] for name, value in known.items()})[:, 0],
-    )
+    known = {name: value[None] for name, value in (params | fitted.sample.given).items()}
+    return family, params, distances(family, x, w, known)[:, 0]
 
 
 def distances(family: Family, x: Tensor, w: Tensor, params: Params) -> Tensor:
     """D, W^2 and A^2, (3, B), of ascending values (1 or B, m), weighted (B, m), for parameters (B,
     ...).
 
-    Stephens (1974), with a weight as so many copies of its value: W^2 = n int (F_n - F)^2 dF and
-    A^2 = n int (F_n - F)^2 / (F (1 - F)) dF. For counts the integrals are over the observations, by
-    dF_n.
+    Stephens (1974), where a weight counts copies of its value: W^2 = n int (F_n - F)^2 dF and A^2 =
+    n int (F_n - F)^2 / (F (1 - F)) dF. For counts the integrals are with respect to F_n.
     """
     params = {name: value[:, None] for name, value in params.items()}
     x = x.expand_as(w).contiguous()
@@ -233,38 +229,28 @@ def distances(family: Family, x: Tensor, w: Tensor, params: Params) -> Tensor:
             (n - before).square() - (n - upto).square()
         ) * log_above
         return torch.stack([d, square.sum(1), -n[:, 0] - logs.sum(1) / n[:, 0]])
-    # of those that are equal
+    # Ties are one step of F_n.
     first, last = torch.searchsorted(x, x), torch.searchsorted(x, x, right=True) - 1
-    away = upto.gather(1, last) / n - below
+    difference = upto.gather(1, last) / n - below
     just_below = below - family.log_probs(x, params, {}).exp()  # P(X <= x - 1)
-    d = torch.maximum(away.abs(), (before.gather(1, first) / n - just_below).abs()).amax(1)
-    square = w * away.square()
+    d = torch.maximum(difference.abs(), (before.gather(1, first) / n - just_below).abs()).amax(1)
+    square = w * difference.square()
     relative = torch.where(square > 0, square * (-log_below - log_above).exp(), 0.0)
     return torch.stack([d, square.sum(1), relative.sum(1)])
 
 
 def _tails(family: Family, x: Tensor, params: Params) -> Tails:
-    """log F and log(1 - F), (B, m) each, block by block. Raises NotImplementedError where no F is
-    known.
-    """
+    """log F and log(1 - F), (B, m) each, block by block."""
     rows = max(1, _TAILS // x.shape[1])
-    parts = []
+    done = []
     for at in range(0, len(x), rows):
         some = {
             name: value[at : at + rows] if len(value) > 1 else value
             for name, value in params.items()
         }
-        blocks = [_log_cdf(family, part, some) for part in x[at : at + rows].split(_TAILS, 1)]
-        parts.append([torch.cat(columns, 1) for columns in zip(*blocks, strict=True)])
-    return Tails(*(torch.cat(blocks) for blocks in zip(*parts, strict=True)))
-
-
-def _log_cdf(family: Family, x: Tensor, params: Params) -> Tails:
-    made: Any = family.distribution
-    if made in TAILS:
-        return TAILS[made](x, **params)
-    below = made(**params, validate_args=False).cdf(x)
-    return Tails(below.log(), torch.log1p(-below))
+        blocks = [family.log_tails(block, some) for block in x[at : at + rows].split(_TAILS, 1)]
+        done.append([torch.cat(columns, 1) for columns in zip(*blocks, strict=True)])
+    return Tails(*(torch.cat(blocks) for blocks in zip(*done, strict=True)))
 
 
 # ---- Replicates ----------------------------------------------------------------------------------
@@ -276,46 +262,41 @@ def _replicated(fitted: Fit, drawn: Family, params: Params, count: int, seed: in
     """
     assert fitted.sample is not None
     family, values = fitted.sample.family, fitted.sample.observed.values
-    # in which the distances are the same, and the search is easy
+    # In these units the distances are the same, and the search is easy.
     units = units_of(values, family.units)
-    parts, rng, n = [], np.random.default_rng(seed), max(1, round(fitted.n))
+    rng, n = np.random.default_rng(seed), max(1, round(fitted.n))
     size = max(1, _DRAWN // n)
+    blocks = []
     for at in range(0, count, size):
-        x = (
-            simulate(drawn, params, (min(size, count - at), n), int(rng.integers(1 << 62)))
-            .sort(1)
-            .values
-        )
-        parts.append(_refitted(family, *_counted(drawn, units.data(x))))
-    return torch.cat(parts, 1)
+        shape = min(size, count - at), n
+        x = simulate(drawn, params, shape, int(rng.integers(1 << 62))).sort(1).values
+        blocks.append(_refitted(family, *_counted(drawn, units.data(x))))
+    return torch.cat(blocks, 1)
 
 
 def _counted(family: Family, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (1 or B, m) and weights (B, m): of counts how often each number came, where that is
+    """Values (1 or B, m) and weights (B, m); for counts the frequency of each number, if that is
     shorter.
     """
-    top = int(x.max()) if family.discrete else math.inf
-    if top >= x.shape[1]:
-        return x, torch.ones_like(x)
-    often = torch.zeros(len(x), int(top) + 1, dtype=torch.float64).scatter_add_(
-        1, x.long(), torch.ones_like(x)
-    )
-    return torch.arange(often.shape[1], dtype=torch.float64)[None], often
+    ones = torch.ones_like(x)
+    if not family.discrete or x.max() >= x.shape[1]:
+        return x, ones
+    frequencies = x.new_zeros(len(x), int(x.max()) + 1).scatter_add_(1, x.long(), ones)
+    return torch.arange(frequencies.shape[1], dtype=torch.float64)[None], frequencies
 
 
 def _refitted(family: Family, x: Tensor, w: Tensor) -> Tensor:
-    """(3, B): the distances after a fit, NaN where there is no maximum, not even at the boundary of
+    """(3, B): the distances after a fit; NaN where there is no maximum, not even at the boundary of
     the family.
     """
     each = fit_each(family, x, w)
-    found = distances(family, x, w, each.params).masked_fill(~each.settled, math.nan)
+    result = distances(family, x, w, each.params).masked_fill(~each.settled, math.nan)
     if family.limit is None or bool(each.settled.all()):
-        return found
-    lost = (~each.settled).nonzero()[:, 0]
-    x, w, other = x.expand_as(w)[lost], w[lost], FAMILIES[family.limit[2]]
-    there = fit_each(other, x, w)
-    as_likely = there.settled & (
-        each.log_likelihood[lost] <= there.log_likelihood + _SAME * w.sum(1)
-    )
-    found[:, lost] = distances(other, x, w, there.params).masked_fill(~as_likely, math.nan)
-    return found
+        return result
+    rest = (~each.settled).nonzero()[:, 0]
+    x, w, limit = x.expand_as(w)[rest], w[rest], FAMILIES[family.limit[2]]
+    there = fit_each(limit, x, w)
+    least = each.log_likelihood[rest] - _SAME * w.sum(1)
+    at_limit = there.settled & (there.log_likelihood >= least)
+    result[:, rest] = distances(limit, x, w, there.params).masked_fill(~at_limit, math.nan)
+    return result

@@ -1,4 +1,4 @@
-"""Which of several hypotheses makes the data most likely: maximum likelihood as a choice."""
+"""Choose between hypotheses: which one makes the data most likely."""
 
 from __future__ import annotations
 
@@ -34,16 +34,13 @@ class Choice:
 
     @property
     def likelihood_ratios(self) -> dict[str, float]:
-        """How many times as likely the data are under the best hypothesis as under each: 1 for the
-        best itself.
-        """
+        """How many times likelier the data are under the best hypothesis: 1 for the best itself."""
         best = max(self.log_likelihoods.values())
-        # NaN: -inf - -inf
+        # NaN if the data are impossible under all: -inf - -inf.
         return {name: _exp(best - value) for name, value in self.log_likelihoods.items()}
 
     @property
     def status(self) -> str:
-        """The verdict as a sentence."""
         if self.winner is not None:
             return f"{self.winner} makes the data most likely"
         if self.tied:
@@ -51,7 +48,7 @@ class Choice:
         return "the data are impossible under every hypothesis"
 
     def summary(self) -> str:
-        """A table: the hypotheses from the most to the least likely."""
+        """Return a table of the hypotheses, from the most to the least likely."""
         width = max(map(len, self.log_likelihoods))
         ratios = self.likelihood_ratios
         lines = [f"{'':{width}}  log-likelihood  times less likely than the best"]
@@ -59,9 +56,7 @@ class Choice:
             lines.append(f"{name:{width}}  {value:14.8g}  {ratios[name]:.6g}")
         return "\n".join([*lines, f"{self.status} (n = {self.n})."])
 
-    def __str__(self) -> str:
-        """Return the summary."""
-        return self.summary()
+    __str__ = summary
 
 
 @on_processor
@@ -79,6 +74,11 @@ def most_likely(
 
     Raises: ValueError for no hypotheses, missing values, or a log-probability that is NaN, +inf or
     of a wrong shape; TypeError for a hypothesis that is neither a distribution nor a function.
+
+    Example:
+        >>> from torch.distributions import Bernoulli
+        >>> nll.most_likely({"A": Bernoulli(0.99), "B": Bernoulli(0.01)}, [1]).winner
+        'A'
     """
     if not isinstance(hypotheses, Mapping):
         raise TypeError(
@@ -89,19 +89,19 @@ def most_likely(
         raise ValueError("expected at least one hypothesis, got none")
     single = isinstance(data, (int, float)) or (isinstance(data, Tensor) and data.dim() == 0)
     values = _observed([float(data)] if single else data)
-    found = {str(name): _log_likelihood(str(name), it, values) for name, it in hypotheses.items()}
-    best = max(found.values())
+    logs = {
+        str(name): _log_likelihood(str(name), hypothesis, values)
+        for name, hypothesis in hypotheses.items()
+    }
+    best = max(logs.values())
+    impossible = tuple(name for name, value in logs.items() if value == -math.inf)
     if best == -math.inf:
-        return Choice(found, None, (), tuple(found), len(values))
-    top = tuple(name for name, value in found.items() if best - value <= _TIE * max(1.0, abs(best)))
-    impossible = tuple(name for name, value in found.items() if value == -math.inf)
-    return Choice(
-        found,
-        top[0] if len(top) == 1 else None,
-        top if len(top) > 1 else (),
-        impossible,
-        len(values),
-    )
+        return Choice(logs, None, (), impossible, len(values))
+    least = best - _TIE * max(1.0, abs(best))
+    top = tuple(name for name, value in logs.items() if value >= least)
+    if len(top) == 1:
+        return Choice(logs, top[0], (), impossible, len(values))
+    return Choice(logs, None, top, impossible, len(values))
 
 
 def _observed(data: Any) -> Tensor:
@@ -119,8 +119,7 @@ def _log_likelihood(
     elif isinstance(hypothesis, type):
         raise TypeError(
             f"expected a distribution or a function for hypothesis {name!r}, got the class "
-            f"{hypothesis.__name__}; "
-            "give its parameters"
+            f"{hypothesis.__name__}; give its parameters"
         )
     elif callable(hypothesis):
         rows = hypothesis(values)
@@ -171,46 +170,45 @@ def _log_probs(name: str, hypothesis: Distribution, values: Tensor) -> Tensor:
 
 
 def _exact_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
-    """log P, -inf where P = 0: PyTorch keeps the probabilities of some families away from 0 and
+    """log P, -inf where P = 0: PyTorch clamps the probabilities of some families away from 0 and
     1.
     """
     family = FAMILIES.get(type(distribution))
-    held = _parameters(distribution)
-    if family is None or family.log_prob is None or held is None or "logits" in held:
+    params = _parameters(distribution)
+    if family is None or family.log_prob is None or params is None or "logits" in params:
         return distribution.log_prob(values)
-    own = (*family.parameters, *family.given)
-    return family.log_prob(values, **{name: value for name, value in held.items() if name in own})
+    names = (*family.parameters, *family.given)
+    return family.log_prob(values, **{name: params[name] for name in names if name in params})
 
 
 def _in_float64(distribution: Distribution) -> Distribution:
-    """The same distribution with float64 parameters, as far as its parameters are known.
+    """The same distribution with float64 parameters, if its parameters are known.
 
-    Bernoulli(0.99) holds 0.99 in float32. Its shortest decimal, 0.99, is what was written, so that
+    Bernoulli(0.99) stores 0.99 in float32. Its shortest decimal, 0.99, is what was written; with it
     ties are ties.
     """
-    held = _parameters(distribution)
-    if held is None:
+    params = _parameters(distribution)
+    if params is None:
         return distribution
-    return type(distribution)(**{name: _shortest(value) for name, value in held.items()})
+    return type(distribution)(**{name: _shortest(value) for name, value in params.items()})
 
 
 def _parameters(distribution: Distribution) -> dict[str, Any] | None:
-    """The arguments that make this distribution; None where they are not known.
+    """The arguments that make this distribution; None if they are not known.
 
-    Of probs and logits, the one that it was made from: the other may be there too, from an earlier
-        call.
+    Of probs and logits, the one that it was made from: the other may be cached from an earlier
+    call.
     """
     wanted = set(inspect.signature(type(distribution)).parameters) - {"validate_args"}
     if not wanted <= {*distribution.arg_constraints, "total_count"} or "scale_tril" in wanted:
         return None
-    held = {name: getattr(distribution, name) for name in wanted - {"probs", "logits"}}
+    params = {name: getattr(distribution, name) for name in wanted - {"probs", "logits"}}
     if {"probs", "logits"} <= wanted:
-        inner = getattr(distribution, "_categorical", distribution)
-        made = vars(inner)
-        param = made.get("_param", made.get("probs", made.get("logits")))
-        of = "logits" if param is made.get("logits") else "probs"
-        held[of] = getattr(distribution, of)
-    return held
+        stored = vars(getattr(distribution, "_categorical", distribution))
+        param = stored.get("_param", stored.get("probs", stored.get("logits")))
+        name = "logits" if param is stored.get("logits") else "probs"
+        params[name] = getattr(distribution, name)
+    return params
 
 
 def _shortest(parameter: Any) -> Any:

@@ -1,17 +1,17 @@
 """Named, constrained parameters, and the free numbers that a search moves.
 
-Each parameter lives in a constraint of torch.distributions. `biject_to` maps numbers without bounds
-onto it, so that a search needs none; what is fixed, bounded or tied to another parameter is settled
-here.
+Each parameter has a constraint of torch.distributions. `biject_to` maps unbounded numbers onto it,
+so that a search needs no bounds; parameters that are fixed, bounded or tied to another one are
+handled here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,9 @@ Params = dict[str, Tensor]
 
 
 class _Cholesky:
-    """d (d + 1) / 2 numbers onto lower triangles with a positive diagonal, or their squares L L'.
-
-    PyTorch's own transform takes d^2 numbers, of which it ignores some: a search would see
-    directions that are flat.
+    """Map d (d + 1) / 2 numbers onto lower triangles L with a positive diagonal, or onto L L'.
+    PyTorch's own transform takes d^2 numbers and ignores some of them: a search would see flat
+    directions.
     """
 
     def __init__(self, size: int, square: bool) -> None:
@@ -50,27 +49,41 @@ class _Cholesky:
 
 @dataclass(frozen=True)
 class Parameter:
-    """Where a parameter lives, and its shape."""
+    """The constraint and the shape of a parameter."""
 
     constraint: Constraint = constraints.real
     shape: tuple[int, ...] = ()
 
     @property
     def transform(self) -> Any:
-        """From numbers without bounds onto the constraint."""
+        """From unbounded numbers onto the constraint."""
         if self.constraint in (constraints.positive_definite, constraints.lower_cholesky):
             return _Cholesky(self.shape[-1], self.constraint is constraints.positive_definite)
         return biject_to(self.constraint)
 
     @property
     def free_shape(self) -> torch.Size:
-        """The shape of those numbers."""
         return self.transform.inverse_shape(torch.Size(self.shape))
+
+
+class Entry(NamedTuple):
+    """A parameter's place in the vectors of a layout."""
+
+    name: str
+    parameter: Parameter
+    flat: slice  # among all parameters, flattened
+    free: slice  # among the free numbers; empty if the parameter is not free
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each free number stands for one number of the parameter."""
+        size = self.free.stop - self.free.start
+        return size > 0 and self.parameter.free_shape == self.parameter.shape
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All parameters of a model; those that are free one after another in a vector."""
+    """All parameters of a model; the free ones one after another in a vector."""
 
     parameters: dict[str, Parameter]
     fixed: dict[str, Tensor] = field(default_factory=dict)
@@ -78,54 +91,60 @@ class Layout:
 
     @property
     def free(self) -> dict[str, Parameter]:
-        """The parameters that a search moves."""
         return {
             n: p for n, p in self.parameters.items() if n not in self.fixed and n not in self.tied
         }
 
+    def entries(self) -> Iterator[Entry]:
+        """Each parameter with its place in the flattened and in the free vector."""
+        flat = free = 0
+        for name, parameter in self.parameters.items():
+            size = math.prod(parameter.shape)
+            moved = 0 if name in self.fixed or name in self.tied else parameter.free_shape.numel()
+            yield Entry(name, parameter, slice(flat, flat + size), slice(free, free + moved))
+            flat += size
+            free += moved
+
     @property
     def size(self) -> int:
-        """How many numbers are free."""
         return sum(p.free_shape.numel() for p in self.free.values())
 
     @property
     def unbounded(self) -> Tensor:
-        """Which of the numbers are parameters themselves, not their logarithms or the like."""
-        whole = [
+        """Which free numbers are parameters themselves, not their logarithms or the like."""
+        plain = [
             p.constraint is constraints.real
             for p in self.free.values()
             for _ in range(p.free_shape.numel())
         ]
-        return torch.tensor(whole, dtype=torch.bool)
+        return torch.tensor(plain, dtype=torch.bool)
 
     def natural(self, theta: Tensor) -> Params:
-        """The parameters, (B, *shape) each, at the numbers (B, P)."""
-        found: Params = {}
+        """Return the parameters, (B, *shape) each, at the free numbers (B, P)."""
+        params: Params = {}
         at = 0
         for name, parameter in self.free.items():
             shape = parameter.free_shape
-            part = theta[:, at : at + shape.numel()].reshape(len(theta), *shape)
-            found[name], at = parameter.transform(part), at + shape.numel()
+            numbers = theta[:, at : at + shape.numel()].reshape(len(theta), *shape)
+            params[name] = parameter.transform(numbers)
+            at += shape.numel()
         for name, value in self.fixed.items():
-            found[name] = value.expand(len(theta), *self.parameters[name].shape)
+            params[name] = value.expand(len(theta), *self.parameters[name].shape)
         for name, source in self.tied.items():
-            found[name] = found[source] if isinstance(source, str) else source(found)
-        return {name: found[name] for name in self.parameters}
+            params[name] = params[source] if isinstance(source, str) else source(params)
+        return {name: params[name] for name in self.parameters}
 
     def numbers(self, params: Mapping[str, Tensor]) -> Tensor:
-        """The numbers (B, P) of parameters (B, *shape)."""
-        parts = [
-            p.transform.inv(_inside(params[name], p.constraint)) for name, p in self.free.items()
-        ]
+        """Return the free numbers (B, P) of parameters (B, *shape)."""
         count = len(next(iter(params.values())))
-        return (
-            torch.cat([part.reshape(count, -1) for part in parts], 1)
-            if parts
-            else torch.empty(count, 0, dtype=torch.float64)
-        )
+        numbers = [torch.empty(count, 0, dtype=torch.float64)]
+        for name, parameter in self.free.items():
+            value = _inside(params[name], parameter.constraint)
+            numbers.append(parameter.transform.inv(value).reshape(count, -1))
+        return torch.cat(numbers, 1)
 
     def jacobian(self, theta: Tensor) -> Tensor:
-        """(B, N, P): the derivatives of all parameters, flattened, by the free numbers."""
+        """Return the derivatives (B, N, P) of the flattened parameters."""
         with torch.enable_grad():
             theta = theta.detach().requires_grad_()
             flat = torch.cat(
@@ -147,7 +166,6 @@ class Layout:
 
     @property
     def names(self) -> list[str]:
-        """One name for each number of all parameters."""
         return [
             name + (f"[{', '.join(map(str, at))}]" if at else "")
             for name, parameter in self.parameters.items()
@@ -155,57 +173,54 @@ class Layout:
         ]
 
     def describe(self) -> list[str]:
-        """One name for each free number."""
         return [
-            name + (f"[{index}]" if parameter.free_shape else "")
-            for name, parameter in self.free.items()
-            for index in range(parameter.free_shape.numel())
+            name + (f"[{index}]" if p.free_shape else "")
+            for name, p in self.free.items()
+            for index in range(p.free_shape.numel())
         ]
 
 
 def moved(parameters: Mapping[str, Parameter], vector: Tensor, index: int, step: float) -> Tensor:
-    """Flattened parameters with one number moved, and with it what its constraint ties to it: the
-    other shares of a simplex keep their ratios, and a symmetric matrix stays symmetric.
+    """Move one number of the flattened parameters, and with it those that its constraint ties to
+    it: the other shares of a simplex keep their ratios, and a symmetric matrix stays symmetric.
     """
-    found, at = vector.clone(), 0
-    if not parameters:
-        found[index] += step
-    for parameter in parameters.values():
-        size = math.prod(parameter.shape)
-        own, place = found[at : at + size], index - at
-        at += size
-        if not 0 <= place < size:
+    result = vector.clone()
+    result[index] += step
+    for entry in Layout(dict(parameters)).entries():
+        place, constraint = index - entry.flat.start, entry.parameter.constraint
+        if not entry.flat.start <= index < entry.flat.stop:
             continue
-        if isinstance(parameter.constraint, type(constraints.simplex)):
-            own *= (1 - own[place] - step) / (1 - own[place])
-            own[place] = vector[index] + step
-        else:
-            own[place] += step
-            row, column = divmod(place, parameter.shape[-1] if parameter.shape else 1)
-            if parameter.constraint is constraints.positive_definite and row != column:
-                own[column * parameter.shape[-1] + row] += step
-    return found
+        if isinstance(constraint, type(constraints.simplex)):
+            result[entry.flat] *= (1 - vector[index] - step) / (1 - vector[index])
+            result[index] = vector[index] + step
+        elif constraint is constraints.positive_definite:
+            size = entry.parameter.shape[-1]
+            row, column = divmod(place, size)
+            if row != column:
+                result[entry.flat.start + column * size + row] += step
+    return result
 
 
 def _inside(value: Tensor, constraint: Constraint) -> Tensor:
-    """The value, moved off the boundary of its constraint, where the numbers would be infinite."""
-    tiny = torch.finfo(torch.float64).tiny
-    low, high = (getattr(constraint, name, None) for name in ("lower_bound", "upper_bound"))
+    """Move a value off the boundary of its constraint, where the free numbers would be infinite."""
     if isinstance(constraint, type(constraints.simplex)):
         value = value.clamp(min=1e-6)
         return value / value.sum(-1, keepdim=True)
+    tiny = torch.finfo(torch.float64).tiny
+    low, high = _limits(constraint)
     if low is not None and high is not None:
         room = 1e-6 * (high - low)
         return value.clamp(low + room, high - room)
     if low is not None:
-        return torch.maximum(
-            value, torch.as_tensor(low + max(tiny, 1e-9 * abs(low)), dtype=value.dtype)
-        )
+        return value.clamp(min=low + max(tiny, 1e-9 * abs(low)))
     if high is not None:
-        return torch.minimum(
-            value, torch.as_tensor(high - max(tiny, 1e-9 * abs(high)), dtype=value.dtype)
-        )
+        return value.clamp(max=high - max(tiny, 1e-9 * abs(high)))
     return value
+
+
+def _limits(constraint: Constraint) -> tuple[Any, Any]:
+    """The lower and the upper bound; None where there is none."""
+    return getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)
 
 
 def layout(
@@ -213,11 +228,10 @@ def layout(
     fixed: Mapping[str, Any] | None = None,
     bounds: Mapping[str, Any] | None = None,
 ) -> Layout:
-    """The layout of parameters of which some are fixed to a value, tied to another by its name, or
-    bounded.
+    """Lay out parameters of which some are fixed to a value, tied to another by its name or by a
+    function of the others, or bounded.
 
-    Raises: TypeError and ValueError naming the parameter that is unknown, or a value outside its
-        constraint.
+    Raises: TypeError and ValueError naming an unknown parameter or a value outside its constraint.
     """
     known = dict(parameters)
     for name, limits in _mapping(bounds, "bounds").items():
@@ -247,7 +261,7 @@ def layout(
 
 
 def value_of(name: str, value: Any, parameter: Parameter) -> Tensor:
-    """A value given by the user for a parameter, checked."""
+    """Check a value that the user gave for a parameter."""
     try:
         number = torch.as_tensor(value, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError):
@@ -264,8 +278,8 @@ def value_of(name: str, value: Any, parameter: Parameter) -> Tensor:
 
 
 def said(constraint: Constraint) -> str:
-    """A constraint as a reader would say it."""
-    low, high = (getattr(constraint, name, None) for name in ("lower_bound", "upper_bound"))
+    """Return a constraint in words."""
+    low, high = _limits(constraint)
     if low is not None and high is not None:
         return f"in [{float(low):g}, {float(high):g}]"
     if low is not None:
@@ -299,16 +313,19 @@ def _bounded(name: str, parameter: Parameter, limits: Any) -> Parameter:
         raise TypeError(
             f"expected bounds[{name!r}] as a pair (low, high), got {limits!r}"
         ) from None
-    own = parameter.constraint
-    if not (own is constraints.real or hasattr(own, "lower_bound") or hasattr(own, "upper_bound")):
+    constraint = parameter.constraint
+    least, most = _limits(constraint)
+    if constraint is not constraints.real and least is None and most is None:
         raise ValueError(
-            f"expected bounds for a parameter of real numbers, got {name}, which is {said(own)}"
+            f"expected bounds for a parameter of real numbers, got {name}, which is "
+            f"{said(constraint)}"
         )
-    low = max(low, float(getattr(own, "lower_bound", -math.inf)))
-    high = min(high, float(getattr(own, "upper_bound", math.inf)))
+    low = low if least is None else max(low, float(least))
+    high = high if most is None else min(high, float(most))
     if not low < high:
         raise ValueError(
-            f"expected bounds[{name!r}] with room for {name}, which is {said(own)}, got {limits!r}"
+            f"expected bounds[{name!r}] with room for {name}, which is {said(constraint)}, "
+            f"got {limits!r}"
         )
     if low > -math.inf and high < math.inf:
         return Parameter(constraints.interval(low, high), parameter.shape)

@@ -61,21 +61,21 @@ FITS = {
     "line": (line, "likelihood, profile"),
     "regression": (anes, "likelihood, profile"),
     "boundary": (lambda: fit(td.Bernoulli, [1, 1]), "distribution"),
-    "nothing": (lambda: fit(td.Normal, [1.0, 1.0]), "none"),
+    "nothing": (lambda: fit(td.Normal, [1.0, 1.0]), "there are none"),
 }
 
 
 @pytest.mark.parametrize(("make", "pictures"), FITS.values(), ids=list(FITS))
 def test_every_picture_that_there_is_is_drawn(make, pictures):
     found = make()
-    known = [] if pictures == "none" else pictures.split(", ")
+    known = [] if pictures == "there are none" else pictures.split(", ")
     for what in ("distribution", "qq", "likelihood", "profile"):
         if what in known:
             assert found.plot(what).axes
         else:
             with pytest.raises(
                 ValueError,
-                match=f"a picture that there is of {found.model}: {pictures}; got '{what}'",
+                match=rf"^expected a figure of {found.model} \({pictures}\), got '{what}'",
             ):
                 found.plot(what)
     if known:
@@ -167,7 +167,7 @@ def test_copies_and_pickles_draw_too():
         assert len(again.plot().axes) == 4
     lost = pickle.loads(pickle.dumps(line()))  # a lambda cannot be pickled
     assert lost.search is None
-    with pytest.raises(ValueError, match="a picture that there is of Likelihood: none"):
+    with pytest.raises(ValueError, match=r"^expected a figure of Likelihood \(there are none\)"):
         lost.plot()
 
 

@@ -178,7 +178,7 @@ def test_parameters_that_are_held_have_no_profile():
         (
             lambda f: f.test({"scale": -1.0}, "lr"),
             ValueError,
-            "expected a value of scale that is possible, got -1.0",
+            "expected a possible value of scale, got -1.0",
         ),
     ],
 )
@@ -272,6 +272,6 @@ def test_at_the_limit_of_a_family_profiles_and_tests_start_there(
         2 * (fit(other, data).log_likelihood - there.log_likelihood), abs=1e-6
     )
     with pytest.raises(
-        ValueError, match="at least 2 replicates with a maximum inside of the parameter space"
+        ValueError, match="at least 2 replicates with a maximum inside the parameter space"
     ):
         found.bootstrap(5)

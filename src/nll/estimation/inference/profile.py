@@ -1,7 +1,7 @@
-"""The likelihood with some free numbers held: its maximum, and the interval in which it stays high
-enough.
+"""Profile likelihood: the log-likelihood maximised with some free numbers fixed, and the interval
+in which it stays high enough.
 
-A number held at t leaves the profile l_p(t), the largest log-likelihood over the others. Its slope
+A number fixed at t leaves the profile l_p(t), the largest log-likelihood over the others. Its slope
 is the score of that number there. The interval of a level has l_p above l - z^2 / 2; the signed
 root of 2 (l - l_p) is nearly linear in t, so that Newton's method on it ends in a few steps (Venzon
 and Moolgavkar 1988 solve for both at once).
@@ -19,7 +19,7 @@ from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import Solution, boundary, inward, runaways
 
 _MOST_STEPS = 60
-_FINITE = 700.0  # whose exponential is
+_FINITE = 700.0  # its exponential is finite
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its boundary
 
 
@@ -32,108 +32,126 @@ class Ends(NamedTuple):
     high: Tensor
 
 
-def ends(found: Solution, z: float) -> Ends:
-    """The profile interval of each free number, all of them side by side; of one at a boundary, as
-    far as that.
+def ends(solution: Solution, z: float) -> Ends:
+    """Return the profile interval of each free number, all of them side by side; at a boundary it
+    reaches as far as that.
     """
-    problem, best = found.problem, float(found.optimum.sums.log_likelihood)
-    theta, size = found.optimum.theta, len(found.optimum.theta)
-    gone = {away.number: away.limit.side for away in runaways(found)}
-    error, along = tangents(found)
-    index = torch.arange(size).repeat(2)
-    side = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(size)
-    fixed = torch.arange(size) == index[:, None]
-    # how the others move with it, at first
-    error, along = error[index], side[:, None] * along[index]
-    at = (
-        theta
-        + torch.where(torch.tensor([p in gone for p in index.tolist()]), 1.0, z)[:, None] * along
-    )
-    near, far = theta[index].clone(), torch.full_like(error, torch.inf) * side
-    reach = torch.full_like(error, torch.nan)
-    farthest = torch.where(problem.layout.unbounded[index], 1e3 * error, _FAR + theta[index].abs())
-    outwards = torch.tensor(
-        [gone.get(p) == s for p, s in zip(index.tolist(), side.tolist(), strict=True)]
-    )
-    reach[outwards] = side[outwards] * torch.inf
-    open_, last = (~outwards).nonzero()[:, 0], theta.expand(2 * size, size).clone()
-    inside, free = inward(found), torch.tensor([p in gone for p in range(size)])
+    search = _EndSearch(solution, z)
     for _ in range(_MOST_STEPS):
-        # from a boundary there is no way back
-        moved = torch.where(free & ~fixed[open_], inside, at[open_])
-        at[open_] = higher(problem, moved, at[open_])
-        top = problem.maximise_held(at[open_], fixed[open_])
-        at[open_] = top.theta
-        t = at[open_, index[open_]]
-        slope = problem.sums(top.theta).score.gather(1, index[open_, None])[:, 0]
-        root = (2 * (best - top.sums.log_likelihood)).clamp(min=0.0).sqrt()
-        # where the others have no maximum it is too far
-        root = torch.where(top.reached, root, torch.inf)
-        done = (root - z).abs() < 1e-9
-        reach[open_] = torch.where(done, t, reach[open_])
-        below = root < z
-        near[open_], far[open_] = (
-            torch.where(below, t, near[open_]),
-            torch.where(below, far[open_], t),
-        )
-        ahead = t - (root - z) * root / (-slope)
-        double = t + (t - theta[index[open_]])
-        middle = torch.where(far[open_].isfinite(), (near[open_] + far[open_]) / 2, double)
-        between = (ahead - near[open_]) * (far[open_] - ahead) > 0
-        between &= (ahead - theta[index[open_]]).abs() <= 3 * (t - theta[index[open_]]).abs()
-        aim = torch.where(between & ahead.isfinite(), ahead, middle)
-        endless = (t - theta[index[open_]]).abs() > farthest[open_]
-        reach[open_] = torch.where(endless & ~done & below, side[open_] * torch.inf, reach[open_])
-        last[open_] = torch.where(top.reached[:, None], at[open_], last[open_])
-        step = aim - last[open_, index[open_]]
-        at[open_] = last[open_] + step[:, None] * along[open_] / along[open_, index[open_]][:, None]
-        stuck = (near[open_] - far[open_]).abs() <= 1e-12 * (1 + near[open_].abs())
-        open_ = open_[~(done | (endless & below) | stuck)]
-        if not len(open_):
+        if not len(search.open):
             break
-    return Ends(reach[:size], reach[size:])
+        search.step()
+    size = len(solution.optimum.theta)
+    return Ends(search.end[:size], search.end[size:])
 
 
-def tangents(found: Solution) -> tuple[Tensor, Tensor]:
-    """The error of each free number (P), and how all move with it by one error (P, P), row by row.
+class _EndSearch:
+    """The search for 2 P ends, the lower ones first: t, bracketed by `near` and `far`."""
 
-    A number at a boundary has no error: it is moved alone, by 1, and the others as if it were
-        known.
+    def __init__(self, solution: Solution, z: float) -> None:
+        self.problem, self.z = solution.problem, z
+        self.best = float(solution.optimum.sums.log_likelihood)
+        theta, size = solution.optimum.theta, len(solution.optimum.theta)
+        sides = {away.number: away.limit.side for away in runaways(solution)}
+        standard_errors, directions = tangents(solution)
+        self.index = torch.arange(size).repeat(2)
+        self.side = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(size)
+        self.fixed = torch.arange(size) == self.index[:, None]
+        self.error = standard_errors[self.index]
+        # how the others move with it, at first
+        self.along = self.side[:, None] * directions[self.index]
+        self.estimate = theta[self.index]
+        at_boundary = torch.tensor([p in sides for p in range(size)])
+        self.inside, self.runaway = inward(solution), at_boundary
+        first = torch.where(at_boundary[self.index], 1.0, z)
+        self.at = theta + first[:, None] * self.along
+        self.near = self.estimate.clone()
+        self.far = torch.full_like(self.error, torch.inf) * self.side
+        distant = _FAR + self.estimate.abs()
+        real = self.problem.layout.unbounded[self.index]
+        self.farthest = torch.where(real, 1e3 * self.error, distant)
+        self.end = torch.full_like(self.error, torch.nan)
+        pairs = zip(self.index.tolist(), self.side.tolist(), strict=True)
+        outwards = torch.tensor([sides.get(p) == side for p, side in pairs])
+        self.end[outwards] = self.side[outwards] * torch.inf
+        self.open = (~outwards).nonzero()[:, 0]
+        self.last = theta.expand(2 * size, size).clone()
+
+    def step(self) -> None:
+        """Move every open end, and close those that are found or infinite."""
+        open_ = self.open
+        index, estimate = self.index[open_], self.estimate[open_]
+        fixed = self.fixed[open_]
+        # there is no way back from a boundary
+        moved = torch.where(self.runaway & ~fixed, self.inside, self.at[open_])
+        self.at[open_] = higher(self.problem, moved, self.at[open_])
+        top = self.problem.maximise_held(self.at[open_], fixed)
+        self.at[open_] = top.theta
+        t = self.at[open_, index]
+        slope = self.problem.sums(top.theta).score.gather(1, index[:, None])[:, 0]
+        root = (2 * (self.best - top.sums.log_likelihood)).clamp(min=0.0).sqrt()
+        # too far if the others have no maximum
+        root = torch.where(top.reached, root, torch.inf)
+        reached, below = (root - self.z).abs() < 1e-9, root < self.z
+        self.near[open_] = torch.where(below, t, self.near[open_])
+        self.far[open_] = torch.where(below, self.far[open_], t)
+        aim = self._aim(t, t - (root - self.z) * root / (-slope))
+        endless = ((t - estimate).abs() > self.farthest[open_]) & below
+        self.end[open_] = torch.where(endless, self.side[open_] * torch.inf, self.end[open_])
+        self.end[open_] = torch.where(reached, t, self.end[open_])
+        self.last[open_] = torch.where(top.reached[:, None], self.at[open_], self.last[open_])
+        step = aim - self.last[open_, index]
+        along = self.along[open_] / self.along[open_, index][:, None]
+        self.at[open_] = self.last[open_] + step[:, None] * along
+        near = self.near[open_]
+        stuck = (near - self.far[open_]).abs() <= 1e-12 * (1 + near.abs())
+        self.open = open_[~(reached | endless | stuck)]
+
+    def _aim(self, t: Tensor, newton: Tensor) -> Tensor:
+        """Newton's point if it lies within the bracket and not too far, otherwise the middle."""
+        near, far = self.near[self.open], self.far[self.open]
+        estimate = self.estimate[self.open]
+        between = (newton - near) * (far - newton) > 0
+        between &= (newton - estimate).abs() <= 3 * (t - estimate).abs()
+        double = t + (t - estimate)
+        middle = torch.where(far.isfinite(), (near + far) / 2, double)
+        return torch.where(between & newton.isfinite(), newton, middle)
+
+
+def tangents(solution: Solution) -> tuple[Tensor, Tensor]:
+    """Return the standard error of each free number (P), and how all move with it by one standard
+    error (P, P), row by row.
+
+    A number at a boundary has none: it moves alone, by 1, and the others as if it were fixed.
     """
-    information, gone = found.optimum.sums.information, {away.number for away in runaways(found)}
-    kept = torch.tensor([p for p in range(len(information)) if p not in gone], dtype=torch.int64)
-    error, along = (
-        torch.ones(len(information), dtype=torch.float64),
-        torch.eye(len(information), dtype=torch.float64),
-    )
-    covariance = cov.inverse(information[kept[:, None], kept])
-    error[kept] = covariance.diagonal().sqrt()
-    along[kept[:, None], kept] = covariance / error[kept, None]
-    return error, along
+    information = solution.optimum.sums.information
+    size, away = len(information), {away.number for away in runaways(solution)}
+    retained = torch.tensor([p for p in range(size) if p not in away], dtype=torch.int64)
+    standard_errors = torch.ones(size, dtype=torch.float64)
+    directions = torch.eye(size, dtype=torch.float64)
+    covariance = cov.inverse(information[retained[:, None], retained])
+    standard_errors[retained] = covariance.diagonal().sqrt()
+    directions[retained[:, None], retained] = covariance / standard_errors[retained, None]
+    return standard_errors, directions
 
 
-def intervals(found: Solution, z: float) -> dict[str, Tensor]:
-    """Profile intervals of the parameters, (*shape, 2), those that are not free or not numbers of
-    their own NaN.
+def intervals(solution: Solution, z: float) -> dict[str, Tensor]:
+    """Return profile intervals of the parameters, (*shape, 2); NaN for parameters that are not
+    free, or not plain numbers.
     """
-    layout = found.problem.layout
-    both = [end[None] for end in ends(found, z)]
-    bounds = [found.units.given(layout.natural(end.clamp(-_FINITE, _FINITE))) for end in both]
-    result, at = {}, 0
-    for name, parameter in layout.parameters.items():
-        own = torch.stack([bound[name][0] for bound in bounds], -1).detach()
-        free, count = name in layout.free, parameter.free_shape.numel()
-        if not free or parameter.free_shape != parameter.shape:
-            own = torch.full((*parameter.shape, 2), torch.nan, dtype=torch.float64)
-        else:
-            numbers = torch.stack(
-                [end[0, at : at + count].reshape(parameter.shape) for end in both], -1
-            )
-            for side in (-1.0, 1.0):
-                own = torch.where(
-                    numbers == side * torch.inf, boundary(parameter.constraint, side), own
-                )
-            own = torch.where(own[..., :1] > own[..., 1:], own.flip(-1), own)
-        at += count if free else 0
-        result[name] = own
+    layout = solution.problem.layout
+    free = torch.stack(ends(solution, z))
+    params = solution.units.given(layout.natural(free.clamp(-_FINITE, _FINITE)))
+    result = {}
+    for name, parameter, _, place in layout.entries():
+        bounds = params[name].movedim(0, -1).detach()
+        if place.start == place.stop or parameter.free_shape != parameter.shape:
+            result[name] = torch.full_like(bounds, torch.nan)
+            continue
+        numbers = free[:, place].T.reshape(bounds.shape)
+        for side in (-1.0, 1.0):
+            limit = boundary(parameter.constraint, side)
+            bounds = torch.where(numbers == side * torch.inf, limit, bounds)
+        reverse = bounds[..., :1] > bounds[..., 1:]
+        result[name] = torch.where(reverse, bounds.flip(-1), bounds)
     return result

@@ -138,7 +138,7 @@ class Evaluation:
         slope = again.status
         if self.in_sample:
             slope = IN_SAMPLE
-        elif again.status.startswith("converged"):
+        elif math.isfinite(again.slope):
             slope = f"{Mean(again.slope, again.slope_error)}; calibrated: {again.test}"
         lines = [
             f"Rows         {float(self.held.weights.sum()):.12g}",

@@ -21,7 +21,8 @@ from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference import tests
 from nll.estimation.inference.tests import Test
-from nll.solvers.trust_region import Sums, maximise
+from nll.solvers.outcome import Sums
+from nll.solvers.trust_region import maximise
 
 _ROUNDING = 1e-12
 

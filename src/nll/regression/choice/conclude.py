@@ -15,8 +15,8 @@ from nll.regression.choice.separation import Existence, certified, diagnose
 from nll.regression.result import RegressionFit
 from nll.regression.separation import Limit, within_limit
 from nll.regression.softmax.robust import CovarianceOptions
-from nll.solvers.outcome import Status
-from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, maximise
+from nll.solvers.outcome import Optimum, Progress, Status
+from nll.solvers.trust_region import TOLERANCE, maximise
 
 
 def fit_choices(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from nll.data.arrays import absent, array_of, floats
-from nll.data.observations import Weights, cluster_codes, frequencies, kind_of, label, scaled
-from nll.data.stream import require_one_type
+from nll.data.classes import cluster_codes, label, require_one_type
+from nll.data.weights import Weights, frequencies, kind_of, scaled
 from nll.regression.softmax.inputs import plain, require_finite
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from nll._torch import on_processor
 from nll.data.arrays import categories_of, first_level
-from nll.data.observations import kind_of, label
+from nll.data.classes import label
+from nll.data.weights import kind_of
 from nll.regression.choice.conclude import fit_choices
 from nll.regression.choice.data import Choices, column, columns_of, read_long, read_wide
 from nll.regression.choice.objective import ConditionalLikelihood, log_softmax_by_case
@@ -28,7 +29,7 @@ from nll.regression.design_matrix import Columns
 from nll.regression.softmax.fit import code_of
 from nll.regression.softmax.inputs import plain
 from nll.regression.softmax.robust import KINDS, CovarianceOptions
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 
 @on_processor

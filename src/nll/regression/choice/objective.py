@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.estimation.maximise import Solution, Units
+from nll.estimation.maximise import Solution
 from nll.estimation.objective import Problem, Segment
 from nll.regression.design_matrix import Columns
+from nll.solvers.outcome import Optimum, Sums
 from nll.solvers.parameters import Layout, Parameter, Params
-from nll.solvers.trust_region import Optimum, Sums, decrement_of
+from nll.solvers.trust_region import decrement_of
+from nll.solvers.units import Units
 
 _BLOCK_ROWS = 1 << 14
 

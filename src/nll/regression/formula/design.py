@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nll.data.missing import MissingValuesError
-from nll.data.observations import frequencies
+from nll.data.weights import frequencies
 from nll.regression.design_matrix import INTERCEPT, Columns
 from nll.regression.formula.parser import (
     Parsed,

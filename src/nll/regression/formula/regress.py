@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from nll.data.arrays import categories_of, first_level
-from nll.data.classes import in_order, of_array
-from nll.data.observations import cluster_codes, label, observe
+from nll.data.classes import cluster_codes, in_order, label, of_array
+from nll.data.observations import observe
 from nll.data.stream import Stream
 from nll.regression.after import calibration
 from nll.regression.after.margins import Margins, elementwise, softmax
@@ -35,7 +35,7 @@ from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import code_of, fit_softmax
 from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.streamed import fit_streamed
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nll.data.stream import Stream, pieces
+from nll.data.readers import pieces
+from nll.data.stream import Stream
 from nll.data.survey import kind_of, schema_of, survey
 from nll.regression.formula.design import numbers, with_columns
 from nll.regression.formula.parser import (

@@ -18,9 +18,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nll._torch import on_processor
 from nll.data.arrays import array_of, categories_of, first_level
-from nll.data.classes import as_array
-from nll.data.observations import cluster_codes, frequencies, kind_of, label, scaled
-from nll.data.stream import Stream, coded
+from nll.data.classes import as_array, cluster_codes, coded, label
+from nll.data.stream import Stream
+from nll.data.weights import frequencies, kind_of, scaled
 from nll.losses import functional
 from nll.regression.after.evaluation import Evaluation, evaluate
 from nll.regression.after.influence import Influence, influence
@@ -48,7 +48,7 @@ from nll.regression.softmax.robust import KINDS, CovarianceOptions
 from nll.regression.softmax.set_valued import sets_of
 from nll.regression.softmax.sparse import SparseColumns
 from nll.regression.softmax.streamed import fit_streamed
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 

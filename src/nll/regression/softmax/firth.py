@@ -25,7 +25,8 @@ from nll.estimation.objective import Problem
 from nll.regression.softmax.objective import InMemory
 from nll.regression.softmax.solver import Informed
 from nll.solvers.lbfgs import climb
-from nll.solvers.trust_region import Optimum, Progress, Sums, maximise
+from nll.solvers.outcome import Optimum, Progress, Sums
+from nll.solvers.trust_region import maximise
 
 _LAST = 1e-18  # a gain that is rounding
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.data.observations import label
+from nll.data.classes import label
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.likelihood import LogLikelihood
@@ -26,7 +26,8 @@ from nll.regression.softmax.objective import InMemory, SoftmaxLikelihood
 from nll.regression.softmax.set_valued import SetValued
 from nll.regression.softmax.solver import Searched, search
 from nll.regression.softmax.sparse import SparseColumns, SparseLikelihood
-from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, maximise
+from nll.solvers.outcome import Optimum, Progress
+from nll.solvers.trust_region import TOLERANCE, maximise
 
 _MOST_DENSE = 1 << 24  # numbers of a sparse design that are written out to search again
 _MOST_SETTLED = 1024  # parameters whose information's eigenvectors are formed

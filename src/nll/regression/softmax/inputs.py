@@ -16,9 +16,17 @@ from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from nll.data.arrays import absent, array_of, first_rounded, first_wrong, floats, in_microseconds
-from nll.data.observations import frequencies, tensor_of
-from nll.data.stream import coded, require_one_type
+from nll.data.arrays import (
+    absent,
+    array_of,
+    first_rounded,
+    first_wrong,
+    floats,
+    in_microseconds,
+    tensor_of,
+)
+from nll.data.classes import coded, require_one_type
+from nll.data.weights import frequencies
 
 
 def plain(data: Any, what: str) -> Any:

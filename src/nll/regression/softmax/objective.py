@@ -14,7 +14,7 @@ from nll.data.prefetch import blocks
 from nll.kernels import cpu, memory
 from nll.kernels.multinomial import RowSums, row_sums
 from nll.regression.design_matrix import Frame, Held
-from nll.solvers.trust_region import Sums
+from nll.solvers.outcome import Sums
 
 # So many of the rows are searched first; where all are fewer than so many times as many, that saves
 # nothing.

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from nll.data.arrays import absent, array_of, require_dense
-from nll.data.stream import require_one_type
+from nll.data.classes import require_one_type
 from nll.kernels.multinomial import RowSums, Square, row_sums
 from nll.regression import existence
 from nll.regression.design_matrix import Held
 from nll.regression.softmax.objective import InMemory, lost_offset
-from nll.solvers.trust_region import Optimum, maximise
+from nll.solvers.outcome import Optimum
+from nll.solvers.trust_region import maximise
 
 _ROUGH = 1e-4  # the decrement at which the search for a start ends
 

@@ -22,7 +22,8 @@ from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION
 from nll.regression import existence
 from nll.solvers.lbfgs import climb
 from nll.solvers.newton_cg import maximise_by_products
-from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, Sums, maximise, stopped
+from nll.solvers.outcome import Optimum, Progress, Sums, stopped
+from nll.solvers.trust_region import TOLERANCE, maximise
 
 if TYPE_CHECKING:
     from nll.regression.softmax.objective import SoftmaxLikelihood

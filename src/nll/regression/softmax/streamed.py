@@ -20,9 +20,8 @@ from torch import Tensor
 from nll._version import __version__
 from nll.data.arrays import first_level
 from nll.data.checkpoint import Checkpoint, can_keep
-from nll.data.classes import key, require_one_type
+from nll.data.classes import key, label, require_one_type
 from nll.data.ledger import Ledger
-from nll.data.observations import label
 from nll.data.prefetch import blocks
 from nll.data.stream import Block, Stream
 from nll.kernels.multinomial import Rows, RowSums, Standard, row_sums
@@ -40,7 +39,7 @@ from nll.regression.softmax.objective import (
 )
 from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.solver import search
-from nll.solvers.trust_region import Progress
+from nll.solvers.outcome import Progress
 
 _SAMPLE_BYTES = 1 << 26  # of the rows that are kept
 _SQUARES = (None, "information", "scores", "weighted scores")  # numbered, for the key of a pass

@@ -1,0 +1,207 @@
+"""From a model and its data to the objective that is maximised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nll.data.observations import Observations, observe_parts
+from nll.data.weights import total, totals
+from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows
+from nll.estimation.maximise import Solution, ordered, search
+from nll.estimation.objective import PlainRows, Problem, Segment
+from nll.estimation.options import FitOptions
+from nll.estimation.progress import Line
+from nll.estimation.samples import known_ends
+from nll.estimation.starts import family_starts, likelihood_starts
+from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
+from nll.families.log_cdf import Interval, Windowed
+from nll.solvers.parameters import Params, layout
+from nll.solvers.units import Units, units_of
+
+
+def search_family(sample: Sample, options: FitOptions) -> Solution:
+    family, observed = sample.family, sample.observed
+    units = units_of(observed.values, family.units) if options.free else Units()
+    values = units.data(observed.values)
+    supplied = sample.given
+    if family.units:
+        supplied = {name: units.data(value) for name, value in supplied.items()}
+    columns = values.shape[1] if family.columns else 1
+    space = layout(family.constraints(columns), options.fixed, options.bounds)
+    rows = Problem(_segments(family, observed, values, supplied, units), space)
+    problem = rows
+    if observed.incomplete:
+        problem = replace(rows, segments=tuple(distinct(segment) for segment in rows.segments))
+    elif not supplied:
+        problem = replace(rows, segments=(condensed(family, rows.segments[0]),))
+    centred = values - supplied["loc"] if "loc" in supplied else values
+    starts, others = family_starts(family, space, centred, observed.weights, options)
+    with Line(family.name) as line:
+        solution = search(
+            problem,
+            starts,
+            units,
+            _densities(family, observed),
+            rows,
+            options.progress or line,
+            others,
+            family.unbounded is not None,
+        )
+    if options.free and family.ordered is not None:
+        return ordered(solution, family.ordered)
+    return solution
+
+
+def _densities(family: Family, observed: Observations) -> float:
+    """The total weight of the rows whose probability is a density, with the unit 1 / scale."""
+    if family.discrete or not family.units:
+        return 0.0
+    if observed.ends is None:
+        return observed.n
+    return float(observed.weights[observed.ends[0] == observed.ends[1]].sum())
+
+
+def _segments(
+    family: Family, observed: Observations, values: Tensor, supplied: Params, units: Units
+) -> tuple[Segment, ...]:
+    """The exact rows, and those known up to an interval."""
+    count = len(values)
+    fixed = tuple(value.expand(count) for value in supplied.values())
+    window: tuple[Tensor, ...] = ()
+    if observed.window is not None:
+        # a window of all rows is one number
+        window = tuple(units.data(end) for end in observed.window)
+    places = torch.arange(count)
+
+    def segment(log_prob: Any, data: tuple[Tensor, ...], rows: Tensor | None) -> Segment:
+        if window:
+            log_prob = Windowed(log_prob, Interval(family))
+        parts, weights, numbers = (*window, *data, *fixed), observed.weights, places
+        if rows is not None:
+            parts = tuple(part if len(part) == 1 else part[rows] for part in parts)
+            weights, numbers = weights[rows], numbers[rows]
+        return Segment(log_prob, tuple(part[None] for part in parts), weights[None], numbers)
+
+    if observed.ends is None:
+        return (segment(FamilyRows(family), (values,), None),)
+    exact = observed.ends[0] == observed.ends[1]
+    ends = tuple(units.data(end) for end in known_ends(observed))
+    segments = []
+    if bool(exact.any()):
+        segments.append(segment(FamilyRows(family), (values,), exact))
+    if not bool(exact.all()):
+        segments.append(segment(Interval(family), ends, ~exact))
+    return tuple(segments)
+
+
+def condensed(family: Family, rows: Segment) -> Segment:
+    """Return the fewest rows with the same likelihood: the means of the statistics, or each count
+    once.
+    """
+    (values,), weights = rows.parts, rows.weights
+    if family.statistics is not None and family.means_tell_all(values):
+        return mean_segment(family, values, weights)
+    if family.mean_log_prob is not None and rows.once:
+        return rows._replace(log_prob=FamilyBlockMeans(family))
+    if family.discrete and not family.columns:
+        counts, place = values[0].unique(return_inverse=True)
+        weights = torch.zeros_like(counts).index_add_(0, place, weights[0])
+        return rows._replace(parts=(counts[None],), weights=weights[None])
+    return rows
+
+
+def distinct(rows: Segment) -> Segment:
+    """Return each row once, with the weight of all that are equal, if many are, such as rows
+    censored at one limit.
+    """
+    vary = [part.shape[1] == rows.width > 1 for part in rows.parts]
+    if not any(vary):
+        return rows
+    columns = [part[0] for part, varies in zip(rows.parts, vary, strict=True) if varies]
+    unique, place = torch.stack(columns).unique(dim=1, return_inverse=True)
+    if 2 * unique.shape[1] > rows.width:
+        return rows
+    column = iter(unique)
+    parts = [
+        next(column)[None] if varies else part
+        for part, varies in zip(rows.parts, vary, strict=True)
+    ]
+    weights = torch.zeros_like(unique[0]).index_add_(0, place, rows.weights[0])
+    return Segment(rows.log_prob, tuple(parts), weights[None])
+
+
+def mean_segment(family: Family, values: Tensor, weights: Tensor) -> Segment:
+    """Return the means of the sufficient statistics of values (B or 1, m), weighted (B, m)."""
+    assert family.statistics is not None
+    if len(weights) == 1:  # one data set, whose sums have a shorter way
+        sums = [s.reshape(1) for s in totals(weights[0], values[0], family.statistics)]
+        n = total(weights[0]).reshape(1, 1)
+    else:
+        sums, n = totals(weights, values, family.statistics), total(weights)[:, None]
+    return Segment(FamilyMeans(family), tuple(s[:, None] / n for s in sums), n)
+
+
+def likelihood_data(
+    model: Likelihood | JointLikelihood, data: Any, weights: Any, missing: str
+) -> tuple[tuple[Segment, ...], Observations]:
+    """Parse the data of a likelihood, or the tuple of those of a sum: a segment for each term, and
+    the observations of all, one after another.
+
+    Raises: ValueError for a tuple of another length, or what is wrong with the rows.
+    """
+    count = len(model.terms)
+    each_data, each_weights = (data,), (weights,)
+    if isinstance(model, JointLikelihood):
+        each_data = _one_each("data", data, count)
+        each_weights = (None,) * count
+        if weights is not None:
+            each_weights = _one_each("weights", weights, count)
+    segments, observations, begin = [], [], 0
+    for term, values, weight in zip(model.terms, each_data, each_weights, strict=True):
+        parts, observed = observe_parts(values, weight, missing=missing)
+        end = begin + len(observed.weights)
+        rows, blocks = PlainRows(LikelihoodRows(term)), tuple(part[None] for part in parts)
+        segments.append(Segment(rows, blocks, observed.weights[None], torch.arange(begin, end)))
+        observations.append(observed)
+        begin = end
+    return tuple(segments), _merged(observations)
+
+
+def _one_each(name: str, values: Any, count: int) -> tuple[Any, ...]:
+    if not isinstance(values, tuple) or len(values) != count:
+        raise ValueError(
+            f"expected {name} as a tuple of {count}, one for each likelihood, got "
+            f"{type(values).__name__}"
+        )
+    return values
+
+
+def _merged(observations: list[Observations]) -> Observations:
+    if len(observations) == 1:
+        return observations[0]
+    kinds = {observed.kind for observed in observations}
+    weights = torch.cat([observed.weights for observed in observations])
+    rows = torch.cat([observed.rows for observed in observations])
+    dropped = sum(observed.dropped for observed in observations)
+    kind = kinds.pop() if len(kinds) == 1 else "importance"
+    return Observations(weights, weights, rows, len(rows), dropped, None, kind)
+
+
+def search_likelihood(
+    model: Likelihood | JointLikelihood, segments: tuple[Segment, ...], options: FitOptions
+) -> Solution:
+    space = layout(dict(model.parameters), options.fixed, options.bounds)
+    problem = Problem(segments, space)
+    start, others = likelihood_starts(space, options)
+    params = {name: value[0] for name, value in space.natural(start).items()}
+    # once as the user wrote it, with its arguments checked
+    for term, segment in zip(model.terms, segments, strict=True):
+        parts = (part[0] for part in segment.parts)
+        term.rows(*parts, **{name: params[name] for name in term.parameters})
+    with Line(model.name) as line:
+        progress = options.progress or line
+        return search(problem, start, Units(), 0.0, problem, progress, others)
