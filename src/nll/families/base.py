@@ -105,6 +105,10 @@ class Family:
         return self.base.__name__
 
     @property
+    def __name__(self) -> str:  # what messages call a model, as of a class
+        return self.name
+
+    @property
     def domain(self) -> Any:
         """The support as a constraint."""
         return self.base.support

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 from nll._torch import transforming
 from nll.families.base import Family, Tails, tails_of
@@ -50,10 +49,6 @@ class Compound(Family):
     def name(self) -> str:
         return f"{self.prefix}{self.base.__name__}"
 
-    @property
-    def __name__(self) -> str:
-        return self.name
-
 
 class CompoundDistribution(td.Distribution):
     """A member of a compound family, which knows its log-probability."""
@@ -72,11 +67,11 @@ class CompoundDistribution(td.Distribution):
         return f"{self.family.name}({', '.join(f'{n}: {v}' for n, v in self.params.items())})"
 
     @property
-    def arg_constraints(self) -> dict[str, Constraint]:
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         return self.family.arg_constraints
 
     @property
-    def support(self) -> Constraint:
+    def support(self) -> constraints.Constraint:
         return self.family.domain
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -152,11 +147,11 @@ class Shifted(Compound):
         self.mean_log_prob = self._mean_log_prob if self.inner.of_statistics else None
 
     @property
-    def domain(self) -> Constraint:
+    def domain(self) -> constraints.Constraint:
         return constraints.real
 
     @property
-    def arg_constraints(self) -> dict[str, Constraint]:
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         return {self.loc: constraints.real, **self.inner.arg_constraints}
 
     def log_prob(self, values: Tensor, **params: Tensor) -> Tensor:
@@ -221,7 +216,7 @@ class ZeroInflated(Compound):
     prefix = "ZeroInflated"
 
     @property
-    def arg_constraints(self) -> dict[str, Constraint]:
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         return {"gate": constraints.unit_interval, **self.inner.arg_constraints}
 
     def log_prob(self, values: Tensor, gate: Tensor, **params: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributions as td
 
 from nll.data.weights import total
 from nll.families.base import Family, Tails
@@ -136,7 +135,7 @@ class Multinomial(Categorical):
 class NegativeBinomial(Counts):
     """Successes before `total_count` failures, for any positive real total_count."""
 
-    limit = ("total_count", math.inf, td.Poisson, ())
+    limit = ("total_count", math.inf, torch.distributions.Poisson, ())
 
     def near_limit(self, params: Params) -> Params:
         rate = params["rate"]

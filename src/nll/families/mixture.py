@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 from nll.families.base import Family, Tails, tails_of
 from nll.families.compound import Compound, start_of
@@ -80,7 +79,7 @@ class Mixture(Compound):
         return f"{self.base.__name__}Mixture"
 
     @property
-    def arg_constraints(self) -> dict[str, Constraint]:
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         return {"probs": constraints.simplex, **self.inner.arg_constraints}
 
     def constraints(self, columns: int) -> dict[str, Parameter]:

@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch import distributions as td
 from torch.distributions import constraints
 
 from nll.data.weights import first_two_totals, total
@@ -134,7 +133,7 @@ class Uniform(RealLine):
 class StudentT(RealLine):
     """Student's t with location and scale; starts by quartiles."""
 
-    limit = ("df", math.inf, td.Normal, ("loc", "scale"))
+    limit = ("df", math.inf, torch.distributions.Normal, ("loc", "scale"))
 
     def near_limit(self, params: Params) -> Params:
         return {"df": torch.full_like(params["loc"], _HUGE), **params}

@@ -21,7 +21,7 @@ from nll._torch import on_processor
 from nll.estimation.each import fit_each
 from nll.estimation.fit import fit
 from nll.estimation.result import Fit
-from nll.families.base import Family, Tails, simulate
+from nll.families.base import Family, Sample, Tails, simulate
 from nll.families.registry import FAMILIES
 from nll.solvers.parameters import Params
 from nll.solvers.units import units_of
@@ -104,18 +104,20 @@ def goodness_of_fit(
     reason = _no_statistics(fitted)
     if reason is not None:
         return _result(fitted, [reason])
+    sample = fitted.sample
+    assert sample is not None
     try:
-        family, params, observed = _observed(fitted)
+        family, params, observed = _observed(fitted, sample)
     except NotImplementedError:
         return _result(fitted, [f"the distribution function of {fitted.model} is not known"])
     notes = [_ENDLESS] if bool(observed.isinf().any()) else []
     count = min(replicates, int(budget / max(1.0, fitted.n)))
-    reason = _no_replicates(fitted, count, replicates, budget)
+    reason = _no_replicates(fitted, sample, count, replicates, budget)
     if reason is not None or count == 0:
         return _result(fitted, [*notes, reason] if reason else notes, observed)
     if count < replicates:
         notes.append(f"{count} replicates, not {replicates}: at most {budget} numbers are drawn")
-    replicated = _replicated(fitted, family, params, count, seed)
+    replicated = _replicated(sample, max(1, round(fitted.n)), family, params, count, seed)
     replicated = replicated[:, ~replicated[0].isnan()]
     failed = count - replicated.shape[1]
     farther = (replicated >= (1 - _SAME) * observed[:, None]).sum(1)
@@ -166,10 +168,11 @@ def _no_statistics(fitted: Fit) -> str | None:
     return None
 
 
-def _no_replicates(fitted: Fit, count: int, replicates: int, budget: int) -> str | None:
-    assert fitted.sample is not None
-    family = fitted.sample.family
-    if family.given or not _free(fitted):
+def _no_replicates(
+    fitted: Fit, sample: Sample, count: int, replicates: int, budget: int
+) -> str | None:
+    family = sample.family
+    if family.given or not _free(fitted, sample):
         return "no p-values: parameters are given, fixed or bounded"
     # a mixture, whose search starts from many places
     several = any(value.dim() for value in fitted.params.values())
@@ -183,30 +186,29 @@ def _no_replicates(fitted: Fit, count: int, replicates: int, budget: int) -> str
     return None
 
 
-def _free(fitted: Fit) -> bool:
+def _free(fitted: Fit, sample: Sample) -> bool:
     """Whether all parameters were estimated, within their own constraints."""
-    if fitted.search is None or fitted.sample is None or fitted.sample.by_formula:
+    if fitted.search is None or sample.by_formula:
         return True
     layout = fitted.search().problem.layout
-    unbounded = str(layout.parameters) == str(fitted.sample.family.constraints(1))
+    unbounded = str(layout.parameters) == str(sample.family.constraints(1))
     return unbounded and not (layout.fixed or layout.tied)
 
 
 # ---- Distances -----------------------------------------------------------------------------------
 
 
-def _observed(fitted: Fit) -> tuple[Family, Params, Tensor]:
+def _observed(fitted: Fit, sample: Sample) -> tuple[Family, Params, Tensor]:
     """The fitted distribution, which at the boundary of a family belongs to another one, and its
     distances (3).
     """
-    assert fitted.sample is not None
-    family, params, observed = fitted.sample.family, fitted.params, fitted.sample.observed
+    family, params, observed = sample.family, fitted.params, sample.observed
     values, place = observed.values.unique(return_inverse=True)  # sorted
     x, w = values[None], torch.zeros_like(values).index_add_(0, place, observed.weights)[None]
     if family.limit is not None and not bool(fitted.vector.isfinite().all()):
         family = FAMILIES[family.limit[2]]
         params = {name: value[0] for name, value in fit_each(family, x, w).params.items()}
-    known = {name: value[None] for name, value in (params | fitted.sample.given).items()}
+    known = {name: value[None] for name, value in (params | sample.given).items()}
     return family, params, distances(family, x, w, known)[:, 0]
 
 
@@ -256,21 +258,21 @@ def _tails(family: Family, x: Tensor, params: Params) -> Tails:
 # ---- Replicates ----------------------------------------------------------------------------------
 
 
-def _replicated(fitted: Fit, drawn: Family, params: Params, count: int, seed: int) -> Tensor:
-    """(3, count): the distances of data sets as long as the data, drawn from the fitted
-    distribution and fitted.
+def _replicated(
+    sample: Sample, n: int, drawn: Family, params: Params, count: int, seed: int
+) -> Tensor:
+    """(3, count): the distances of data sets of n numbers, drawn from the fitted distribution and
+    fitted.
     """
-    assert fitted.sample is not None
-    family, values = fitted.sample.family, fitted.sample.observed.values
     # In these units the distances are the same, and the search is easy.
-    units = units_of(values, family.units)
-    rng, n = np.random.default_rng(seed), max(1, round(fitted.n))
+    units = units_of(sample.observed.values, sample.family.units)
+    rng = np.random.default_rng(seed)
     size = max(1, _DRAWN // n)
     blocks = []
     for at in range(0, count, size):
         shape = min(size, count - at), n
         x = simulate(drawn, params, shape, int(rng.integers(1 << 62))).sort(1).values
-        blocks.append(_refitted(family, *_counted(drawn, units.data(x))))
+        blocks.append(_refitted(sample.family, *_counted(drawn, units.data(x))))
     return torch.cat(blocks, 1)
 
 
