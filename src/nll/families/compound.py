@@ -26,6 +26,8 @@ from nll.solvers.parameters import Parameter, Params
 from nll.solvers.trust_region import Sums
 
 _TRIES = 8  # random starts of a mixture
+# Shares of the values that a narrow component may hold, and how many such places are tried for each.
+_NARROW_SHARES, _PLACES = (0.1, 0.2, 0.4), 3
 _LEAST_SHARE = 1e-6  # of a component that means something
 
 
@@ -289,6 +291,17 @@ def zero_inflated(family: type[td.Distribution]) -> type[Compound]:
     return made
 
 
+def _apart(width: Tensor, size: int) -> list[int]:
+    """Where the narrowest windows begin that do not overlap, of so many sorted values each."""
+    found: list[int] = []
+    for first in width.argsort().tolist():
+        if all(abs(first - other) >= size for other in found):
+            found.append(first)
+            if len(found) == _PLACES:
+                break
+    return found
+
+
 # ---- Mixtures ------------------------------------------------------------------------------------
 
 
@@ -353,11 +366,25 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         away = (values - quantile(values, weights, 0.5)[..., None]).abs()
         rings = [quantile(away, weights, 1 - 0.4**k) for k in range(1, components)]
         found = [among(values, weights, sum((away > ring[..., None]).long() for ring in rings))]  # type: ignore[arg-type]
+        found += [among(values, weights, slots) for slots in clusters(values)]
         for _ in range(_TRIES):
             drawn = torch.rand(components, dtype=torch.float64).tolist()
             seeds = torch.stack([quantile(values, weights, q) for q in drawn], -1)
             nearest = (values[..., None] - seeds[..., None, :]).abs().argmin(-1)
             found.append(among(values, weights, nearest))
+        return found
+
+    def clusters(values: Tensor) -> list[Tensor]:
+        """The values that lie closest together, against the rest: a component may be narrow."""
+        order = values.sort(-1).values
+        count, found = values.shape[-1], []
+        for size in sorted({max(3, round(share * count)) for share in _NARROW_SHARES}):
+            if size < count:
+                width = order[..., size - 1 :] - order[..., : count - size + 1]
+                for first in _apart(width[0], size):
+                    low, high = order[..., first, None], order[..., first + size - 1, None]
+                    near = (values >= low) & (values <= high)
+                    found.append(torch.where(near, 0, 1 + (values > high).long() % (components - 1)))
         return found
 
     def sample(self: Any, sample_shape: Any = ()) -> Tensor:
