@@ -28,6 +28,7 @@ from nll.solvers.trust_region import Sums
 _TRIES = 8  # random starts of a mixture
 # Shares of the values that a narrow component may hold, and how many such places are tried for each.
 _NARROW_SHARES, _PLACES = (0.1, 0.2, 0.4), 3
+_FEW = 0.05  # the share of a component at an end of the data, where a search starts
 _LEAST_SHARE = 1e-6  # of a component that means something
 
 
@@ -367,12 +368,25 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
         rings = [quantile(away, weights, 1 - 0.4**k) for k in range(1, components)]
         found = [among(values, weights, sum((away > ring[..., None]).long() for ring in rings))]  # type: ignore[arg-type]
         found += [among(values, weights, slots) for slots in clusters(values)]
+        found += [few_at(values, weights, end) for end in (0.02, 0.98)]
         for _ in range(_TRIES):
             drawn = torch.rand(components, dtype=torch.float64).tolist()
             seeds = torch.stack([quantile(values, weights, q) for q in drawn], -1)
             nearest = (values[..., None] - seeds[..., None, :]).abs().argmin(-1)
             found.append(among(values, weights, nearest))
         return found
+
+    def few_at(values: Tensor, weights: Tensor, end: float) -> Params:
+        """A small share of a component at one end of the data; the others as all values have it."""
+        at = quantile(values, weights, end)[..., None]
+        side = values <= at if end < 0.5 else values >= at
+        start = among(values, weights, side.long())
+        probs = torch.full_like(start["probs"], _FEW / (components - 1))
+        probs[..., 1] = 1 - _FEW
+        order = [1, 0, *range(2, components)]
+        return {"probs": probs[..., order]} | {
+            name: value[..., order] for name, value in start.items() if name != "probs"
+        }
 
     def clusters(values: Tensor) -> list[Tensor]:
         """The values that lie closest together, against the rest: a component may be narrow."""
