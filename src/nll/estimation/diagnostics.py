@@ -226,7 +226,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         torch.zeros(count).bool(),
     )
     # what one unit of information tells
-    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()
+    tells = top.sums.information.diagonal().abs().clamp(min=1e-300).rsqrt()
     remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
     first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
     step = first.clone()

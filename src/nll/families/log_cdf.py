@@ -172,14 +172,20 @@ def _rule() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(nodes.reshape(-1)), torch.from_numpy(np.log(weights.reshape(-1)))
 
 
-def _integrated(log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Tensor) -> Tails:
-    """The tails of a log-concave density at `end`, given the slope of its logarithm there.
+def _integrated(
+    log_density: Callable[[Tensor], Tensor],
+    slope: Tensor,
+    end: Tensor,
+    least: Tensor | float = 1e-8,
+) -> Tails:
+    """The tails of a log-concave density at `end`, given the slope of its logarithm there, and
+    `least`, which it reaches far out.
 
     `log_density` takes (..., k) points, with parameters that have a last dimension of 1.
     """
     end, slope = torch.broadcast_tensors(end, slope)
     side = torch.where(slope.detach() >= 0, -1.0, 1.0)  # away from the mode
-    length = _length(log_density, slope.detach(), end.detach(), side)
+    length = _length(log_density, slope.detach(), end.detach(), side, least)
     nodes, log_weights = _rule()
     points = end[..., None] + (side * length)[..., None] * nodes
     tail = torch.logsumexp(log_density(points) + log_weights, -1) + length.log()
@@ -189,11 +195,15 @@ def _integrated(log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Ten
 
 
 def _length(
-    log_density: Callable[[Tensor], Tensor], slope: Tensor, end: Tensor, side: Tensor
+    log_density: Callable[[Tensor], Tensor],
+    slope: Tensor,
+    end: Tensor,
+    side: Tensor,
+    least: Tensor | float,
 ) -> Tensor:
     """How far the density takes to fall by exp(-40), to a factor of 2: at most 40 / |slope|."""
     with torch.no_grad():
-        length = _FALL / slope.abs().clamp(min=1e-8)
+        length = _FALL / slope.abs().clamp(min=least)
         top = log_density(end[..., None])[..., 0]
         for _ in range(64):
             fall = top - log_density((end + side * length / 2)[..., None])[..., 0]
@@ -244,7 +254,7 @@ def _beta(end: Tensor, up: Tensor, down: Tensor) -> Tails:
     slope = torch.where(
         end.abs() < 1, close, up * torch.sigmoid(-logit) - down * torch.sigmoid(logit)
     )
-    return _integrated(log_density, slope, end)
+    return _integrated(log_density, slope, end, small.detach().clamp(max=1e-8))
 
 
 def _student(x: Tensor, df: Tensor, loc: Tensor, scale: Tensor) -> Tails:
