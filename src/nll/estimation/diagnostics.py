@@ -241,9 +241,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
             torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
             torch.where(held[open_], aim[:, None], at[open_]),
         )
-        found = problem.maximise_held(
-            start, held[open_], _ENOUGH, most_steps, _INNER_SHRINKS
-        )
+        found = problem.maximise_held(start, held[open_], _ENOUGH, most_steps, _INNER_SHRINKS)
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]

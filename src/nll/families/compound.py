@@ -398,7 +398,9 @@ def _mixture(family: type[td.Distribution], components: int) -> type[Compound]:
                 for first in _apart(width[0], size):
                     low, high = order[..., first, None], order[..., first + size - 1, None]
                     near = (values >= low) & (values <= high)
-                    found.append(torch.where(near, 0, 1 + (values > high).long() % (components - 1)))
+                    found.append(
+                        torch.where(near, 0, 1 + (values > high).long() % (components - 1))
+                    )
         return found
 
     def sample(self: Any, sample_shape: Any = ()) -> Tensor:
