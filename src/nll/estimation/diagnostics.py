@@ -34,7 +34,7 @@ _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS = 24, 12  # along a profile, and Newton steps of the other numbers in each
 _INNER_SHRINKS = 8  # of the radius in a row: enough to tell a wall
 _FALLEN_ROUNDS = 10  # for which a profile is followed that has fallen, to something higher beyond
-# times the way to what a number's size or information tells: beyond, the digits of the data are lost
+# times the way to what a number's size or information tells: beyond, digits of the data are lost
 _VAST = 1e6
 _LONGEST = 5.0  # step of the logarithm of a parameter, or the like
 _ENOUGH = 1e-8  # a decrement at which a profile is told

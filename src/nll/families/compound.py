@@ -26,7 +26,7 @@ from nll.solvers.parameters import Parameter, Params
 from nll.solvers.trust_region import Sums
 
 _TRIES = 8  # random starts of a mixture
-# Shares of the values that a narrow component may hold, and how many such places are tried for each.
+# Shares of the values that a narrow component may hold, and how many places are tried for each
 _NARROW_SHARES, _PLACES = (0.1, 0.2, 0.4), 3
 _FEW = 0.05  # the share of a component at an end of the data, where a search starts
 _LEAST_SHARE = 1e-6  # of a component that means something
