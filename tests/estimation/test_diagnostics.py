@@ -304,3 +304,49 @@ def test_fits_differentiate_whatever_is_around_them(mode):
         g = fit(td.Gamma, torch.tensor(x).abs())
         assert bool(g.interval(method="profile")["rate"].isfinite().all())
         assert len(g.bootstrap(10)) == 10
+
+
+# ---- Mechanisms that gave a wrong verdict or a lower peak ----------------------------------------
+
+
+def test_a_parameter_so_far_out_that_its_curvature_is_rounding_is_at_its_limit():
+    data = np.array([2.81, 2.01, 2.11, 2.9, 0.94, 3.01, 2.34, 1.27, 3.86, 2.87, 4.44, 3.68])
+    start = {"df1": 1e105, "df2": 2.8}
+    there = fit(td.FisherSnedecor, truncated(data, -np.inf, 10.3), start=start)
+    assert not there.status.startswith("converged")
+
+
+def test_a_mixture_is_searched_from_a_narrow_cluster():
+    wide = np.linspace(-5.0, 3.0, 60)
+    narrow = 2.4 + 0.05 * np.linspace(-1.0, 1.0, 7)
+    found = fit(nll.mixture(td.Normal, 2), np.concatenate([wide, narrow]))
+    assert found.converged
+    assert 0.01 < float(found.params["scale"].min()) < 0.1
+
+
+def test_a_mixture_is_searched_from_a_small_share_at_an_end():
+    values = [0.51, 1.0013675632884258, 2.813222942799308, 0.26, 0.34336948260793826]
+    values += [1.2859321747508368, 0.73, 1.1897650972191876]
+    left = [True, False, False, True, False, False, True, False]
+    values[0], values[3], values[6] = 0.511886451875757, 0.25957304708332735, 0.7304029130135231
+    found = fit(nll.mixture(td.Exponential, 2), censored(values, left=left))
+    assert found.converged
+    assert found.log_likelihood == pytest.approx(-9.6421415895, abs=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-12])
+def test_probabilities_of_counts_do_not_exceed_one_near_a_total_count_of_zero(scale):
+    fixed = {"total_count": scale, "probs": 1 - 1e-6}
+    data = censored([0.0, 0.0], [2.0, 0.0])
+    there = fit(td.NegativeBinomial, truncated(data, -np.inf, 3.0), fixed=fixed)
+    assert -1e-8 < there.log_likelihood <= 0.0
+
+
+def test_equal_censored_rows_and_a_common_window_give_the_same_likelihood():
+    values = [0.4, 0.7, 1.1, 1.9] + 8 * [2.0]
+    right = [value == 2.0 for value in values]
+    once = fit(td.Gamma, truncated(censored(values, right=right), 0.1, 9.0))
+    window = [0.1] * len(values), [9.0] * len(values)
+    again = fit(td.Gamma, truncated(censored(values, right=right), *window))
+    assert once.log_likelihood == pytest.approx(again.log_likelihood, abs=1e-9)
+    assert once.n == again.n == 12

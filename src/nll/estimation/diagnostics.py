@@ -24,13 +24,14 @@ _DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter i
 # A number is told, whatever its information, if the log-likelihood has fallen by the first, and by
 # this share of it where the way was a fourth as long: it is not level in between.
 _STEEP, _SHARE = 0.05, 1e-3
+_REMOTE = 25.0  # of the logarithm of a parameter: what lies beyond may be computed without digits
 _TREND = 2.0  # times larger, or smaller, errors far out: they have no limit
 _LIKE = 2.0  # times as much, or as little, as a parabola falls
 _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
 # times the noise: what a profile may fall by on the way to a boundary, where digits are lost
 _LEVEL = 1e3
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
-_ROUNDS, _INNER_STEPS = 28, 12  # along a profile, and Newton steps of the other numbers in each
+_ROUNDS, _INNER_STEPS = 24, 12  # along a profile, and Newton steps of the other numbers in each
 _INNER_SHRINKS = 8  # of the radius in a row: enough to tell a wall
 _FALLEN_ROUNDS = 10  # for which a profile is followed that has fallen, to something higher beyond
 # times the way to what a number's size or information tells: beyond, digits of the data are lost
@@ -100,23 +101,25 @@ def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     """Whether the likelihoods of (B) data sets fall at all on both sides, along each column of the
     covariance.
 
-    It is asked of numbers whose error is doubtful, where the steps proved a maximum in the other
+    It is asked of numbers whose error is doubtful, or that are so far out that their curvature may
+    be rounding, where the steps proved a maximum in the other
     directions: one that had run off before has hardly any curvature, but nor does the likelihood
         fall on the way to its limit.
     """
     errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
     most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
-    fine, doubtful = errors.isfinite().all(1), ~(errors < most)
+    remote = ~problem.layout.unbounded & (theta.abs() > _REMOTE)
+    fine, doubtful = errors.isfinite().all(1), ~(errors < most) | remote
     if not bool(doubtful.any()):
         return fine
     here = problem.value(problem.layout.natural(theta))
     least = 10 * _NOISE * (problem.unit + here.abs())
     share = torch.where(problem.layout.unbounded, 1.0, (_DOUBTFUL / errors).clamp(max=1.0))
     for p in doubtful.any(0).nonzero()[:, 0].tolist():
-        step = (
-            torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0)
-            * share[:, p, None]
-        )
+        along = inverse[:, :, p] / errors[:, p, None]
+        alone = errors[:, p, None] * (torch.arange(theta.shape[1]) == p)
+        step = torch.where(remote[:, p, None], alone, along) * share[:, p, None]
+        step = torch.where(fine[:, None], step, 0.0)
         for side in (-1.0, 1.0):
             fall = here - problem.value(problem.layout.natural(theta + side * step))
             fine &= (fall > least) | ~doubtful[:, p]
@@ -223,13 +226,14 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         torch.zeros(count).bool(),
     )
     # what one unit of information tells
-    tells = top.sums.information.diagonal().clamp(min=1e-300).rsqrt()
+    tells = top.sums.information.diagonal().abs().clamp(min=1e-300).rsqrt()
     remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
     first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
     step = first.clone()
     move = torch.zeros_like(at)  # of all numbers in the last round, for a step of 1
     open_, since = torch.arange(count), torch.zeros(count)
     least = _LEVEL * noise(problem, best)
+    most_steps = _INNER_STEPS if top.reached else _INNER_STEPS // 2
     for round_ in range(_ROUNDS):
         aim = at[open_, number[open_]] + (side * step)[open_]
         start = higher(
@@ -237,7 +241,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
             torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
             torch.where(held[open_], aim[:, None], at[open_]),
         )
-        found = problem.maximise_held(start, held[open_], _ENOUGH, _INNER_STEPS, _INNER_SHRINKS)
+        found = problem.maximise_held(start, held[open_], _ENOUGH, most_steps, _INNER_SHRINKS)
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]

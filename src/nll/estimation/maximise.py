@@ -21,6 +21,7 @@ from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.units import Units
 
 _RESTARTS = 5  # from a higher place beyond
+_SLOW = 2  # restarts that did not end: it goes along a ridge, and more of them end nowhere either
 _FIRST_STEPS = 60  # after which it is looked whether there is anything to be reached
 _INSIDE = 3.0  # a free number that is well inside
 # an eigenvalue of information of unit diagonal, for each parameter, that is rounding
@@ -139,7 +140,7 @@ def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | N
     """The search carried on from whatever is higher around its end; what is around, unless it is a
     maximum.
     """
-    around, rising = Surroundings(), False
+    around, rising, slow = Surroundings(), False, 0
     for _ in range(_RESTARTS):
         if top.decrement != top.decrement or diagnostics.is_maximum(problem, top):
             return top, None
@@ -158,7 +159,8 @@ def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | N
         if again.decrement != again.decrement or not gain > 0:
             break
         top = again._replace(steps=top.steps + again.steps)
-        if rising:
+        slow += not again.reached
+        if rising or slow == _SLOW:
             break
     return top, around._replace(rising=rising)
 

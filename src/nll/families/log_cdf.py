@@ -101,15 +101,19 @@ def _rule() -> tuple[Tensor, Tensor]:
 
 
 def integrated_tails(
-    log_density: Callable[[Tensor], Tensor], derivative: Tensor, end: Tensor
+    log_density: Callable[[Tensor], Tensor],
+    derivative: Tensor,
+    end: Tensor,
+    least: Tensor | float = 1e-8,
 ) -> Tails:
-    """The tails of a log-concave density at `end`, given the derivative of its logarithm there.
+    """The tails of a log-concave density at `end`, given the derivative of its logarithm there, and
+    the size `least` of that derivative far out.
 
     `log_density` takes (..., k) points, with parameters that have a last dimension of 1.
     """
     end, derivative = torch.broadcast_tensors(end, derivative)
     side = torch.where(derivative.detach() >= 0, -1.0, 1.0)  # away from the mode
-    length = _length(log_density, derivative.detach(), end.detach(), side)
+    length = _length(log_density, derivative.detach(), end.detach(), side, least)
     nodes, log_weights = _rule()
     points = end[..., None] + (side * length)[..., None] * nodes
     tail = torch.logsumexp(log_density(points) + log_weights, -1) + length.log()
@@ -118,11 +122,15 @@ def integrated_tails(
 
 
 def _length(
-    log_density: Callable[[Tensor], Tensor], derivative: Tensor, end: Tensor, side: Tensor
+    log_density: Callable[[Tensor], Tensor],
+    derivative: Tensor,
+    end: Tensor,
+    side: Tensor,
+    least: Tensor | float,
 ) -> Tensor:
     """How far the density takes to fall by exp(-40), to a factor of 2."""
     with torch.no_grad():
-        length = _FALL / derivative.abs().clamp(min=1e-8)
+        length = _FALL / derivative.abs().clamp(min=least)
         top = log_density(end[..., None])[..., 0]
         for _ in range(64):
             fall = top - log_density((end + side * length / 2)[..., None])[..., 0]
@@ -171,7 +179,8 @@ def beta_tails(end: Tensor, up: Tensor, down: Tensor) -> Tails:
     logit = up.log() - down.log() + end
     near = -up * torch.expm1(end.clamp(-1, 1)) * torch.sigmoid(-logit)
     far = up * torch.sigmoid(-logit) - down * torch.sigmoid(logit)
-    return integrated_tails(log_density, torch.where(end.abs() < 1, near, far), end)
+    least = torch.minimum(up, down).detach().clamp(max=1e-8)
+    return integrated_tails(log_density, torch.where(end.abs() < 1, near, far), end, least)
 
 
 # ---- Censored and truncated rows -----------------------------------------------------------------

@@ -18,6 +18,9 @@ from nll.solvers.parameters import Parameter, Params
 
 _TRIES = 8  # random starts
 _LEAST_SHARE = 1e-6  # of a component that means something
+# Shares of the values that a narrow component may hold, and how many places are tried for each.
+_NARROW_SHARES, _PLACES = (0.1, 0.2, 0.4), 3
+_FEW = 0.05  # the share of a component at an end of the data, where a search starts
 
 
 def mixture(family: type[td.Distribution], components: int = 2) -> Mixture:
@@ -136,9 +139,51 @@ class Mixture(Compound):
         starts = [
             self.among(values, weights, sum((away > ring[..., None]).long() for ring in rings))  # type: ignore[arg-type]
         ]
+        starts += [self.among(values, weights, slots) for slots in self._clusters(values)]
+        starts += [self._few_at(values, weights, end) for end in (0.02, 0.98)]
         for _ in range(_TRIES):
             drawn = torch.rand(self.components, dtype=torch.float64).tolist()
             seeds = torch.stack([quantile(values, weights, q) for q in drawn], -1)
             nearest = (values[..., None] - seeds[..., None, :]).abs().argmin(-1)
             starts.append(self.among(values, weights, nearest))
         return starts
+
+    def _few_at(self, values: Tensor, weights: Tensor, end: float) -> Params:
+        """The start with a small share of a component at one end of the data, the others as for all
+        values.
+        """
+        at = quantile(values, weights, end)[..., None]
+        side = values <= at if end < 0.5 else values >= at
+        start = self.among(values, weights, side.long())
+        probs = torch.full_like(start["probs"], _FEW / (self.components - 1))
+        probs[..., 1] = 1 - _FEW
+        order = [1, 0, *range(2, self.components)]
+        return {"probs": probs[..., order]} | {
+            name: value[..., order] for name, value in start.items() if name != "probs"
+        }
+
+    def _clusters(self, values: Tensor) -> list[Tensor]:
+        """The values that lie closest together vs. the rest: a component may be narrow."""
+        ordered, count = values.sort(-1).values, values.shape[-1]
+        slots = []
+        for size in sorted({max(3, round(share * count)) for share in _NARROW_SHARES}):
+            if size >= count:
+                continue
+            width = ordered[..., size - 1 :] - ordered[..., : count - size + 1]
+            for first in _apart(width[0], size):
+                low, high = ordered[..., first, None], ordered[..., first + size - 1, None]
+                near = (values >= low) & (values <= high)
+                others = 1 + (values > high).long() % (self.components - 1)
+                slots.append(torch.where(near, 0, others))
+        return slots
+
+
+def _apart(width: Tensor, size: int) -> list[int]:
+    """Where the narrowest windows of `size` sorted values begin that do not overlap."""
+    starts: list[int] = []
+    for first in width.argsort().tolist():
+        if all(abs(first - other) >= size for other in starts):
+            starts.append(first)
+            if len(starts) == _PLACES:
+                break
+    return starts
