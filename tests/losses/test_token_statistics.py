@@ -239,7 +239,7 @@ BAD = [
     ({"linear_bias": torch.ones(5)}, ValueError, "linear_bias with a linear_weight only"),
     ({"input": torch.tensor(1.0)}, ValueError, r"scores of shape \(..., C\)"),
     ({"temperature": 0.0}, ValueError, "temperature above 0"),
-    ({"max_memory": -1}, ValueError, "at least one byte, got -1"),
+    ({"max_memory": -1}, ValueError, "at least 1, got -1"),
 ]
 
 
