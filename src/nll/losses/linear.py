@@ -240,7 +240,8 @@ def _shapes(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]
     x, dtype = tensors[0], sum_dtype(tensors[0])
     loss = x.new_empty(x.shape[:1] if flat.reduction == "none" else (), dtype=dtype)
     gradients = operators.unfilled(tensors[:3], wanted, logits_dtype(x), dtype, dtype)
-    return (loss,), (*gradients, loss.new_empty(()))
+    late = x.dtype in HALF and flat.reduction == "mean"  # as in `_normalised`
+    return (loss,), (*gradients, loss.new_empty((), dtype=_precise(loss) if late else dtype))
 
 
 def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: Any) -> Gradients:
