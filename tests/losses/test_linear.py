@@ -173,9 +173,9 @@ def test_a_stored_gradient_is_handed_over_and_a_second_is_computed(backend):
 
 def test_what_nobody_asks_for_is_not_computed(monkeypatch):
     products = []
-    plain = matmul.Products._add_to_head
+    plain = matmul.Products.add_to_head
     monkeypatch.setattr(
-        matmul.Products, "_add_to_head", lambda *args: (products.append("head"), plain(*args))
+        matmul.Products, "add_to_head", lambda *args: (products.append("head"), plain(*args))
     )
     x, head, y = layer_of(30, 11)
     nll.linear_cross_entropy(x, head.detach(), y).backward()
@@ -190,9 +190,9 @@ def test_what_nobody_asks_for_is_not_computed(monkeypatch):
 
 def test_ignored_rows_are_not_multiplied(monkeypatch):
     multiplied = []
-    plain = matmul.Products.scores
+    plain = matmul.Products.logits
     monkeypatch.setattr(
-        matmul.Products, "scores", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1]
+        matmul.Products, "logits", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1]
     )
     x, head, y = layer_of(100, 11)
     y[::4] = -100

@@ -155,7 +155,7 @@ def test_products_of_float16_on_an_accelerator(size, monkeypatch):
     """Where float16 is multiplied as it is, its gradient by the scores is stored as shares of each
     row's largest.
     """
-    monkeypatch.setattr(matmul, "_multiplies", lambda input: True)
+    monkeypatch.setattr(matmul, "multiplies_fast", lambda input: True)
     layer = Layer(torch.float16)
     for weights in (
         {"weight": layer.weight * size},

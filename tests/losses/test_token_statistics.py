@@ -237,9 +237,9 @@ BAD = [
     ({"topk": 6}, ValueError, r"topk in \[0, 5\], got 6"),
     ({"topk": 1.0}, TypeError, "topk to be an int"),
     ({"linear_bias": torch.ones(5)}, ValueError, "linear_bias with a linear_weight only"),
-    ({"input": torch.tensor(1.0)}, ValueError, r"scores of shape \(..., C\)"),
+    ({"input": torch.tensor(1.0)}, ValueError, r"logits of shape \(..., C\)"),
     ({"temperature": 0.0}, ValueError, "temperature above 0"),
-    ({"max_memory": -1}, ValueError, "at least one byte, got -1"),
+    ({"max_memory": -1}, ValueError, "at least 1, got -1"),
 ]
 
 

@@ -44,7 +44,7 @@ class Standard(NamedTuple):
     def applied(self, x: Tensor) -> Tensor:
         """Return the columns (n, p), or with the intercept (n, p + 1)."""
         x = (x.double() - self.centre) * self.scale
-        return torch.nn.functional.pad(x, (1, 0), value=1.0) if self.intercept else x
+        return torch.cat([x.new_ones(len(x), 1), x], 1) if self.intercept else x
 
 
 class RowSums(NamedTuple):
@@ -130,7 +130,7 @@ def _square(
 
 def _by_class(numbers: Tensor, x: Tensor) -> Tensor:
     """(n, K - 1) times (n, p), as (n, (K - 1) p)."""
-    return (numbers[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+    return (numbers[:, :, None] * x[:, None, :]).flatten(1)
 
 
 def _compiled(

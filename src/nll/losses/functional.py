@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nll import _torch
-from nll.kernels import reference
+from nll.kernels import reductions, reference
 from nll.kernels.layout import class_dim, rows_shape
 from nll.kernels.types import Options
 from nll.losses import arguments, autograd, dispatch, linear, matmul, operators
@@ -80,13 +80,13 @@ def nll_loss(
     dispatch.guard_labels(route, input, target, ignore_index)
     try:
         rows = route.backend.nll_loss(input, target, ignore_index)
-        weights = reference.label_weights(input, target, weight, ignore_index)
+        weights = reductions.label_weights(input, target, weight, ignore_index)
     except IndexError as error:
         classes = input.shape[class_dim(input)]
         raise arguments.label_error(target, classes, ignore_index) or error from None
     rows = rows.to(weights.dtype)
-    rows = rows if weight is None else reference.product(weights, rows)
-    loss = reference.reduce(rows, weights, reduction)
+    rows = rows if weight is None else reductions.product(weights, rows)
+    loss = reductions.reduce(rows, weights, reduction)
     # Under autocast PyTorch's nll_loss returns float32.
     return loss if _torch.autocast_dtype(input.device.type) is not None else loss.to(input.dtype)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nll import _torch
-from nll.kernels import reference
+from nll.kernels import reductions, reference
 from nll.losses import arguments, operators
 from nll.losses.matmul import autocast, linear, plan, products_of, rows_by_definition, sum_dtype
 from nll.losses.rowwise import Rowwise, blocks, over_blocks
@@ -104,7 +104,7 @@ def linear_kl_divergence(
     (flat,) = _LOSS(options, tensors, (None if weights is None else weights.reshape(-1),))
     divergence = flat.reshape(rows)  # type: ignore[union-attr]
     weights = None if weights is None else weights.to(divergence.dtype)
-    return reference.reduce(divergence, torch.ones_like(divergence), reduction, weights)
+    return reductions.reduce(divergence, torch.ones_like(divergence), reduction, weights)
 
 
 # The model's input (N, F), head (C, F) and bias; the target's, or probabilities (N, C), None, None.

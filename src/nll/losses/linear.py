@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.kernels import reference
+from nll.kernels import reductions, reference
 from nll.kernels.types import Options
 from nll.losses import autograd, dispatch, operators
 from nll.losses.matmul import (
@@ -181,7 +181,7 @@ def _normalised(problem: Problem, options: Options) -> _Normalised:
         factor = factor.to(sum_dtype(x))
     if options.reduction != "mean":
         return _Normalised(factor, 1.0, 1.0, options.z_loss)
-    of_loss, kept = reference.denominators(
+    of_loss, kept = reductions.denominators(
         like(problem), problem.target, problem.weight, options.ignore_index
     )
     same = kept is of_loss
@@ -240,7 +240,8 @@ def _shapes(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]
     x, dtype = tensors[0], sum_dtype(tensors[0])
     loss = x.new_empty(x.shape[:1] if flat.reduction == "none" else (), dtype=dtype)
     gradients = operators.unfilled(tensors[:3], wanted, logits_dtype(x), dtype, dtype)
-    return (loss,), (*gradients, loss.new_empty(()))
+    late = x.dtype in HALF and flat.reduction == "mean"  # as in `_normalised`
+    return (loss,), (*gradients, loss.new_empty((), dtype=_precise(loss) if late else dtype))
 
 
 def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: Any) -> Gradients:
@@ -255,9 +256,9 @@ def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: 
     return _multiplied(gradients, by * scale, problem.head.dtype, consume=True)
 
 
-def _scaled(tensors: Any, stored: Any, grads: Any, consume: bool) -> Gradients:
+def _scaled(dtype: torch.dtype, stored: Any, grads: Any, consume: bool) -> Gradients:
     *gradients, scale = stored
-    return _multiplied(gradients, grads[0] * scale, tensors[1].dtype, consume)
+    return _multiplied(gradients, grads[0] * scale, dtype, consume)
 
 
 def _multiplied(
@@ -302,7 +303,7 @@ def _definition(flat: _Options, tensors: Any, factors: Any) -> tuple[Tensor]:
     (loss, *squared_lse), _ = over_blocks(function, rows, shared, step)
     squared = squared_lse[0] if squared_lse else None
     of_rows = target, weight, row_weights
-    return (reference.reduce_losses(loss, squared, like(problem), *of_rows, options),)
+    return (reductions.reduce_losses(loss, squared, like(problem), *of_rows, options),)
 
 
 LOSS = operators.Loss(

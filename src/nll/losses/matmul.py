@@ -199,12 +199,12 @@ class Products:
                 head = self._head(slab)
                 of_input = columns @ head if of_input is None else of_input.addmm_(columns, head)
             if self.of_head is not None:
-                self._add_to_head(slab, columns.t(), x)
+                self.add_to_head(slab, columns.t(), x)
         if of_input is not None:
             self.of_input[rows] = of_input.to(g.dtype)  # type: ignore[index]
         self.started = 1
 
-    def _add_to_head(self, slab: slice, a: Tensor, b: Tensor) -> None:
+    def add_to_head(self, slab: slice, a: Tensor, b: Tensor) -> None:
         total = self.of_head[slab]  # type: ignore[index]
         if total.dtype is a.dtype:
             total.addmm_(a, b, beta=self.started)

@@ -49,13 +49,16 @@ class Loss:
     # (options, tensors, factors) -> outputs; the derivatives of rows with factor 0 must be finite
     definition: Callable[..., Tensors]
     stores: Callable[[Any], bool] = _never  # whether the forward pass computes gradients
-    # (tensors, stored, grads, consume) -> gradients; may overwrite what is stored to consume it
+    # (dtype, stored, grads, consume) -> gradients; may overwrite what is stored to consume it
     scaled: Callable[..., Tensors] | None = None
     n_stored: int = 0
     operator: Any = field(init=False)
+    backward_operator: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "operator", _register(self))
+        operator, backward_operator = _register(self)
+        object.__setattr__(self, "operator", operator)
+        object.__setattr__(self, "backward_operator", backward_operator)
 
     @property
     def n_tensors(self) -> int:
@@ -116,6 +119,7 @@ class _Function(torch.autograd.Function):
         flags = loss.stored(options, ctx.needs_input_grad[2 : 2 + loss.n_inputs])
         outputs, stored = loss.forward(options, tensors, flags)
         ctx.loss, ctx.options, ctx.stored = loss, options, stored if any(flags) else None
+        ctx.dtype = tensors[0].dtype  # type: ignore[union-attr]
         ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
         ctx.save_for_backward(*tensors, *(outputs[i] for i in loss.saved))
         return tuple(outputs)
@@ -129,16 +133,18 @@ class _Function(torch.autograd.Function):
 
 def _backward(ctx: Any, grads: Any) -> tuple:
     loss: Loss = ctx.loss
-    n, tensors = loss.n_inputs, ctx.saved_tensors[: loss.n_tensors]
+    n = loss.n_inputs
     wanted, grads = ctx.needs_input_grad[2 : 2 + n], grads[: loss.n_outputs]
     batched = any(map(_torch.batched, grads))
-    if torch.is_grad_enabled() or (batched and ctx.stored is None):
-        gradients = loss.gradients_by_definition(ctx.options, tensors, wanted, grads)
-    elif ctx.stored is not None:
-        gradients = loss.scaled(tensors, ctx.stored, grads, not batched)  # type: ignore[misc]
+    if ctx.stored is not None and not torch.is_grad_enabled():  # the tensors may have changed since
+        gradients = loss.scaled(ctx.dtype, ctx.stored, grads, not batched)  # type: ignore[misc]
         ctx.stored = ctx.stored if batched else None
+        return None, None, *gradients, *[None] * (loss.n_tensors - n)
+    saved = ctx.saved_tensors  # to be read once, for checkpoints
+    tensors, saved = saved[: loss.n_tensors], saved[loss.n_tensors :]
+    if torch.is_grad_enabled() or batched:
+        gradients = loss.gradients_by_definition(ctx.options, tensors, wanted, grads)
     else:
-        saved = ctx.saved_tensors[loss.n_tensors :]
         gradients = loss.gradients(ctx.options, tensors, wanted, saved, grads)
     return None, None, *gradients, *[None] * (loss.n_tensors - n)
 
@@ -146,85 +152,91 @@ def _backward(ctx: Any, grads: Any) -> tuple:
 # ---- Operators -----------------------------------------------------------------------------------
 
 
-def _register(loss: Loss) -> Any:
+def _register(loss: Loss) -> tuple[Any, Any]:
     """The loss as two operators, between which the graph holds only what is saved.
 
     Which backend runs is chosen when they run. An empty tensor stands for a gradient that is not
     requested.
     """
-    n_tensors, n_inputs, name = loss.n_tensors, loss.n_inputs, f"nll::{loss.name}"
-    n_arguments = n_tensors + len(loss.options_type._fields)
-
-    def unpacked(values: Any) -> tuple[Any, Any, Sequence[bool]]:
-        options = loss.options_type(*values[n_tensors:n_arguments])
-        return options, values[:n_tensors], loss.stored(options, values[-1])
-
-    def joined(outputs: Tensors, stored: Tensors, like: Tensor) -> Any:
-        results: Any = (*outputs, *_present(stored, like))
-        return results if len(results) > 1 else results[0]
-
-    def forward(*values: Any) -> Any:
-        options, tensors, wanted = unpacked(values)
-        return joined(*loss.forward(options, tensors, wanted), tensors[0])
-
-    def shapes(*values: Any) -> Any:
-        options, tensors, wanted = unpacked(values)
-        return joined(*loss.shapes(options, tensors, wanted), tensors[0])
-
-    def gradients(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
-        options, tensors, _ = unpacked(values)
-        return _present(
-            loss.gradients(options, tensors, tuple(values[-1]), saved, grads), tensors[0]
-        )
-
-    def gradient_shapes(grads: Any, saved: Any, *values: Any) -> list[Tensor]:
-        return _present(unfilled(values[:n_inputs], values[-1]), values[0])
-
+    run = _Operator(loss)
     schema, wanted = f"{loss.tensors}, {loss.options}", ", bool[] wanted"
     returned = ", ".join(["Tensor"] * (loss.outputs + loss.n_stored))
     operator = torch.library.custom_op(
-        name,
-        _untracked(forward),
+        f"nll::{loss.name}",
+        _untracked(run.forward),
         mutates_args=(),
         schema=f"({schema}{wanted if loss.n_stored else ''}) -> ({returned})",
     )
-    operator.register_fake(shapes)
     backward_operator = torch.library.custom_op(
-        f"{name}_backward",
-        _untracked(gradients),
+        f"nll::{loss.name}_backward",
+        _untracked(run.gradients),
         mutates_args=(),
         schema=f"(Tensor[] grads, Tensor[] saved, {schema}{wanted}) -> Tensor[]",
     )
-    backward_operator.register_fake(gradient_shapes)
+    operator.register_fake(run.shapes)
+    operator.register_autograd(run.backward, setup_context=run.setup)
+    backward_operator.register_fake(run.gradient_shapes)
+    return operator, backward_operator
 
-    def setup(ctx: Any, inputs: tuple, output: Any) -> None:
+
+class _Operator:
+    """What the operators of a loss do; their arguments are its tensors, options and `wanted`."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    def unpacked(self, values: Any) -> tuple[Any, Any, Sequence[bool]]:
+        loss, n = self.loss, self.loss.n_tensors
+        options = loss.options_type(*values[n : n + len(loss.options_type._fields)])
+        return options, values[:n], loss.stored(options, values[-1])
+
+    def forward(self, *values: Any) -> Any:
+        return _joined(*self.loss.forward(*self.unpacked(values)), values[0])
+
+    def shapes(self, *values: Any) -> Any:
+        return _joined(*self.loss.shapes(*self.unpacked(values)), values[0])
+
+    def gradients(self, grads: Any, saved: Any, *values: Any) -> list[Tensor]:
+        options, tensors, _ = self.unpacked(values)
+        gradients = self.loss.gradients(options, tensors, tuple(values[-1]), saved, grads)
+        return _present(gradients, values[0])
+
+    def gradient_shapes(self, grads: Any, saved: Any, *values: Any) -> list[Tensor]:
+        return _present(unfilled(values[: self.loss.n_inputs], values[-1]), values[0])
+
+    def setup(self, ctx: Any, inputs: tuple, output: Any) -> None:
+        loss, n = self.loss, self.loss.n_tensors
         outputs = output if isinstance(output, tuple) else (output,)
-        ctx.arguments = *[None] * n_tensors, *inputs[n_tensors:]
+        ctx.arguments = *[None] * n, *inputs[n:]
         ctx.mark_non_differentiable(*outputs[loss.n_outputs :])
         saved = *(outputs[i] for i in loss.saved), *outputs[loss.outputs :]
-        ctx.save_for_backward(*inputs[:n_tensors], *saved)
+        ctx.save_for_backward(*inputs[:n], *saved)
 
-    def backward(ctx: Any, *grads: Tensor) -> tuple:
-        tensors, saved = ctx.saved_tensors[:n_tensors], list(ctx.saved_tensors[n_tensors:])
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple:
+        loss, n, n_inputs = self.loss, self.loss.n_tensors, self.loss.n_inputs
+        saved = list(ctx.saved_tensors)  # to be read once, for checkpoints
+        tensors, saved = saved[:n], saved[n:]
         wanted, grads = list(ctx.needs_input_grad[:n_inputs]), grads[: loss.n_outputs]
-        if any(ctx.needs_input_grad[n_inputs:n_tensors]):
+        if any(ctx.needs_input_grad[n_inputs:n]):
             raise RuntimeError(
                 "expected no gradient with respect to the target or weights in a program exported "
                 "without one"
             )
-        options, _, stored = unpacked(ctx.arguments)
+        options, _, stored = self.unpacked(ctx.arguments)
         if torch.is_grad_enabled():
             results = loss.gradients_by_definition(options, tensors, wanted, grads)
         elif all(there or not want for there, want in zip(stored, wanted, strict=True)):
-            results = loss.scaled(tensors, saved[-loss.n_stored :], grads, False)  # type: ignore[misc]
+            results = loss.scaled(tensors[0].dtype, saved[-loss.n_stored :], grads, False)  # type: ignore[misc]
         else:
             saved = saved[: len(loss.saved)]
-            results = backward_operator(list(grads), saved, *tensors, *options, wanted)
+            results = loss.backward_operator(list(grads), saved, *tensors, *options, wanted)
         of_inputs = (g if want else None for g, want in zip(results, wanted, strict=True))
         return *of_inputs, *[None] * (len(ctx.arguments) - n_inputs)
 
-    operator.register_autograd(backward, setup_context=setup)
-    return operator
+
+def _joined(outputs: Tensors, stored: Tensors, like: Tensor) -> Any:
+    results: Any = (*outputs, *_present(stored, like))
+    return results if len(results) > 1 else results[0]
 
 
 def _untracked(function: Callable[..., Any]) -> Callable[..., Any]:
