@@ -13,7 +13,7 @@ from nll.regression.result import RegressionFit
 if TYPE_CHECKING:
     from nll.estimation.result import Fit
     from nll.regression.after.margins import Margins
-    from nll.regression.separated import Contrast
+    from nll.regression.separation import Contrast
 
 
 class Group(NamedTuple):

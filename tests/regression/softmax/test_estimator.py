@@ -401,9 +401,9 @@ def test_iris_has_no_finite_estimate():
     result = model.result_
     assert not result.converged
     assert re.fullmatch(
-        r"no finite estimate: class setosa and each of versicolor and virginica are separated, "
-        r"along .*; "
-        r"the log-likelihood rises towards -5\.949273\d+; finite: virginica against versicolor",
+        r"no finite estimate: class setosa is separated from versicolor and virginica, by .*; "
+        r"the log-likelihood rises towards -5\.949273\d+; "
+        r"finite contrasts: virginica vs\. versicolor",
         result.status,
     )
     assert bool(result.standard_errors["coef"].isnan().all())
@@ -450,23 +450,23 @@ LINE = np.arange(10.0)
 @pytest.mark.parametrize(
     ("x", "y", "named"),
     [
-        pytest.param(LINE, LINE > 4, "class False and class True are separated, along", id="apart"),
+        pytest.param(LINE, LINE > 4, "class False is separated from True, by", id="apart"),
         pytest.param(
             LINE * 1e6 + 1e9,
             LINE > 4,
-            "class False and class True are separated",
+            "class False is separated from True",
             id="apart, far away",
         ),
         pytest.param(
             np.r_[LINE, 4.5, 4.5],
             np.r_[LINE > 4, True, False],
-            "class False and class True are separated in some of the rows",
+            "class False is separated from True in some rows",
             id="they touch in one point",
         ),
         pytest.param(
             LINE % 2 == 0,
             (LINE % 2 == 0) & (LINE > 3),
-            "class False and class True are separated in some of the rows, along",
+            "class False is separated from True in some rows, by",
             id="a cell of the table is empty",
         ),
         pytest.param(
@@ -499,7 +499,7 @@ def test_what_has_a_limit_keeps_its_error():
     x, y = x[kept], y[kept]
     with pytest.warns(
         ConvergenceWarning,
-        match="no finite estimate: .*along x1; .*finite: b against a, c against a",
+        match=r"no finite estimate: .*by x1; .*finite contrasts: b vs\. a, c vs\. a",
     ):
         result = SoftmaxRegression().fit(x, y).result_
     errors = result.standard_errors["coef"]
@@ -534,7 +534,7 @@ def test_separated_among_many_rows():
     assert SoftmaxRegression().fit(x, y).result_.converged
     apart = x[:, 1] + 0.5 * x[:, 2] > 1.0
     y = np.where(apart, 3, y)
-    with pytest.warns(ConvergenceWarning, match="class 3 and each of 0, 1 and 2 are separated"):
+    with pytest.warns(ConvergenceWarning, match="class 3 is separated from 0, 1 and 2"):
         result = SoftmaxRegression().fit(x, y).result_
     assert margins(x, y, result.separation).min() > -1e-6
     assert {(c.of, c.against) for c in result.separation.contrasts} == {("1", "0"), ("2", "0")}
@@ -803,7 +803,7 @@ def test_an_estimate_alone_is_judged_as_well(monkeypatch):
     monkeypatch.setattr(existence, "certified_by_bound", lambda *_: False)
     assert SoftmaxRegression(standard_errors=False).fit(x, y).result_.converged
     assert SoftmaxRegression(standard_errors=False, alpha=1.0).fit(x, y).result_.converged
-    with pytest.warns(ConvergenceWarning, match="class False and class True are separated"):
+    with pytest.warns(ConvergenceWarning, match="class False is separated from True"):
         assert (
             not SoftmaxRegression(standard_errors=False)
             .fit(LINE[:, None], LINE > 4)
@@ -835,7 +835,7 @@ def test_bic_counts_the_frequencies():
     ("shape", "options", "said"),
     [
         ((200, 3, 3), {}, "Newton steps, each with the information (few coefficients and rows)"),
-        ((100_000, 12, 5), {}, "slopes from a start on some of the rows, then one information"),
+        ((100_000, 12, 5), {}, "gradients from a start on some of the rows, then one information"),
         (
             (4000, 40, 8),
             {},

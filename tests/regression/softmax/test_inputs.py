@@ -323,7 +323,7 @@ def test_what_is_computed_of_weighted_rows_has_no_unit_either():
 
 KIND, SEX = np.eye(3)[DRAW.integers(0, 3, N)], np.eye(2)[DRAW.integers(0, 2, N)]
 Z = DRAW.normal(size=N)
-HINT = '; of dummies OneHotEncoder(drop="first") leaves one out'
+HINT = '; for dummies, OneHotEncoder(drop="first") leaves one out'
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from nll.regression.choice.data import Choices, columns_of, from_long, from_wide
 from nll.regression.choice.objective import ConditionalLikelihood, fit_choices
 from nll.regression.design_matrix import Columns
 from nll.regression.softmax.fit import code_of
-from nll.regression.softmax.inputs import plain, require_finite
 from nll.regression.softmax.robust import KINDS
+from nll.regression.tables import plain, require_finite
 from nll.solvers.trust_region import Progress
 
 
