@@ -9,7 +9,6 @@ from torch import Tensor
 
 
 def without(baseline: int | None, count: int) -> list[int]:
-    """Return the numbers of the classes but the baseline."""
     return [k for k in range(count) if k != baseline]
 
 
@@ -21,7 +20,6 @@ class Classes(NamedTuple):
 
     @property
     def others(self) -> list[int]:
-        """The classes with coefficients, in order."""
         return without(self.baseline, len(self.names))
 
     @property
@@ -50,5 +48,4 @@ class Classes(NamedTuple):
         return self.to_full(torch.eye(len(self.names) - 1, dtype=torch.float64))
 
     def differences(self, full: Tensor) -> Tensor:
-        """Subtract the baseline's row from each of the others'."""
         return full[self.others] - full[self.baseline]

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.kernels.multinomial import Rows, RowSums, Standard, probability_buffer, row_sums
+from nll.kernels.multinomial import (
+    Rows,
+    RowSums,
+    Square,
+    Standard,
+    probability_buffer,
+    row_sums,
+)
 from nll.regression.collinear import dependencies, is_singular, sentence
 
 if TYPE_CHECKING:
@@ -41,12 +48,10 @@ class Frame:
 
     @property
     def intercept(self) -> bool:
-        """Whether the first column is the constant."""
         return self.standard.intercept
 
     @property
     def count(self) -> int:
-        """The number of coefficients of a linear predictor."""
         return len(self.names)
 
     def parts(self) -> Iterator[Tensor]:
@@ -158,34 +163,45 @@ class Response(NamedTuple):
     offset: Tensor | None = None
 
     def at(self, rows: slice | Tensor) -> Response:
-        """Return that of some rows."""
         return Response(*(None if part is None else part[rows] for part in self))
 
 
 Product = Callable[[Tensor], Tensor]  # the information times coefficients (K - 1, p)
 
 
+@dataclass(frozen=True)
 class Held(Frame):
     """The columns of a design in memory, dense or sparse."""
 
-    def block(self, rows: slice | Tensor) -> Tensor:
-        """Return some rows of the solver's columns."""
+    source: Any  # (n, q) as given, without the intercept
+
+    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
+        """Return some rows and columns as given, dense."""
         raise NotImplementedError
 
+    def block(self, rows: slice | Tensor) -> Tensor:
+        """Return some rows of the solver's columns."""
+        return self.applied(self.raw(rows))
+
     def parts(self) -> Iterator[Tensor]:
-        """Yield the solver's columns, a block of rows at a time."""
-        return (self.block(rows) for rows in blocks(self.length, self.count))
+        return map(self.block, blocks(self.length, self.count))
 
     def given(self, column: int | None = None) -> Tensor:
         """Return one column in its own units, (n), or all, (n, p); the intercept's is the first."""
-        raise NotImplementedError
+        ones = torch.ones(self.length, int(self.intercept), dtype=torch.float64)
+        if column is None:
+            return torch.cat([ones, self.raw(slice(None)).double()], 1)
+        if column < self.intercept:
+            return ones[:, 0]
+        return self.raw(slice(None), [column - self.intercept])[:, 0].double()
 
     def taken(self, rows: slice | Tensor) -> Self:
         """Return some rows only; the solver's columns stay the same."""
-        raise NotImplementedError
+        source = self.source[rows if isinstance(rows, slice) else rows.numpy()]
+        return replace(self, source=source, length=source.shape[0])
 
-    def row_sums(self, response: Response, theta: Tensor, **options: Any) -> RowSums:
-        """Add up the rows at coefficients (K - 1, p); options as those of the kernel."""
+    def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
+        """Add up the rows at coefficients (K - 1, p)."""
         raise NotImplementedError
 
     def curvature(self, response: Response, theta: Tensor) -> Product:
@@ -198,11 +214,8 @@ class Held(Frame):
         return True
 
 
-@dataclass(frozen=True)
 class Columns(Held):
-    """The columns of a dense design."""
-
-    source: Tensor  # (n, q) as given, without the intercept
+    """The columns of a dense design, a tensor."""
 
     @classmethod
     def of(
@@ -224,25 +237,19 @@ class Columns(Held):
         """All of the solver's columns, (n, p); they take memory."""
         return self.applied(self.source)
 
+    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
+        return self.source[rows][:, columns]
+
     def block(self, rows: slice | Tensor) -> Tensor:
-        return self.applied(self.source[rows]) if self.factor is None else self.x[rows]
+        return super().block(rows) if self.factor is None else self.x[rows]
 
-    def given(self, column: int | None = None) -> Tensor:
-        ones = torch.ones(self.length, 1, dtype=torch.float64)
-        if column is None:
-            return torch.cat([ones, self.source], 1) if self.intercept else self.source.double()
-        if column == 0 and self.intercept:
-            return ones[:, 0]
-        return self.source[:, column - self.intercept].double()
-
-    def taken(self, rows: slice | Tensor) -> Columns:
-        source = self.source[rows]
-        return replace(self, source=source, length=len(source))
-
-    def row_sums(self, response: Response, theta: Tensor, **options: Any) -> RowSums:
+    def _sums(self, response: Response, theta: Tensor, **options: Any) -> RowSums:
         if self.factor is None:
             return row_sums(Rows(self.source, *response), self.standard, theta, **options)
         return row_sums(Rows(self.x, *response), unchanged(self.count), theta, **options)
+
+    def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
+        return self._sums(response, theta, square=square)
 
     def curvature(self, response: Response, theta: Tensor) -> Product:
         """Keep the probabilities of the first product for the next ones, where they take less
@@ -257,7 +264,7 @@ class Columns(Held):
             if not known and classes <= self.count:
                 probabilities = probability_buffer(classes, self.length)
             options = {"direction": direction, "probabilities": probabilities, "known": known}
-            return self.row_sums(response, theta, **options).score
+            return self._sums(response, theta, **options).score
 
         return times
 
@@ -270,13 +277,11 @@ def about_centre(low: Tensor, high: Tensor, centre: Tensor, intercept: bool) -> 
 
 
 def unchanged(count: int) -> Standard:
-    """Take columns as they are."""
     zero = torch.zeros(count, dtype=torch.float64)
     return Standard(zero, torch.ones_like(zero), False)
 
 
 def _extent(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the least, the largest and the mean value of each column."""
     parts = [given[rows] for rows in blocks(len(given), given.shape[1])]
     ends = [torch.aminmax(part, dim=0) for part in parts]
     shares = ((part.double() / len(given)).sum(0) for part in parts)

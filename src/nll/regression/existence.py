@@ -69,7 +69,6 @@ def _moving(predictors: int) -> float:
 
 
 def _diagonal_blocks(covariance: Tensor, predictors: int) -> list[Tensor]:
-    """Return the covariance (p, p) of each predictor's coefficients."""
     p = len(covariance) // predictors
     return [covariance[at : at + p, at : at + p] for at in range(0, len(covariance), p)]
 

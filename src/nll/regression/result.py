@@ -115,7 +115,6 @@ class RegressionFit(Fit):
         )
 
     def _with_contrasts(self, separation: Separation, classes: Classes) -> RegressionFit:
-        """Fill in differences of separated classes that have a limit, with standard errors."""
         coef, covariance = self.params["coef"].clone(), self.covariance.clone()
         _, *others = classes.baseline_first
         variances = covariance.diagonal().unflatten(0, coef.shape)

@@ -28,7 +28,6 @@ class Contrast(NamedTuple):
 
     @property
     def z(self) -> Tensor:
-        """The estimates in units of their standard errors."""
         return self.estimate / self.standard_errors
 
     @property
@@ -37,7 +36,6 @@ class Contrast(NamedTuple):
         return wald.p_value(self.z)
 
     def interval(self, level: float = 0.95) -> Tensor:
-        """(p, 2): Wald's."""
         return wald.wald(self.estimate, self.standard_errors, level)
 
 
@@ -53,7 +51,6 @@ class Separation(NamedTuple):
     contrasts: tuple[Contrast, ...]  # those that have limits
 
     def sentence(self) -> str:
-        """Say which classes are separated, by which columns, and what is still finite."""
         clauses = [_separated(self.separated)] if self.separated else []
         clauses += [f"{_separated(self.partly)} in some rows"] if self.partly else []
         moving = zip(self.columns, self.direction.any(0).tolist(), strict=True)

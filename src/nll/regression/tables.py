@@ -57,12 +57,10 @@ def columns_given(X: Any) -> Any:
 
 
 def length(X: Any) -> int:
-    """Return the number of rows."""
     return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """Return an array that PyTorch can share: negative strides are copied."""
     return np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
 
 
@@ -76,7 +74,6 @@ def shared(array: np.ndarray) -> torch.Tensor:
 
 
 def column_names(X: Any) -> list[str] | None:
-    """Return those of a table; None: it has none."""
     return [str(name) for name in X.columns] if hasattr(X, "columns") else None
 
 
@@ -96,7 +93,9 @@ def require_finite(X: Any, names: list[str] | None) -> None:
         return
     if issparse(X):
         X = X.tocsr()
-        for at in np.flatnonzero(~np.isfinite(X.data)):
+        wrong = np.flatnonzero(~np.isfinite(X.data))
+        if len(wrong):
+            at = wrong[0]
             row = int(np.searchsorted(X.indptr, at, "right")) - 1
             raise ValueError(
                 f"expected finite values in X, got {X.data[at]} at row {row} of column "
@@ -121,7 +120,6 @@ def _parts(X: Any, names: list[str] | None) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _require_numbers(array: np.ndarray, names: list[str] | None) -> None:
-    """ValueError for the first entry (n, columns) that is no finite number."""
 
     def where(at: tuple[int, ...]) -> str:
         return f"at row {at[0]} of column {at[1] if names is None else repr(names[at[1]])}"

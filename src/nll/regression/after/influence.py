@@ -63,7 +63,6 @@ class Influence:
         )
 
     def __str__(self) -> str:
-        """Return a table of the rows that matter most."""
         title = f"Influence of {len(self.leverage)} rows on {len(self.names)} coefficients"
         head = f"{'row':>8}  {'Cook':>9}  {'leverage':>9}  moves most, in standard errors"
         lines = [f"{title}; the largest:", "", head]

@@ -53,12 +53,10 @@ class Margins:
 
     @property
     def standard_errors(self) -> Tensor:
-        """(K, q)."""
         return self.covariance.diagonal().clamp(min=0).sqrt().reshape(self.effects.shape)
 
     @property
     def z(self) -> Tensor:
-        """(K, q): the effects in units of their standard errors."""
         return self.effects / self.standard_errors
 
     @property
@@ -67,7 +65,6 @@ class Margins:
         return wald.p_value(self.z)
 
     def interval(self, level: float = 0.95) -> Tensor:
-        """(K, q, 2): Wald's."""
         return wald.wald(self.effects, self.standard_errors, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
@@ -93,7 +90,6 @@ class Margins:
         }
 
     def __str__(self) -> str:
-        """Return a table for each class."""
         from nll.report import table
 
         where = "averaged over the rows" if self.at == "overall" else "at the means of the columns"
@@ -159,7 +155,6 @@ class Effects:
         self.slope = torch.zeros(len(coef), count, *coef.shape, dtype=torch.float64)
 
     def moves(self, at: int, x: Tensor, d: Tensor, weights: Tensor) -> None:
-        """Add rows (n, p) whose columns have the derivative d by a variable."""
         moved = d @ self.coef.T
         _, jacobian, bend = self.response(x @ self.coef.T, moved)
         self.effects[:, at] += torch.einsum("n,nkm,nm->k", weights, jacobian, moved)
@@ -167,7 +162,6 @@ class Effects:
         self._add(at, weights, jacobian, d)
 
     def differs(self, at: int, high: Tensor, low: Tensor, weights: Tensor) -> None:
-        """Add rows with the columns that they have in a category, and in the reference."""
         for x, sign in ((high, 1.0), (low, -1.0)):
             z = x @ self.coef.T
             mean, jacobian, _ = self.response(z, torch.zeros_like(z))
@@ -258,7 +252,6 @@ def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tenso
 def predictor_margins(
     predictor: Predictor, x: Tensor, weights: Tensor, at: str, discrete: Any
 ) -> Margins:
-    """Return the effects of a softmax regression's columns, for rows x (n, p) of its design."""
     intercept = predictor.intercept
     names = predictor.columns[intercept:]
     chosen = discrete_columns(discrete, names, x[:, intercept:])

@@ -46,7 +46,6 @@ class Predictions:
 
     @property
     def standard_errors(self) -> Tensor:
-        """(n, K): of the probabilities."""
         return self.log_odds.sigmoid() * (-self.log_odds).sigmoid() * self.log_odds_errors
 
     @property
@@ -154,5 +153,4 @@ class Predictor:
         return torch.cat([ones, x], 1)
 
     def at(self, x: Tensor, level: float) -> Predictions:
-        """Predict for rows of `design`."""
         return predictions(x, self.full, self.covariance, self.baseline, level, self.classes)

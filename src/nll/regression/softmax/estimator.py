@@ -163,9 +163,8 @@ class SoftmaxRegression(FittedSoftmax):
             )
         types = [np.float64, np.float32]
         options = {"accept_sparse": "csr", "ensure_all_finite": not known_finite(given.X)}
-        X, _ = validate_data(  # type: ignore[misc]
-            self, given.X, given.codes, dtype=types, ensure_min_samples=2, **options
-        )
+        codes: Any = given.codes
+        X, _ = validate_data(self, given.X, codes, dtype=types, ensure_min_samples=2, **options)  # type: ignore[arg-type]
         if issparse(X) and not (single and self.penalty is None):
             raise ValueError("expected a dense X with penalty or sets of classes, got a sparse one")
         return X
@@ -226,7 +225,6 @@ class SoftmaxRegression(FittedSoftmax):
                 raise TypeError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
 
     def _set_coefficients(self) -> None:
-        """Spread the estimate over all classes in the order of `classes_`."""
         if not self.result_.converged:
             warnings.warn(self.result_.status, ConvergenceWarning, stacklevel=4)
         full = self._predictor.full.numpy()

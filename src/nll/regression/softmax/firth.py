@@ -31,7 +31,6 @@ class FirthProblem(Problem):
     """A softmax regression to be refitted, with the penalty."""
 
     def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
-        """Return those at several parameters (b, P)."""
         sums = super().sums(theta, which)
         (segment,) = self.segments
         x, weights = segment.parts[0][0], segment.weights[0]

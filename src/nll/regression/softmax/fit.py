@@ -24,7 +24,7 @@ from nll.regression.softmax.separation import Judged, judge
 from nll.regression.softmax.set_valued import SetValued
 from nll.regression.softmax.solver import Searched, search
 from nll.solvers.outcome import Status
-from nll.solvers.trust_region import TOLERANCE, Progress, decrement_of, maximise
+from nll.solvers.trust_region import TOLERANCE, Optimum, Progress, decrement_of, maximise
 
 _AT_MAXIMUM = 1e-4  # a decrement
 _MOST_SETTLED = 1024  # parameters whose information's eigenvectors are formed
@@ -81,7 +81,7 @@ def fit_softmax(
     else:
         objective = InMemory(columns, rows, len(classes), alpha)
     searched = search(objective, progress, standard_errors)
-    return conclude(objective, searched, coded, response, wish)
+    return conclude(objective, searched, coded, response, wish or robust.CovarianceOptions())
 
 
 def influence_on(objective: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
@@ -124,35 +124,27 @@ def conclude(
     searched: Searched,
     classes: Classes,
     response: Any,
-    options: robust.CovarianceOptions | None,
+    options: robust.CovarianceOptions,
 ) -> RegressionFit:
     """Return the fit of a likelihood whose search has ended."""
-    options = options or robust.CovarianceOptions()
     searched = _settled(objective, searched)
-    optimum, inverse, columns = searched.optimum, searched.inverse, objective.columns
+    optimum, columns = searched.optimum, objective.columns
     exists, judged = _existence(objective, searched, classes)
     converged = optimum.reached and exists
-    information = objective.information_name
+    inverse = searched.inverse if converged else None
+    covariance, information = _covariance(objective, optimum.theta, inverse, options)
     coef = objective.coef(optimum.theta) @ columns.to_given.T
-    covariance = torch.full((1, 1), torch.nan, dtype=torch.float64)
-    covariance = covariance.expand(objective.size, objective.size)
-    if converged and inverse is not None:
-        inverse, information = robust.covariance(objective, optimum.theta, inverse, options)
-        covariance = cov.transformed_by_block(inverse, columns.to_given)
     if judged.limit is not None:
         coef, covariance = judged.limit.coefficients(coef, columns.to_given)
     verdict, status = _status(objective, searched, exists, judged, classes)
     names = tuple(columns.names)
-    log_likelihood = optimum.sums.log_likelihood
-    if objective.penalised:
-        log_likelihood = objective.log_likelihood(optimum.theta)
     refit = objective.refit({"coef": coef}, optimum.steps, options.weights != "frequency")
     return RegressionFit(
         model="Softmax regression",
         discrete=True,
         params={"coef": coef},
         covariance=covariance,
-        log_likelihood=float(log_likelihood),
+        log_likelihood=_log_likelihood(objective, optimum),
         n=float(objective.length if options.weights == "sampling" else objective.counts.sum()),
         df=objective.size,
         status=status,
@@ -173,6 +165,27 @@ def conclude(
         log_likelihood_at=objective.at_coefficients(),
         search=refit if converged else None,
     )
+
+
+def _log_likelihood(objective: SoftmaxLikelihood, optimum: Optimum) -> float:
+    """Return the log-likelihood without a penalty."""
+    if objective.penalised:
+        return float(objective.log_likelihood(optimum.theta))
+    return float(optimum.sums.log_likelihood)
+
+
+def _covariance(
+    objective: SoftmaxLikelihood,
+    theta: Tensor,
+    inverse: Tensor | None,
+    options: robust.CovarianceOptions,
+) -> tuple[Tensor, str]:
+    """Return the covariance of the coefficients of the columns as given, and its name."""
+    if inverse is None:
+        unknown = torch.full((1, 1), torch.nan, dtype=torch.float64)
+        return unknown.expand(objective.size, objective.size), objective.information_name
+    covariance, name = robust.covariance(objective, theta, inverse, options)
+    return cov.transformed_by_block(covariance, objective.columns.to_given), name
 
 
 def _settled(objective: SoftmaxLikelihood, searched: Searched) -> Searched:
@@ -238,7 +251,6 @@ def _has_maximum(objective: SoftmaxLikelihood, classes: Classes) -> bool:
 
 
 def _local_maximum(bounded: bool) -> str:
-    """Say what is known of a maximum of a likelihood that may have several."""
     end = "converged: a finite maximum exists, and the Newton steps reached one"
     if not bounded:
         end = "converged: the Newton steps reached a maximum, which may not be the largest"

@@ -219,7 +219,6 @@ class FittedSoftmax(ClassifierMixin, BaseEstimator):
         return influence_on(objective, predictor.coef, tuple(self.result_.names))
 
     def _codes(self, y: Any, rows: int) -> np.ndarray:
-        """Return the place of each row's class in `classes_`."""
         y = classes_given(y)
         if len(y) != rows:
             raise ValueError(f"expected {rows} classes, one for each row, got {len(y)}")
@@ -239,11 +238,9 @@ class FittedSoftmax(ClassifierMixin, BaseEstimator):
         return self.result_.predictor  # type: ignore[return-value]  # every softmax regression has one
 
     def _design(self, X: Any) -> torch.Tensor:
-        """Return the columns of new rows, (n, p) with the constant."""
         return self._predictor.design(self._dense(X))
 
     def _dense(self, X: Any) -> np.ndarray:
-        """Return the columns of new rows, (n, p), with their zeros."""
         given = self._given(X)
         if not issparse(given):
             return np.asarray(given)
@@ -255,7 +252,6 @@ class FittedSoftmax(ClassifierMixin, BaseEstimator):
         return given.toarray()
 
     def _given(self, X: Any) -> Any:
-        """Return the columns of new rows, (n, p), dense or sparse."""
         check_is_fitted(self)
         X = columns_given(X)
         return validate_data(self, X, dtype=np.float64, accept_sparse="csr", reset=False)

@@ -97,7 +97,6 @@ class Training(NamedTuple):
         return cls(*rows, np.array(classes, dtype=y.dtype), *others, given.names)
 
     def columns(self, intercept: bool, constant: bool) -> Held:
-        """Standardise them; `constant` columns may be allowed."""
         kind = SparseColumns if issparse(self.X) else Columns
         return kind.of(self.X, self.names, intercept, constant)
 

@@ -98,7 +98,6 @@ class SoftmaxLikelihood:
 
     @property
     def size(self) -> int:
-        """The number of parameters."""
         return (self.classes - 1) * self.columns.count
 
     @property
@@ -144,7 +143,6 @@ class SoftmaxLikelihood:
         return lambda vector: product(self.coef(vector)).reshape(-1) + self.shrinkage(vector)
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
-        """Return the log-likelihood alone, without the penalty."""
         return self.row_sums(theta).log_likelihood
 
     def null_log_likelihood(self) -> float | None:
@@ -176,11 +174,9 @@ class SoftmaxLikelihood:
 
     @property
     def quadratic(self) -> Tensor:
-        """The penalty's for alpha = 1."""
         return torch.kron(*self._quadratic_factors)
 
     def shrinkage(self, theta: Tensor) -> Tensor:
-        """Return the penalty's product with a vector."""
         if not self.alpha:
             return torch.zeros_like(theta)
         between, along = self._quadratic_factors
@@ -228,7 +224,7 @@ class InMemory(SoftmaxLikelihood):
     def row_sums(
         self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
     ) -> RowSums:
-        return self.columns.row_sums(self.response, self.coef(theta), square=square)
+        return self.columns.row_sums(self.response, self.coef(theta), square)
 
     def product(self, theta: Tensor) -> Vector:
         return self.columns.curvature(self.response, self.coef(theta))
@@ -251,7 +247,6 @@ class InMemory(SoftmaxLikelihood):
         return self.of(slice(None, None, step), self.alpha / step)
 
     def of(self, rows: slice | Tensor, alpha: float = 0.0) -> InMemory:
-        """Return the likelihood of some rows."""
         return InMemory(self.columns.taken(rows), self.response.at(rows), self.classes, alpha)
 
     def among(self, allowed: Allowed) -> InMemory:
@@ -261,7 +256,6 @@ class InMemory(SoftmaxLikelihood):
         return InMemory(self.columns, response, self.classes, self.alpha)
 
     def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
-        """As the base class has it; `clusters` (n) has the number of each row's, from 0."""
         total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
         for rows in blocks(len(clusters), self.size):
             add_scores(total, clusters[rows], self.rows(rows), self.coef(theta))
@@ -328,7 +322,6 @@ def residuals(rows: Rows, coef: Tensor) -> Tensor:
 
 
 def add_scores(total: Tensor, clusters: Tensor, rows: Rows, coef: Tensor) -> None:
-    """Add the rows' scores to those of their clusters (G, (K - 1) p)."""
     scores = residuals(rows, coef)[:, :, None] * rows.x[:, None, :]
     total.index_add_(0, clusters, scores.flatten(1))
 

@@ -150,7 +150,6 @@ class SetValued(SoftmaxLikelihood):
         return total
 
     def start(self) -> Tensor:
-        """Return the maximum where each class of a set counts equally."""
         return maximise(self.even.sums, self.even.start(), None, self.unit, _ROUGH).theta
 
     def bounding(self) -> SoftmaxLikelihood | None:

@@ -163,13 +163,11 @@ class Coordinates(NamedTuple):
 
     @classmethod
     def whitening(cls, information: Tensor) -> Coordinates:
-        """Those in which a positive definite information is 1."""
         one = torch.ones(1, 1, dtype=torch.float64)
         return cls(torch.linalg.cholesky(information), one)
 
     @classmethod
     def of_null_model(cls, objective: SoftmaxLikelihood) -> Coordinates:
-        """Those in which the null model's information is 1."""
         s = _shares(objective)[1:]
         between = torch.linalg.cholesky(torch.diag(s) - torch.outer(s, s))
         root = float(objective.counts.sum()) ** 0.5
@@ -192,7 +190,6 @@ class Coordinates(NamedTuple):
         return torch.linalg.solve_triangular(self.along.T, half, upper=True, left=False).reshape(-1)
 
     def value(self, objective: SoftmaxLikelihood) -> Value:
-        """Return the log-likelihood and its gradient as a function of phi."""
 
         def value(phi: Tensor) -> tuple[Tensor, Tensor]:
             log_likelihood, score = objective.value(self.theta(phi))

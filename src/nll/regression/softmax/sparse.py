@@ -13,7 +13,6 @@ would cancel, they are formed of dense rows by the kernel, some at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,19 +43,13 @@ _DENSE_RATE = 50  # products of dense columns, in the time of one of sparse ones
 _MOST_DENSE = 1 << 24  # numbers of a design that are written out
 
 
-@dataclass(frozen=True)
 class SparseColumns(Held):
-    """The columns of a sparse design."""
-
-    source: Any  # scipy's csr_array, (n, q) as given, without the intercept
+    """The columns of a sparse design, a csr_array of SciPy's."""
 
     @classmethod
     def of(
         cls, given: Any, names: list[str] | None, intercept: bool, constant: bool = False
     ) -> SparseColumns:
-        """Standardise the columns `given` (n, q); ValueError for too many of them, or constant ones
-        (see `Columns`).
-        """
         given = csr_array(given)  # not a matrix, whose * is another
         n, q = given.shape
         if q > _MOST_COLUMNS:
@@ -86,31 +79,11 @@ class SparseColumns(Held):
     def can_be_dense(self) -> bool:
         return self.length * self.count <= _MOST_DENSE
 
-    def dense(self, rows: slice | Tensor) -> Tensor:
-        """Return some rows as given."""
+    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
         at = rows if isinstance(rows, slice) else rows.numpy()
-        return torch.from_numpy(self.source[at].toarray())
+        return torch.from_numpy(self.source[at][:, columns].toarray())
 
-    def block(self, rows: slice | Tensor) -> Tensor:
-        return self.applied(self.dense(rows))
-
-    def given(self, column: int | None = None) -> Tensor:
-        ones = torch.ones(self.length, 1, dtype=torch.float64)
-        if column is None:
-            x = self.dense(slice(None)).double()
-            return torch.cat([ones, x], 1) if self.intercept else x
-        if column == 0 and self.intercept:
-            return ones[:, 0]
-        one = self.source[:, [column - self.intercept]].toarray()
-        return torch.as_tensor(one, dtype=torch.float64)[:, 0]
-
-    def taken(self, rows: slice | Tensor) -> SparseColumns:
-        source = self.source[rows if isinstance(rows, slice) else rows.numpy()]
-        return replace(self, source=source, length=source.shape[0])
-
-    def row_sums(
-        self, response: Response, theta: Tensor, *, square: Square | None = None
-    ) -> RowSums:
+    def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
         if square is not None and self.dense_products:
             return self._by_dense_rows(response, theta, square)
         value, score = torch.zeros((), dtype=torch.float64), _Score(self, len(theta))
@@ -160,11 +133,10 @@ class SparseColumns(Held):
             yield x, rows, (z if rows.offset is None else z + rows.offset).log_softmax(1)
 
     def _by_dense_rows(self, response: Response, theta: Tensor, square: Square) -> RowSums:
-        """With products of the columns, by the kernel."""
         each = []
         for at in range(0, self.length, _TALL):
             rows, standard = slice(at, at + _TALL), self.standard
-            x = self.dense(rows)
+            x = self.raw(rows)
             if self.factor is not None:
                 x, standard = self.applied(x), unchanged(self.count)
             each.append(row_sums(Rows(x, *response.at(rows)), standard, theta, square=square))
@@ -187,7 +159,6 @@ def _labels(rows: Response) -> Tensor:
 
 
 def _gram(given: Any, about: Standard) -> Tensor:
-    """Return the means of the products of the columns about their centre."""
     n, centre = given.shape[0], about.centre
     squares = torch.from_numpy((given.T @ given).toarray()).double() / n
     variance = squares.diagonal() - centre.square()
@@ -211,7 +182,6 @@ class _Score:
         self.residuals += residual.sum(0)
 
     def total(self) -> Tensor:
-        """Return the sums with the solver's columns, (predictors, p)."""
         centre, scale, intercept = self.columns.standard
         products = torch.from_numpy(self.products).T
         score = (products - self.residuals[:, None] * centre) * scale
@@ -233,7 +203,6 @@ class _Pairs:
         self.weights = torch.zeros(len(self.each), dtype=torch.float64)
 
     def add(self, x: Any, p: Tensor, residual: Tensor, weights: Tensor, square: Square) -> None:
-        """Add rows (see `Square` for d)."""
         power = 1.0 if square == "weighted scores" else torch.where(weights > 0, 1 / weights, 0.0)
         for at, (k, m) in enumerate(self.each):
             if square == "information":
@@ -246,7 +215,6 @@ class _Pairs:
             self.weights[at] += d.sum()
 
     def total(self) -> Tensor:
-        """Return the matrix for the solver's columns, (predictors p, predictors p)."""
         p, (centre, scale, intercept) = self.columns.count, self.columns.standard
         square = torch.empty(self.predictors, p, self.predictors, p, dtype=torch.float64)
         factor = self.columns.factor

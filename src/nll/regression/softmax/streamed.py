@@ -50,7 +50,6 @@ class StreamedColumns(Frame):
 
     @classmethod
     def of(cls, table: Table, intercept: bool, constant: bool = False) -> StreamedColumns:
-        """Standardise the columns of a table."""
         assert table.survey.about.intercept == intercept
         return cls(**table.survey.frame(table.rows.stream.names, constant), table=table)
 
@@ -58,7 +57,6 @@ class StreamedColumns(Frame):
         return (self.applied(block.x) for block in self.table.rows)
 
     def held(self, x: Tensor) -> Columns:
-        """Return the same columns of rows (m, q) in memory."""
         standard = self.standard, self.to_given, self.gram, self.max_norm
         return Columns(self.names, *standard, len(x), x, factor=self.factor)
 
@@ -98,7 +96,6 @@ class Streamed(SoftmaxLikelihood):
     def row_sums(
         self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
     ) -> RowSums:
-        """Add up the rows in one pass."""
 
         def of(block: Block) -> list[Tensor]:
             if self.columns.factor is None and self.allowed is None:
@@ -123,7 +120,6 @@ class Streamed(SoftmaxLikelihood):
         return Rows(block.x, labels, self.table.weights_of(block))
 
     def _rows(self, block: Block) -> Rows:
-        """Return the rows of a block with the solver's columns."""
         rows = self._given(block)
         x = self.columns.applied(rows.x)
         offset = None if self.allowed is None else mask_as_offset(self.allowed(x, rows.labels))
@@ -164,7 +160,6 @@ class Streamed(SoftmaxLikelihood):
         return self.columns.applied(self.table.sample.x[rows]), labels[rows]
 
     def thinned(self, least: int) -> InMemory | None:
-        """Return the likelihood of the sample."""
         x, labels, weights, step = self.table.sample
         if len(x) < least:
             return None
@@ -244,7 +239,7 @@ def _require_keepable(rows: Ledger, checkpoint: Any) -> None:
 def _classes(table: Table, baseline: Any) -> Classes:
     names = tuple(map(label, table.classes))
     if len(names) < 2:
-        raise ValueError(f"expected at least two classes, got one class: {names[0]}")
+        raise ValueError(f"expected at least two classes, got one class: {', '.join(names)}")
     if baseline is None:
         baseline = first_level(table.rows.stream.levels, table.classes)
     return Classes(names, code_of(baseline, table.classes))

@@ -50,7 +50,6 @@ class Table(NamedTuple):
         return self._replace(weights=self.weights * unit, sample=sample, unit=unit)
 
     def weights_of(self, block: Block) -> Tensor | None:
-        """Return those of a block's rows; None: each counts once."""
         return None if block.weights is None else block.weights * self.unit
 
     def labels(self, block: Block, order: Tensor) -> Tensor:
@@ -96,7 +95,8 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
 
     Raises: ValueError for rows that cannot be used (see `Stream`).
     """
-    about = about_centre(*rows.range, intercept)
+    low, high, mean = rows.range
+    about = about_centre(low, high, mean, intercept)
     looked = partial(rows.each, partial(_look, about=about), clusters=True)
     seen = checkpoint.passed([torch.tensor([float(intercept)])], looked, _add)
     if not (seen and seen["rows"]):
@@ -127,7 +127,6 @@ def _look(block: Block, about: Standard) -> _Looked:
 
 
 def _add(seen: _Seen | None, looked: _Looked) -> _Seen:
-    """Return the same with one more block."""
     block = looked.block
     ends = torch.full((2,), math.inf, dtype=torch.float64)
     seen = seen or _Seen(
