@@ -49,8 +49,8 @@ class FittedSoftmax(ClassifierMixin, BaseEstimator):
         Example:
             >>> import nll
             >>> model = nll.SoftmaxRegression().fit([[0], [1], [2], [3]], ["a", "b", "a", "b"])
-            >>> model.decision_function([[1.5]]).round(6).tolist()
-            [0.0]
+            >>> bool(model.decision_function([[3]])[0] > 0)
+            True
         """
         z = self._logits(X)
         return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
