@@ -36,8 +36,8 @@ from nll.regression.design_matrix import (
 _MOST_COLUMNS = 8192  # their products, (p, p), are held in memory
 # of the mean square, to the variance: products of centred columns have lost so many digits
 _CANCELLED = 1e6
-_WIDE = 1 << 20  # numbers of a block of logits
 _KEPT = 1 << 25  # probabilities
+_WIDE = 1 << 20  # numbers of a block of logits
 _TALL = 1 << 13  # rows of a dense block
 _DENSE_RATE = 50  # products of dense columns, in the time of one of sparse ones
 _MOST_DENSE = 1 << 24  # numbers of a design that are written out
@@ -74,6 +74,18 @@ class SparseColumns(Held):
         variance = self.gram.diagonal()[int(self.intercept) :]  # 1 after a rotation
         centre = self.standard.centre * self.standard.scale
         return bool((centre.square() > _CANCELLED * variance).any())
+
+    @cached_property
+    def _blocks(self) -> dict[int, list[tuple[slice, Any]]]:
+        return {}
+
+    def row_blocks(self, classes: int) -> list[tuple[slice, Any]]:
+        """Return blocks of rows as given, for logits of so many classes; they are kept."""
+        step = max(1, _WIDE // classes)
+        if step not in self._blocks:
+            rows = [slice(at, at + step) for at in range(0, self.length, step)]
+            self._blocks[step] = [(at, self.source[at]) for at in rows]
+        return self._blocks[step]
 
     @property
     def can_be_dense(self) -> bool:
@@ -125,21 +137,19 @@ class SparseColumns(Held):
     ) -> Iterator[tuple[Any, Response, Tensor]]:
         """Yield blocks of rows: as given, their response and log-probabilities."""
         slopes, constants = self._of_source(theta)
-        step = max(1, _WIDE // (len(theta) + 1))
-        for at in range(0, self.length, step):
-            x, rows = self.source[at : at + step], response.at(slice(at, at + step))
-            z = torch.from_numpy(x @ slopes + constants)
+        for at, x in self.row_blocks(len(theta) + 1):
+            rows, z = response.at(at), torch.from_numpy(x @ slopes + constants)
             z = torch.cat([torch.zeros_like(z[:, :1]), z], 1)
             yield x, rows, (z if rows.offset is None else z + rows.offset).log_softmax(1)
 
     def _by_dense_rows(self, response: Response, theta: Tensor, square: Square) -> RowSums:
         each = []
-        for at in range(0, self.length, _TALL):
-            rows, standard = slice(at, at + _TALL), self.standard
-            x = self.raw(rows)
+        for start in range(0, self.length, _TALL):
+            at = slice(start, start + _TALL)
+            x, standard = self.raw(at), self.standard
             if self.factor is not None:
                 x, standard = self.applied(x), unchanged(self.count)
-            each.append(row_sums(Rows(x, *response.at(rows)), standard, theta, square=square))
+            each.append(row_sums(Rows(x, *response.at(at)), standard, theta, square=square))
         return RowSums(*(sum(parts[1:], parts[0]) for parts in zip(*each, strict=True)))  # type: ignore[type-var]
 
     def _of_source(self, coef: Tensor) -> tuple[np.ndarray, np.ndarray]:
