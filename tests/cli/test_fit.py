@@ -386,7 +386,7 @@ def test_the_report_of_huge_counts(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        (["apart ~ order"], "no finite estimate: class 0 and class 1 are separated, along "),
+        (["apart ~ order"], "no finite estimate: class 0 is separated from 1, by "),
         (["--column", "same", "--family", "normal"], "no maximum: the data are all equal"),
         (["I(2 * x) ~ x", "--family", "normal"], "no maximum: the response is fitted exactly"),
     ],

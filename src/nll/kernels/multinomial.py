@@ -84,6 +84,11 @@ def row_sums(
     return by_operators(rows, standard, theta, direction, square)
 
 
+def probability_buffer(classes: int, rows: int) -> Tensor | None:
+    """Return memory for the `probabilities` of `row_sums`; None where nothing would fill it."""
+    return cpu.empty((classes, rows), torch.float64) if cpu.MISSING is None else None
+
+
 def by_operators(
     rows: Rows, standard: Standard, theta: Tensor, direction: Tensor | None, square: Square | None
 ) -> RowSums:

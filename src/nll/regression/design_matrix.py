@@ -1,11 +1,9 @@
-"""The columns of a regression, standardised for the search and returned to their own units for the
-reader.
-"""
+"""The columns of a regression, standardised for the solver, and the way back to their own units."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +11,15 @@ import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.kernels.multinomial import Rows, Standard, row_sums
-from nll.regression.collinear import dependencies, dependent
+from nll.kernels.multinomial import (
+    Rows,
+    RowSums,
+    Square,
+    Standard,
+    probability_buffer,
+    row_sums,
+)
+from nll.regression.collinear import dependencies, dependent, is_singular
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,94 +27,86 @@ if TYPE_CHECKING:
 INTERCEPT = "Intercept"
 _ROUNDED = 1e-13
 # the least eigenvalue of the correlations at which products of the columns still have their digits
-_APART = 1e-8
+_WELL_CONDITIONED = 1e-8
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns for a search: those given, centred (where there is an intercept) and scaled to unit
-    spread.
+    """The solver's columns: centred (where there is an intercept), scaled to unit variance.
 
-    b = to_given @ b_of_the_search: coefficients of the search's columns become those of the columns
-    as given.
+    to_given @ b are the coefficients of the columns as given, for coefficients b of the solver's.
     """
 
     names: list[str]  # (p), the intercept's first
     standard: Standard
     to_given: Tensor  # (p, p)
-    gram: Tensor  # (p, p), the means of the products of the search's columns
-    reach: float  # no row of them is longer
-    length: int  # how many rows there are
+    gram: Tensor  # (p, p), the means of the products of the solver's columns
+    max_norm: float  # the largest norm of a row
+    length: int  # number of rows
+    # (p, p) upper triangular: the solver's columns are the standardised ones times its inverse
+    factor: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def intercept(self) -> bool:
-        """Whether the first column is the constant."""
         return self.standard.intercept
 
     @property
     def count(self) -> int:
-        """How many coefficients a linear score has."""
         return len(self.names)
 
     def parts(self) -> Iterator[Tensor]:
-        """The search's columns, some rows at a time."""
+        """Yield the solver's columns, a block of rows at a time."""
         raise NotImplementedError
 
-    def turned_by(self, factor: Tensor) -> Self:
-        """The columns x factor^-1, of the same span, with an upper triangular factor."""
-        raise NotImplementedError
+    def applied(self, x: Tensor) -> Tensor:
+        """Return the solver's columns of rows (n, q) as given."""
+        x = self.standard.applied(x)
+        if self.factor is None:
+            return x
+        return torch.linalg.solve_triangular(self.factor, x, upper=True, left=False)
+
+    def rotated_by(self, factor: Tensor) -> Self:
+        """Return the columns x factor^-1, of the same span, for an upper triangular factor."""
+        eye = torch.eye(self.count, dtype=torch.float64)
+        back = torch.linalg.solve_triangular(factor, eye, upper=True)
+        rotated = replace(self, factor=factor, to_given=self.to_given @ back, gram=eye)
+        max_norm = max(float(x.square().sum(1).amax()) for x in rotated.parts()) ** 0.5
+        return replace(rotated, max_norm=max_norm)
 
     def independent(self) -> Self:
-        """Columns that the search can tell apart: these, or orthogonal ones where some are nearly
-        each other.
+        """Return columns that the solver can distinguish: orthogonal ones if some are near others.
 
-        Raises ValueError naming a column that the others determine, and how.
+        Raises: ValueError naming a column that the others determine, and how.
         """
-        if self.length >= self.count and float(torch.linalg.eigvalsh(self.gram)[0]) > _APART:
-            return self
+        if self.length >= self.count:
+            smallest = float(torch.linalg.eigvalsh(self.gram)[0])
+            if smallest > _WELL_CONDITIONED:
+                return self
         return self.orthogonal()
 
     def orthogonal(self) -> Self:
-        """The same columns as x = Q R, with Q for the search: columns that are nearly each other
-        cost no digits.
+        """Return Q of x = Q R as the solver's columns: near-collinear columns cost no digits.
 
-        Raises ValueError naming a column that the others determine, and how.
+        Raises: ValueError naming a column that the others determine, and how.
         """
         if self.length < self.count:
             raise ValueError(
                 f"expected at least as many rows as coefficients, got {self.length} "
                 f"for {self.count}"
             )
-        r = self._triangle()
-        self._require_rank(r)
-        unit = r.diagonal().sign() * self.length**0.5  # so that the intercept's column stays 1
-        return self.turned_by(r / unit[:, None])
-
-    def _triangle(self) -> Tensor:
-        """R of the columns' QR factors, a part of the rows after the other (Demmel et al. 2012,
-        "TSQR").
-        """
         r = torch.zeros(0, self.count, dtype=torch.float64)
-        for x in self.parts():
+        for x in self.parts():  # a block after the other (Demmel et al. 2012, "TSQR")
             r = torch.linalg.qr(torch.cat([r, x]), mode="r").R
-        return r
-
-    def _turned(self, factor: Tensor) -> dict[str, Any]:
-        """What changes with x factor^-1, but for the longest row."""
-        eye = torch.eye(self.count, dtype=torch.float64)
-        back = torch.linalg.solve_triangular(factor, eye, upper=True)
-        return {"to_given": self.to_given @ back, "gram": eye}
-
-    def _require_rank(self, r: Tensor) -> None:
-        if null_direction(r) is None:
-            return
-        found = dependencies(r, self.to_given, self.intercept)
-        if found:
-            raise dependent(found, self.names, self.intercept)
+        if is_singular(r):
+            combinations = dependencies(r, self.to_given, self.intercept)
+            if combinations:
+                raise dependent(combinations, self.names, self.intercept)
+        unit = r.diagonal().sign() * self.length**0.5  # so that the intercept's column stays 1
+        return self.rotated_by(r / unit[:, None])
 
 
 class Survey(NamedTuple):
-    """What one look at all rows tells of the columns given (n, q)."""
+    """Extents and products of the columns given (n, q), from one pass over all rows."""
 
     rows: int
     low: Tensor  # (q)
@@ -117,13 +114,8 @@ class Survey(NamedTuple):
     about: Standard  # with the intercept, if there is one
     gram: Tensor  # (p, p), the means of the products of the columns about it
 
-    @property
-    def spread(self) -> Tensor:
-        """(p): the root of the mean squares."""
-        return self.gram.diagonal().sqrt()
-
     def about_mean(self) -> Survey:
-        """The same products about the columns' means: those of x - d are G - m d' - d m' + d d',
+        """Centre the products at the columns' means: those of x - d are G - m d' - d m' + d d',
         with m = d.
         """
         if not self.about.intercept:
@@ -136,24 +128,17 @@ class Survey(NamedTuple):
         return self._replace(about=self.about._replace(centre=centre), gram=gram)
 
     def frame(self, names: list[str] | None, constant: bool = False) -> dict[str, Any]:
-        """The fields of a `Frame`; ValueError for columns that do not vary, unless `constant` ones
-        are usable.
-        """
+        """Return the fields of a `Frame`; ValueError for constant columns, unless `constant`."""
         (centre, unit, intercept), q = self.about, len(self.low)
         names = names or [f"x{j}" for j in range(q)]
         varies = self.high > self.low if intercept else (self.high != 0) | (self.low != 0)
-        if not constant:
-            _require_varying(names, varies)
-        spread = self.spread.clone()
-        spread[int(intercept) :][~varies] = 1.0
-        scale = unit / spread[int(intercept) :]
-        reach = (
-            float(
-                (torch.maximum(self.high - centre, centre - self.low) * scale).square().sum()
-                + intercept
-            )
-            ** 0.5
-        )
+        if not (constant or bool(varies.all())):
+            still = ", ".join(repr(names[j]) for j in (~varies).nonzero()[:, 0].tolist())
+            raise ValueError(f"expected columns that vary, got constant column {still}")
+        std = self.gram.diagonal().sqrt()
+        std[int(intercept) :][~varies] = 1.0
+        scale = unit / std[int(intercept) :]
+        extent = torch.maximum(self.high - centre, centre - self.low) * scale
         to_given = torch.diag(scale)
         if intercept:
             names = [INTERCEPT, *names]
@@ -163,71 +148,74 @@ class Survey(NamedTuple):
             "names": names,
             "standard": Standard(centre, scale, intercept),
             "to_given": to_given,
-            "gram": self.gram / spread[:, None] / spread,
-            "reach": reach,
+            "gram": self.gram / std[:, None] / std,
+            "max_norm": float(extent.square().sum() + intercept) ** 0.5,
             "length": self.rows,
         }
 
 
-class Held(Frame):
-    """Those of a design in memory, dense or sparse."""
+class Response(NamedTuple):
+    """What rows have beside their columns; the fields are those of the kernel's `Rows`."""
 
-    def block(self, rows: slice | Tensor) -> Tensor:
-        """Some rows of the search's columns."""
-        raise NotImplementedError
+    labels: Tensor | None
+    weights: Tensor | None = None
+    target: Tensor | None = None
+    offset: Tensor | None = None
 
-    def parts(self) -> Iterator[Tensor]:
-        """The search's columns, some rows at a time."""
-        return (self.block(rows) for rows in blocks(self.length, self.count))
+    def at(self, rows: slice | Tensor) -> Response:
+        return Response(*(None if part is None else part[rows] for part in self))
 
-    def given(self, column: int | None = None) -> Tensor:
-        """One column in its own units, (n), or all of them, (n, p); the intercept's is the
-        first.
-        """
-        raise NotImplementedError
 
-    def taken(self, rows: slice | Tensor) -> Self:
-        """Some rows only; the search's columns are the same."""
-        raise NotImplementedError
-
-    def rows(self, labels: Tensor, weights: Tensor | None) -> tuple[Rows, Standard]:
-        """The rows with their labels, and what makes the search's columns of theirs."""
-        raise NotImplementedError
+Product = Callable[[Tensor], Tensor]  # the information times coefficients (K - 1, p)
 
 
 @dataclass(frozen=True)
-class Columns(Held):
-    """Those of a dense design."""
+class Held(Frame):
+    """The columns of a design in memory, dense or sparse."""
 
-    source: Tensor  # (n, q) as given, without the intercept
-    # (n, p), the search's columns where these are no longer the standardised ones
-    turned: Tensor | None = None
+    source: Any  # (n, q) as given, without the intercept
 
-    @cached_property
-    def x(self) -> Tensor:
-        """All of the search's columns, (n, p); they take memory."""
-        return self.block(slice(None))
+    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
+        """Return some rows and columns as given, dense."""
+        raise NotImplementedError
 
     def block(self, rows: slice | Tensor) -> Tensor:
-        """Some rows of the search's columns."""
-        return (
-            self.standard.applied(self.source[rows]) if self.turned is None else self.turned[rows]
-        )
+        """Return some rows of the solver's columns."""
+        return self.applied(self.raw(rows))
+
+    def parts(self) -> Iterator[Tensor]:
+        return map(self.block, blocks(self.length, self.count))
 
     def given(self, column: int | None = None) -> Tensor:
-        """One column in its own units, (n), or all of them, (n, p); the intercept's is the
-        first.
-        """
-        ones = torch.ones(self.length, dtype=torch.float64)
-        if column is not None:
-            return (
-                ones
-                if self.intercept and column == 0
-                else self.source[:, column - self.intercept].double()
-            )
-        return (
-            torch.cat([ones[:, None], self.source], 1) if self.intercept else self.source.double()
-        )
+        """Return one column in its own units, (n), or all, (n, p); the intercept's is the first."""
+        ones = torch.ones(self.length, int(self.intercept), dtype=torch.float64)
+        if column is None:
+            return torch.cat([ones, self.raw(slice(None)).double()], 1)
+        if column < self.intercept:
+            return ones[:, 0]
+        return self.raw(slice(None), [column - self.intercept])[:, 0].double()
+
+    def taken(self, rows: slice | Tensor) -> Self:
+        """Return some rows only; the solver's columns stay the same."""
+        source = self.source[rows if isinstance(rows, slice) else rows.numpy()]
+        return replace(self, source=source, length=source.shape[0])
+
+    def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
+        """Add up the rows at coefficients (K - 1, p)."""
+        raise NotImplementedError
+
+    def curvature(self, response: Response, theta: Tensor) -> Product:
+        """Return the information at coefficients (K - 1, p) as a product."""
+        raise NotImplementedError
+
+    @property
+    def can_be_dense(self) -> bool:
+        """Whether the design may be written out in its own units."""
+        return True
+
+
+class Columns(Held):
+    """The columns of a dense design, a tensor."""
 
     @classmethod
     def of(
@@ -237,79 +225,76 @@ class Columns(Held):
         `Survey.frame`.
         """
         low, high, centre = _extent(given)
-        centre = centre if intercept else torch.zeros_like(centre)
-        unit = torch.maximum(high - centre, centre - low)  # squares overflow above 1e154
-        about = Standard(centre, torch.where(unit > 0, 1 / unit, 1.0), intercept)
-        found = Survey(len(given), low, high, about, gram_of(given, about))
-        if intercept and bool((found.gram[0, 1:].abs() > _ROUNDED).any()):  # the mean was
-            about = found.about_mean().about
-            found = found._replace(about=about, gram=gram_of(given, about))
-        return cls(**found.frame(names, constant), source=given)
+        about = about_centre(low, high, centre, intercept)
+        survey = Survey(len(given), low, high, about, gram_of(given, about))
+        if intercept and bool((survey.gram[0, 1:].abs() > _ROUNDED).any()):  # the mean was
+            about = survey.about_mean().about
+            survey = survey._replace(about=about, gram=gram_of(given, about))
+        return cls(**survey.frame(names, constant), source=given)
 
-    def turned_by(self, factor: Tensor) -> Columns:
-        """The columns x factor^-1, of the same span, with an upper triangular factor."""
-        turned = torch.linalg.solve_triangular(factor, self.x, upper=True, left=False)
-        reach = float(turned.square().sum(1).amax()) ** 0.5
-        return replace(self, turned=turned, reach=reach, **self._turned(factor))
+    @cached_property
+    def x(self) -> Tensor:
+        """All of the solver's columns, (n, p); they take memory."""
+        return self.applied(self.source)
 
-    def taken(self, rows: slice | Tensor) -> Columns:
-        """Some rows only; the search's columns are the same."""
-        source, turned = self.source[rows], None if self.turned is None else self.turned[rows]
-        return replace(self, source=source, turned=turned, length=len(source))
+    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
+        return self.source[rows][:, columns]
 
-    def rows(self, labels: Tensor, weights: Tensor | None) -> tuple[Rows, Standard]:
-        """The rows with their labels, and what makes the search's columns of theirs."""
-        if self.turned is None:
-            return Rows(self.source, labels, weights), self.standard
-        return Rows(self.turned, labels, weights), plain(self.count)
+    def block(self, rows: slice | Tensor) -> Tensor:
+        return super().block(rows) if self.factor is None else self.x[rows]
+
+    def _sums(self, response: Response, theta: Tensor, **options: Any) -> RowSums:
+        if self.factor is None:
+            return row_sums(Rows(self.source, *response), self.standard, theta, **options)
+        return row_sums(Rows(self.x, *response), unchanged(self.count), theta, **options)
+
+    def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
+        return self._sums(response, theta, square=square)
+
+    def curvature(self, response: Response, theta: Tensor) -> Product:
+        """Keep the probabilities of the first product for the next ones, where they take less
+        memory than the columns.
+        """
+        classes = len(theta) + 1
+        probabilities: Tensor | None = None
+
+        def times(direction: Tensor) -> Tensor:
+            nonlocal probabilities
+            known = probabilities is not None
+            if not known and classes <= self.count:
+                probabilities = probability_buffer(classes, self.length)
+            options = {"direction": direction, "probabilities": probabilities, "known": known}
+            return self._sums(response, theta, **options).score
+
+        return times
 
 
-def plain(count: int) -> Standard:
-    """Columns as they are."""
+def about_centre(low: Tensor, high: Tensor, centre: Tensor, intercept: bool) -> Standard:
+    """Scale columns between such ends to at most 1: squares overflow above 1e154."""
+    centre = centre if intercept else torch.zeros_like(centre)
+    extent = torch.maximum(high - centre, centre - low)
+    return Standard(centre, torch.where(extent > 0, 1 / extent, 1.0), intercept)
+
+
+def unchanged(count: int) -> Standard:
     zero = torch.zeros(count, dtype=torch.float64)
     return Standard(zero, torch.ones_like(zero), False)
 
 
-def _require_varying(names: list[str], varies: Tensor) -> None:
-    constant = [name for name, varied in zip(names, varies.tolist(), strict=True) if not varied]
-    if constant:
-        raise ValueError(
-            f"expected columns that vary, got constant column {', '.join(map(repr, constant))}"
-        )
-
-
 def _extent(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The least, the largest and the mean value of each column."""
     parts = [given[rows] for rows in blocks(len(given), given.shape[1])]
     ends = [torch.aminmax(part, dim=0) for part in parts]
-    mean = sum((part.double() / len(given)).sum(0) for part in parts)
-    assert isinstance(mean, Tensor)
-    return (
-        torch.stack([e.min for e in ends]).amin(0).double(),
-        torch.stack([e.max for e in ends]).amax(0).double(),
-        mean,
-    )
+    shares = ((part.double() / len(given)).sum(0) for part in parts)
+    mean = sum(shares, torch.zeros(given.shape[1], dtype=torch.float64))
+    low = torch.stack([end.min for end in ends]).amin(0).double()
+    return low, torch.stack([end.max for end in ends]).amax(0).double(), mean
 
 
 def gram_of(given: Tensor, about: Standard, threads: int | None = None) -> Tensor:
-    """The means of the products of the columns: four times the information of two classes that are
-    equally likely.
+    """Return the means of the products of the columns: four times the information of two classes
+    that are equally likely.
     """
     none = torch.zeros(1, given.shape[1] + about.intercept, dtype=torch.float64)
-    square = row_sums(Rows(given), about, none, square="information", threads=threads).square
-    assert square is not None
-    return square * (4 / len(given))
-
-
-def null_direction(r: Tensor) -> Tensor | None:
-    """Return weights of the columns that add to zero in every row, if there are any; the largest is
-    near 1.
-
-    r: upper triangular, of the columns' QR factors.
-    """
-    lengths = r.square().sum(0).sqrt()
-    _, sizes, directions = torch.linalg.svd(r / lengths)
-    if len(sizes) == r.shape[1] and float(sizes[-1]) > 1e-10 * float(sizes[0]):
-        return None
-    direction = directions[-1] / lengths
-    return torch.where(directions[-1].abs() < 1e-6, 0.0, direction)
+    sums = row_sums(Rows(given), about, none, square="information", threads=threads)
+    assert sums.square is not None
+    return sums.square * (4 / len(given))

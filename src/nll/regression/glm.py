@@ -238,7 +238,7 @@ def _ending(maximum: _Maximum) -> tuple[Status, str]:
     status = existence.verdict(optimum, exists, "of the coefficients", unit)
     if maximum.at_boundary:
         status = f"{status}; {_POISSON}"
-    return existence.status_of(optimum, exists, unit), status
+    return existence.outcome(optimum, exists, unit), status
 
 
 def _null_log_likelihood(family: str, maximum: _Maximum, observed: Observations) -> float | None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nll._torch import on_processor
 from nll.estimation.result import Fit
-from nll.regression.separated import Separation
+from nll.regression.contrasts import Classes
+from nll.regression.separation import Separation
 
 
 @on_processor
@@ -32,8 +33,7 @@ class RegressionFit(Fit):
         return None if not null else 1 - self.log_likelihood / null
 
     def predict(self, X: Any, level: float = 0.95) -> Any:
-        """Predict for new rows; of a softmax regression the probability of each class, with errors
-        and intervals.
+        """Predict the probability of each class for new rows, with standard errors and intervals.
 
         Args:
             X: (n, columns), without the constant: a table that has the columns of the fit, or an
@@ -52,20 +52,30 @@ class RegressionFit(Fit):
             )
         return self.predictor(X, level)
 
-    def with_baseline(self, baseline: Any) -> RegressionFit:
-        """The same softmax regression with another class as the baseline, the covariance carried
-        over exactly.
+    # Other baselines are linear in the coefficients, b' = T b: the covariance is exactly T V T'.
 
-        It can neither be profiled nor drawn from: that is done with the fit as it was found. Raises
-        ValueError for a class that is not there, or a model without a baseline.
+    def with_baseline(self, baseline: Any) -> RegressionFit:
+        """Return the same softmax regression with another baseline class, and its exact covariance.
+
+        It can neither be profiled nor drawn from: use the original fit for that. Raises ValueError
+        for an unknown class, or a model without a baseline.
         """
-        return _against(self, baseline)
+        classes, columns = self._classes_and_columns()
+        if str(baseline) not in classes.names:
+            known = ", ".join(classes.names)
+            raise ValueError(f"expected baseline to be one of {known}, got {baseline}")
+        other = Classes(classes.names, classes.names.index(str(baseline)))
+        between = other.differences(classes.of_all)
+        fit = self._transformed(between, other.baseline_first[1:], columns, str(baseline))
+        return fit if fit.separation is None else fit._with_contrasts(fit.separation, other)
 
     def sum_to_zero(self) -> RegressionFit:
-        """The same in the symmetric form: a coefficient for every class, which add up to 0 for each
+        """Return the symmetric form: a coefficient for every class, which add up to 0 for each
         column.
         """
-        return _sum_to_zero(self)
+        classes, columns = self._classes_and_columns()
+        between = classes.of_all - classes.of_all.mean(0)
+        return self._transformed(between, classes.names, columns, None)
 
     def to_dict(self, level: float = 0.95) -> dict[str, Any]:
         """Everything that is a number or a text, as plain Python values."""
@@ -76,76 +86,45 @@ class RegressionFit(Fit):
             "pseudo_r_squared": self.pseudo_r_squared,
         }
 
+    def _classes_and_columns(self) -> tuple[Classes, tuple[str, ...]]:
+        labels = self.labels.get("coef", ())
+        if self.baseline is None or len(labels) != 2:
+            raise ValueError(f"expected a softmax regression with a baseline, got {self.model}")
+        names = self.classes or (self.baseline, *labels[0])
+        return Classes(names, names.index(self.baseline)), labels[1]
 
-# ---- Other baselines ---------------------------------------------------------------
-# Both forms are linear in the coefficients, b' = T b, and so the covariance is exactly T V T'.
+    def _transformed(
+        self,
+        between: Tensor,
+        classes: tuple[str, ...],
+        columns: tuple[str, ...],
+        baseline: str | None,
+    ) -> RegressionFit:
+        across = torch.kron(between, torch.eye(len(columns), dtype=torch.float64))
+        unknown = self.covariance.diagonal().isnan()
+        covariance = across @ self.covariance.nan_to_num() @ across.T
+        lost = (across[:, unknown] != 0).any(1)
+        return replace(
+            self,
+            params={"coef": between @ self.params["coef"]},
+            covariance=covariance.masked_fill(lost | lost[:, None], torch.nan),
+            labels={"coef": (classes, columns)},
+            baseline=baseline,
+            search=None,
+            log_likelihood_at=None,
+        )
 
-
-def _against(fit: RegressionFit, baseline: Any) -> RegressionFit:
-    """The fit with another baseline; ValueError for a class that is not there."""
-    before, columns = _classes(fit)
-    classes = list(fit.classes or before)
-    name = str(baseline)
-    if name not in classes:
-        raise ValueError(f"expected baseline to be one of {', '.join(classes)}, got {baseline}")
-    others = [own for own in classes if own != name]
-    rows = torch.eye(len(before), dtype=torch.float64)
-    between = torch.stack([rows[before.index(own)] - rows[before.index(name)] for own in others])
-    found = _moved(fit, between[:, 1:], others, columns, name)
-    return _with_contrasts(found, name, others)
-
-
-def _sum_to_zero(fit: RegressionFit) -> RegressionFit:
-    """The fit in the form in which the coefficients of each column add up to 0 over all classes."""
-    before, columns = _classes(fit)
-    classes = list(fit.classes or before)
-    between = torch.eye(len(before), dtype=torch.float64) - 1 / len(before)
-    order = [before.index(own) for own in classes]
-    return _moved(fit, between[order][:, 1:], classes, columns, None)
-
-
-def _classes(fit: RegressionFit) -> tuple[list[str], tuple[str, ...]]:
-    """The classes, the baseline's first, and the columns."""
-    labels = fit.labels.get("coef", ())
-    if fit.baseline is None or len(labels) != 2:
-        raise ValueError(f"expected a softmax regression with a baseline, got {fit.model}")
-    return [fit.baseline, *labels[0]], labels[1]
-
-
-def _moved(
-    fit: RegressionFit,
-    between: Tensor,
-    classes: list[str],
-    columns: tuple[str, ...],
-    baseline: str | None,
-) -> RegressionFit:
-    coef = fit.params["coef"]
-    across = torch.kron(between, torch.eye(len(columns), dtype=torch.float64))
-    unknown = fit.covariance.diagonal().isnan()
-    covariance = across @ fit.covariance.nan_to_num() @ across.T
-    lost = (across[:, unknown] != 0).any(1)
-    return replace(
-        fit,
-        params={"coef": between @ coef},
-        covariance=covariance.masked_fill(lost | lost[:, None], torch.nan),
-        labels={"coef": (tuple(classes), columns)},
-        baseline=baseline,
-        search=None,
-        log_likelihood_at=None,
-    )
-
-
-def _with_contrasts(fit: RegressionFit, baseline: str, others: list[str]) -> RegressionFit:
-    """Differences of separated classes that have a limit, with its error."""
-    coef, covariance = fit.params["coef"].clone(), fit.covariance.clone()
-    p = coef.shape[1]
-    for found in () if fit.separation is None else fit.separation.contrasts:
-        if baseline not in (found.of, found.against):
-            continue
-        sign = 1.0 if found.against == baseline else -1.0
-        k = others.index(found.of if sign > 0 else found.against)
-        known = found.estimate.isfinite()
-        coef[k] = torch.where(known, sign * found.estimate, coef[k])
-        diagonal = covariance.diagonal()[k * p : (k + 1) * p]
-        diagonal.copy_(torch.where(known, found.standard_errors.square(), diagonal))
-    return replace(fit, params={"coef": coef}, covariance=covariance)
+    def _with_contrasts(self, separation: Separation, classes: Classes) -> RegressionFit:
+        coef, covariance = self.params["coef"].clone(), self.covariance.clone()
+        _, *others = classes.baseline_first
+        variances = covariance.diagonal().unflatten(0, coef.shape)
+        for contrast in separation.contrasts:
+            if self.baseline not in (contrast.of, contrast.against):
+                continue
+            sign = 1.0 if contrast.against == self.baseline else -1.0
+            k = others.index(contrast.of if sign > 0 else contrast.against)
+            known = contrast.estimate.isfinite()
+            coef[k] = torch.where(known, sign * contrast.estimate, coef[k])
+            variance = contrast.standard_errors.square()
+            variances[k] = torch.where(known, variance, variances[k])
+        return replace(self, params={"coef": coef}, covariance=covariance)

@@ -231,8 +231,8 @@ def test_a_fit_held_against_other_rows():
     ("change", "message"),
     [
         ({"codes": np.array([0, 3])}, r"expected codes from 0 to 2, got 3 at row 1"),
-        ({"weights": [1.0, -1.0]}, r"got -1.0 at row 1"),
-        ({"weights": [0.0, 0.0]}, r"expected at least one row"),
+        ({"weights": [1.0, -1.0]}, r"got -1 at row 1"),
+        ({"weights": [0.0, 0.0]}, r"expected weights with a positive sum"),
         ({"log_p": np.zeros((2, 3))}, r"add up to 1, got 3 at row 0"),
         ({"codes": np.array([0])}, r"got \(2, 3\) and \(1,\)"),
     ],

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import nll
-from nll.regression.softmax import estimator
-from nll.regression.softmax.duplicates import counted
+from nll.regression.softmax import inputs
+from nll.regression.softmax.inputs import counted
 
 N = 20_000
 
@@ -45,7 +45,7 @@ def test_each_different_row_is_there_once():
 def test_the_fit_is_that_of_all_rows(options, monkeypatch):
     weights = np.random.default_rng(1).integers(0, 3, N).astype(float)
     found = nll.SoftmaxRegression(**options).fit(X, Y, weights).result_
-    monkeypatch.setattr(estimator, "counted", lambda *rows: None)
+    monkeypatch.setattr(inputs, "counted", lambda *rows: None)
     expected = nll.SoftmaxRegression(**options).fit(X, Y, weights).result_
     assert found.n == expected.n == weights.sum()
     assert found.status == expected.status

@@ -1,4 +1,4 @@
-"""How well fitted probabilities or means agree with what was seen: confusion and calibration."""
+"""How well fitted probabilities or means agree with outcomes: confusion and calibration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Calibration(NamedTuple):
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Counts (K, K): rows are the classes seen, columns the most probable class."""
+    """Count (K, K): rows are the observed classes, columns the most probable class."""
     classes = probabilities.shape[1]
     cell = labels * classes + probabilities.argmax(1)
     return np.bincount(cell, weights, classes * classes).reshape(classes, classes)
@@ -40,5 +40,5 @@ def calibration(
     outcome = np.bincount(number, weights * seen, _BINS)[full] / total
     centre = np.zeros(_BINS)
     centre[full] = outcome
-    spread = np.bincount(number, weights * (seen - centre[number]) ** 2, _BINS)[full] / total
-    return Calibration(name, mean, outcome, np.sqrt(spread / total))
+    variance = np.bincount(number, weights * (seen - centre[number]) ** 2, _BINS)[full] / total
+    return Calibration(name, mean, outcome, np.sqrt(variance / total))

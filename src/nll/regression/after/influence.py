@@ -2,7 +2,7 @@
 first order.
 
 With a row's columns x, probabilities p, residuals r = w (e_y - p) and curvature V = w (diag(p) - p
-p'), its part of the score is r (x) x and of the information V (x) x x'. With the inverse S of the
+p'), its share of the score is r (x) x and of the information V (x) x x'. With the inverse S of the
 information, M = (I (x) x)' S (I (x) x) and u = (I - V M)^-1 r, one Newton step without the row
 changes the coefficients by
 
@@ -14,6 +14,7 @@ Albert 1989).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,30 +25,26 @@ from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.regression.after.predictions import score_covariance
 from nll.regression.design_matrix import Held
-from nll.regression.softmax.objective import InMemory
-from nll.solvers.trust_region import decrement_of
-
-_AT_MAXIMUM = 1e-4  # the decrement
 
 
 @dataclass(frozen=True, eq=False)
 class Influence:
-    """What each row does to the fit; NaN where the coefficients have no errors."""
+    """The influence of each row on the fit; NaN where the coefficients have no standard errors."""
 
     leverage: Tensor  # (n), from 0 to K - 1
     # (n): d' S^-1 d / number of coefficients, with their change d without the row
     cooks_distance: Tensor
     names: tuple[str, ...]  # (P), of the coefficients
-    errors: Tensor = field(repr=False)  # (P), theirs, from the inverse information
+    errors: Tensor = field(repr=False)  # (P), standard errors, from the inverse information
     inverse: Tensor = field(repr=False)  # (P, P), of the information by the columns x
     pulls: Tensor = field(repr=False)  # (n, K - 1): u of each row
     columns: Held = field(repr=False)
 
     def changes(self, rows: Any = slice(None)) -> Tensor:
         """(rows, P): how the coefficients change without a row; `rows` is a slice or numbers."""
-        both = self.pulls[rows][:, :, None] * self.columns.block(rows)[:, None]
-        found = -both.flatten(1) @ self.inverse
-        return (found.reshape(both.shape) @ self.columns.to_given.T).flatten(1)
+        scores = self.pulls[rows][:, :, None] * self.columns.block(rows)[:, None]
+        change = (-scores.flatten(1) @ self.inverse).reshape(scores.shape)
+        return (change @ self.columns.to_given.T).flatten(1)
 
     def dfbetas(self, rows: Any = slice(None)) -> Tensor:
         """(rows, P): the changes in units of the coefficients' standard errors."""
@@ -66,52 +63,51 @@ class Influence:
         )
 
     def __str__(self) -> str:
-        """The rows that matter most."""
-        lines = [
-            f"Influence of {len(self.leverage)} rows on {len(self.names)} coefficients; the "
-            f"largest:",
-            "",
-        ]
-        lines += [f"{'row':>8}  {'Cook':>9}  {'leverage':>9}  moves most, in standard errors"]
+        title = f"Influence of {len(self.leverage)} rows on {len(self.names)} coefficients"
+        head = f"{'row':>8}  {'Cook':>9}  {'leverage':>9}  moves most, in standard errors"
+        lines = [f"{title}; the largest:", "", head]
         most = self.most()
         for row, moved in zip(most.tolist(), self.dfbetas(most), strict=True):
-            name = self.names[int(moved.nan_to_num().abs().argmax())]
+            at = int(moved.nan_to_num().abs().argmax())
             numbers = f"{float(self.cooks_distance[row]):9.4g}  {float(self.leverage[row]):9.4g}"
-            lines.append(
-                f"{row:>8}  {numbers}  {name} "
-                f"{float(moved[moved.nan_to_num().abs().argmax()]):+.3g}"
-            )
+            lines.append(f"{row:>8}  {numbers}  {self.names[at]} {float(moved[at]):+.3g}")
         return "\n".join(lines)
 
 
-def influence(problem: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
-    """Go through the rows, at coefficients (K - 1, p) of the columns as given; ValueError where the
-    slope is not 0.
+def influence(
+    columns: Held,
+    labels: Tensor,
+    weights: Tensor,
+    probabilities: Callable[[slice], Tensor],
+    inverse: Tensor,
+    names: tuple[str, ...],
+) -> Influence:
+    """Go through the rows at the maximum.
+
+    Args:
+        columns: of the solver.
+        labels: (n), the baseline as 0.
+        weights: (n).
+        probabilities: rows -> (rows, K).
+        inverse: of the information for the solver's columns.
+        names: of the coefficients.
     """
-    columns, n, others = problem.columns, problem.length, problem.classes - 1
-    theta = torch.linalg.solve_triangular(columns.to_given, coef.T, upper=True).T
-    sums = problem.sums(theta.reshape(-1))
-    if decrement_of(sums) > _AT_MAXIMUM * problem.unit:
-        raise ValueError(
-            "expected the rows, classes, weights and offset of the fit, got others: "
-            "this is no maximum"
-        )
-    inverse = cov.inverse(sums.information)
+    n, others = columns.length, len(inverse) // columns.count
     leverage, cook = torch.empty(n, dtype=torch.float64), torch.empty(n, dtype=torch.float64)
     pulls = torch.empty(n, others, dtype=torch.float64)
     eye = torch.eye(others, dtype=torch.float64)
     for rows in blocks(n, others * max(columns.count, 3 * others)):
-        w, p = problem.weights[rows, None], problem.scores(rows, theta).softmax(1)[:, 1:]
-        seen = problem.seen(rows, theta.reshape(-1))[:, 1:]
+        w, p = weights[rows, None], probabilities(rows)[:, 1:]
+        seen = torch.nn.functional.one_hot(labels[rows], others + 1)[:, 1:]
         curvature = w[..., None] * (torch.diag_embed(p) - p[:, :, None] * p[:, None])
-        spread = score_covariance(columns.block(rows), inverse, 0)[:, 1:, 1:]
-        moved = curvature @ spread
+        covariance = score_covariance(columns.block(rows), inverse, 0)[:, 1:, 1:]
+        moved = curvature @ covariance
         leverage[rows] = moved.diagonal(dim1=1, dim2=2).sum(1)
-        found, singular = torch.linalg.solve_ex(eye - moved, w * (seen - p))
+        pull, singular = torch.linalg.solve_ex(eye - moved, w * (seen - p))
         # there is no estimate without the row
-        pulls[rows] = found.masked_fill(singular[:, None] != 0, torch.inf)
-        cook[rows] = torch.einsum("nk,nkl,nl->n", pulls[rows], spread, pulls[rows]) / len(inverse)
-    errors = (
-        cov.transformed_by_block(inverse.clone(), columns.to_given).diagonal().clamp(min=0).sqrt()
-    )
+        pull = pull.masked_fill(singular[:, None] != 0, torch.inf)
+        pulls[rows] = pull
+        cook[rows] = torch.einsum("nk,nkl,nl->n", pull, covariance, pull) / len(inverse)
+    variances = cov.transformed_by_block(inverse.clone(), columns.to_given).diagonal()
+    errors = variances.clamp(min=0).sqrt()
     return Influence(leverage, cook, names, errors, inverse, pulls, columns)

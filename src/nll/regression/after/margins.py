@@ -19,17 +19,19 @@ are taken as given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference import wald
-from nll.report import table
+from nll.regression.after.predictions import Predictor
+from nll.regression.contrasts import without
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,45 +53,34 @@ class Margins:
 
     @property
     def standard_errors(self) -> Tensor:
-        """(K, q)."""
         return self.covariance.diagonal().clamp(min=0).sqrt().reshape(self.effects.shape)
 
     @property
     def z(self) -> Tensor:
-        """(K, q): the effects in units of their errors."""
         return self.effects / self.standard_errors
 
     @property
     def p_values(self) -> Tensor:
-        """(K, q): of the Wald tests that an effect is 0."""
+        """(K, q): Wald tests of the effects being 0."""
         return wald.p_value(self.z)
 
     def interval(self, level: float = 0.95) -> Tensor:
-        """(K, q, 2): Wald's."""
-        wald.require_level(level)
         return wald.wald(self.effects, self.standard_errors, level)
 
     def to_pandas(self, level: float = 0.95) -> Any:
-        """A DataFrame with a row for each class and column: effect, std err, z, p value, low,
-        high.
+        """Return a DataFrame with a row for each class and column: effect, std err, z, p value,
+        low, high.
         """
         import pandas as pd
 
         index = pd.MultiIndex.from_product([self.classes, self.columns], names=["class", "column"])
-        bounds = self.interval(level)
-        columns = {
-            "effect": self.effects,
-            "std err": self.standard_errors,
-            "z": self.z,
-            "p value": self.p_values,
-        }
-        columns |= {"low": bounds[..., 0], "high": bounds[..., 1]}
-        return pd.DataFrame(
-            {name: value.reshape(-1).numpy() for name, value in columns.items()}, index=index
-        )
+        low, high = self.interval(level).unbind(-1)
+        values = (self.effects, self.standard_errors, self.z, self.p_values, low, high)
+        names = ("effect", "std err", "z", "p value", "low", "high")
+        columns = {n: v.reshape(-1).numpy() for n, v in zip(names, values, strict=True)}
+        return pd.DataFrame(columns, index=index)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
         return {
             "classes": list(self.classes),
             "columns": list(self.columns),
@@ -99,7 +90,8 @@ class Margins:
         }
 
     def __str__(self) -> str:
-        """A table for each class."""
+        from nll.report import table
+
         where = "averaged over the rows" if self.at == "overall" else "at the means of the columns"
         groups = table.margins(self)
         lines = [row for group in groups for row in (group.columns, *group.rows)]
@@ -163,7 +155,6 @@ class Effects:
         self.slope = torch.zeros(len(coef), count, *coef.shape, dtype=torch.float64)
 
     def moves(self, at: int, x: Tensor, d: Tensor, weights: Tensor) -> None:
-        """Add rows (n, p) whose columns have the derivative d by a variable."""
         moved = d @ self.coef.T
         _, jacobian, bend = self.response(x @ self.coef.T, moved)
         self.effects[:, at] += torch.einsum("n,nkm,nm->k", weights, jacobian, moved)
@@ -171,7 +162,6 @@ class Effects:
         self._add(at, weights, jacobian, d)
 
     def differs(self, at: int, high: Tensor, low: Tensor, weights: Tensor) -> None:
-        """Add rows with the columns that they have in a category, and in the reference."""
         for x, sign in ((high, 1.0), (low, -1.0)):
             z = x @ self.coef.T
             mean, jacobian, _ = self.response(z, torch.zeros_like(z))
@@ -186,7 +176,7 @@ class Effects:
         """The effects (K, q) and their covariance (K q, K q), by that of the coefficients but the
         baseline's.
         """
-        free = torch.tensor([k for k in range(len(self.coef)) if k != baseline])
+        free = without(baseline, len(self.coef))
         slope = self.slope[:, :, free].flatten(2).flatten(0, 1) / self.weight
         return self.effects / self.weight, cov.transformed(covariance, slope)
 
@@ -210,21 +200,17 @@ def margins(
     effects, slope = _continuous(x, weights / weights.sum(), coef)
     groups = [list(columns) for columns in discrete]
     chosen = [j for columns in groups for j in columns]
-    found = Effects(softmax, coef, len(chosen))
-    found.weight = float(weights.sum())
+    sums = Effects(softmax, coef, len(chosen))
     for rows in blocks(len(x), 2 * len(coef) ** 2 + 3 * x.shape[1]):
-        own, at_column = x[rows], 0
         for columns in groups:
-            low = own.index_fill(1, torch.tensor(columns), 0.0)
+            low = x[rows].index_fill(1, torch.tensor(columns), 0.0)
             for j in columns:
-                found.differs(
-                    at_column, low.index_fill(1, torch.tensor(j), 1.0), low, weights[rows]
-                )
-                at_column += 1
-    effects[:, chosen], slope[:, chosen] = found.effects / found.weight, found.slope / found.weight
-    others = torch.tensor([k for k in range(len(coef)) if k != baseline])
-    effects, slope = effects[:, intercept:], slope[:, intercept:, others]
-    return effects, cov.transformed(covariance, slope.flatten(2).flatten(0, 1))
+                high = low.index_fill(1, torch.tensor(j), 1.0)
+                sums.differs(chosen.index(j), high, low, weights[rows])
+    effects[:, chosen] = sums.effects / weights.sum()
+    slope[:, chosen] = sums.slope / weights.sum()
+    slope = slope[:, intercept:, without(baseline, len(coef))]
+    return effects[:, intercept:], cov.transformed(covariance, slope.flatten(2).flatten(0, 1))
 
 
 def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,3 +247,61 @@ def _continuous(x: Tensor, weights: Tensor, coef: Tensor) -> tuple[Tensor, Tenso
     slope.diagonal(dim1=0, dim2=2).add_(alone.permute(1, 2, 0))
     slope.diagonal(dim1=1, dim2=3).add_((torch.diag(share) - products)[..., None])
     return effects, slope
+
+
+def predictor_margins(
+    predictor: Predictor, x: Tensor, weights: Tensor, at: str, discrete: Any
+) -> Margins:
+    intercept = predictor.intercept
+    names = predictor.columns[intercept:]
+    chosen = discrete_columns(discrete, names, x[:, intercept:])
+    places = [[j + intercept for j in columns] for columns in chosen]
+    full, baseline = predictor.full, predictor.baseline
+    effects, covariance = margins(
+        x, weights, full, predictor.covariance, baseline, intercept, at=at, discrete=places
+    )
+    switched = tuple(names[j] for columns in chosen for j in columns)
+    return Margins(predictor.classes, names, effects, covariance, at, switched)
+
+
+def _place(column: Any, names: Sequence[str]) -> int:
+    if isinstance(column, (int, np.integer)) and 0 <= column < len(names):
+        return int(column)
+    if column not in names:
+        raise ValueError(f"expected discrete columns among {', '.join(names)}, got {column!r}")
+    return names.index(column)
+
+
+def discrete_columns(discrete: Any, names: Sequence[str], x: Tensor) -> list[list[int]]:
+    """Return the places of the 0/1 columns of x (n, p), those of one variable together."""
+    if isinstance(discrete, str):
+        raise TypeError(
+            f"expected discrete to be a sequence of columns or a mapping, got the text {discrete!r}"
+        )
+    given = discrete.values() if isinstance(discrete, Mapping) else discrete
+    groups = [[one] if isinstance(one, (str, int, np.integer)) else list(one) for one in given]
+    places = [[_place(column, names) for column in group] for group in groups]
+    every = [j for group in places for j in group]
+    twice = next((names[j] for j in every if every.count(j) > 1), None)
+    if twice is not None:
+        raise ValueError(f"expected each discrete column once, got {twice!r} twice")
+    for group in places:
+        for j in group:
+            _require_binary(x[:, j], names[j])
+        together = (x[:, group].sum(1) > 1).nonzero()
+        if len(together):
+            shown = ", ".join(names[j] for j in group)
+            raise ValueError(
+                f"expected at most one 1 among {shown} of one variable, got more at row "
+                f"{int(together[0])}"
+            )
+    return places
+
+
+def _require_binary(values: Tensor, name: str) -> None:
+    wrong = ((values != 0.0) & (values != 1.0)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"expected 0 or 1 in discrete column {name!r}, got {float(values[row]):g} at row {row}"
+        )

@@ -1,7 +1,7 @@
-"""Predicted probabilities with their errors, by the delta method.
+"""Predicted probabilities with their standard errors, by the delta method.
 
 The log-odds of a class, eta_k = log(p_k / (1 - p_k)) = z_k - log sum_{m != k} exp(z_m), move with
-the scores as d eta_k / dz = (e_k - p) / (1 - p_k). With the covariance S of a row's scores, S_ml =
+the logits as d eta_k / dz = (e_k - p) / (1 - p_k). With the covariance S of a row's logits, S_ml =
 x' V_ml x,
 
     var eta_k = (e_k - p)' S (e_k - p) / (1 - p_k)^2        var p_k = p_k^2 (1 - p_k)^2 var eta_k
@@ -21,16 +21,17 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import wald
-from nll.regression.softmax.inputs import plain, require_finite
+from nll.regression.contrasts import Classes, without
+from nll.regression.tables import plain, require_finite
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Probabilities of each class in each row, with errors that come from those of the
+    """Probabilities of each class in each row, with standard errors that come from those of the
     coefficients.
 
     Everything follows from the log-odds, so that a probability near 0 has its digits. One near 1 is
-    rounded to 1; its log-odds have the digits of 1 - p, and `intervals.wald(log_odds,
+    rounded to 1; its log-odds have the digits of 1 - p, and `wald.wald(log_odds,
     log_odds_errors, level)` is their interval.
     """
 
@@ -41,12 +42,10 @@ class Predictions:
 
     @property
     def probabilities(self) -> Tensor:
-        """(n, K)."""
         return self.log_odds.sigmoid()
 
     @property
     def standard_errors(self) -> Tensor:
-        """(n, K): those of the probabilities."""
         return self.log_odds.sigmoid() * (-self.log_odds).sigmoid() * self.log_odds_errors
 
     @property
@@ -75,26 +74,26 @@ def predictions(
         others = log_p.scatter(1, top, -torch.inf)
         log_odds[rows] = log_p - _log_rest(log_p, top, others)
         if known:
-            errors[rows] = _errors(
+            errors[rows] = _standard_errors(
                 log_p.exp(), top, others.softmax(1), score_covariance(x[rows], covariance, baseline)
             )
     return Predictions(log_odds, errors, float(level), classes)
 
 
 def score_covariance(x: Tensor, covariance: Tensor, baseline: int) -> Tensor:
-    """The covariance of the K scores of each row, (n, K, K): x' V_ml x, and 0 for the baseline,
-    whose score is 0.
+    """Return the covariance of the K logits of each row, (n, K, K): x' V_ml x, and 0 for the
+    baseline, whose logit is 0.
     """
-    others = len(covariance) // x.shape[1]
-    parts = covariance.reshape(others, x.shape[1], others, x.shape[1])
-    found = torch.zeros(len(x), others + 1, others + 1, dtype=torch.float64)
-    place = torch.tensor([k for k in range(others + 1) if k != baseline])
+    (n, p), others = x.shape, len(covariance) // x.shape[1]
+    blocks_of = covariance.reshape(others, p, others, p)
+    by_row = torch.zeros(n, others + 1, others + 1, dtype=torch.float64)
+    place = without(baseline, others + 1)
     for m in range(others):
-        half = (x @ parts[m, :, m:].reshape(x.shape[1], -1)).reshape(len(x), others - m, x.shape[1])
-        own = (half @ x[:, :, None])[:, :, 0]
-        found[:, place[m], place[m:]] = own
-        found[:, place[m:], place[m]] = own
-    return found
+        half = (x @ blocks_of[m, :, m:].reshape(p, -1)).reshape(n, others - m, p)
+        products = (half @ x[:, :, None])[:, :, 0]
+        by_row[:, place[m], place[m:]] = products
+        by_row[:, place[m:], place[m]] = products
+    return by_row
 
 
 def _log_rest(log_p: Tensor, top: Tensor, others: Tensor) -> Tensor:
@@ -102,22 +101,22 @@ def _log_rest(log_p: Tensor, top: Tensor, others: Tensor) -> Tensor:
     return torch.log1p(-log_p.exp()).scatter(1, top, others.logsumexp(1, keepdim=True))
 
 
-def _errors(p: Tensor, top: Tensor, shares: Tensor, covariance: Tensor) -> Tensor:
+def _standard_errors(p: Tensor, top: Tensor, shares: Tensor, covariance: Tensor) -> Tensor:
     """Standard errors of the log-odds (n, K).
 
     For the most probable class (e_k - p) / (1 - p_k) has a 1 and minus the others' `shares` of what
     it leaves them.
     """
     moved = (covariance @ p[:, :, None])[:, :, 0]
-    spread = covariance.diagonal(dim1=1, dim2=2) - 2 * moved + (p * moved).sum(1, keepdim=True)
+    variance = covariance.diagonal(dim1=1, dim2=2) - 2 * moved + (p * moved).sum(1, keepdim=True)
     slope = (-shares).scatter(1, top, 1.0)
-    own = (slope[:, None] @ covariance @ slope[:, :, None])[:, :, 0]
-    return (spread / (1 - p).square()).scatter(1, top, own).clamp(min=0).sqrt()
+    of_top = (slope[:, None] @ covariance @ slope[:, :, None])[:, :, 0]
+    return (variance / (1 - p).square()).scatter(1, top, of_top).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """What a fitted softmax regression predicts for new rows."""
+    """Predicts probabilities for new rows from a fitted softmax regression."""
 
     columns: tuple[str, ...]  # the constant's first, if there is one
     intercept: bool
@@ -129,8 +128,7 @@ class Predictor:
     @property
     def full(self) -> Tensor:
         """(K, p) coefficients, with zeros for the baseline."""
-        zero = torch.zeros_like(self.coef[:1])
-        return torch.cat([self.coef[: self.baseline], zero, self.coef[self.baseline :]])
+        return Classes(self.classes, self.baseline).to_full(self.coef)
 
     def __call__(self, X: Any, level: float) -> Predictions:
         """Predict for a table that has the columns, by name, or for an array of them."""
@@ -149,12 +147,10 @@ class Predictor:
         return self.at(self.design(np.ascontiguousarray(np.asarray(X, dtype=np.float64))), level)
 
     def design(self, given: np.ndarray) -> Tensor:
-        """(n, p) columns of the linear scores: those given, behind the constant."""
+        """Return the design (n, p): the columns given, after the constant."""
         x = torch.tensor(given, dtype=torch.float64)
-        return (
-            torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1) if self.intercept else x
-        )
+        ones = torch.ones(len(x), int(self.intercept), dtype=torch.float64)
+        return torch.cat([ones, x], 1)
 
     def at(self, x: Tensor, level: float) -> Predictions:
-        """Predict for rows of `design`."""
         return predictions(x, self.full, self.covariance, self.baseline, level, self.classes)

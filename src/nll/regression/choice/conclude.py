@@ -150,8 +150,8 @@ def _ending(
     if likelihood.penalty is None and optimum.reached and not exists.proved:
         return Status.NOT_IDENTIFIED, "not decided whether a finite maximum exists"
     if likelihood.penalty is None and not optimum.reached:
-        return existence.status_of(optimum, True), optimum.status
+        return existence.outcome(optimum, True), optimum.status
     sentence = existence.verdict(
         optimum, exists.proved, "that the penalty leaves free", likelihood.unit
     )
-    return existence.status_of(optimum, exists.proved, likelihood.unit), sentence
+    return existence.outcome(optimum, exists.proved, likelihood.unit), sentence

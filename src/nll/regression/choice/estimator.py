@@ -27,8 +27,8 @@ from nll.regression.choice.objective import ConditionalLikelihood, log_softmax_b
 from nll.regression.collinear import DependentColumnsError
 from nll.regression.design_matrix import Columns
 from nll.regression.softmax.fit import code_of
-from nll.regression.softmax.inputs import plain
 from nll.regression.softmax.robust import KINDS, CovarianceOptions
+from nll.regression.tables import plain
 from nll.solvers.outcome import Progress
 
 

@@ -22,90 +22,67 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.estimation.objective import Problem
-from nll.regression.softmax.objective import InMemory
-from nll.regression.softmax.solver import Informed
-from nll.solvers.lbfgs import climb
-from nll.solvers.outcome import Optimum, Progress, Sums
-from nll.solvers.trust_region import maximise
+from nll.kernels.multinomial import Rows
+from nll.regression.softmax.objective import InMemory, logits
+from nll.solvers.outcome import Sums
 
-_LAST = 1e-18  # a gain that is rounding
+
+class FirthProblem(Problem):
+    """A softmax regression to be refitted, with the penalty."""
+
+    def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
+        sums = super().sums(theta, which)
+        (segment,) = self.segments
+        x, weights = segment.parts[0][0], segment.weights[0]
+        each = []
+        for number, vector in enumerate(theta):
+            coef = vector.reshape(-1, x.shape[1])
+            parts = (Rows(x[rows], weights=weights[rows]) for rows in blocks(len(x), _width(coef)))
+            each.append(penalised(Sums(*(part[number] for part in sums)), coef, parts))
+        return Sums(*(torch.stack(parts) for parts in zip(*each, strict=True)))
 
 
 class FirthLikelihood(InMemory):
     """The likelihood of rows in memory with the penalty in its sums."""
 
+    exact_information = False
+    refit_problem = FirthProblem
+
+    @property
+    def penalised(self) -> bool:
+        return True
+
+    @property
+    def information_name(self) -> str:
+        return "observed, at Firth's estimate"
+
     def sums(self, theta: Tensor) -> Sums:
-        """Penalised log-likelihood, its score, and the information, which is near its curvature."""
-        found = super().sums(theta)
-        own = torch.zeros(self.classes, self.columns.count, dtype=torch.float64)
-        own[1:] = theta.reshape(self.classes - 1, -1)
-        parts = (
-            (
-                self.columns.block(rows),
-                self.weights[rows],
-                None if self.offset is None else self.offset[rows],
-            )
-            for rows in blocks(self.length, _width(own))
-        )
-        return penalised(found, own, parts)
+        """Return penalised log-likelihood, its score, and the information, which is near its
+        curvature.
+        """
+        coef = self.coef(theta)
+        parts = map(self.rows, blocks(self.length, _width(coef)))
+        return penalised(super().sums(theta), coef, parts)
 
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Penalised log-likelihood and its score."""
-        found = self.sums(theta)
-        return found.log_likelihood, found.score
-
-    def search(self, progress: Progress | None = None) -> Optimum:
-        """The maximum: by the information, and to its last digits by what the steps tell of the
-        penalty's curvature.
-        """
-        found = maximise(self.sums, self.start(), progress, self.unit)
-        if not found.reached:
-            return found
-        own = Informed(found.sums.information)
-        theta = own.theta(climb(own.value(self), own.phi(found.theta), _LAST, self.unit))
-        return found._replace(theta=theta, sums=self.sums(theta))
+        return self.sums(theta)[:2]
 
 
-class FirthProblem(Problem):
-    """A softmax regression to be searched again, with the penalty."""
-
-    def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
-        """Those at several parameters (b, P)."""
-        found = super().sums(theta, which)
-        (segment,) = self.segments
-        x, weights = segment.parts[0][0], segment.weights[0]
-        each = []
-        for number, coef in enumerate(theta):
-            one = Sums(*(part[number] for part in found))
-            own = torch.cat([x.new_zeros(1, x.shape[1]), coef.reshape(-1, x.shape[1])])
-            parts = ((x[rows], weights[rows], None) for rows in blocks(len(x), _width(own)))
-            each.append(penalised(one, own, parts))
-        return Sums(*(torch.stack(parts) for parts in zip(*each, strict=True)))
-
-
-Parts = Iterator[tuple[Tensor, Tensor, Tensor | None]]
-
-
-def penalised(found: Sums, coef: Tensor, parts: Parts) -> Sums:
-    """Sums of the likelihood with the penalty's, at coefficients (K, p), the baseline's first and
-    0.
-
-    parts: the columns (n, p), weights (n) and offsets (n, K) of some rows at a time.
-    """
-    inverse = cov.inverse(found.information)
+def penalised(sums: Sums, coef: Tensor, parts: Iterator[Rows]) -> Sums:
+    """Add the penalty to the sums of the likelihood, at coefficients (K - 1, p)."""
+    inverse = cov.inverse(sums.information)
     if bool(inverse.isnan().any()):
-        return found._replace(log_likelihood=torch.full_like(found.log_likelihood, -torch.inf))
-    classes, p = coef.shape
-    by_class = inverse.reshape(classes - 1, p, classes - 1, p).permute(0, 2, 1, 3)  # V_kl
+        return sums._replace(log_likelihood=torch.full_like(sums.log_likelihood, -torch.inf))
+    others, p = coef.shape
+    by_class = inverse.reshape(others, p, others, p).permute(0, 2, 1, 3)  # V_kl
     added = torch.zeros_like(coef)
-    for x, weights, offset in parts:
-        scores = x @ coef.T if offset is None else x @ coef.T + offset
-        probabilities = scores.softmax(1)
-        added += ((weights[:, None] * _pull(x, probabilities, by_class)).T @ x) / 2
-    determinant = torch.linalg.slogdet(found.information).logabsdet
-    return found._replace(
-        log_likelihood=found.log_likelihood + determinant / 2,
-        score=found.score + added[1:].reshape(-1),
+    for rows in parts:
+        pull = _pull(rows.x, logits(rows, coef).softmax(1), by_class)[:, 1:]
+        weighted = pull if rows.weights is None else rows.weights[:, None] * pull
+        added += (weighted.T @ rows.x) / 2
+    determinant = torch.linalg.slogdet(sums.information).logabsdet
+    return sums._replace(
+        log_likelihood=sums.log_likelihood + determinant / 2, score=sums.score + added.reshape(-1)
     )
 
 
@@ -119,4 +96,4 @@ def _pull(x: Tensor, p: Tensor, by_class: Tensor) -> Tensor:
 
 
 def _width(coef: Tensor) -> int:
-    return len(coef) ** 2 * coef.shape[1]
+    return (len(coef) + 1) ** 2 * coef.shape[1]

@@ -1,9 +1,7 @@
-"""Softmax regression: the maximum of its likelihood, and what is to be said of it."""
+"""Softmax regression: from the columns and classes to the fit."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,25 +9,24 @@ import torch
 from torch import Tensor
 
 from nll.data.classes import label
-from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
-from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION, Problem
-from nll.regression import existence, ridge, separation
+from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION
+from nll.regression import existence, ridge
+from nll.regression.after.influence import Influence, influence
 from nll.regression.after.predictions import Predictor
-from nll.regression.design_matrix import Columns, Frame, Held
-from nll.regression.refit import SoftmaxRows, search_again
+from nll.regression.contrasts import Classes
+from nll.regression.design_matrix import Held, Response
 from nll.regression.result import RegressionFit
 from nll.regression.softmax import robust
-from nll.regression.softmax.firth import FirthLikelihood, FirthProblem
-from nll.regression.softmax.objective import InMemory, SoftmaxLikelihood
+from nll.regression.softmax.firth import FirthLikelihood
+from nll.regression.softmax.objective import InMemory, SoftmaxLikelihood, logits
+from nll.regression.softmax.separation import Judged, judge
 from nll.regression.softmax.set_valued import SetValued
 from nll.regression.softmax.solver import Searched, search
-from nll.regression.softmax.sparse import SparseColumns, SparseLikelihood
-from nll.solvers.outcome import Optimum, Progress
-from nll.solvers.trust_region import TOLERANCE, maximise
+from nll.solvers.outcome import Optimum, Progress, Status
+from nll.solvers.trust_region import TOLERANCE, decrement_of, maximise
 
-_MOST_DENSE = 1 << 24  # numbers of a sparse design that are written out to search again
+_AT_MAXIMUM = 1e-4  # a decrement
 _MOST_SETTLED = 1024  # parameters whose information's eigenvectors are formed
 
 
@@ -56,11 +53,11 @@ def fit_softmax(
         codes: (n) int64, the class of each row.
         weights: (n) float64 frequencies above 0.
         classes: the K names of the classes.
-        baseline: the code of the class that the others are compared with.
+        baseline: the code of the reference class.
         alpha: the ridge penalty of `SoftmaxRegression`.
-        offset: (n, K), added to the scores, by the codes of the classes.
-        allowed: (n, K), the classes that a row may have, by their codes; None: its own only.
         firth: whether the likelihood is penalised with the root of the information's determinant.
+        offset: (n, K), added to the linear predictors, in the order of the codes.
+        allowed: (n, K), the classes that a row may have, by their codes; None: its own only.
         standard_errors: whether the information is formed where the steps do not need it.
         wish: which covariance; None: the inverse information.
         response: the name of the response, for the table.
@@ -73,226 +70,188 @@ def fit_softmax(
         raise ValueError(f"expected at least two classes, got one class: {', '.join(classes)}")
     if alpha == 0.0:
         columns = columns.independent()
-    order = torch.tensor([baseline, *(k for k in range(len(classes)) if k != baseline)])
-    data = (columns, order.argsort()[codes] if baseline else codes, weights, len(classes))
-    offset = None if offset is None else offset[:, order].contiguous()
+    coded = Classes(tuple(classes), baseline)
+    if offset is not None:
+        offset = offset[:, coded.order].contiguous()
+    rows = Response(coded.numbers(codes), weights, offset=offset)
     if firth:
-        problem = FirthLikelihood(*data, offset=offset)
-        why = "Newton steps, then slopes (the steps tell the penalty's curvature)"
-        optimum = problem.search(progress)
-        found = Searched(optimum, cov.inverse(optimum.sums.information), solver=why)
+        objective = FirthLikelihood(columns, rows, len(classes))
+    elif allowed is not None and bool((allowed.sum(1) > 1).any()):
+        objective = SetValued(columns, rows, alpha, allowed=allowed[:, coded.order])
     else:
-        kind = SparseLikelihood if isinstance(columns, SparseColumns) else InMemory
-        problem = kind(*data, alpha, offset)
-        if allowed is not None and bool((allowed.sum(1) > 1).any()):
-            problem = SetValued(*data, alpha, offset, allowed=allowed[:, order])
-        found = search(problem, progress, standard_errors)
-    wish = wish or robust.CovarianceOptions()
-    fitted = result(problem, found, [classes[k] for k in order], response, wish)
-    kind = FirthProblem if firth else Problem, wish.weights != "frequency"
-    whole = isinstance(columns, Columns) or columns.length * columns.count <= _MOST_DENSE
-    fitted = predicting(fitted, columns, classes, baseline)
-    if isinstance(problem, SetValued):
-        return replace(fitted, null_log_likelihood=None)
-    again = partial(
-        search_again,
-        SoftmaxRows(),
-        columns,
-        problem.labels,
-        weights,
-        fitted.params,
-        fitted.steps,
-        *kind,
-    )
-    return replace(
-        fitted,
-        log_likelihood_at=_AtCoefficients(problem),
-        search=again if fitted.converged and alpha == 0.0 and offset is None and whole else None,
-        null_log_likelihood=fitted.null_log_likelihood if offset is None else None,
-    )
+        objective = InMemory(columns, rows, len(classes), alpha)
+    searched = search(objective, progress, standard_errors)
+    return conclude(objective, searched, coded, response, wish or robust.CovarianceOptions())
 
 
-def predicting(
-    fitted: RegressionFit, columns: Frame, classes: list[str], baseline: int
-) -> RegressionFit:
-    """The same with what it predicts for new rows; the classes in their own order."""
-    names, coef = tuple(columns.names), fitted.params["coef"]
-    predictor = Predictor(
-        names, columns.intercept, tuple(classes), baseline, coef, fitted.covariance
-    )
-    return replace(fitted, classes=tuple(classes), predictor=predictor)
+def influence_on(objective: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
+    """Return the rows' influence on coefficients (K - 1, p) of the columns as given.
+
+    Raises: ValueError where the likelihood has no maximum there.
+    """
+    columns = objective.columns
+    theta = torch.linalg.solve_triangular(columns.to_given, coef.T, upper=True).T
+    sums = objective.sums(theta.reshape(-1))
+    if decrement_of(sums) > _AT_MAXIMUM * objective.unit:
+        raise ValueError(
+            "expected the rows, classes, weights and offset of the fit, got others: "
+            "this is no maximum"
+        )
+
+    def probabilities(rows: slice) -> Tensor:
+        return logits(objective.rows(rows), theta).softmax(1)
+
+    inverse = cov.inverse(sums.information)
+    labels, weights = objective.labels, objective.weights
+    return influence(columns, labels, weights, probabilities, inverse, names)
 
 
 def code_of(baseline: Any, classes: list[Any]) -> int:
-    """The code of a class given as its value or as a reader writes it; None: the first."""
+    """Return the code of a class given as its value or as a reader writes it; None: the first."""
     if baseline is None:
         return 0
-    if np.ndim(baseline) > 0:
-        raise ValueError(
-            f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}"
-        )
-    for same in (lambda value: value == baseline, lambda value: label(value) == str(baseline)):
-        found = [code for code, value in enumerate(classes) if same(value)]
-        if found:
-            return found[0]
-    raise ValueError(
-        f"expected baseline to be one of {', '.join(map(label, classes))}, got {baseline}"
-    )
+    known = ", ".join(map(label, classes))
+    if np.ndim(baseline) == 0:
+        for same in (lambda value: value == baseline, lambda value: label(value) == str(baseline)):
+            for code, value in enumerate(classes):
+                if same(value):
+                    return code
+    raise ValueError(f"expected baseline to be one of {known}, got {baseline}")
 
 
-def result(
-    problem: SoftmaxLikelihood,
+def conclude(
+    objective: SoftmaxLikelihood,
     searched: Searched,
-    classes: list[str],
+    classes: Classes,
     response: Any,
-    wish: robust.CovarianceOptions,
+    options: robust.CovarianceOptions,
 ) -> RegressionFit:
-    """The fit of classes, the baseline's first, whose search has ended."""
-    searched = _settled(problem, searched)
-    found, inverse, _, solver = searched
-    columns, k = problem.columns, problem.classes - 1
-    exists, judged = _exists(problem, searched, classes)
-    converged = found.reached and exists
-    covariance = torch.full((1, 1), torch.nan, dtype=torch.float64).expand(
-        problem.size, problem.size
-    )
-    information = "observed" if problem.alpha == 0.0 else f"penalised, alpha = {problem.alpha:g}"
-    firth = isinstance(problem, FirthLikelihood)
-    information = "observed, at Firth's estimate" if firth else information
-    if converged and inverse is not None:
-        if not wish.plain:
-            inverse, information = robust.sandwich(problem, found.theta, inverse, wish)
-        elif problem.alpha > 0.0:
-            # the spread of the penalised estimate: H^-1 I H^-1 with H = I + penalty
-            inverse = cov.sandwich(inverse, problem.information(found.theta))
-        covariance = cov.transformed_by_block(inverse, columns.to_given)
-    coef = found.theta.reshape(k, -1) @ columns.to_given.T
+    """Return the fit of a likelihood whose search has ended."""
+    searched = _settled(objective, searched)
+    optimum, columns = searched.optimum, objective.columns
+    exists, judged = _existence(objective, searched, classes)
+    converged = optimum.reached and exists
+    inverse = searched.inverse if converged else None
+    covariance, information = _covariance(objective, optimum.theta, inverse, options)
+    coef = objective.coef(optimum.theta) @ columns.to_given.T
     if judged.limit is not None:
-        coef, covariance = separation.with_limits(judged.limit, coef, columns.to_given)
-    params = {"coef": coef}
+        coef, covariance = judged.limit.coefficients(coef, columns.to_given)
+    verdict, status = _status(objective, searched, exists, judged, classes)
+    names = tuple(columns.names)
+    refit = objective.refit({"coef": coef}, optimum.steps, options.weights != "frequency")
     return RegressionFit(
         model="Softmax regression",
         discrete=True,
-        params=params,
+        params={"coef": coef},
         covariance=covariance,
-        log_likelihood=float(
-            found.sums.log_likelihood
-            if not (problem.alpha or firth)
-            else problem.log_likelihood(found.theta)
-        ),
-        n=float(problem.length if wish.weights == "sampling" else problem.counts.sum()),
-        df=k * columns.count,
-        status=_status(problem, found, exists, judged, inverse is not None, classes),
+        log_likelihood=_log_likelihood(objective, optimum),
+        n=float(objective.length if options.weights == "sampling" else objective.counts.sum()),
+        df=objective.size,
+        status=status,
         converged=converged,
-        decrement=found.decrement,
-        steps=found.steps,
-        labels={"coef": (tuple(classes[1:]), tuple(columns.names))},
+        verdict=verdict,
+        decrement=optimum.decrement,
+        steps=optimum.steps,
+        labels={"coef": (classes.baseline_first[1:], names)},
         information=information,
-        solver=solver,
-        null_log_likelihood=problem.null_log_likelihood(),
+        solver=searched.solver,
+        null_log_likelihood=objective.null_log_likelihood(),
         response=None if response is None else str(response),
-        baseline=classes[0],
+        dropped=objective.dropped,
+        baseline=classes.names[classes.baseline],
+        classes=classes.names,
+        predictor=Predictor(names, columns.intercept, *classes, coef, covariance),
         separation=judged.separation,
+        log_likelihood_at=objective.at_coefficients(),
+        search=refit if converged else None,
     )
 
 
-def _settled(problem: SoftmaxLikelihood, searched: Searched) -> Searched:
-    """The same, at the very maximum of a ridge penalty's where columns are constant or
-    collinear.
-    """
-    found, inverse = searched.optimum, searched.inverse
-    if problem.alpha == 0.0 or inverse is None or not found.reached or problem.size > _MOST_SETTLED:
-        return searched
-    information = problem.information(found.theta)
-    theta, inverse = ridge.settled(found.theta, information, problem.quadratic, problem.alpha)
-    before, after = (float(problem.value(at)[0]) for at in (found.theta, theta))
-    if after < before - TOLERANCE * problem.unit:  # nearly flat, as where classes are separated
-        return searched
-    return searched._replace(optimum=found._replace(theta=theta), inverse=inverse)
+def _log_likelihood(objective: SoftmaxLikelihood, optimum: Optimum) -> float:
+    """Return the log-likelihood without a penalty."""
+    if objective.penalised:
+        return float(objective.log_likelihood(optimum.theta))
+    return float(optimum.sums.log_likelihood)
 
 
-def _exists(
-    problem: SoftmaxLikelihood, searched: Searched, classes: list[str]
-) -> tuple[bool, separation.Judged]:
-    """Whether a finite maximum exists: by the penalty, by a certificate, or by a linear programme
-    and what it found.
+def _covariance(
+    objective: SoftmaxLikelihood,
+    theta: Tensor,
+    inverse: Tensor | None,
+    options: robust.CovarianceOptions,
+) -> tuple[Tensor, str]:
+    """Return the covariance of the coefficients of the columns as given, and its name."""
+    if inverse is None:
+        unknown = torch.full((1, 1), torch.nan, dtype=torch.float64)
+        return unknown.expand(objective.size, objective.size), objective.information_name
+    covariance, name = robust.covariance(objective, theta, inverse, options)
+    return cov.transformed_by_block(covariance, objective.columns.to_given), name
+
+
+def _settled(objective: SoftmaxLikelihood, searched: Searched) -> Searched:
+    """Move to the very maximum of a ridge penalty's where columns are constant or collinear."""
+    optimum, inverse = searched.optimum, searched.inverse
+    if not objective.alpha or inverse is None or not optimum.reached:
+        return searched
+    if objective.size > _MOST_SETTLED:
+        return searched
+    information = objective.squares(optimum.theta, "information")
+    theta, inverse = ridge.settled(optimum.theta, information, objective.quadratic, objective.alpha)
+    before, after = (float(objective.value(at)[0]) for at in (optimum.theta, theta))
+    if after < before - TOLERANCE * objective.unit:  # nearly flat, as where classes are separated
+        return searched
+    return searched._replace(optimum=optimum._replace(theta=theta), inverse=inverse)
+
+
+def _existence(
+    objective: SoftmaxLikelihood, searched: Searched, classes: Classes
+) -> tuple[bool, Judged]:
+    """Whether a finite maximum exists: by the penalty, by a certificate, or by linear programmes
+    and their result.
     """
-    found, inverse, longest, _ = searched
-    known = inverse is None or not bool(inverse.isnan().any())
-    if problem.alpha > 0.0 or isinstance(problem, FirthLikelihood):
-        return known, separation.Judged()
-    scores = problem.classes - 1
-    if isinstance(problem, SetValued):
-        return inverse is not None and problem.certified(found, inverse), separation.Judged()
-    if inverse is not None:
-        exists = existence.certified(found.decrement, inverse, problem.columns, scores)
-    else:
-        assert longest is not None
-        exists = existence.certified_by_bound(found.decrement, longest, problem.columns, scores)
-    if exists or problem.size > MOST_INFORMATION:
-        return exists, separation.Judged()
-    judged = separation.judge(
-        problem, classes, lambda left: maximise(left.sums, left.start(), None, left.unit)
+    optimum, inverse, longest, _ = searched
+    regular = inverse is None or not bool(inverse.isnan().any())
+    if objective.penalised:
+        return regular, Judged()
+    exists = objective.certified(optimum, inverse, longest)
+    if exists or not objective.concave or objective.size > MOST_INFORMATION:
+        return exists, Judged()
+    judged = judge(
+        objective,
+        classes.baseline_first,
+        lambda rest: maximise(rest.sums, rest.start(), None, rest.unit),
     )
-    return judged.overlap and known, judged
-
-
-class _AtCoefficients(LogLikelihood):
-    """The log-likelihood as a function of the coefficients of the columns as given."""
-
-    def __init__(self, problem: InMemory) -> None:
-        self.problem = problem
-
-    def __call__(self, vector: Tensor) -> float:
-        return float(self.problem.log_likelihood(self._standardised(vector)))
-
-    def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
-        """Move one class's score only: its log-sum-exp with that of the other classes, found
-        once.
-        """
-        problem = self.problem
-        k, column = divmod(index, problem.columns.count)
-        theta, x = self._standardised(vector), problem.columns.given(column)
-        total = torch.zeros(len(steps), dtype=torch.float64)
-        for rows in blocks(len(x), len(steps) + problem.classes):
-            scores = problem.scores(rows, theta)
-            labels = problem.labels[rows]
-            own = scores.gather(1, labels[:, None])
-            rest = torch.cat([scores[:, : k + 1], scores[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
-            change = x[rows, None] * steps
-            log_p = (
-                own
-                + (labels == k + 1)[:, None] * change
-                - torch.logaddexp(rest, scores[:, k + 1, None] + change)
-            )
-            total += problem.weights[rows] @ log_p
-        return total
-
-    def _standardised(self, vector: Tensor) -> Tensor:
-        coef = vector.reshape(self.problem.classes - 1, -1)
-        return torch.linalg.solve(self.problem.columns.to_given, coef.T).T.reshape(-1)
-
-
-def _has_maximum(problem: InMemory | None, classes: list[str]) -> bool:
-    if problem is None:
-        return False
-    return _exists(problem, search(problem), classes)[0]
+    return judged.overlap and regular, judged
 
 
 def _status(
-    problem: SoftmaxLikelihood,
-    found: Optimum,
+    objective: SoftmaxLikelihood,
+    searched: Searched,
     exists: bool,
-    judged: separation.Judged,
-    informed: bool,
-    classes: list[str],
-) -> str:
+    judged: Judged,
+    classes: Classes,
+) -> tuple[Status, str]:
     if judged.separation is not None:
-        return judged.separation.sentence()
-    if isinstance(problem, SetValued) and exists and found.reached:
-        return problem.verdict(problem.alpha > 0.0 or _has_maximum(problem.single(), classes))
-    verdict = existence.verdict(found, exists, "that separates classes", problem.unit)
-    if exists and found.reached and problem.size > MANY_PARAMETERS:
-        verdict += f", by conjugate gradients for {problem.size} parameters"
-        verdict += "" if informed else "; no standard errors"
-    return verdict
+        return Status.SEPARATED, judged.separation.sentence()
+    status = existence.outcome(searched.optimum, exists, objective.unit)
+    sentence = existence.verdict(searched.optimum, exists, "that separates classes", objective.unit)
+    if status is Status.UNBOUNDED:
+        return Status.SEPARATED, sentence
+    if status is Status.CONVERGED and not objective.concave:
+        return status, _local_maximum(objective.penalised or _has_maximum(objective, classes))
+    if status is Status.CONVERGED and objective.size > MANY_PARAMETERS:
+        sentence += f", by conjugate gradients for {objective.size} parameters"
+        sentence += "" if searched.inverse is not None else "; no standard errors"
+    return status, sentence
+
+
+def _has_maximum(objective: SoftmaxLikelihood, classes: Classes) -> bool:
+    bounding = objective.bounding()
+    return bounding is not None and _existence(bounding, search(bounding), classes)[0]
+
+
+def _local_maximum(bounded: bool) -> str:
+    end = "converged: a finite maximum exists, and the Newton steps reached one"
+    if not bounded:
+        end = "converged: the Newton steps reached a maximum, which may not be the largest"
+    return f"{end}; the likelihood of sets of classes may have several"

@@ -1,47 +1,50 @@
-"""The likelihood of labels under a softmax of linear scores: its sums over the rows."""
+"""The log-likelihood of labels under a softmax of linear predictors: its sums over the rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.kernels import cpu, memory
-from nll.kernels.multinomial import RowSums, row_sums
-from nll.regression.design_matrix import Frame, Held
-from nll.solvers.outcome import Sums
+from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.maximise import Solution
+from nll.estimation.objective import Problem
+from nll.kernels.multinomial import Rows, RowSums, Square
+from nll.regression import existence
+from nll.regression.design_matrix import Frame, Held, Response
+from nll.regression.refit import SoftmaxRows, search_again
+from nll.solvers.outcome import Optimum, Sums
+from nll.solvers.parameters import Params
 
 # So many of the rows are searched first; where all are fewer than so many times as many, that saves
 # nothing.
 _SHARE, _WORTH = 16, 8
 
-# the search's columns (n, p), labels (n) -> which classes (n, K)
-Allowed = Callable[[Tensor, Tensor], Tensor]
-
-
-class Part(NamedTuple):
-    """Some rows, by the search's columns."""
-
-    x: Tensor  # (n, p)
-    labels: Tensor  # (n)
+Vector = Callable[[Tensor], Tensor]
+# the solver's columns (n, p), labels (n) -> which classes (n, K)
+Allowed = Callable[[Tensor, Any], Tensor]
 
 
 class SoftmaxLikelihood:
-    """The log-likelihood of labels under linear scores; class 0 is the baseline.
+    """The log-likelihood of labels under linear predictors; class 0 is the baseline.
 
-    The parameters are the (K - 1, p) coefficients of the search's columns, flattened by class.
+    The parameters are the (K - 1, p) coefficients of the solver's columns, flattened by class.
 
     Args:
-        columns: of the search.
+        columns: of the solver.
         counts: (K), the weights of the rows of each class.
-        length: how many rows there are.
+        length: number of rows.
         alpha: the ridge penalty of `SoftmaxRegression`.
     """
+
+    concave = True
+    exact_information = True  # whether `sums` has the second derivative itself
+    dropped = 0  # rows with missing values that were left out
 
     def __init__(self, columns: Frame, counts: Tensor, length: int, alpha: float = 0.0) -> None:
         self.columns, self.counts, self.length, self.alpha = columns, counts, length, alpha
@@ -49,99 +52,118 @@ class SoftmaxLikelihood:
         # of the log-likelihood, where weights are shares
         self.unit = min(1.0, float(counts.sum()) / length)
 
-    def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
-        """What the rows add up to (see the kernel), at parameters and along a direction of them."""
+    def row_sums(
+        self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
+    ) -> RowSums:
+        """Add up the rows (see the kernel), at parameters and along a direction of them."""
         raise NotImplementedError
 
-    def parts(self) -> Iterator[Part]:
-        """The rows, some at a time."""
+    def parts(self) -> Iterator[Rows]:
+        """Yield the rows with the solver's columns, some at a time."""
         raise NotImplementedError
 
-    def some(self, size: int) -> Part:
-        """About so many rows, of each class some; all where there are no more."""
-        raise NotImplementedError
-
-    def thinned(self, least: int) -> SoftmaxLikelihood | None:
-        """The likelihood of rows at even distances, at least so many; None: that would be most of
-        them.
+    def some(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return columns and labels of about `size` rows, of each class some; all where there are
+        no more.
         """
         raise NotImplementedError
 
+    def thinned(self, least: int) -> SoftmaxLikelihood | None:
+        """Return the likelihood of rows at even distances, at least `least`; None: that would be
+        most of them.
+        """
+        return None
+
     def among(self, allowed: Allowed) -> SoftmaxLikelihood:
-        """The likelihood of each row's label among the classes that are allowed it."""
+        """Return the likelihood of each row's label among the classes that are allowed it."""
         raise NotImplementedError
+
+    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
+        """Return the sum of the scores in each cluster, (G, (K - 1) p)."""
+        raise NotImplementedError
+
+    def bounding(self) -> SoftmaxLikelihood | None:
+        """Return a concave likelihood whose maximum, if it has one, bounds this one."""
+        return self
+
+    def at_coefficients(self) -> LogLikelihood | None:
+        """Return the log-likelihood as a function of the coefficients of the columns as given."""
+        return None
+
+    def refit(self, params: Params, steps: int, sampling: bool) -> Callable[[], Solution] | None:
+        """Return what profiles and the bootstrap start from; `sampling`: weights that are no
+        frequencies.
+        """
+        return None
 
     @property
     def size(self) -> int:
-        """How many parameters there are."""
         return (self.classes - 1) * self.columns.count
 
+    @property
+    def penalised(self) -> bool:
+        return self.alpha > 0.0
+
+    @property
+    def information_name(self) -> str:
+        return f"penalised, alpha = {self.alpha:g}" if self.penalised else "observed"
+
+    def coef(self, theta: Tensor) -> Tensor:
+        return theta.reshape(self.classes - 1, self.columns.count)
+
     def start(self) -> Tensor:
-        """The constants of the null model, log(n_k / n_0); slopes 0."""
+        """Return the constants of the null model, log(n_k / n_0); slopes 0."""
         coef = torch.zeros(self.classes - 1, self.columns.count, dtype=torch.float64)
         if self.columns.intercept:
             coef[:, 0] = (self.counts[1:] / self.counts[0]).log()
         return coef.reshape(-1)
 
     def sums(self, theta: Tensor) -> Sums:
-        """Log-likelihood, score and information, penalty included."""
-        found = self.row_sums(theta, square="information")
-        assert found.square is not None
-        value, score, information = found.log_likelihood, found.score.reshape(-1), found.square
-        if self.alpha > 0.0:
-            shrink = self.shrink(theta)
-            value, score, information = (
-                value - theta @ shrink / 2,
-                score - shrink,
-                information + self.penalty,
-            )
-        return Sums(value, score, information)
+        """Return log-likelihood, score and information, penalty included."""
+        rows = self.row_sums(theta, "information")
+        assert rows.square is not None
+        information = rows.square + self.penalty if self.alpha else rows.square
+        return Sums(*self._with_penalty(theta, rows), information)
 
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-likelihood and score, penalty included."""
-        found = self.row_sums(theta)
-        if self.alpha == 0.0:
-            return found.log_likelihood, found.score.reshape(-1)
-        shrink = self.shrink(theta)
-        return found.log_likelihood - theta @ shrink / 2, found.score.reshape(-1) - shrink
+        """Return log-likelihood and score, penalty included."""
+        return self._with_penalty(theta, self.row_sums(theta))
 
-    def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """The information, penalty included, as a product with a vector."""
+    def _with_penalty(self, theta: Tensor, rows: RowSums) -> tuple[Tensor, Tensor]:
+        shrinkage = self.shrinkage(theta)
+        return rows.log_likelihood - theta @ shrinkage / 2, rows.score.reshape(-1) - shrinkage
 
-        def times(vector: Tensor) -> Tensor:
-            found = self.row_sums(theta, vector).score.reshape(-1)
-            return found if self.alpha == 0.0 else found + self.shrink(vector)
+    def product(self, theta: Tensor) -> Vector:
+        """Return the information without the penalty as a product with coefficients."""
+        return lambda direction: self.row_sums(theta, direction=direction).score
 
-        return times
-
-    def forget(self) -> None:
-        """Give back what the products keep."""
+    def curvature(self, theta: Tensor) -> Vector:
+        """Return the information, penalty included, as a product with a vector."""
+        product = self.product(theta)
+        return lambda vector: product(self.coef(vector)).reshape(-1) + self.shrinkage(vector)
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
-        """The log-likelihood alone, without the penalty."""
         return self.row_sums(theta).log_likelihood
 
-    def null_log_likelihood(self) -> float:
-        """The largest log-likelihood with constants only: sum_k n_k log(n_k / n)."""
+    def null_log_likelihood(self) -> float | None:
+        """Return the largest log-likelihood with constants only: sum_k n_k log(n_k / n)."""
         return float(torch.xlogy(self.counts, self.counts / self.counts.sum()).sum())
 
-    def information(self, theta: Tensor) -> Tensor:
-        """The information without the penalty."""
-        square = self.row_sums(theta, square="information").square
-        assert square is not None
-        return square
+    def squares(self, theta: Tensor, square: Square) -> Tensor:
+        """Return the information without the penalty, or an outer product of the rows' scores."""
+        sums = self.row_sums(theta, square)
+        assert sums.square is not None
+        return sums.square
 
-    def outer_product(self, theta: Tensor, weighted: bool) -> Tensor:
-        """That of the rows' scores; `weighted`: a weight is a factor of its score, not how often
-        the row was seen.
+    def certified(self, optimum: Optimum, inverse: Tensor | None, longest: float | None) -> bool:
+        """Whether the optimum proves that a finite maximum exists, by the inverse information or a
+        bound on its eigenvalues.
         """
-        square = self.row_sums(theta, square="weighted scores" if weighted else "scores").square
-        assert square is not None
-        return square
-
-    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
-        """The sum of the scores in each cluster, (G, (K - 1) p)."""
-        raise NotImplementedError
+        decrement, predictors = optimum.decrement, self.classes - 1
+        if inverse is not None:
+            return existence.certified(decrement, inverse, self.columns, predictors)
+        assert longest is not None
+        return existence.certified_by_bound(decrement, longest, self.columns, predictors)
 
     @property
     def penalty(self) -> Tensor:
@@ -152,16 +174,16 @@ class SoftmaxLikelihood:
 
     @property
     def quadratic(self) -> Tensor:
-        """The penalty's, of alpha = 1."""
-        return torch.kron(*self._shrunk)
+        return torch.kron(*self._quadratic_factors)
 
-    def shrink(self, theta: Tensor) -> Tensor:
-        """The penalty's product with a vector."""
-        between, along = self._shrunk
-        return self.alpha * (between @ theta.reshape(self.classes - 1, -1) @ along).reshape(-1)
+    def shrinkage(self, theta: Tensor) -> Tensor:
+        if not self.alpha:
+            return torch.zeros_like(theta)
+        between, along = self._quadratic_factors
+        return self.alpha * (between @ self.coef(theta) @ along).reshape(-1)
 
     @cached_property
-    def _shrunk(self) -> tuple[Tensor, Tensor]:
+    def _quadratic_factors(self) -> tuple[Tensor, Tensor]:
         between = torch.eye(self.classes - 1, dtype=torch.float64) - 1 / self.classes
         slopes = torch.ones(self.columns.count, dtype=torch.float64)
         if self.columns.intercept:
@@ -171,137 +193,146 @@ class SoftmaxLikelihood:
 
 
 class InMemory(SoftmaxLikelihood):
-    """That of rows in memory.
+    """The log-likelihood of rows in memory.
 
     Args:
-        columns: of the search.
-        labels: (n) int64.
-        weights: (n) float64 frequencies.
-        classes: how many there are.
+        columns: of the solver.
+        response: labels (n) int64 or target (n, K); weights (n) float64 frequencies; offset (n, K),
+            added to the linear predictors.
+        classes: number of classes.
         alpha: see `SoftmaxLikelihood`.
-        offset: (n, K), added to the scores.
     """
 
     columns: Held
+    refit_problem: type[Problem] = Problem
 
-    def __init__(
-        self,
-        columns: Held,
-        labels: Tensor,
-        weights: Tensor,
-        classes: int,
-        alpha: float = 0.0,
-        offset: Tensor | None = None,
-    ) -> None:
-        once = bool((weights == 1.0).all())
-        counts = torch.bincount(
-            labels, weights=None if once else weights, minlength=classes
-        ).double()
-        super().__init__(columns, counts, len(labels), alpha)
-        self.labels, self.weights, self.offset = labels, weights, offset
-        rows, self.standard = columns.rows(labels, None if once else weights)
-        self.rows = rows._replace(offset=offset)
-        # probabilities: where they take less memory than the columns
-        self._keeps = classes <= columns.count
-        self._kept: Tensor | None = None
-        self._kept_at: Tensor | None = None  # the parameters that they belong to
+    def __init__(self, columns: Held, response: Response, classes: int, alpha: float = 0.0) -> None:
+        labels, weights, target, self.offset = response
+        if weights is not None and bool((weights == 1.0).all()):
+            weights = None
+        self.response = response._replace(weights=weights)
+        ones = torch.ones(columns.length, dtype=torch.float64)
+        self.weights = ones if weights is None else weights
+        if target is None:
+            assert labels is not None
+            self.labels = labels
+            counts = torch.bincount(labels, weights, classes).double()
+        else:
+            counts = self.weights @ target
+        super().__init__(columns, counts, columns.length, alpha)
 
-    def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
-        """What the rows add up to, by the kernel in one call."""
-        shape = (self.classes - 1, self.columns.count)
-        direction = None if direction is None else direction.reshape(shape)
-        return row_sums(self.rows, self.standard, theta.reshape(shape), direction=direction, **more)
+    def row_sums(
+        self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
+    ) -> RowSums:
+        return self.columns.row_sums(self.response, self.coef(theta), square)
 
-    def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """The information as a product; the probabilities are kept from the first to the next."""
-        if self._kept is None and self._keeps and not cpu.MISSING:
-            self._kept = cpu.empty((self.classes, self.length), torch.float64)
+    def product(self, theta: Tensor) -> Vector:
+        return self.columns.curvature(self.response, self.coef(theta))
 
-        def times(vector: Tensor) -> Tensor:
-            known = self._kept_at is theta
-            found = self.row_sums(
-                theta, vector, probabilities=self._kept, known=known
-            ).score.reshape(-1)
-            self._kept_at = None if self._kept is None else theta
-            return found if self.alpha == 0.0 else found + self.shrink(vector)
+    def rows(self, rows: slice | Tensor) -> Rows:
+        return Rows(self.columns.block(rows), *self.response.at(rows))
 
-        return times
+    def parts(self) -> Iterator[Rows]:
+        return map(self.rows, blocks(self.length, self.columns.count + self.classes))
 
-    def forget(self) -> None:
-        """Give the memory of the probabilities back."""
-        if self._kept is not None:
-            self._kept = self._kept_at = None
-            memory.release()
-
-    def parts(self) -> Iterator[Part]:
-        """The rows, some at a time."""
-        for rows in blocks(self.length, self.columns.count + self.classes):
-            yield Part(self.columns.block(rows), self.labels[rows])
-
-    def some(self, size: int) -> Part:
-        """About so many rows, of each class some; all where there are no more."""
+    def some(self, size: int) -> tuple[Tensor, Tensor]:
         rows = some_of_each(self.labels, size)
-        return Part(self.columns.block(rows), self.labels[rows])
+        return self.columns.block(rows), self.labels[rows]
 
-    def thinned(self, least: int) -> InMemory | None:
-        """The likelihood of every so many-th row, at least `least` and a sixteenth of all."""
+    def thinned(self, least: int) -> SoftmaxLikelihood | None:
         some = max(least, self.length // _SHARE)
         if self.length < _WORTH * some:
             return None
         step = self.length // some
-        labels, weights = self.labels[::step].contiguous(), self.weights[::step].contiguous()
-        offset = None if self.offset is None else self.offset[::step]
-        return type(self)(
-            self.columns.taken(slice(None, None, step)),
-            labels,
-            weights,
-            self.classes,
-            self.alpha / step,
-            offset,
-        )
+        return self.of(slice(None, None, step), self.alpha / step)
+
+    def of(self, rows: slice | Tensor, alpha: float = 0.0) -> InMemory:
+        return InMemory(self.columns.taken(rows), self.response.at(rows), self.classes, alpha)
 
     def among(self, allowed: Allowed) -> InMemory:
-        """The likelihood of each row's label among the classes that are allowed it."""
-        offset = torch.cat([lost_offset(allowed(*part)) for part in self.parts()])
-        offset = offset if self.offset is None else offset + self.offset
-        return type(self)(self.columns, self.labels, self.weights, self.classes, self.alpha, offset)
+        masks = [mask_as_offset(allowed(rows.x, rows.labels)) for rows in self.parts()]
+        offset = torch.cat(masks) + (0.0 if self.offset is None else self.offset)
+        response = self.response._replace(offset=offset)
+        return InMemory(self.columns, response, self.classes, self.alpha)
 
     def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
-        """The sum of the scores in each cluster, (G, (K - 1) p); `clusters` has the number of each
-        row's, from 0.
-        """
         total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
         for rows in blocks(len(clusters), self.size):
-            residual = self.weights[rows, None] * (
-                self.seen(rows, theta) - self.scores(rows, theta).softmax(1)
-            )
-            add_by_cluster(total, clusters[rows], residual[:, 1:], self.columns.block(rows))
+            add_scores(total, clusters[rows], self.rows(rows), self.coef(theta))
         return total
 
-    def seen(self, rows: slice, theta: Tensor) -> Tensor:
-        """(rows, K), how often each class was seen in a row."""
-        return torch.nn.functional.one_hot(self.labels[rows], self.classes).double()
+    def null_log_likelihood(self) -> float | None:
+        return super().null_log_likelihood() if self.offset is None else None
 
-    def scores(self, rows: slice, theta: Tensor) -> Tensor:
-        """The scores of some rows, (rows, K), with zeros for the baseline."""
-        x = self.columns.block(rows)
-        scores = x @ theta.reshape(self.classes - 1, -1).T
-        scores = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), scores], dim=1)
-        return scores if self.offset is None else scores + self.offset[rows]
+    def at_coefficients(self) -> LogLikelihood | None:
+        return _AtCoefficients(self)
 
-
-def add_by_cluster(total: Tensor, clusters: Tensor, residual: Tensor, x: Tensor) -> None:
-    """Add the scores of rows to those of their clusters (G, (K - 1) p)."""
-    total.index_add_(0, clusters, (residual[:, :, None] * x[:, None, :]).reshape(len(x), -1))
+    def refit(self, params: Params, steps: int, sampling: bool) -> Callable[[], Solution] | None:
+        if self.alpha or self.offset is not None or not self.columns.can_be_dense:
+            return None
+        rows = SoftmaxRows(), self.columns, self.labels, self.weights
+        return partial(search_again, *rows, params, steps, self.refit_problem, sampling)
 
 
-def lost_offset(allowed: Tensor) -> Tensor:
-    """What takes the classes that are not allowed out of the scores."""
+class _AtCoefficients(LogLikelihood):
+    """The log-likelihood as a function of the coefficients of the columns as given."""
+
+    def __init__(self, objective: InMemory) -> None:
+        self.objective = objective
+
+    def __call__(self, vector: Tensor) -> float:
+        return float(self.objective.log_likelihood(self._standardised(vector)))
+
+    def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
+        """Move the predictor of one class only: the others' log-sum-exp is computed once."""
+        objective = self.objective
+        k, column = divmod(index, objective.columns.count)
+        coef, x = objective.coef(self._standardised(vector)), objective.columns.given(column)
+        total = torch.zeros(len(steps), dtype=torch.float64)
+        for rows in blocks(len(x), len(steps) + objective.classes):
+            z, labels = logits(objective.rows(rows), coef), objective.labels[rows, None]
+            rest = torch.cat([z[:, : k + 1], z[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
+            change = x[rows, None] * steps
+            log_p = z.gather(1, labels) + (labels == k + 1) * change
+            log_p -= torch.logaddexp(rest, z[:, k + 1, None] + change)
+            total += objective.weights[rows] @ log_p
+        return total
+
+    def _standardised(self, vector: Tensor) -> Tensor:
+        coef = self.objective.coef(vector)
+        return torch.linalg.solve(self.objective.columns.to_given, coef.T).T.reshape(-1)
+
+
+def logits(rows: Rows, coef: Tensor) -> Tensor:
+    """Return the logits (n, K) of rows, 0 for the baseline but for an offset."""
+    predictors = rows.x @ coef.T
+    z = torch.cat([torch.zeros_like(predictors[:, :1]), predictors], 1)
+    return z if rows.offset is None else z + rows.offset
+
+
+def residuals(rows: Rows, coef: Tensor) -> Tensor:
+    """Return the weighted residuals (n, K - 1) of all classes but the baseline."""
+    p = logits(rows, coef).softmax(1)
+    seen = rows.target
+    if seen is None:
+        assert rows.labels is not None
+        seen = torch.nn.functional.one_hot(rows.labels, p.shape[1])
+    residual = (seen - p)[:, 1:]
+    return residual if rows.weights is None else rows.weights[:, None] * residual
+
+
+def add_scores(total: Tensor, clusters: Tensor, rows: Rows, coef: Tensor) -> None:
+    scores = residuals(rows, coef)[:, :, None] * rows.x[:, None, :]
+    total.index_add_(0, clusters, scores.flatten(1))
+
+
+def mask_as_offset(allowed: Tensor) -> Tensor:
+    """Return the offset that takes classes that are not allowed out of the softmax."""
     return torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, -math.inf)
 
 
 def some_of_each(labels: Tensor, size: int) -> Tensor:
-    """The numbers of about so many rows, in their order."""
+    """Return about `size` row numbers, in order."""
     if len(labels) <= size:
         return torch.arange(len(labels))
     order = labels.argsort(stable=True)

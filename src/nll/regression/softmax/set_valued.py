@@ -18,6 +18,7 @@ first; with their sum of at most m, the slope at the distance t is at most nu - 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,21 @@ from torch import Tensor
 
 from nll.data.arrays import absent, array_of, require_dense
 from nll.data.classes import require_one_type
-from nll.kernels.multinomial import RowSums, Square, row_sums
+from nll.data.prefetch import blocks
+from nll.kernels.multinomial import Rows, RowSums, Square
 from nll.regression import existence
-from nll.regression.design_matrix import Held
-from nll.regression.softmax.objective import InMemory, lost_offset
+from nll.regression.design_matrix import Held, Response
+from nll.regression.softmax.objective import (
+    InMemory,
+    SoftmaxLikelihood,
+    add_scores,
+    logits,
+    mask_as_offset,
+)
 from nll.solvers.outcome import Optimum
 from nll.solvers.trust_region import maximise
 
+_BOOLEAN = {"bool", "boolean", "bool[pyarrow]", "Boolean", "torch.bool"}
 _ROUGH = 1e-4  # the decrement at which the search for a start ends
 
 
@@ -45,16 +54,12 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """
     require_dense(y, "y")
     if _are_sets(y):
-        found = {
-            value.item() if isinstance(value, np.generic) else value for own in y for value in own
-        }
-        require_one_type(found)
-        classes = np.array(
-            sorted(found),
-            dtype=None if all(isinstance(v, (int, float, str)) for v in found) else object,
-        )
-        allowed = np.array([[value in own for value in classes.tolist()] for own in y])
-    elif _are_true(y):
+        members = {v.item() if isinstance(v, np.generic) else v for one in y for v in one}
+        require_one_type(members)
+        plain = all(isinstance(value, (int, float, str)) for value in members)
+        classes = np.array(sorted(members), dtype=None if plain else object)
+        allowed = np.array([[value in one for value in classes.tolist()] for one in y])
+    elif _are_booleans(y):
         array = array_of(y, "y")
         if absent(array).any():
             row = int(absent(array).any(1).argmax())
@@ -75,131 +80,100 @@ def sets_of(y: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _are_sets(y: Any) -> bool:
-    return (
-        hasattr(y, "__len__") and len(y) > 0 and all(isinstance(own, (set, frozenset)) for own in y)
-    )
+    sized = hasattr(y, "__len__") and len(y) > 0
+    return sized and all(isinstance(one, (set, frozenset)) for one in y)
 
 
-def _are_true(y: Any) -> bool:
+def _are_booleans(y: Any) -> bool:
     shape = getattr(y, "shape", ())
-    if len(shape) != 2 or shape[1] < 2:
-        return False
     types = set(y.dtypes) if hasattr(y, "columns") else {getattr(y, "dtype", None)}
-    return {str(kind).removeprefix("torch.") for kind in types} <= {
-        "bool",
-        "boolean",
-        "bool[pyarrow]",
-        "Boolean",
-    }
+    return len(shape) == 2 and shape[1] > 1 and set(map(str, types)) <= _BOOLEAN
 
 
-class SetValued(InMemory):
+class SetValued(SoftmaxLikelihood):
     """The likelihood of rows in memory whose class is one of a set.
 
     Args:
+        columns: of the solver.
+        response: as `InMemory` takes it; the label of a row is any of its set.
+        alpha: see `SoftmaxLikelihood`.
         allowed: (n, K), the classes of each row's set; some have several.
-        others: as `InMemory` takes them; the label of a row is any of its set.
     """
 
+    columns: Held
+    concave = False
+
     def __init__(
-        self,
-        columns: Held,
-        labels: Tensor,
-        weights: Tensor,
-        classes: int,
-        alpha: float = 0.0,
-        offset: Tensor | None = None,
-        *,
-        allowed: Tensor,
+        self, columns: Held, response: Response, alpha: float = 0.0, *, allowed: Tensor
     ) -> None:
-        super().__init__(columns, labels, weights, classes, alpha, offset)
-        self._keeps = False
-        self.allowed, self.several = allowed, allowed.sum(1) > 1
-        self.shares = allowed.double() / allowed.sum(1, keepdim=True)
-        self.counts = weights @ self.shares
-        self.within = self._of(self.several, lost_offset(allowed))
+        classes = allowed.shape[1]
+        n_allowed = allowed.sum(1)
+        shares = allowed.double() / n_allowed[:, None]
+        # each class of a set counts equally: this likelihood is concave
+        even = response._replace(labels=None, target=shares)
+        self.even = InMemory(columns, even, classes, alpha)
+        super().__init__(columns, self.even.counts, columns.length, alpha)
+        self.several, self.mask = n_allowed > 1, mask_as_offset(allowed)
+        offset = self.mask if response.offset is None else response.offset + self.mask
+        self.total = InMemory(columns, response, classes)
+        within = InMemory(columns, response._replace(offset=offset), classes)
+        self.within = within.of(self.several)
 
-    def _of(self, rows: Tensor, added: Tensor | None = None) -> InMemory:
-        """The likelihood of some rows' labels, with something added to the scores of all."""
-        parts = [part[rows] for part in (self.offset, added) if part is not None]
-        offset = sum(parts[1:], parts[0]) if parts else None
-        return InMemory(
-            self.columns.taken(rows),
-            self.labels[rows],
-            self.weights[rows],
-            self.classes,
-            0.0,
-            offset,
-        )
-
-    def row_sums(self, theta: Tensor, direction: Tensor | None = None, **more: Any) -> RowSums:
-        """What the rows add up to: the kernel's sums for all classes, less those for the classes of
-        the sets.
-        """
-        square = more.get("square")
+    def row_sums(
+        self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
+    ) -> RowSums:
+        """Return the kernel's sums for all classes, less those for the classes of the sets."""
         if square in ("scores", "weighted scores"):
-            return self._scores(theta, square)
-        known, missing = (
-            one(theta, direction, square=square) for one in (super().row_sums, self.within.row_sums)
-        )
-        left = (
-            None
-            if known.square is None or missing.square is None
-            else known.square - missing.square
-        )
+            target = self._posterior(self.total.rows(slice(None)), slice(None), theta)
+            expected = self.total.response._replace(labels=None, target=target)
+            return self.columns.row_sums(expected, self.coef(theta), square=square)
+        total = self.total.row_sums(theta, square)
+        within = self.within.row_sums(theta, square)
+        left = total.square - within.square if total.square is not None else None  # type: ignore[operator]
         return RowSums(
-            known.log_likelihood - missing.log_likelihood, known.score - missing.score, left
+            total.log_likelihood - within.log_likelihood, total.score - within.score, left
         )
 
-    def _scores(self, theta: Tensor, square: Square) -> RowSums:
-        """With the outer product of the rows' scores."""
-        rows = self.rows._replace(labels=None, target=self.seen(slice(None), theta))
-        return row_sums(rows, self.standard, theta.reshape(self.classes - 1, -1), square=square)
+    def product(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        total, within = self.total.product(theta), self.within.product(theta)
+        return lambda direction: total(direction) - within(direction)
 
-    def seen(self, rows: slice, theta: Tensor) -> Tensor:
-        """(rows, K), what is expected of each class, given the set."""
-        return (self.scores(rows, theta) + lost_offset(self.allowed[rows])).softmax(1)
+    def _posterior(self, rows: Rows, at: slice, theta: Tensor) -> Tensor:
+        """(rows, K), the probability of each class, given the set."""
+        return (logits(rows, self.coef(theta)) + self.mask[at]).softmax(1)
 
-    def thinned(self, least: int) -> None:
-        """None: the search has a start of its own."""
-        return
+    def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
+        total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
+        for at in blocks(self.length, self.size):
+            rows = self.total.rows(at)
+            expected = rows._replace(target=self._posterior(rows, at, theta))
+            add_scores(total, clusters[at], expected, self.coef(theta))
+        return total
 
     def start(self) -> Tensor:
-        """The maximum where each class of a set counts equally; that likelihood is concave."""
-        even = InMemory(
-            self.columns, self.labels, self.weights, self.classes, self.alpha, self.offset
-        )
-        even.counts, even.rows = self.counts, even.rows._replace(labels=None, target=self.shares)
-        return maximise(even.sums, even.start(), None, self.unit, _ROUGH).theta
+        return maximise(self.even.sums, self.even.start(), None, self.unit, _ROUGH).theta
 
-    def single(self) -> InMemory | None:
-        """The likelihood of the rows of a single class; None where these do not have all
+    def bounding(self) -> SoftmaxLikelihood | None:
+        """Return the likelihood of the rows of a single class; None where these do not have all
         classes.
         """
         if bool(self.several.all()):
             return None
-        single = self._of(~self.several)
+        single = self.total.of(~self.several)
         return single if bool((single.counts > 0).all()) else None
 
-    def certified(self, found: Optimum, inverse: Tensor) -> bool:
-        """Whether there is a maximum near by; `inverse` is that of the information."""
+    def null_log_likelihood(self) -> None:
+        return None
+
+    def certified(self, optimum: Optimum, inverse: Tensor | None, longest: float | None) -> bool:
+        """Whether there is a maximum near by."""
+        if inverse is None:
+            return False
         factor, failed = torch.linalg.cholesky_ex(inverse)
         if int(failed) or bool(factor.isnan().any()):
             return False
         # in units of the information
-        missing = factor.T @ self.within.information(found.theta) @ factor
+        missing = factor.T @ self.within.squares(optimum.theta, "information") @ factor
         most = 1 + 2 * max(0.0, float(torch.linalg.eigvalsh(missing)[-1]))
-        reach = existence.largest_range(inverse, self.columns, self.classes - 1)
-        return (2 * max(found.decrement, 0.0)) ** 0.5 * reach < most - (most**2 - 1) ** 0.5
-
-    def verdict(self, exists: bool) -> str:
-        """Say what is known of the maximum that was reached; `exists`: whether the likelihood is
-        bounded by one.
-        """
-        end = "converged: a finite maximum exists, and the Newton steps reached one"
-        end = (
-            end
-            if exists
-            else ("converged: the Newton steps reached a maximum, which may not be the largest")
-        )
-        return f"{end}; the likelihood of sets of classes may have several"
+        largest = existence.largest_range(inverse, self.columns, self.classes - 1)
+        return (2 * max(optimum.decrement, 0.0)) ** 0.5 * largest < most - (most**2 - 1) ** 0.5
