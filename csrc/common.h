@@ -1,7 +1,9 @@
-// What the row loops share: vectors of one instruction set, exponentials, the four types, a loop over threads.
+// What the row loops share: vectors of one instruction set, exponentials, the four types, a loop
+// over threads.
 //
-// Every loss's file is compiled once for each instruction set (NLL_ISA names its namespace), with GCC's and Clang's
-// vector types: the width follows from the target, and one source serves AVX-512, AVX2, NEON and the baseline.
+// Every loss's file is compiled once for each instruction set (NLL_ISA names its namespace), with
+// GCC's and Clang's vector types: the width follows from the target, and one source serves AVX-512,
+// AVX2, NEON and the baseline.
 #pragma once
 
 #include <algorithm>
@@ -53,12 +55,21 @@ template <class A> using Vec = typename Simd<A>::V;
 template <class A> NLL_INLINE Vec<A> splat(A a) { return a - Vec<A>{}; }
 template <class V> NLL_INLINE V larger(V a, V b) { return a > b ? a : b; }  // of a NaN and b: b
 
-// Numbers of 16 bits. bfloat16 is the upper half of a float32; rounding is to nearest, ties to even.
-struct bf16 { uint16_t bits; };
-struct f16 { uint16_t bits; };
+// Numbers of 16 bits. bfloat16 is the upper half of a float32; rounding is to nearest, ties to
+// even.
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
 
-template <class T> struct Accumulator { using type = float; };
-template <> struct Accumulator<double> { using type = double; };
+template <class T> struct Accumulator {
+  using type = float;
+};
+template <> struct Accumulator<double> {
+  using type = double;
+};
 template <class T> using Acc = typename Accumulator<T>::type;
 
 template <class A, class T> NLL_INLINE Vec<A> load(const T* p) {
@@ -68,9 +79,11 @@ template <class A, class T> NLL_INLINE Vec<A> load(const T* p) {
 }
 template <> NLL_INLINE Vec<float> load<float, bf16>(const bf16* p) {
 #if defined(__AVX512F__)
-  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)),
+                                       16);
 #elif defined(__AVX2__)
-  return (Vec<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+  return (Vec<float>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)),
+                                       16);
 #else
   Simd<float>::H half;
   std::memcpy(&half, p, sizeof half);
@@ -113,7 +126,8 @@ NLL_INLINE float widen(f16 h) {
   if (magnitude >= 0x7c00) {  // infinity, NaN
     uint32_t bits = 0x7f800000 | (magnitude & 0x3ff) << 13;
     std::memcpy(&value, &bits, 4);
-  } else if (magnitude < 0x400) {  // subnormal: its bits moved would be one of float's, which count as 0 here
+  } else if (magnitude <
+             0x400) {  // subnormal: its bits moved would be one of float's, which count as 0 here
     value = float(magnitude) * 0x1p-24f;
   } else {
     uint32_t bits = (magnitude << 13) + 0x38000000;
@@ -155,16 +169,19 @@ template <> NLL_INLINE Vec<float> load<float, f16>(const f16* p) {
 }
 template <> NLL_INLINE void store<float, f16>(f16* p, Vec<float> v) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_storeu_si256((__m256i*)p,
+                      _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128((__m128i*)p,
+                   _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
   for (int i = 0; i < Simd<float>::W; i++) p[i] = narrow(v[i]);
 #endif
 }
 
-// Write W numbers past the caches, to an address that is a multiple of their size: a result larger than the caches
-// would be read in only to be overwritten. `finish_streams` before another thread reads them.
+// Write W numbers past the caches, to an address that is a multiple of their size: a result larger
+// than the caches would be read in only to be overwritten. `finish_streams` before another thread
+// reads them.
 template <class A, class T> NLL_INLINE void stream(T* p, Vec<A> v) {
   constexpr int bytes = Simd<A>::W * int(sizeof(T));
   alignas(bytes) T line[Simd<A>::W];
@@ -212,7 +229,8 @@ NLL_INLINE __m256i lanes_below(int count) {
 }
 template <> NLL_INLINE Vec<float> load_part<float, float>(const float* p, int count, float fill) {
   __m256i some = lanes_below(count);
-  return (Vec<float>)_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, some), _mm256_castsi256_ps(some));
+  return (Vec<float>)_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, some),
+                                      _mm256_castsi256_ps(some));
 }
 template <> NLL_INLINE void store_part<float, float>(float* p, Vec<float> v, int count) {
   _mm256_maskstore_ps(p, lanes_below(count), (__m256)v);
@@ -222,7 +240,9 @@ template <class A, class T> NLL_INLINE A load_one(const T* p) {
   if constexpr (std::is_same_v<A, T>) return *p;
   return load_part<A>(p, 1, A(0))[0];
 }
-template <class A, class T> NLL_INLINE void store_one(T* p, A a) { store_part<A>(p, splat<A>(a), 1); }
+template <class A, class T> NLL_INLINE void store_one(T* p, A a) {
+  store_part<A>(p, splat<A>(a), 1);
+}
 template <class A, class T> NLL_INLINE Vec<A> load_part_or_all(const T* p, int count, A fill) {
   return count == Simd<A>::W ? load<A>(p) : load_part<A>(p, count, fill);
 }
@@ -249,18 +269,21 @@ template <class A> NLL_INLINE Vec<double> widen(const A* p) {
 template <class A> NLL_INLINE void add_to(double* sum, Vec<A> v) {
   A part[Simd<A>::W];
   store<A>(part, v);
-  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) store<double>(sum + l, load<double>(sum + l) + widen(part + l));
+  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W)
+    store<double>(sum + l, load<double>(sum + l) + widen(part + l));
 }
 template <class A> NLL_INLINE void narrow(A* p, Vec<double> wide) {
   auto v = __builtin_convertvector(wide, typename Narrow<A>::V);
   std::memcpy(p, &v, sizeof v);
 }
 
-// exp(x) = 2^n e^r with |r| <= log(2) / 2; e^r by a minimax polynomial (float32) or its Taylor series. Relative error
-// below 1.5 * 2^-24 (float32; 1.7 without fused multiplication; the tests measure it) and about 2^-52; below the least normal number the result is 0 or
-// as small. For numbers that come in 16 bits a shorter way: below 4 * 2^-24 + |x| * 2^-25.
+// exp(x) = 2^n e^r with |r| <= log(2) / 2; e^r by a minimax polynomial (float32) or its Taylor
+// series. Relative error below 1.5 * 2^-24 (float32; 1.7 without fused multiplication; the tests
+// measure it) and about 2^-52; below the least normal number the result is 0 or as small. For
+// numbers that come in 16 bits a shorter way: below 4 * 2^-24 + |x| * 2^-25.
 //
-// `exp_near` answers 0, infinity or NaN where |x| is too large for it, and never a wrong number: a sum shows it.
+// `exp_near` answers 0, infinity or NaN where |x| is too large for it, and never a wrong number: a
+// sum shows it.
 template <bool half = false> NLL_INLINE Vec<float> exp_near(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> bounded = x;
@@ -298,8 +321,9 @@ template <bool = false> NLL_INLINE Vec<double> exp_near(Vec<double> x) {
   Vec<double> n = (bounded * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0;
   Vec<double> r = bounded - n * 6.93147180369123816490e-01 - n * 1.90821492927058770002e-10;
   Vec<double> p = splat(1.0 / 6227020800.0);
-  const double inverse[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
-                            1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
+  const double inverse[] = {
+      1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+      1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
   for (double c : inverse) p = p * r + c;
   p = p * (r * r) + r + 1.0;
   p *= (Vec<double>)((__builtin_convertvector(n, Simd<double>::I) + 1023) << 52);
@@ -315,14 +339,16 @@ template <bool half = false, class V> NLL_INLINE V exponential(V x) {
   return exp_near<half>(x);
 }
 
-// tanh(x) = sign(x) (1 - e) / (1 + e) with e = exp(-2|x|); near 0 its odd series, where the difference would cancel.
+// tanh(x) = sign(x) (1 - e) / (1 + e) with e = exp(-2|x|); near 0 its odd series, where the
+// difference would cancel.
 template <class A> NLL_INLINE Vec<A> hyperbolic_tangent(Vec<A> x) {
   Vec<A> magnitude = x < 0 ? -x : x;
   Vec<A> e = exponential(A(-2) * magnitude);
   Vec<A> far = (A(1) - e) / (A(1) + e);
   Vec<A> q = x * x;
   Vec<A> near = splat<A>(A(0));
-  const double series[] = {21844.0 / 6081075, -1382.0 / 155925, 62.0 / 2835, -17.0 / 315, 2.0 / 15, -1.0 / 3};
+  const double series[] = {21844.0 / 6081075, -1382.0 / 155925, 62.0 / 2835,
+                           -17.0 / 315,       2.0 / 15,         -1.0 / 3};
   for (double c : series) near = near * q + A(c);
   near = magnitude + magnitude * q * near;
   Vec<A> t = magnitude < A(sizeof(A) == 4 ? 0.25 : 0.03) ? near : far;
@@ -337,11 +363,13 @@ NLL_INLINE Vec<double> logarithm(Vec<double> x) {
   I n = ((I)x - root_half) >> 52;
   Vec<double> m = (Vec<double>)((I)x - (n << 52)), whole = __builtin_convertvector(n, Vec<double>);
   Vec<double> f = (m - 1.0) / (m + 1.0), q = f * f, series = splat(1.0 / 21);
-  const double odd[] = {1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11, 1.0 / 9, 1.0 / 7, 1.0 / 5, 1.0 / 3};
+  const double odd[] = {1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                        1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3};
   for (double c : odd) series = series * q + c;
   Vec<double> log_m = 2.0 * (f + f * q * series);
   // log 2 in two parts, the first with room for n
-  Vec<double> value = whole * 6.93147180369123816490e-01 + (whole * 1.90821492927058770002e-10 + log_m);
+  Vec<double> value =
+      whole * 6.93147180369123816490e-01 + (whole * 1.90821492927058770002e-10 + log_m);
   return x <= std::numeric_limits<double>::max() ? value : x;
 }
 
@@ -358,7 +386,8 @@ template <class A> NLL_INLINE double total(const Vec<A>* v) {
   A part[4][W];
   std::memcpy(part, v, sizeof part);
   double lane[W];
-  for (int i = 0; i < W; i++) lane[i] = (double(part[0][i]) + double(part[1][i])) + (double(part[2][i]) + double(part[3][i]));
+  for (int i = 0; i < W; i++)
+    lane[i] = (double(part[0][i]) + double(part[1][i])) + (double(part[2][i]) + double(part[3][i]));
   for (int half = W / 2; half; half /= 2)
     for (int i = 0; i < half; i++) lane[i] += lane[i + half];
   return lane[0];
@@ -369,8 +398,8 @@ template <class A> NLL_INLINE A largest(Vec<A> v) {
   return found;
 }
 
-// While it lives, numbers below the least normal one count as 0: processors take a hundred times as long for them, and
-// a softmax of far-off scores is full of them.
+// While it lives, numbers below the least normal one count as 0: processors take a hundred times as
+// long for them, and a softmax of far-off scores is full of them.
 class FlushToZero {
 #if defined(__SSE2__)
  public:
@@ -382,11 +411,12 @@ class FlushToZero {
 #endif
 };
 
-// The parts of [0, count) that threads still have to do. Each takes the next when it is done with one: rows that are
-// ignored and neighbours on the machine make equal shares unequal.
+// The parts of [0, count) that threads still have to do. Each takes the next when it is done with
+// one: rows that are ignored and neighbours on the machine make equal shares unequal.
 class Shares {
  public:
-  Shares(int64_t count, int threads) : count_(count), step_(std::max<int64_t>(1, count / (16 * int64_t(threads)))) {}
+  Shares(int64_t count, int threads)
+      : count_(count), step_(std::max<int64_t>(1, count / (16 * int64_t(threads)))) {}
   bool take(int64_t* begin, int64_t* end) {
     *begin = next_.fetch_add(step_, std::memory_order_relaxed);
     *end = std::min(count_, *begin + step_);

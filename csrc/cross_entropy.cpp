@@ -3,11 +3,13 @@
 //   l = -sum_c q_c w_c log p_c,  p = softmax(z),  q = (1 - s) target + s / C
 //   dl/dz_c = (sum_k q_k w_k) p_c - q_c w_c,      dlse^2/dz_c = 2 lse p_c
 //
-// The exponentials of a row are computed once and kept in cache until their sum is known. Sums over blocks of a row are
-// combined in float64 and in a fixed order.
+// The exponentials of a row are computed once and kept in cache until their sum is known. Sums over
+// blocks of a row are combined in float64 and in a fixed order.
 //
-// A block of a long row is first summed as it is, sum exp(z); only if that is too large or too small is it read again for
-// its maximum m, and sum exp(z - m) taken. Whichever it is depends on the row alone.
+// A block of a long row is first summed as it is, sum exp(z); only if that is too large or too
+// small is it read again for its maximum m, and sum exp(z - m) taken. Whichever it is depends on
+// the row alone.
+#include "census.h"
 #include "rows.h"
 
 namespace nll {
@@ -15,13 +17,6 @@ namespace NLL_ISA {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr int64_t kCounted = 1 << 16;  // rows that are counted, or added up, as one
-
-// What the labels' rows count for, and the first label out of range.
-struct Census {
-  double mass = 0, kept = 0;
-  int64_t wrong = -1;
-};
 
 // Sums that have lost nothing to underflow, and leave room for what they are divided into.
 constexpr double kSmallSum = 1e-20, kLargeSum = 1e20;
@@ -34,7 +29,8 @@ struct Partial {
   double mass = 0;            // sum_c u_c, for what of q w is spread over the classes
 };
 
-// A row, or W of them: what it counts, and its gradient: p * softmax_c - spread * u_c, and minus `label` at the label.
+// A row, or W of them: what it counts, and its gradient: p * softmax_c - spread * u_c, and minus
+// `label` at the label.
 template <class D> struct Finished {
   D value, p, spread, label;
 };
@@ -47,12 +43,14 @@ template <class T> struct Job {
   const int64_t C = k.x.classes, rows = k.x.outer * k.x.inner;
   const int threads = useful_threads(k.x, k.threads);
   const A inverse_temperature = A(k.inverse_temperature), softcap = A(k.softcap);
-  const A *weight = static_cast<const A*>(k.weight), *row_factor = static_cast<const A*>(k.row_factor);
+  const A *weight = static_cast<const A*>(k.weight),
+          *row_factor = static_cast<const A*>(k.row_factor);
   const bool plain = k.softcap == 0 && k.inverse_temperature == 1;
   // Part of the target is spread over the classes; alike over all of them.
   const bool spread = k.probabilities != nullptr || k.smoothing > 0;
   const bool uneven = k.probabilities != nullptr || (k.smoothing > 0 && weight != nullptr);
-  const bool streamed = !k.in_place && k.mode != Mode::forward && rows * C * int64_t(sizeof(T)) >= kStream;
+  const bool streamed =
+      !k.in_place && k.mode != Mode::forward && rows * C * int64_t(sizeof(T)) >= kStream;
   double weights = 0;             // sum_c w_c
   double slope = 1, z_slope = 0;  // what l and lse^2 of a row of factor 1 count for in the result
 
@@ -60,74 +58,16 @@ template <class T> struct Job {
     for (int64_t c = 0; c < C; c++) weights += weight ? double(weight[c]) : 1.0;
   }
 
-  // ---- Over all rows -------------------------------------------------------------------------------------------
-
-  // Check the labels, and count the rows.
-  Census census() const {
-    std::vector<Census> parts(size_t((rows + kCounted - 1) / kCounted));
-    parallel_each(int64_t(parts.size()), threads, [&](int64_t part) {
-      parts[size_t(part)] = census(part * kCounted, std::min(rows, (part + 1) * kCounted));
-    });
-    Census all;
-    for (const Census& part : parts) {
-      all.mass += part.mass;
-      all.kept += part.kept;
-      if (all.wrong < 0) all.wrong = part.wrong;
-    }
-    return all;
-  }
-  Census census(int64_t begin, int64_t end) const {
-    Census found;
-    if (k.labels) {
-      int64_t bad = 0, kept = 0;
-      for (int64_t i = begin; i < end; i++) {
-        int64_t label = k.labels[i], counts = label != k.ignore_index;
-        kept += counts;
-        bad += counts & int64_t(uint64_t(label) >= uint64_t(C));
-      }
-      found.mass = found.kept = double(kept);
-      for (int64_t i = begin; bad && found.wrong < 0; i++)
-        if (k.labels[i] != k.ignore_index && uint64_t(k.labels[i]) >= uint64_t(C)) found.wrong = i;
-    } else {
-      found.mass = found.kept = double(end - begin);
-    }
-    if (found.wrong >= 0 || !(row_factor || (k.labels && weight))) return found;
-    found.mass = found.kept = 0;
-    for (int64_t i = begin; i < end; i++) {
-      if (k.labels && k.labels[i] == k.ignore_index) continue;
-      double factor = row_factor ? double(row_factor[i]) : 1.0;
-      found.kept += factor;
-      found.mass += factor * (k.labels && weight ? double(weight[k.labels[i]]) : 1.0);
-    }
-    return found;
-  }
-
-  double total_loss() const {
-    const A* loss = static_cast<const A*>(k.rows);
-    std::vector<double> parts(size_t((rows + kCounted - 1) / kCounted));
-    parallel_each(int64_t(parts.size()), threads, [&](int64_t part) {
-      double lane[8] = {};
-      int64_t i = part * kCounted, end = std::min(rows, i + kCounted);
-      for (; i + 8 <= end; i += 8)
-        for (int j = 0; j < 8; j++) lane[j] += double(loss[i + j]);
-      for (; i < end; i++) lane[0] += double(loss[i]);
-      for (int j = 0; j < 8; j++) parts[size_t(part)] += lane[j];
-    });
-    double sum = 0;
-    for (double part : parts) sum += part;
-    return sum;
-  }
-
-  // ---- One row -------------------------------------------------------------------------------------------------
+  // ---- One row ----------------------------------------------------------------------------------
 
   // 0 log 0 = 0: what has no weight counts for nothing, be its loss infinite.
   template <class D> NLL_INLINE static D product(D weight, D loss) {
     return (weight == 0.0) & (loss * loss == kInfinity) ? D{} : weight * loss;
   }
-  // From a row's sums: lse = shift + log_sum; nll = -log p of the label; at_label, its weight, and `kept` are 0 where it is
-  // ignored. D is double, or a vector of them.
-  template <class D>
-  NLL_INLINE Finished<D> finish(D shift, D log_sum, D nll, D target, D mass, D at_label, D kept, D factor) const {
+  // From a row's sums: lse = shift + log_sum; nll = -log p of the label; at_label, its weight, and
+  // `kept` are 0 where it is ignored. D is double, or a vector of them.
+  template <class D> NLL_INLINE Finished<D> finish(D shift, D log_sum, D nll, D target, D mass,
+                                                   D at_label, D kept, D factor) const {
     D loss, spread_share = D{} + 1.0;
     if (k.labels) {
       at_label = at_label * (1 - k.smoothing);
@@ -141,7 +81,8 @@ template <class T> struct Job {
     } else {
       loss = log_sum * mass - target;
     }
-    D g = (kept == 0.0) | (factor == 0.0) ? D{} : slope * factor, value = product(g, loss), p = g * mass;
+    D g = (kept == 0.0) | (factor == 0.0) ? D{} : slope * factor, value = product(g, loss),
+      p = g * mass;
     if (z_slope != 0) {
       D lse = shift + log_sum, gz = z_slope * factor;
       value += gz * lse * lse;
@@ -150,9 +91,11 @@ template <class T> struct Job {
     g *= k.upstream;
     return {kept == 0.0 ? D{} : value, k.upstream * p, g * spread_share, g * at_label};
   }
-  // Whether a label has so much of p that -log p is better taken from its own exponential: it loses no digit to a
-  // difference, and never falls below 0.
-  template <class D> NLL_INLINE static auto nearly_all(D label_e, D sum) { return label_e >= 0.5 * sum; }
+  // Whether a label has so much of p that -log p is better taken from its own exponential: it loses
+  // no digit to a difference, and never falls below 0.
+  template <class D> NLL_INLINE static auto nearly_all(D label_e, D sum) {
+    return label_e >= 0.5 * sum;
+  }
   double factor_of(int64_t row) const { return row_factor ? double(row_factor[row]) : 1.0; }
   double label_weight(int64_t label) const { return weight ? double(weight[label]) : 1.0; }
 
@@ -165,13 +108,21 @@ template <class T> struct Job {
   NLL_INLINE Vec<A> smoothed(Vec<A> q) const {
     return k.smoothing > 0 ? q * A(1 - k.smoothing) + A(k.smoothing / double(C)) : q;
   }
-  static constexpr auto near = [](Vec<A> z) NLL_INLINE_LAMBDA { return exp_near<sizeof(T) == 2>(z); };
-  static constexpr auto any_exp = [](Vec<A> z) NLL_INLINE_LAMBDA { return exponential<sizeof(T) == 2>(z); };
-  NLL_INLINE Vec<A> z_of(Vec<A> x) const { return plain ? x : score<A>(x, inverse_temperature, softcap); }
-  NLL_INLINE A z_of(A x) const { return plain ? x : score<A>(splat(x), inverse_temperature, softcap)[0]; }
-  NLL_INLINE Vec<A> slope_of(Vec<A> x) const { return score_slope<A>(x, inverse_temperature, softcap); }
+  static constexpr auto near = [](Vec<A> z)
+                                   NLL_INLINE_LAMBDA { return exp_near<sizeof(T) == 2>(z); };
+  static constexpr auto any_exp = [](Vec<A> z)
+                                      NLL_INLINE_LAMBDA { return exponential<sizeof(T) == 2>(z); };
+  NLL_INLINE Vec<A> z_of(Vec<A> x) const {
+    return plain ? x : score<A>(x, inverse_temperature, softcap);
+  }
+  NLL_INLINE A z_of(A x) const {
+    return plain ? x : score<A>(splat(x), inverse_temperature, softcap)[0];
+  }
+  NLL_INLINE Vec<A> slope_of(Vec<A> x) const {
+    return score_slope<A>(x, inverse_temperature, softcap);
+  }
 
-  // ---- Long rows -----------------------------------------------------------------------------------------------
+  // ---- Long rows --------------------------------------------------------------------------------
 
   struct Row {
     int64_t number;
@@ -186,8 +137,12 @@ template <class T> struct Job {
     T* out = static_cast<T*>(k.gradient);
     int64_t label = k.labels ? k.labels[number] : -1;
     bool kept = !k.labels || label != k.ignore_index;
-    return {number, static_cast<const T*>(k.x.data) + number * k.x.outer_stride, q ? q + number * C : nullptr,
-            out ? out + number * (k.in_place ? k.x.outer_stride : C) : nullptr, kept ? label : -1, kept};
+    return {number,
+            static_cast<const T*>(k.x.data) + number * k.x.outer_stride,
+            q ? q + number * C : nullptr,
+            out ? out + number * (k.in_place ? k.x.outer_stride : C) : nullptr,
+            kept ? label : -1,
+            kept};
   }
   int64_t blocks() const { return (C + kBlock - 1) / kBlock; }
   int64_t length(int64_t b) const { return std::min(kBlock, C - b * kBlock); }
@@ -206,7 +161,8 @@ template <class T> struct Job {
     sum_block(r, b, e, any_exp, &sums);
     return sums;
   }
-  template <class E> NLL_INLINE void sum_block(const Row& r, int64_t b, A* e, E exp, Partial* sums) const {
+  template <class E>
+  NLL_INLINE void sum_block(const Row& r, int64_t b, A* e, E exp, Partial* sums) const {
     const T* x = r.x + b * kBlock;
     const int64_t n = length(b);
     const A shift = sums->shift == -kInfinity ? A(0) : A(sums->shift);
@@ -219,7 +175,8 @@ template <class T> struct Job {
     else exponentials<true, false, false>(x, n, shift, e, exp, sums);
     if (uneven) target_sums(x, r.q, b * kBlock, n, shift, sums);
   }
-  // sum exp(z - m) and, if linear, sum (z - m). What the next block will read is fetched on the way.
+  // sum exp(z - m) and, if linear, sum (z - m). What the next block will read is fetched on the
+  // way.
   template <bool plain, bool keep, bool linear, class E>
   NLL_INLINE void exponentials(const T* x, int64_t n, A shift, A* e, E exp, Partial* sums) const {
     Vec<A> s[4] = {}, l[4] = {};
@@ -248,11 +205,13 @@ template <class T> struct Job {
     sums->sum = total<A>(s);
     if (linear) sums->target = total<A>(l), sums->mass = double(n);
   }
-  void target_sums(const T* x, const A* q, int64_t offset, int64_t n, A shift, Partial* sums) const {
+  void target_sums(const T* x, const A* q, int64_t offset, int64_t n, A shift,
+                   Partial* sums) const {
     Vec<A> uz[4] = {}, u[4] = {};
     for (int64_t i = 0; i < n; i += W) {
       int count = int(std::min<int64_t>(W, n - i)), j = int(i / W % 4);
-      Vec<A> part = spread_at(q, offset + i, count), z = z_of(load_part_or_all<A>(x + i, count, A(0))) - shift;
+      Vec<A> part = spread_at(q, offset + i, count),
+             z = z_of(load_part_or_all<A>(x + i, count, A(0))) - shift;
       uz[j] += first_lanes<A>(part == A(0) ? Vec<A>{} : part * z, count);  // 0 log 0 = 0
       u[j] += first_lanes<A>(part, count);
     }
@@ -272,7 +231,8 @@ template <class T> struct Job {
         row.target += blocks[b].mass * (shift - row.shift);
       }
     }
-    if (row.shift == -kInfinity) row.sum = std::numeric_limits<double>::quiet_NaN();  // no class is possible
+    if (row.shift == -kInfinity)
+      row.sum = std::numeric_limits<double>::quiet_NaN();  // no class is possible
     return row;
   }
   static double shrink(const Partial& block, const Partial& row) {
@@ -298,10 +258,12 @@ template <class T> struct Job {
       A z = z_of(load_one<A>(r.x + r.label));
       A e = part.shift == -kInfinity ? A(0) : any_exp(splat(z) - A(part.shift))[0];
       const double label_e = double(e) * shrink(part, sums);
-      nll = nearly_all(label_e, sums.sum) ? std::log(sums.sum / label_e) : (sums.shift - double(z)) + log_sum;
+      nll = nearly_all(label_e, sums.sum) ? std::log(sums.sum / label_e)
+                                          : (sums.shift - double(z)) + log_sum;
     }
-    Slopes slopes = finish<double>(sums.shift, log_sum, nll, sums.target, sums.mass,
-                                   r.label >= 0 ? label_weight(r.label) : 0, r.kept, factor_of(r.number));
+    Slopes slopes =
+        finish<double>(sums.shift, log_sum, nll, sums.target, sums.mass,
+                       r.label >= 0 ? label_weight(r.label) : 0, r.kept, factor_of(r.number));
     if (k.mode != Mode::backward) {
       static_cast<A*>(k.rows)[r.number] = A(slopes.value);
       static_cast<A*>(k.shift)[r.number] = A(sums.shift);
@@ -310,9 +272,10 @@ template <class T> struct Job {
     return slopes;
   }
 
-  // Write one block's gradient; exponential(i, count) gives its exponentials, which p_scale makes slope * softmax.
-  template <class E>
-  NLL_INLINE void write_block(const Row& r, int64_t b, const Slopes& slopes, double p_scale, E exponential) const {
+  // Write one block's gradient; exponential(i, count) gives its exponentials, which p_scale makes
+  // slope * softmax.
+  template <class E> NLL_INLINE void write_block(const Row& r, int64_t b, const Slopes& slopes,
+                                                 double p_scale, E exponential) const {
     const int64_t at = b * kBlock, n = length(b);
     const T* x = r.x + at;
     const A scale = A(p_scale), share = A(slopes.spread);
@@ -337,22 +300,28 @@ template <class T> struct Job {
     }
     if (here) store_one<A>(r.out + r.label, label_gradient);
   }
-  void gradient_block(const Row& r, int64_t b, const Partial& part, const Partial& sums, const Slopes& slopes,
-                      const A* e) const {
+  void gradient_block(const Row& r, int64_t b, const Partial& part, const Partial& sums,
+                      const Slopes& slopes, const A* e) const {
     write_block(r, b, slopes, slopes.p / sums.sum * shrink(part, sums),
-                [e](int64_t i, int count) NLL_INLINE_LAMBDA { return load_part_or_all<A>(e + i, count, A(0)); });
+                [e](int64_t i, int count)
+                    NLL_INLINE_LAMBDA { return load_part_or_all<A>(e + i, count, A(0)); });
   }
   // From the stored sums: the exponentials are scaled as they are made.
   void backward_block(const Row& r, int64_t b, const Partial& sums, const Slopes& slopes) const {
     const T* x = r.x + b * kBlock;
     const A shift = A(sums.shift);
     const double p_scale = slopes.p / sums.sum;
-    auto at = [x](int64_t i, int count) NLL_INLINE_LAMBDA { expect(x + i + kAhead); return load_part_or_all<A>(x + i, count, A(0)); };
+    auto at = [x](int64_t i, int count) NLL_INLINE_LAMBDA {
+      expect(x + i + kAhead);
+      return load_part_or_all<A>(x + i, count, A(0));
+    };
     if (plain && shift == 0)
-      write_block(r, b, slopes, p_scale, [=](int64_t i, int count) NLL_INLINE_LAMBDA { return near(at(i, count)); });
-    else
       write_block(r, b, slopes, p_scale,
-                  [=](int64_t i, int count) NLL_INLINE_LAMBDA { return any_exp(z_of(at(i, count)) - shift); });
+                  [=](int64_t i, int count) NLL_INLINE_LAMBDA { return near(at(i, count)); });
+    else
+      write_block(r, b, slopes, p_scale, [=](int64_t i, int count) NLL_INLINE_LAMBDA {
+        return any_exp(z_of(at(i, count)) - shift);
+      });
   }
 
   void whole_row(const Row& r, A* e, std::vector<Partial>& parts) const {
@@ -367,7 +336,8 @@ template <class T> struct Job {
     if (k.mode == Mode::backward) {
       sums = stored(r);
     } else {
-      for (int64_t b = 0; b < blocks(); b++) parts[size_t(b)] = block(r, b, e ? e + b * kBlock : nullptr);
+      for (int64_t b = 0; b < blocks(); b++)
+        parts[size_t(b)] = block(r, b, e ? e + b * kBlock : nullptr);
       sums = combine(parts.data(), blocks());
     }
     Slopes slopes = close(r, sums, parts.data());
@@ -392,12 +362,16 @@ template <class T> struct Job {
     std::vector<A> kept(size_t(k.mode == Mode::gradient ? rows * C : 0));
     std::vector<Partial> parts(size_t(rows * per_row), Partial{}), sums(size_t(rows), Partial{});
     std::vector<Slopes> slopes(size_t(rows), Slopes{});
-    auto at = [&](int64_t i) { return kept.empty() ? nullptr : &kept[size_t(i / per_row * C + i % per_row * kBlock)]; };
+    auto at = [&](int64_t i) {
+      return kept.empty() ? nullptr : &kept[size_t(i / per_row * C + i % per_row * kBlock)];
+    };
     if (k.mode != Mode::backward)
-      parallel_each(rows * per_row, threads,
-                    [&](int64_t i) { parts[size_t(i)] = block(row(i / per_row), i % per_row, at(i)); });
+      parallel_each(rows * per_row, threads, [&](int64_t i) {
+        parts[size_t(i)] = block(row(i / per_row), i % per_row, at(i));
+      });
     for (int64_t n = 0; n < rows; n++) {
-      sums[size_t(n)] = k.mode == Mode::backward ? stored(row(n)) : combine(&parts[size_t(n * per_row)], per_row);
+      sums[size_t(n)] =
+          k.mode == Mode::backward ? stored(row(n)) : combine(&parts[size_t(n * per_row)], per_row);
       slopes[size_t(n)] = close(row(n), sums[size_t(n)], &parts[size_t(n * per_row)]);
     }
     if (k.mode == Mode::forward) return;
@@ -412,7 +386,7 @@ template <class T> struct Job {
     });
   }
 
-  // ---- Rows side by side ---------------------------------------------------------------------------------------
+  // ---- Rows side by side ------------------------------------------------------------------------
 
   // What a tile needs besides its scores.
   struct Tile {
@@ -423,11 +397,23 @@ template <class T> struct Job {
     std::vector<I> label;                       // -1: ignored
     std::vector<double> sum, target, mass, score, label_e, label_weight, kept, factor;
     Tile(int64_t classes, int64_t width, bool probabilities)
-        : width(width), copy(size_t(classes * width)), q_copy(size_t(probabilities ? classes * width : 0)),
-          e(size_t(classes * width)), shift(size_t(width)), p(size_t(width)), spread(size_t(width)),
-          at_label(size_t(width)), label(size_t(width), -1), sum(size_t(width), 1.0), target(size_t(width)),
-          mass(size_t(width)), score(size_t(width)), label_e(size_t(width)), label_weight(size_t(width)),
-          kept(size_t(width), 1.0), factor(size_t(width), 1.0) {}
+        : width(width),
+          copy(size_t(classes * width)),
+          q_copy(size_t(probabilities ? classes * width : 0)),
+          e(size_t(classes * width)),
+          shift(size_t(width)),
+          p(size_t(width)),
+          spread(size_t(width)),
+          at_label(size_t(width)),
+          label(size_t(width), -1),
+          sum(size_t(width), 1.0),
+          target(size_t(width)),
+          mass(size_t(width)),
+          score(size_t(width)),
+          label_e(size_t(width)),
+          label_weight(size_t(width)),
+          kept(size_t(width), 1.0),
+          factor(size_t(width), 1.0) {}
   };
   using Z = TileReader<T, A>;
   using Q = TileReader<A, A>;
@@ -439,25 +425,28 @@ template <class T> struct Job {
       for (int64_t begin, end; shares.take(&begin, &end);)
         for (int64_t i = begin; i < end; i++) {
           int64_t first = i % way.per_outer() * way.width;
-          one_tile(way, i / way.per_outer(), first, std::min(way.width, way.positions - first), tile);
+          one_tile(way, i / way.per_outer(), first, std::min(way.width, way.positions - first),
+                   tile);
         }
       finish_streams();
     });
   }
 
   void one_tile(const Tiling& way, int64_t n, int64_t first, int64_t count, Tile& t) const {
-    const int64_t row = n * way.positions + first, apart = n * way.outer_stride + first * way.position_stride;
+    const int64_t row = n * way.positions + first,
+                  apart = n * way.outer_stride + first * way.position_stride;
     const bool side = k.x.inner == 1;
     const int64_t dense_class = side ? 1 : way.positions, dense_position = side ? C : 1;
     const int64_t dense = side ? row * C : n * C * way.positions + first;
     const A* probabilities = static_cast<const A*>(k.probabilities);
-    const Z x({static_cast<const T*>(k.x.data) + apart, k.x.class_stride, way.position_stride}, C, count, t.width,
-              t.copy.data());
-    const Q q({probabilities + dense, dense_class, dense_position}, probabilities ? C : 0, count, t.width,
-              t.q_copy.data());
+    const Z x({static_cast<const T*>(k.x.data) + apart, k.x.class_stride, way.position_stride}, C,
+              count, t.width, t.copy.data());
+    const Q q({probabilities + dense, dense_class, dense_position}, probabilities ? C : 0, count,
+              t.width, t.q_copy.data());
     if (k.mode == Mode::backward) {
       std::memcpy(t.shift.data(), static_cast<const A*>(k.shift) + row, size_t(count) * sizeof(A));
-      for (int64_t i = 0; i < count; i++) t.sum[size_t(i)] = double(static_cast<const A*>(k.sum)[row + i]);
+      for (int64_t i = 0; i < count; i++)
+        t.sum[size_t(i)] = double(static_cast<const A*>(k.sum)[row + i]);
     }
     for (int64_t i = 0; i < count; i += W) tile_sums(t, x, q, i);
     close_tile(t, x, row, count);
@@ -465,7 +454,9 @@ template <class T> struct Job {
     T* out = static_cast<T*>(k.gradient);
     Corner<T> to{out + dense, dense_class, dense_position};
     if (k.in_place) to = {out + apart, k.x.class_stride, way.position_stride};
-    write_tile(to, C, count, streamed, [&](int64_t c, int64_t i) NLL_INLINE_LAMBDA { return tile_gradient(t, x, q, c, i); });
+    write_tile(to, C, count, streamed, [&](int64_t c, int64_t i) NLL_INLINE_LAMBDA {
+      return tile_gradient(t, x, q, c, i);
+    });
   }
 
   NLL_INLINE Vec<A> lane_spread(const Q& q, int64_t c, int64_t i) const {
@@ -473,7 +464,8 @@ template <class T> struct Job {
     return k.probabilities ? smoothed(q(c, i)) * w : w;
   }
 
-  // Exponentials and sums of W rows. They are few: each keeps a digit more with its largest score taken off.
+  // Exponentials and sums of W rows. They are few: each keeps a digit more with its largest score
+  // taken off.
   NLL_INLINE void tile_sums(Tile& t, const Z& x, const Q& q, int64_t i) const {
     Vec<A> m = splat(A(-kInfinity));
     if (k.mode == Mode::backward) m = load<A>(&t.shift[size_t(i)]);
@@ -510,7 +502,8 @@ template <class T> struct Job {
       }
     }
     if (spread)
-      for (int l = 0; l < W; l++) t.target[size_t(i + l)] = target[l], t.mass[size_t(i + l)] = mass[l];
+      for (int l = 0; l < W; l++)
+        t.target[size_t(i + l)] = target[l], t.mass[size_t(i + l)] = mass[l];
     if (k.mode != Mode::backward) std::memcpy(&t.sum[size_t(i)], sum, sizeof sum);
   }
 
@@ -524,31 +517,40 @@ template <class T> struct Job {
       t.label_weight[size_t(i)] = kept ? label_weight(label) : 0;
       t.score[size_t(i)] = kept ? double(z_of(x.one(label, i))) : 0;
       t.label_e[size_t(i)] = kept ? double(t.e[size_t(label * t.width + i)]) : 0;
-      if (!kept && !(t.sum[size_t(i)] <= std::numeric_limits<double>::max()))  // times 0 it is to be 0
+      if (!kept &&
+          !(t.sum[size_t(i)] <= std::numeric_limits<double>::max()))  // times 0 it is to be 0
         for (int64_t c = 0; c < C; c++) t.e[size_t(c * t.width + i)] = 0;
     }
-    for (int64_t i = 0; row_factor && i < count; i++) t.factor[size_t(i)] = double(row_factor[row + i]);
-    A value[Simd<double>::W], *loss = k.mode == Mode::backward ? nullptr : static_cast<A*>(k.rows) + row;
+    for (int64_t i = 0; row_factor && i < count; i++)
+      t.factor[size_t(i)] = double(row_factor[row + i]);
+    A value[Simd<double>::W],
+        *loss = k.mode == Mode::backward ? nullptr : static_cast<A*>(k.rows) + row;
     for (int64_t i = 0; i < count; i += Simd<double>::W) {
-      auto of = [i](const std::vector<double>& v) NLL_INLINE_LAMBDA { return load<double>(&v[size_t(i)]); };
-      const Vec<double> shift = widen(&t.shift[size_t(i)]), sum = of(t.sum), log_sum = logarithm(sum);
+      auto of = [i](const std::vector<double>& v)
+                    NLL_INLINE_LAMBDA { return load<double>(&v[size_t(i)]); };
+      const Vec<double> shift = widen(&t.shift[size_t(i)]), sum = of(t.sum),
+                        log_sum = logarithm(sum);
       const Vec<double> label_e = of(t.label_e);
       Vec<double> nll = (shift - of(t.score)) + log_sum;
-      if (any(nearly_all(label_e, sum))) nll = nearly_all(label_e, sum) ? logarithm(sum / label_e) : nll;
-      const Finished<Vec<double>> rows = finish(shift, log_sum, nll, of(t.target), of(t.mass), of(t.label_weight),
-                                                of(t.kept), of(t.factor));
+      if (any(nearly_all(label_e, sum)))
+        nll = nearly_all(label_e, sum) ? logarithm(sum / label_e) : nll;
+      const Finished<Vec<double>> rows = finish(shift, log_sum, nll, of(t.target), of(t.mass),
+                                                of(t.label_weight), of(t.kept), of(t.factor));
       narrow(&t.p[size_t(i)], of(t.kept) == 0.0 ? Vec<double>{} : rows.p / sum);
       narrow(&t.spread[size_t(i)], rows.spread);
       narrow(&t.at_label[size_t(i)], rows.label);
       narrow(value, rows.value);
-      if (loss) std::memcpy(loss + i, value, sizeof(A) * size_t(std::min<int64_t>(Simd<double>::W, count - i)));
+      if (loss)
+        std::memcpy(loss + i, value,
+                    sizeof(A) * size_t(std::min<int64_t>(Simd<double>::W, count - i)));
     }
     if (k.mode == Mode::backward) return;
     std::memcpy(static_cast<A*>(k.shift) + row, t.shift.data(), size_t(count) * sizeof(A));
     for (int64_t i = 0; i < count; i++) static_cast<A*>(k.sum)[row + i] = A(t.sum[size_t(i)]);
   }
 
-  NLL_INLINE Vec<A> tile_gradient(const Tile& t, const Z& x, const Q& q, int64_t c, int64_t i) const {
+  NLL_INLINE Vec<A> tile_gradient(const Tile& t, const Z& x, const Q& q, int64_t c,
+                                  int64_t i) const {
     Vec<A> g = load<A>(&t.e[size_t(c * t.width + i)]) * load<A>(&t.p[size_t(i)]);
     if (spread) g -= lane_spread(q, c, i) * load<A>(&t.spread[size_t(i)]);
     if (k.labels) {
@@ -561,7 +563,8 @@ template <class T> struct Job {
 
   int64_t run() {
     Census counted;
-    if (k.labels || k.reduction == Reduction::mean) counted = census();
+    if (k.labels || k.reduction == Reduction::mean)
+      counted = census(k, weight, row_factor, threads);
     if (counted.wrong >= 0) return counted.wrong;
     const bool mean = k.reduction == Reduction::mean;
     // Where nothing counts the loss is NaN, and its gradient 0.
@@ -571,8 +574,9 @@ template <class T> struct Job {
     else if (rows < 2 * threads) split_rows();
     else whole_rows();
     if (k.reduction != Reduction::none && k.mode != Mode::backward) {
-      double loss = total_loss();
-      const bool of_none = mean && counted.mass == 0 && std::isfinite(loss);  // 0 / 0, whatever z_loss adds
+      double loss = total_loss(static_cast<const A*>(k.rows), rows, threads);
+      const bool of_none =
+          mean && counted.mass == 0 && std::isfinite(loss);  // 0 / 0, whatever z_loss adds
       *static_cast<A*>(k.loss) = of_none ? std::numeric_limits<A>::quiet_NaN() : A(loss);
     }
     return -1;

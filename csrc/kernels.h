@@ -1,7 +1,8 @@
-// The loops that each instruction set provides, and their arguments: raw buffers, strides counted in elements.
+// The loops that each instruction set provides, and their arguments: raw buffers, strides counted
+// in elements.
 //
-// A tensor of scores is (outer, classes, inner); a "row" is one (outer, inner) pair, numbered outer * inner_size + inner.
-// A is the type that is summed in: double for float64, else float.
+// A tensor of scores is (outer, classes, inner); a "row" is one (outer, inner) pair, numbered outer
+// * inner_size + inner. A is the type that is summed in: double for float64, else float.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +26,13 @@ enum class Mode : int {
 
 enum class Reduction : int { none = 0, mean = 1, sum = 2 };
 
-// Row i counts f_i (l_i / M + z_loss lse_i^2 / K), with l_i = -sum_c q_c w_c log p_c and, for the mean, M = sum f_i w_label
-// and K = sum f_i over the rows that are kept; else M = K = 1.
+// Row i counts f_i (l_i / M + z_loss lse_i^2 / K), with l_i = -sum_c q_c w_c log p_c and, for the
+// mean, M = sum f_i w_label and K = sum f_i over the rows that are kept; else M = K = 1.
 struct CrossEntropy {
   Scores x;
   Mode mode;
-  void* gradient;             // contiguous (outer, classes, inner), or the scores' own buffer and strides
-  bool in_place;              // whether it is the latter
+  void* gradient;  // contiguous (outer, classes, inner), or the scores' own buffer and strides
+  bool in_place;   // whether it is the latter
   const int64_t* labels;      // (rows), or null
   const void* probabilities;  // contiguous (outer, classes, inner) of A, or null
   const void* weight;         // (classes) of A, or null
@@ -40,9 +41,10 @@ struct CrossEntropy {
   double smoothing, inverse_temperature, softcap;  // softcap 0: none
   double z_loss;
   Reduction reduction;
-  double upstream;             // the gradient of the result
-  void* loss;                  // (1) of A: the sum of what the rows count, NaN for the mean of none; unless reduced by none
-  void *rows, *shift, *sum;    // (rows) of A: what each counts; log-sum-exp = shift + log(sum)
+  double upstream;  // the gradient of the result
+  void* loss;  // (1) of A: the sum of what the rows count, NaN for the mean of none; unless reduced
+               // by none
+  void *rows, *shift, *sum;  // (rows) of A: what each counts; log-sum-exp = shift + log(sum)
   int threads;
 };
 
@@ -56,11 +58,14 @@ struct LogSoftmax {
 // Rows of neighbouring scores; inner is 1. The labels are classes.
 struct Statistics {
   Scores x;
-  void* gradient;         // null, or the scores' own buffer, contiguous: they are overwritten with their gradient
+  void* gradient;  // null, or the scores' own buffer, contiguous: they are overwritten with their
+                   // gradient
   const int64_t* labels;  // (rows)
   double inverse_temperature, softcap;
-  void *log_prob, *lse, *entropy;  // (rows) of A; for the gradient the entropy of the forward pass, and
-  void *shift, *log_sum;           // (rows) of A: lse = shift + log_sum, apart, for the sum of both may lose digits
+  void *log_prob, *lse,
+      *entropy;  // (rows) of A; for the gradient the entropy of the forward pass, and
+  void *shift,
+      *log_sum;  // (rows) of A: lse = shift + log_sum, apart, for the sum of both may lose digits
   int64_t* rank;
   const void *by_log_prob, *by_lse, *by_entropy;  // (rows) of A: the slopes
   int threads;
@@ -69,12 +74,12 @@ struct Statistics {
 enum class Square : int {
   none = 0,
   information = 1,
-  scores = 2,           // the outer product of the rows' scores, a weight being how often a row was seen
+  scores = 2,  // the outer product of the rows' scores, a weight being how often a row was seen
   weighted_scores = 3,  // a weight being a factor of the row's score
 };
 
-// The sums over rows of a softmax regression, added to what is there. Column j of x counts as (x_j - centre_j) scale_j; an
-// intercept's ones come first. Everything but x is float64.
+// The sums over rows of a softmax regression, added to what is there. Column j of x counts as (x_j
+// - centre_j) scale_j; an intercept's ones come first. Everything but x is float64.
 struct SoftmaxSums {
   const void* x;
   Type type;  // f32 or f64
@@ -98,7 +103,8 @@ struct SoftmaxSums {
 
 struct Kernels {
   const char* name;
-  int64_t (*cross_entropy)(const CrossEntropy&);  // -1, or the first row whose label is out of range: nothing is done then
+  int64_t (*cross_entropy)(const CrossEntropy&);  // -1, or the first row whose label is out of
+                                                  // range: nothing is done then
   void (*log_softmax)(const LogSoftmax&);
   void (*log_softmax_backward)(const LogSoftmax&);
   void (*statistics)(const Statistics&);
@@ -107,11 +113,19 @@ struct Kernels {
   void (*exponential)(const float* x, float* y, int64_t n);  // for its test
 };
 
-namespace baseline { extern const Kernels kernels; }
+namespace baseline {
+extern const Kernels kernels;
+}
 #if defined(__x86_64__)
-namespace avx2 { extern const Kernels kernels; }
-namespace avx512 { extern const Kernels kernels; }
-namespace avx512_bf16 { extern const Kernels kernels; }
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {
+extern const Kernels kernels;
+}
 #endif
 
 }  // namespace nll

@@ -1,4 +1,5 @@
-// log softmax along a dimension, y = x - max - log sum exp(x - max), and its gradient, g - exp(y) sum g.
+// log softmax along a dimension, y = x - max - log sum exp(x - max), and its gradient, g - exp(y)
+// sum g.
 #include "rows.h"
 
 namespace nll {
@@ -14,26 +15,31 @@ template <class A, class F> NLL_INLINE void sums_of(int64_t classes, double* sum
     add_to<A>(sum, part);
   }
 }
-// W rows side by side: x(c) gives the scores of class c; `z` receives the result, or the gradient, `width` apart.
-template <class A, class X> NLL_INLINE void forward_lanes(A* z, int64_t classes, int64_t width, X x) {
+// W rows side by side: x(c) gives the scores of class c; `z` receives the result, or the gradient,
+// `width` apart.
+template <class A, class X>
+NLL_INLINE void forward_lanes(A* z, int64_t classes, int64_t width, X x) {
   Vec<A> m = splat(-std::numeric_limits<A>::infinity());
   for (int64_t c = 0; c < classes; c++) m = larger(x(c), m);
   double sum[Simd<A>::W];
   sums_of<A>(classes, sum, [&](int64_t c) NLL_INLINE_LAMBDA { return exponential(x(c) - m); });
   A log_sum[Simd<A>::W];
-  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) narrow(log_sum + l, logarithm(load<double>(sum + l)));
+  for (int l = 0; l < Simd<A>::W; l += Simd<double>::W)
+    narrow(log_sum + l, logarithm(load<double>(sum + l)));
   for (int64_t c = 0; c < classes; c++) store<A>(z + c * width, (x(c) - m) - load<A>(log_sum));
 }
-template <class A, class G, class Y> NLL_INLINE void backward_lanes(A* z, int64_t classes, int64_t width, G g, Y y) {
+template <class A, class G, class Y>
+NLL_INLINE void backward_lanes(A* z, int64_t classes, int64_t width, G g, Y y) {
   double sum[Simd<A>::W];
   sums_of<A>(classes, sum, g);
   A all[Simd<A>::W];
   for (int l = 0; l < Simd<A>::W; l += Simd<double>::W) narrow(all + l, load<double>(sum + l));
-  for (int64_t c = 0; c < classes; c++) store<A>(z + c * width, g(c) - exponential(y(c)) * load<A>(all));
+  for (int64_t c = 0; c < classes; c++)
+    store<A>(z + c * width, g(c) - exponential(y(c)) * load<A>(all));
 }
 
-// Visit a long row in vectors; f(vector, index) sees `fill` beyond the end. Returns the sum of what f returns, added up
-// in float64 after every 64 vectors, so that long rows lose nothing.
+// Visit a long row in vectors; f(vector, index) sees `fill` beyond the end. Returns the sum of what
+// f returns, added up in float64 after every 64 vectors, so that long rows lose nothing.
 template <class A, class T, class F> NLL_INLINE double sum_of(const T* x, int64_t n, A fill, F f) {
   constexpr int W = Simd<A>::W;
   double sum = 0;
@@ -42,7 +48,8 @@ template <class A, class T, class F> NLL_INLINE double sum_of(const T* x, int64_
     int64_t i = begin, end = std::min(n, begin + 256 * W);
     for (; i + 4 * W <= end; i += 4 * W)
       for (int j = 0; j < 4; j++) part[j] += f(load<A>(x + i + j * W));
-    for (; i < end; i += W) part[0] += f(load_part_or_all<A>(x + i, int(std::min<int64_t>(W, end - i)), fill));
+    for (; i < end; i += W)
+      part[0] += f(load_part_or_all<A>(x + i, int(std::min<int64_t>(W, end - i)), fill));
     sum += total<A>(part);
   }
   return sum;
@@ -51,7 +58,8 @@ template <class A, class T, class F> NLL_INLINE double sum_of(const T* x, int64_
 template <class T> void forward_row(const T* x, T* out, int64_t n, bool streamed) {
   using A = Acc<T>;
   const A none = -std::numeric_limits<A>::infinity(), top = maximum(x, n);
-  const A log_sum = A(std::log(sum_of<A>(x, n, none, [top](Vec<A> v) NLL_INLINE_LAMBDA { return exponential(v - top); })));
+  const A log_sum = A(std::log(
+      sum_of<A>(x, n, none, [top](Vec<A> v) NLL_INLINE_LAMBDA { return exponential(v - top); })));
   write<A>(out, n, streamed, [=](int64_t i, int count) NLL_INLINE_LAMBDA {
     return (load_part_or_all<A>(x + i, count, A(0)) - top) - log_sum;
   });
@@ -77,7 +85,8 @@ template <class T> void run(const LogSoftmax& k, bool back) {
       for (int64_t begin, end; shares.take(&begin, &end);)
         for (int64_t r = begin; r < end; r++) {
           const T* row = x + r * k.x.outer_stride;
-          back ? backward_row<T>(row, y + r * C, out + r * C, C, streamed) : forward_row<T>(row, out + r * C, C, streamed);
+          back ? backward_row<T>(row, y + r * C, out + r * C, C, streamed)
+               : forward_row<T>(row, out + r * C, C, streamed);
         }
       finish_streams();
     });
@@ -94,10 +103,11 @@ template <class T> void run(const LogSoftmax& k, bool back) {
         int64_t n = i / way.per_outer(), first = i % way.per_outer() * way.width;
         int64_t count = std::min(way.width, way.positions - first);
         int64_t dense = side ? (n * way.positions + first) * C : n * C * way.positions + first;
-        const TileReader<T, A> from({x + n * way.outer_stride + first * way.position_stride, k.x.class_stride,
-                                     way.position_stride}, C, count, way.width, x_copy.data());
-        const TileReader<T, A> result({y + dense, dense_class, dense_position}, back ? C : 0, count, way.width,
-                                      y_copy.data());
+        const TileReader<T, A> from({x + n * way.outer_stride + first * way.position_stride,
+                                     k.x.class_stride, way.position_stride},
+                                    C, count, way.width, x_copy.data());
+        const TileReader<T, A> result({y + dense, dense_class, dense_position}, back ? C : 0, count,
+                                      way.width, y_copy.data());
         for (int64_t l = 0; l < count; l += Simd<A>::W) {
           auto at = [&](int64_t c) NLL_INLINE_LAMBDA { return from(c, l); };
           auto y_at = [&](int64_t c) NLL_INLINE_LAMBDA { return result(c, l); };
@@ -105,7 +115,8 @@ template <class T> void run(const LogSoftmax& k, bool back) {
           else forward_lanes(z.data() + l, C, way.width, at);
         }
         write_tile(Corner<T>{out + dense, dense_class, dense_position}, C, count, streamed,
-                   [&](int64_t c, int64_t l) NLL_INLINE_LAMBDA { return load<A>(&z[size_t(c * way.width + l)]); });
+                   [&](int64_t c, int64_t l)
+                       NLL_INLINE_LAMBDA { return load<A>(&z[size_t(c * way.width + l)]); });
       }
     finish_streams();
   });
@@ -121,7 +132,9 @@ void dispatch(const LogSoftmax& k, bool back) {
 }
 
 void exponentials(const float* x, float* y, int64_t n) {
-  write<float>(y, n, false, [x](int64_t i, int count) { return exponential(load_part_or_all<float>(x + i, count, 0.0f)); });
+  write<float>(y, n, false, [x](int64_t i, int count) {
+    return exponential(load_part_or_all<float>(x + i, count, 0.0f));
+  });
 }
 
 }  // namespace
@@ -144,8 +157,8 @@ void zero(void* data, int64_t bytes, int threads) {
 
 #define NLL_TEXT(name) #name
 #define NLL_NAME(name) NLL_TEXT(name)
-extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax, log_softmax_backward, statistics, softmax_sums,
-                                zero, exponentials};
+extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax, log_softmax_backward,
+                                statistics,        softmax_sums,  zero,        exponentials};
 
 }  // namespace NLL_ISA
 }  // namespace nll

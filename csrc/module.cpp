@@ -1,4 +1,5 @@
-// The Python module: choose the instruction set of this machine once, take raw addresses, let go of the GIL.
+// The Python module: choose the instruction set of this machine once, take raw addresses, let go of
+// the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -37,10 +38,12 @@ nll::Scores scores(Address data, int type, std::tuple<int64_t, int64_t, int64_t>
                    std::tuple<int64_t, int64_t, int64_t> strides) {
   auto [outer, classes, inner] = sizes;
   auto [outer_stride, class_stride, inner_stride] = strides;
-  return {at<const void*>(data), nll::Type(type), outer, classes, inner, outer_stride, class_stride, inner_stride};
+  return {at<const void*>(data), nll::Type(type), outer,       classes, inner,
+          outer_stride,          class_stride,    inner_stride};
 }
 
-// Fresh memory in huge pages: a page is cleared when it is first touched, which costs more than the arithmetic.
+// Fresh memory in huge pages: a page is cleared when it is first touched, which costs more than the
+// arithmetic.
 void use_huge_pages(Address data, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr Address page = 4096;
@@ -69,10 +72,11 @@ NB_MODULE(_cpu, m) {
   m.def(
       "cross_entropy",
       [](Address data, int type, std::tuple<int64_t, int64_t, int64_t> sizes,
-         std::tuple<int64_t, int64_t, int64_t> strides, int mode, Address gradient, bool in_place, Address labels,
-         Address probabilities, Address weight, Address row_factor, int64_t ignore_index, double smoothing,
-         double inverse_temperature, double softcap, double z_loss, int reduction, double upstream, Address loss,
-         Address rows, Address shift, Address sum, int threads) {
+         std::tuple<int64_t, int64_t, int64_t> strides, int mode, Address gradient, bool in_place,
+         Address labels, Address probabilities, Address weight, Address row_factor,
+         int64_t ignore_index, double smoothing, double inverse_temperature, double softcap,
+         double z_loss, int reduction, double upstream, Address loss, Address rows, Address shift,
+         Address sum, int threads) {
         nll::CrossEntropy job{scores(data, type, sizes, strides),
                               nll::Mode(mode),
                               at<void*>(gradient),
@@ -100,48 +104,77 @@ NB_MODULE(_cpu, m) {
       "log_softmax",
       [](Address data, int type, std::tuple<int64_t, int64_t, int64_t> sizes,
          std::tuple<int64_t, int64_t, int64_t> strides, Address result, Address out, int threads) {
-        nll::LogSoftmax job{scores(data, type, sizes, strides), at<const void*>(result), at<void*>(out), threads};
+        nll::LogSoftmax job{scores(data, type, sizes, strides), at<const void*>(result),
+                            at<void*>(out), threads};
         result ? chosen->log_softmax_backward(job) : chosen->log_softmax(job);
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
       "statistics",
-      [](Address data, int type, int64_t rows, int64_t classes, int64_t row_stride, Address gradient, Address labels,
-         double inverse_temperature, double softcap, Address log_prob, Address lse, Address entropy, Address shift,
-         Address log_sum, Address rank, Address by_log_prob, Address by_lse, Address by_entropy, int threads) {
-        chosen->statistics({{at<const void*>(data), nll::Type(type), rows, classes, 1, row_stride, 1, 1},
-                            at<void*>(gradient),
-                            at<const int64_t*>(labels),
-                            inverse_temperature,
-                            softcap,
-                            at<void*>(log_prob),
-                            at<void*>(lse),
-                            at<void*>(entropy),
-                            at<void*>(shift),
-                            at<void*>(log_sum),
-                            at<int64_t*>(rank),
-                            at<const void*>(by_log_prob),
-                            at<const void*>(by_lse),
-                            at<const void*>(by_entropy),
-                            threads});
+      [](Address data, int type, int64_t rows, int64_t classes, int64_t row_stride,
+         Address gradient, Address labels, double inverse_temperature, double softcap,
+         Address log_prob, Address lse, Address entropy, Address shift, Address log_sum,
+         Address rank, Address by_log_prob, Address by_lse, Address by_entropy, int threads) {
+        chosen->statistics(
+            {{at<const void*>(data), nll::Type(type), rows, classes, 1, row_stride, 1, 1},
+             at<void*>(gradient),
+             at<const int64_t*>(labels),
+             inverse_temperature,
+             softcap,
+             at<void*>(log_prob),
+             at<void*>(lse),
+             at<void*>(entropy),
+             at<void*>(shift),
+             at<void*>(log_sum),
+             at<int64_t*>(rank),
+             at<const void*>(by_log_prob),
+             at<const void*>(by_lse),
+             at<const void*>(by_entropy),
+             threads});
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
       "softmax_sums",
-      [](Address x, int type, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, Address centre,
-         Address scale, bool intercept, int64_t classes, Address labels, Address target, Address weight, Address offset,
-         Address theta, Address direction, Address probabilities, bool known, int square, Address value, Address score, Address pairs, int threads) {
-        chosen->softmax_sums({at<const void*>(x), nll::Type(type), rows, columns, row_stride, column_stride,
-                              at<const double*>(centre), at<const double*>(scale), intercept, classes,
-                              at<const int64_t*>(labels), at<const double*>(target), at<const double*>(weight),
-                              at<const double*>(offset), at<const double*>(theta), at<const double*>(direction),
-                              at<double*>(probabilities), known, nll::Square(square), at<double*>(value), at<double*>(score), at<double*>(pairs), threads});
+      [](Address x, int type, int64_t rows, int64_t columns, int64_t row_stride,
+         int64_t column_stride, Address centre, Address scale, bool intercept, int64_t classes,
+         Address labels, Address target, Address weight, Address offset, Address theta,
+         Address direction, Address probabilities, bool known, int square, Address value,
+         Address score, Address pairs, int threads) {
+        chosen->softmax_sums({at<const void*>(x),
+                              nll::Type(type),
+                              rows,
+                              columns,
+                              row_stride,
+                              column_stride,
+                              at<const double*>(centre),
+                              at<const double*>(scale),
+                              intercept,
+                              classes,
+                              at<const int64_t*>(labels),
+                              at<const double*>(target),
+                              at<const double*>(weight),
+                              at<const double*>(offset),
+                              at<const double*>(theta),
+                              at<const double*>(direction),
+                              at<double*>(probabilities),
+                              known,
+                              nll::Square(square),
+                              at<double*>(value),
+                              at<double*>(score),
+                              at<double*>(pairs),
+                              threads});
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
-      "zero", [](Address data, int64_t bytes, int threads) { chosen->zero(at<void*>(data), bytes, threads); },
+      "zero",
+      [](Address data, int64_t bytes, int threads) {
+        chosen->zero(at<void*>(data), bytes, threads);
+      },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
-      "exponential", [](Address x, Address y, int64_t n) { chosen->exponential(at<const float*>(x), at<float*>(y), n); },
+      "exponential",
+      [](Address x, Address y, int64_t n) {
+        chosen->exponential(at<const float*>(x), at<float*>(y), n);
+      },
       nb::call_guard<nb::gil_scoped_release>());
 }

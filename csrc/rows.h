@@ -1,8 +1,9 @@
-// The two ways over a tensor of scores. Which one is taken depends on the number of classes and the strides, never on
-// how many rows there are, so that a row's result does not depend on its company.
+// The two ways over a tensor of scores. Which one is taken depends on the number of classes and the
+// strides, never on how many rows there are, so that a row's result does not depend on its company.
 //
 // Long rows of neighbouring scores: vectors along the classes, in fixed blocks that stay in cache.
-// Everything else: a tile of rows side by side in the vector's lanes, the classes one after another.
+// Everything else: a tile of rows side by side in the vector's lanes, the classes one after
+// another.
 #pragma once
 
 #include <utility>
@@ -17,7 +18,7 @@ constexpr int64_t kAhead = 1024;         // scores between what is summed and wh
 constexpr int64_t kShort = 160;          // up to so many classes, rows lie side by side
 constexpr int64_t kTileBytes = 1 << 16;  // of scores in a tile
 constexpr int64_t kWorth = 1 << 17;      // scores that are worth a thread
-constexpr int64_t kStream = 1 << 24;     // bytes of a result that are better written past the caches
+constexpr int64_t kStream = 1 << 24;  // bytes of a result that are better written past the caches
 
 template <class A> NLL_INLINE Vec<A> score(Vec<A> x, A inverse_temperature, A softcap) {
   if (softcap != 0) x = softcap * hyperbolic_tangent<A>(x / softcap);
@@ -30,9 +31,11 @@ template <class A> NLL_INLINE Vec<A> score_slope(Vec<A> x, A inverse_temperature
   return (A(1) - t * t) * inverse_temperature;
 }
 
-// Long rows are written as long rows: with dimensions behind the classes the result is laid out otherwise, even if the
-// scores are not (channels last).
-inline bool along_classes(const Scores& x) { return x.class_stride == 1 && x.inner == 1 && x.classes > kShort; }
+// Long rows are written as long rows: with dimensions behind the classes the result is laid out
+// otherwise, even if the scores are not (channels last).
+inline bool along_classes(const Scores& x) {
+  return x.class_stride == 1 && x.inner == 1 && x.classes > kShort;
+}
 
 inline int useful_threads(const Scores& x, int threads) {
   int64_t work = x.outer * x.inner * (along_classes(x) ? x.classes : 4 * x.classes + 16);
@@ -55,7 +58,7 @@ struct Tiling {
   int64_t count() const { return outer * per_outer(); }
 };
 
-// ---- One long row, or a block of it ----------------------------------------------------------------------------------
+// ---- One long row, or a block of it -------------------------------------------------------------
 
 // Scores of one cache line, soon to be read.
 template <class T> NLL_INLINE void expect(const T* p) { __builtin_prefetch(p, 0, 3); }
@@ -69,11 +72,13 @@ template <class T> NLL_INLINE Acc<T> maximum(const T* x, int64_t n) {
   int64_t i = 0;
   for (; i + 4 * W <= n; i += 4 * W)
     for (int j = 0; j < 4; j++) m[j] = larger(load<A>(x + i + j * W), m[j]);
-  for (; i < n; i += W) m[0] = larger(load_part_or_all<A>(x + i, int(std::min<int64_t>(W, n - i)), none), m[0]);
+  for (; i < n; i += W)
+    m[0] = larger(load_part_or_all<A>(x + i, int(std::min<int64_t>(W, n - i)), none), m[0]);
   return largest<A>(larger(larger(m[0], m[1]), larger(m[2], m[3])));
 }
 
-// Visit n numbers in vectors, f(index, count), and write each result: past the caches if `streamed`.
+// Visit n numbers in vectors, f(index, count), and write each result: past the caches if
+// `streamed`.
 template <class A, class T, class F> NLL_INLINE void write(T* out, int64_t n, bool streamed, F f) {
   constexpr int W = Simd<A>::W, bytes = W * int(sizeof(T));
   int64_t i = 0;
@@ -90,12 +95,14 @@ template <class T> void write_zeros(T* out, int64_t n, bool streamed) {
   write<A>(out, n, streamed, [](int64_t, int) { return Vec<A>{}; });
 }
 
-// ---- A tile of rows side by side ---------------------------------------------------------------------------------------
+// ---- A tile of rows side by side ----------------------------------------------------------------
 
-template <class A, int... I> NLL_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, int from, std::integer_sequence<int, I...>) {
+template <class A, int... I>
+NLL_INLINE Vec<A> interleave(Vec<A> a, Vec<A> b, int from, std::integer_sequence<int, I...>) {
   constexpr int W = Simd<A>::W;
 #if defined(__clang__)
-  return from ? __builtin_shufflevector(a, b, (W / 2 + I / 2 + I % 2 * W)...) : __builtin_shufflevector(a, b, (I / 2 + I % 2 * W)...);
+  return from ? __builtin_shufflevector(a, b, (W / 2 + I / 2 + I % 2 * W)...)
+              : __builtin_shufflevector(a, b, (I / 2 + I % 2 * W)...);
 #else
   using Index = typename Simd<A>::I;
   return __builtin_shuffle(a, b, Index{typename Simd<A>::Element(from + I / 2 + I % 2 * W)...});
@@ -121,8 +128,9 @@ template <class T> struct Corner {
   int64_t class_stride, position_stride;
 };
 
-// A tile's vectors, W positions of a class: read where they are if positions are neighbours, else brought in as A, one
-// class after another, `width` apart. What lies beyond `count` is anything finite.
+// A tile's vectors, W positions of a class: read where they are if positions are neighbours, else
+// brought in as A, one class after another, `width` apart. What lies beyond `count` is anything
+// finite.
 template <class T, class A> struct TileReader {
   static constexpr int W = Simd<A>::W;
   Corner<const T> from;
@@ -135,11 +143,13 @@ template <class T, class A> struct TileReader {
     else
       for (int64_t i = 0; i < count; i++)
         for (int64_t c = 0; c < classes; c++)
-          copy[c * width + i] = load_one<A>(from.data + i * from.position_stride + c * from.class_stride);
+          copy[c * width + i] =
+              load_one<A>(from.data + i * from.position_stride + c * from.class_stride);
   }
   NLL_INLINE Vec<A> operator()(int64_t c, int64_t i) const {
     if (copy) return load<A>(copy + c * width + i);
-    return load_part_or_all<A>(from.data + c * from.class_stride + i, int(std::min<int64_t>(W, count - i)), A(0));
+    return load_part_or_all<A>(from.data + c * from.class_stride + i,
+                               int(std::min<int64_t>(W, count - i)), A(0));
   }
   NLL_INLINE A one(int64_t c, int64_t i) const {
     return copy ? copy[c * width + i] : load_one<A>(from.data + c * from.class_stride + i);
@@ -150,9 +160,12 @@ template <class T, class A> struct TileReader {
     Vec<A> block[W];
     for (int64_t i = 0; i < count; i += W)
       for (int64_t c = 0; c < classes; c += W) {
-        int some = int(std::min<int64_t>(W, classes - c)), rows = int(std::min<int64_t>(W, count - i));
+        int some = int(std::min<int64_t>(W, classes - c)),
+            rows = int(std::min<int64_t>(W, count - i));
         for (int k = 0; k < W; k++)
-          block[k] = k < rows ? load_part_or_all<A>(from.data + (i + k) * from.position_stride + c, some, A(0)) : Vec<A>{};
+          block[k] = k < rows ? load_part_or_all<A>(from.data + (i + k) * from.position_stride + c,
+                                                    some, A(0))
+                              : Vec<A>{};
         transpose<A>(block);
         for (int k = 0; k < some; k++) store<A>(copy + (c + k) * width + i, block[k]);
       }
@@ -160,7 +173,8 @@ template <class T, class A> struct TileReader {
 };
 
 // Write value(class, position), W positions at once, for every element of a tile.
-template <class T, class F> NLL_INLINE void write_tile(Corner<T> to, int64_t classes, int64_t count, bool streamed, F value) {
+template <class T, class F>
+NLL_INLINE void write_tile(Corner<T> to, int64_t classes, int64_t count, bool streamed, F value) {
   using A = Acc<T>;
   constexpr int W = Simd<A>::W;
   if (to.position_stride == 1) {
@@ -178,7 +192,8 @@ template <class T, class F> NLL_INLINE void write_tile(Corner<T> to, int64_t cla
   Vec<A> block[W];
   for (int64_t i = 0; i < count; i += W)
     for (int64_t c = 0; c < classes; c += W) {
-      int some = int(std::min<int64_t>(W, classes - c)), rows = int(std::min<int64_t>(W, count - i));
+      int some = int(std::min<int64_t>(W, classes - c)),
+          rows = int(std::min<int64_t>(W, count - i));
       for (int k = 0; k < W; k++) block[k] = k < some ? value(c + k, i) : Vec<A>{};
       transpose<A>(block);
       for (int k = 0; k < rows; k++) {

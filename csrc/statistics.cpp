@@ -1,9 +1,11 @@
-// What scores z say about a label y, row by row: log p_y, lse, the entropy H and the label's rank; and the gradient by the
-// scores of a sum of the first three with the slopes a, b, c:
+// What scores z say about a label y, row by row: log p_y, lse, the entropy H and the label's rank;
+// and the gradient by the scores of a sum of the first three with the slopes a, b, c:
 //
-//   log p_y = z_y - lse,  H = lse - sum_c p_c z_c,   a d log p_y + b d lse + c dH = a onehot + p (b - a - c (log p + H))
+//   log p_y = z_y - lse,  H = lse - sum_c p_c z_c,   a d log p_y + b d lse + c dH = a onehot + p (b
+//   - a - c (log p + H))
 //
-// The label's own score stays out of the sums: a p_y near 1 is 1 / (1 + what the others add up to), to the last digit.
+// The label's own score stays out of the sums: a p_y near 1 is 1 / (1 + what the others add up to),
+// to the last digit.
 #include "rows.h"
 
 namespace nll {
@@ -52,12 +54,14 @@ template <class T> struct Row {
   void forward(int64_t row) const {
     const int64_t n = k.x.classes, y = k.labels[row];
     const T* x = static_cast<const T*>(k.x.data) + row * k.x.outer_stride;
-    const A label = load_one<A>(x + y), z = first(z_of(splat(label))), top = first(z_of(splat(maximum(x, n))));
+    const A label = load_one<A>(x + y), z = first(z_of(splat(label))),
+            top = first(z_of(splat(maximum(x, n))));
     const A shift = std::isfinite(top) ? top : A(0);
     Sums others;
     add<true>(others, x, y, label, shift);
     add<false>(others, x + y + 1, n - y - 1, label, shift);
-    const double d = double(z) - double(shift), e = double(first(exp_of(splat(A(d))))), sum = e + others.e;
+    const double d = double(z) - double(shift), e = double(first(exp_of(splat(A(d))))),
+                 sum = e + others.e;
     const double log_sum = std::log(sum);
     // log(e / sum) where the label has half of the probability or more.
     const bool most = others.e <= e && std::isfinite(sum);
@@ -72,7 +76,8 @@ template <class T> struct Row {
   void backward(int64_t row) const {
     const int64_t n = k.x.classes, y = k.labels[row];
     T* x = static_cast<T*>(k.gradient) + row * n;
-    const A a = at(k.by_log_prob, row), b = at(k.by_lse, row), c = at(k.by_entropy, row), entropy = at(k.entropy, row);
+    const A a = at(k.by_log_prob, row), b = at(k.by_lse, row), c = at(k.by_entropy, row),
+            entropy = at(k.entropy, row);
     const A shift = at(k.shift, row), log_sum = at(k.log_sum, row), label = load_one<A>(x + y);
     auto of = [&](Vec<A> v, A at_label) NLL_INLINE_LAMBDA {
       const Vec<A> log_p = (z_of(v) - shift) - log_sum, p = exp_of(log_p);
@@ -89,7 +94,8 @@ template <class T> struct Row {
 
 template <class T> void run(const Statistics& k) {
   const Row<T> of(k);
-  parallel_each(k.x.outer, useful_threads(k.x, k.threads), [&](int64_t row) { k.gradient ? of.backward(row) : of.forward(row); });
+  parallel_each(k.x.outer, useful_threads(k.x, k.threads),
+                [&](int64_t row) { k.gradient ? of.backward(row) : of.forward(row); });
 }
 
 }  // namespace

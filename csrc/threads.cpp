@@ -1,6 +1,7 @@
-// The threads of the OpenMP runtime that PyTorch has loaded: for a while after each of its operators they wait at work,
-// and whoever comes with threads of its own then has to share the processors with them. Without a runtime, and in a forked
-// process, where its threads are gone, threads are started for the call.
+// The threads of the OpenMP runtime that PyTorch has loaded: for a while after each of its
+// operators they wait at work, and whoever comes with threads of its own then has to share the
+// processors with them. Without a runtime, and in a forked process, where its threads are gone,
+// threads are started for the call.
 #include "threads.h"
 
 #include <dlfcn.h>
@@ -16,9 +17,7 @@ namespace {
 // What a compiler makes of `#pragma omp parallel`; the runtimes of GCC, LLVM and Intel all have it.
 using Parallel = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
 
-Parallel find_runtime() {
-  return reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-}
+Parallel find_runtime() { return reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel")); }
 
 bool forked = false;
 const int watching = pthread_atfork(nullptr, nullptr, [] { forked = true; });
