@@ -32,7 +32,6 @@ _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
 _LEVEL = 1e3
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS = 24, 12  # along a profile, and Newton steps of the other numbers in each
-_INNER_SHRINKS = 8  # of the radius in a row: enough to tell a wall
 _FALLEN_ROUNDS = 10  # for which a profile is followed that has fallen, to something higher beyond
 # times the way to what a number's size or information tells: beyond, digits of the data are lost
 _VAST = 1e6
@@ -241,7 +240,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
             torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
             torch.where(held[open_], aim[:, None], at[open_]),
         )
-        found = problem.maximise_held(start, held[open_], _ENOUGH, most_steps, _INNER_SHRINKS)
+        found = problem.maximise_held(start, held[open_], _ENOUGH, most_steps)
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]

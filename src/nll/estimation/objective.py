@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nll.solvers.newton_cg import maximise_by_products
-from nll.solvers.outcome import MAX_SHRINKS, MAX_STEPS, Optima, Optimum, Progress, Sums
+from nll.solvers.outcome import MAX_STEPS, Optima, Optimum, Progress, Sums
 from nll.solvers.parameters import Layout, Params
 from nll.solvers.trust_region import maximise_each
 
@@ -278,7 +278,6 @@ class Problem:
         held: Tensor,
         enough: float | None = None,
         most_steps: int = MAX_STEPS,
-        most_shrinks: int = MAX_SHRINKS,
     ) -> Optima:
         """Maximise the one data set's log-likelihood from each of (B, P) starts, with the numbers
         in `held` (B, P) fixed.
@@ -292,7 +291,7 @@ class Problem:
             return Sums(every.log_likelihood, every.score.masked_fill(fixed, 0.0), information)
 
         unit = self.unit.expand(len(start))
-        return maximise_each(sums, start, unit, None, enough, most_steps, most_shrinks)
+        return maximise_each(sums, start, unit, None, enough, most_steps)
 
     def _maximise_by_products(self, start: Tensor, progress: Progress | None) -> Optima:
         optimum = maximise_by_products(

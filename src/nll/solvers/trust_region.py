@@ -67,7 +67,6 @@ def maximise_each(
     progress: Progress | None = None,
     enough: float | None = None,
     most_steps: int = MAX_STEPS,
-    most_shrinks: int = MAX_SHRINKS,
 ) -> Optima:
     """Maximise several functions at once.
 
@@ -77,7 +76,7 @@ def maximise_each(
         unit: (B), of each function's value: the tolerances are in it.
         progress: called before each step with the sum of the values and the largest decrement.
         enough: as in `maximise`.
-        most_steps, most_shrinks: of each search.
+        most_steps: of each search.
     """
     count = len(start)
     nothing = torch.full((count,), torch.nan, dtype=start.dtype)
@@ -104,7 +103,7 @@ def maximise_each(
             state.reached[active] = small & (~taken | (state.decrement[active] <= tolerance))
         else:
             state.reached[active] = state.decrement[active] <= enough * unit[active]
-        ongoing = ~state.reached[active] & (state.shrunk[active] < most_shrinks)
+        ongoing = ~state.reached[active] & (state.shrunk[active] < MAX_SHRINKS)
         active = active[ongoing & (state.steps[active] < most_steps)]
     return state._replace(proved=state.proved & state.reached)
 
