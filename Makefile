@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all test-device lint types imports clean
+.PHONY: run test test-slow test-all test-device lint types imports clean
 
 run: $(VENV)/.run
 	$(BIN)/nll fit examples/anes96.csv "PID ~ logpopul + selfLR + age + educ + income" --report report.html
@@ -11,8 +11,10 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(VENV)/.test
-	$(BIN)/python -m pytest
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 -m slow
+
+test-all: test test-slow
 
 # The losses on a CUDA device, in processes side by side. $(PYTHON) is taken as it is, with PyTorch,
 # pytest and pytest-xdist: nothing is installed or built, as where the device is there may be no

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch import distributions as td
 
 import nll
-from nll.estimation.each import fit_each
 from nll.estimation.inference.wald import wald_within
+from nll.estimation.models import fit_each
 from nll.families.registry import family_of
 
 TRUTHS: dict[type, dict[str, float]] = {

@@ -125,8 +125,8 @@ def raises(call, arguments, options, expected, message) -> None:
         ),
         case(
             ValueError,
-            "expected at most 1000000 categories, got the number 1000000000000 at row 1; as texts, "
-            "numbers may be any",
+            "expected at most 1000000 categories, got the number 1000000000000 at row 1; text "
+            "labels may be any",
             td.Categorical,
             [0, 10**12],
         ),

@@ -13,13 +13,18 @@ from nll.families.compound import shifted, zero_inflated
 from nll.families.distributions import GeneralizedExtremeValue, InverseGaussian, SkewNormal
 from nll.families.mixture import mixture
 from nll.losses.dispatch import check_labels, use_backend
-from nll.losses.evaluation import Estimate, accuracy, perplexity
 from nll.losses.explain import Explanation, explain
 from nll.losses.functional import cross_entropy, linear_cross_entropy, log_softmax, nll_loss
 from nll.losses.kl_divergence import linear_kl_divergence
 from nll.losses.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
 from nll.losses.sampled import sampled_cross_entropy
-from nll.losses.token_statistics import TokenStatistics, token_statistics
+from nll.losses.token_statistics import (
+    Estimate,
+    TokenStatistics,
+    accuracy,
+    perplexity,
+    token_statistics,
+)
 from nll.selection.compare import Comparison, compare
 from nll.selection.goodness_of_fit import GoodnessOfFit, goodness_of_fit
 from nll.selection.most_likely import Choice, most_likely

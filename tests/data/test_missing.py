@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from nll.data.missing import MissingValuesError
+from nll.data.arrays import MissingValuesError
 
 
 def test_the_remedy_is_the_callers():

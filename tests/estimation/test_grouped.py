@@ -10,8 +10,8 @@ import torch
 from torch import distributions as td
 
 from nll import GeneralizedExtremeValue, SkewNormal, censored, fit, sampling, truncated
-from nll.estimation.each import search_each
 from nll.estimation.inference.wald import wald
+from nll.estimation.models import search_each
 from nll.families.registry import FAMILIES
 
 KINDS = [

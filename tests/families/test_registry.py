@@ -11,7 +11,7 @@ from torch import distributions as td
 
 import nll
 from nll import censored, fit, truncated
-from nll.estimation.starts import family_start
+from nll.estimation.samples import family_start
 from nll.families.distributions import InverseGaussian
 from nll.families.registry import FAMILIES, family_of
 

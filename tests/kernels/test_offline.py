@@ -12,7 +12,7 @@ import pytest
 from nll.losses import dispatch
 
 MISSING = dispatch.TRITON_MISSING
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"{MISSING}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=f"{MISSING}")]
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ROOT / "src" / "nll" / "kernels" / "triton"
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from nll.regression.linear_programme import separating_direction
+from nll.regression.separation import separating_direction
 
 
 def test_a_direction_that_raises_margins_and_lowers_none():

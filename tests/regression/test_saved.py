@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-import nll
-from nll.regression.formula.design import design, parse
-from nll.regression.formula.terms import Terms
+from nll.regression.formula.regress import regress
 from nll.regression.saved import Model, load
 
 RNG = np.random.default_rng(0)
@@ -19,10 +17,7 @@ TABLE["y"] = RNG.choice(["bus", "car", "walk"], 80)
 
 @pytest.fixture(scope="module")
 def model():
-    built = design(TABLE, parse("y ~ a * g"))
-    fitted = nll.SoftmaxRegression().fit(built.x, built.y).result_
-    terms = Terms.of(built.spec, "y ~ a * g")
-    return Model.of(fitted, "softmax", terms, ["bus", "car", "walk"], 0)
+    return Model.of(regress("y ~ a * g", TABLE))
 
 
 def test_a_model_comes_back(model, tmp_path):

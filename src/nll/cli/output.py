@@ -16,9 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 from nll._torch import out_of_memory
+from nll.data.arrays import MissingValuesError
 from nll.data.classes import label
 from nll.data.files import write_text
-from nll.data.missing import MissingValuesError
 
 
 class Commands(TyperGroup):

@@ -11,9 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.data.arrays import array_of, categories_of, floats, numbers, shown, tensor_of
+from nll.data.arrays import (
+    MissingValuesError,
+    array_of,
+    categories_of,
+    floats,
+    numbers,
+    shown,
+    tensor_of,
+)
 from nll.data.classes import categories_as_numbers, cluster_codes, label, label_codes
-from nll.data.missing import MissingValuesError
 from nll.data.weights import (
     Weights,
     first_two_totals,

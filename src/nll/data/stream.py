@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nll.data.arrays import array_of, categories_of, floats, require_columns, require_exact
+from nll.data.arrays import (
+    MissingValuesError,
+    array_of,
+    categories_of,
+    floats,
+    require_columns,
+    require_exact,
+)
 from nll.data.classes import Coded, coded, key, of_array, require_one_type
 from nll.data.files import files_of
-from nll.data.missing import MissingValuesError
 from nll.data.prefetch import in_order
 from nll.data.readers import blocks_in, is_arrays, pieces
 

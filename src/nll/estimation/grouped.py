@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from nll.data.classes import label_codes
-from nll.estimation.each import fit_each
 from nll.estimation.inference.wald import require_level, wald_within
+from nll.estimation.models import fit_each
 from nll.families.base import Sample
 from nll.solvers.vectors import unflatten
 

@@ -47,7 +47,6 @@ class Solution:
 
     @property
     def theta(self) -> Tensor:
-        """(1, P)."""
         return self.optimum.theta[None]
 
     @property

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from nll._torch import on_processor
-from nll.estimation.each import fit_each
 from nll.estimation.fit import fit
+from nll.estimation.models import fit_each
 from nll.estimation.result import Fit
 from nll.families.base import Family, Sample, Tails, simulate
 from nll.families.registry import FAMILIES

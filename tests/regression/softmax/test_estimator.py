@@ -321,7 +321,7 @@ def test_names_come_from_the_table():
     model = SoftmaxRegression().fit(table, pd.Series(y, name="Sorte"))
     assert model.feature_names_in_.tolist() == ["größe (cm)", "α"]
     assert model.result_.labels["coef"][1] == ("Intercept", "größe (cm)", "α")
-    assert "Sorte = 1 (against 0)" in model.result_.summary()
+    assert "Sorte = 1 (vs. 0)" in model.result_.summary()
 
 
 def test_polars():

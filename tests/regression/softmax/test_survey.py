@@ -59,7 +59,7 @@ def test_missing_rows_are_named_or_left_out():
             {"response": "kind"},
             "finite values in column 'c3', got inf at row 3000",
         ),
-        (lambda: TABLE, {"response": "kin"}, "expected a column of the table .*, got 'kin'"),
+        (lambda: TABLE, {"response": "kin"}, "expected a column of the table, got 'kin'"),
         (lambda: TABLE, {"response": "kind", "columns": ["c0", "c9"]}, "got 'c9'"),
         (lambda: TABLE, {}, "expected the name of the response"),
         (

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from nll.data.weights import total
 from nll.estimation.diagnostics import ended
-from nll.estimation.each import fit_each
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.wald import require_level
 from nll.estimation.likelihood import LikelihoodRows
 from nll.estimation.maximise import Solution, inward
-from nll.estimation.models import mean_segment
+from nll.estimation.models import fit_each, mean_segment
 from nll.estimation.objective import PlainRows, Problem, Segment
 from nll.families.base import (
     FamilyBlockMeans,

@@ -12,8 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from nll.regression.choice.objective import ConditionalLikelihood
-from nll.regression.linear_programme import ZERO, separating_direction
-from nll.regression.separation import Limit, limit_of
+from nll.regression.separation import ZERO, Limit, limit_of, separating_direction
 from nll.solvers.trust_region import maximise
 
 _MOST_ROWS, _ADDED, _ROUNDS = 20_000, 500, 60  # of one linear programme

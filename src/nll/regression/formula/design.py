@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nll.data.missing import MissingValuesError
+from nll.data.arrays import MissingValuesError
 from nll.data.weights import frequencies
 from nll.regression.design_matrix import INTERCEPT, Columns
 from nll.regression.formula.parser import (

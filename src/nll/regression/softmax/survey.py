@@ -99,9 +99,7 @@ def survey(rows: Ledger, intercept: bool, checkpoint: Checkpoint) -> Table:
     looked = partial(rows.each, partial(_look, about=about), clusters=True)
     seen = checkpoint.passed([torch.tensor([float(intercept)])], looked, _add)
     if not (seen and seen["rows"]):
-        raise ValueError(
-            "expected the first rows again, got none: data are gone through several times"
-        )
+        raise ValueError("expected the first rows again, got none: data are read several times")
     gram = seen["products"] / seen["rows"]
     extents = Survey(seen["rows"], seen["low"], seen["high"], about, gram).about_mean()
     require_one_type(seen["classes"])
