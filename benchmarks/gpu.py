@@ -30,8 +30,9 @@ from torch import Tensor
 if "cpu" in sys.argv:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import clock
+
 import nll
-from nll.cli import clock
 
 SCORES = [
     ((8192, 32768), torch.bfloat16),
