@@ -32,7 +32,6 @@ _NOISE = 1e-9  # of the log-likelihood, for each observation and unit of it
 _LEVEL = 1e3
 _FALLEN = 4.0  # what a profile falls by where it need not be followed further
 _ROUNDS, _INNER_STEPS = 24, 12  # along a profile, and Newton steps of the other numbers in each
-_FALLEN_ROUNDS = 10  # for which a profile is followed that has fallen, to something higher beyond
 # times the way to what a number's size or information tells: beyond, digits of the data are lost
 _VAST = 1e6
 _LONGEST = 5.0  # step of the logarithm of a parameter, or the like
@@ -230,8 +229,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
     step = first.clone()
     move = torch.zeros_like(at)  # of all numbers in the last round, for a step of 1
-    open_, since = torch.arange(count), torch.zeros(count)
-    least = _LEVEL * noise(problem, best)
+    open_ = torch.arange(count)
     most_steps = _INNER_STEPS if top.reached else _INNER_STEPS // 2
     for round_ in range(_ROUNDS):
         aim = at[open_, number[open_]] + (side * step)[open_]
@@ -272,9 +270,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         outwards = side[open_] * top.theta[number[open_]] > 0
         still &= outwards & ((way - top.theta[number[open_]]).abs() > _DISTANT)
         far = torch.where(real[open_], beyond, still | (side[open_] * way > _FAR))
-        since[open_] += lanes.lowest[open_] < best - least
-        told = (lanes.value[open_] < best - _FALLEN) | (since[open_] > _FALLEN_ROUNDS)
-        open_ = open_[~wall & ~far & ~told]
+        open_ = open_[~wall & ~far & ~(lanes.value[open_] < best - _FALLEN)]
         if not len(open_):
             break
     return lanes
