@@ -89,8 +89,9 @@ class Judge:
         try:
             fit = problem.fit(start)
         except Exception as error:
-            expected = isinstance(error, (ValueError, TypeError))
-            if not (expected and str(error).startswith(("expected", "data outside"))):
+            text = str(error)
+            worded = text.startswith(("expected", "data outside")) or "does not support" in text
+            if not (isinstance(error, (ValueError, TypeError)) and worded):
                 self.fail("error", f"{type(error).__name__}: {str(error)[:150]}")
             return None
         if fit.converged and math.isnan(fit.log_likelihood):
