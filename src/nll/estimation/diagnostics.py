@@ -99,10 +99,10 @@ def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     """Whether the likelihoods of (B) data sets fall at all on both sides, along each column of the
     covariance.
 
-    It is asked of numbers whose error is doubtful, or that are so far out that their curvature may
-    be rounding, where the steps proved a maximum in the other
-    directions: one that had run off before has hardly any curvature, but nor does the likelihood
-        fall on the way to its limit.
+    Only doubtful numbers are checked: those with a large standard error, and those so far out that
+    their curvature may be rounding. In the other directions the steps have proved a maximum; a
+    number that diverged before has hardly any curvature, but neither does the likelihood fall on
+    the way to its limit.
     """
     errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
     most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
