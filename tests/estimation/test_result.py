@@ -16,7 +16,7 @@ from torch import distributions as td
 from nll import Fit, SoftmaxRegression, fit
 from nll.data.observations import observe
 from nll.regression.design_matrix import Columns
-from nll.regression.glm import fit_linear
+from nll.regression.glm.fit import fit_linear
 
 
 def regression() -> Fit:

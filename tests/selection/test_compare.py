@@ -18,7 +18,7 @@ import nll
 from nll import compare, fit
 from nll.data.observations import observe
 from nll.regression.design_matrix import Columns
-from nll.regression.glm import fit_linear
+from nll.regression.glm.fit import fit_linear
 
 RNG = np.random.default_rng(0)
 POSITIVE, REAL, COUNTS = RNG.gamma(2.0, 3.0, 300), RNG.normal(2.0, 3.0, 300), RNG.poisson(3.0, 300)

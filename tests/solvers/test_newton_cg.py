@@ -9,7 +9,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from nll import Likelihood, SkewNormal, fit
-from nll.estimation import objective
+from nll.estimation import rows
 from nll.solvers.newton_cg import maximise_by_products
 
 
@@ -75,7 +75,7 @@ def test_many_parameters_are_fitted_as_few_are(monkeypatch):
     assert found.status == (
         "converged: the Newton steps reached a maximum, by conjugate gradients for 300 parameters"
     )
-    monkeypatch.setattr(objective, "MANY_PARAMETERS", 1000)
+    monkeypatch.setattr(rows, "MANY_PARAMETERS", 1000)
     exact = fit(model, data)
     assert found.log_likelihood == pytest.approx(exact.log_likelihood, abs=1e-9)
     errors = exact.standard_errors["b"]
@@ -89,7 +89,7 @@ def test_several_blocks_of_rows_that_are_not_kept(monkeypatch):
     model, data = logistic(2000, 20)
     exact = fit(model, data)
     for name, value in (("MANY_PARAMETERS", 10), ("_ROWS", 300), ("_KEPT", 1000)):
-        monkeypatch.setattr(objective, name, value)
+        monkeypatch.setattr(rows, name, value)
     found = fit(model, data)
     assert "conjugate gradients" in found.status
     assert found.log_likelihood == pytest.approx(exact.log_likelihood, abs=1e-9)

@@ -18,46 +18,14 @@ from nll.data.arrays import (
     floats,
     numbers,
     shown,
-    tensor_of,
 )
-from nll.data.classes import categories_as_numbers, cluster_codes, label, label_codes
+from nll.data.classes import categories_as_numbers
 from nll.data.weights import (
-    Weights,
-    first_two_totals,
     frequencies,
-    importance,
     kind_of,
-    sampling,
     scaled,
     total,
-    totals,
 )
-
-__all__ = [
-    "Censored",
-    "Censoring",
-    "Observations",
-    "Truncated",
-    "Weights",
-    "censored",
-    "cluster_codes",
-    "first_two_totals",
-    "frequencies",
-    "importance",
-    "kind_of",
-    "label",
-    "label_codes",
-    "observe",
-    "observe_bounded",
-    "observe_parts",
-    "require_support",
-    "sampling",
-    "scaled",
-    "tensor_of",
-    "total",
-    "totals",
-    "truncated",
-]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nll.estimation.closed_form import Estimate, FamilyLogLikelihood
 from nll.estimation.diagnostics import Limit, Surroundings
 from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import AtParameters, Solution, judge, runaways
-from nll.estimation.objective import MOST_INFORMATION
+from nll.estimation.objective import MOST_INFORMATION, maximise_fixed
 from nll.estimation.options import FitOptions
 from nll.estimation.result import Fit
 from nll.families.base import Family, Sample
@@ -107,8 +107,9 @@ def by_search(
     if estimate is None:
         covariance, information = _covariance(solution, observed, options, family)
         estimate = _inside(solution, covariance, verdict, status)
-        details = {"information": information, "log_likelihood_at": AtParameters(solution)}
-    layout = solution.problem.layout
+        at = AtParameters(solution.objective, solution.units, solution.density)
+        details = {"information": information, "log_likelihood_at": at}
+    layout = solution.objective.layout
     return conclude(
         model,
         observed,
@@ -171,8 +172,8 @@ def _verdict(
 
 def _tied_outside(solution: Solution) -> str | None:
     """Say which parameter has an invalid value from a function of the others."""
-    for name in solution.problem.layout.tied:
-        constraint = solution.problem.layout.parameters[name].constraint
+    for name in solution.objective.layout.tied:
+        constraint = solution.objective.layout.parameters[name].constraint
         value = solution.params[name]
         if bool(value.isfinite().all()) and not bool(constraint.check(value).all()):
             return (
@@ -191,7 +192,7 @@ def _covariance(
     """Return the covariance of the flattened parameters and its name; NaN for those at a
     boundary.
     """
-    if solution.problem.layout.size > MOST_INFORMATION:
+    if solution.objective.layout.size > MOST_INFORMATION:
         size = flatten(solution.params).numel()
         return torch.full((1, 1), torch.nan, dtype=torch.float64).expand(size, size), "none"
     kind = options.covariance if observed.kind == "frequency" else "sandwich"
@@ -224,15 +225,16 @@ def _empirical(
     codes = None
     if options.clusters is not None:
         codes = cluster_codes(options.clusters, observed.given, observed.rows.numpy())
-    scores = solution.each.scores(solution.theta)[:, retained]
+    scores = solution.objective.observations.scores(solution.theta)[:, retained]
     meat = cov.meat(scores, observed.weights, observed.kind, codes)
     if codes is None and kind == "opg":
         return cov.inverse(meat), "outer product of scores"
-    return cov.robust(inverse, meat, None if codes is None else int(codes.max()) + 1)
+    name = "sandwich" if codes is None else f"sandwich, {int(codes.max()) + 1} clusters"
+    return cov.sandwich(inverse, meat), name
 
 
 def _expected(solution: Solution, observed: Observations, family: Family | None) -> Tensor:
-    layout = solution.problem.layout
+    layout = solution.objective.layout
     if family is not None and len(layout.free) == len(layout.parameters):
         if family.of_statistics is not None or family.estimate is not None:
             # at the maximum of an exponential family both informations agree
@@ -287,11 +289,11 @@ def _near_limit(family: Family, solution: Solution, limit: Estimate) -> Solution
     assert family.limit is not None
     assert family.near_limit is not None
     name, _, _, shared = family.limit
-    layout, free = solution.problem.layout, list(solution.problem.layout.free)
+    layout, free = solution.objective.layout, list(solution.objective.layout.free)
     near = {n: value.reshape(1) for n, value in family.near_limit(limit.params).items()}
     fixed = torch.arange(layout.size)[None] == free.index(name)
     start = layout.numbers(solution.units.own(near))
-    optimum = solution.problem.maximise_held(start, fixed).one(0)
+    optimum = maximise_fixed(solution.objective, start, fixed).one(0)
     sides = optimum.theta.sign().tolist()
     limits = [
         Limit(number, sides[number], endless=False, alone=False)

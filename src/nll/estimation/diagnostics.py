@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.estimation.objective import Problem
+from nll.estimation.objective import Objective, maximise_fixed
 from nll.solvers.matrices import inverse as inverse_of
 from nll.solvers.outcome import Optima, Optimum
 
@@ -66,36 +66,34 @@ class Surroundings(NamedTuple):
     rising: bool = False  # whether it still rose when the search was given up
 
 
-def noise(problem: Problem, value: float) -> float:
+def noise(objective: Objective, value: float) -> float:
     """A difference between two log-likelihoods that tells nothing."""
-    return _NOISE * (float(problem.unit[0]) + abs(value))
+    return _NOISE * (float(objective.unit[0]) + abs(value))
 
 
-def curved(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
+def curved(objective: Objective, theta: Tensor, inverse: Tensor) -> Tensor:
     """Whether the likelihoods of (B) data sets fall like parabolas along each column of the
     covariance.
 
     One standard error away a parabola has fallen by 1/2, half of it away by 1/8.
 
     Args:
-        problem: of one data set or of B.
+        objective: of one data set or of B.
         theta: (B, P), where the score is nearly 0.
         inverse: (B, P, P), the inverse information there.
     """
     errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
-    fine = (errors.isfinite() & ((errors < _UNKNOWN) | problem.layout.unbounded)).all(1)
-    here = problem.value(problem.layout.natural(theta))
+    fine = (errors.isfinite() & ((errors < _UNKNOWN) | objective.layout.unbounded)).all(1)
+    here = objective.log_likelihood(theta)
     for p in range(theta.shape[1]):
         step = torch.where(fine[:, None], inverse[:, :, p] / errors[:, p, None], 0.0)
         for size in (-1.0, 1.0, -0.5, 0.5):
-            fall = (here - problem.value(problem.layout.natural(theta + size * step))) / (
-                size * size / 2
-            )
+            fall = (here - objective.log_likelihood(theta + size * step)) / (size * size / 2)
             fine &= (fall > 1 / _LIKE) & (fall < _LIKE)
     return fine
 
 
-def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
+def falls(objective: Objective, theta: Tensor, inverse: Tensor) -> Tensor:
     """Whether the likelihoods of (B) data sets fall at all on both sides, along each column of the
     covariance.
 
@@ -105,26 +103,26 @@ def falls(problem: Problem, theta: Tensor, inverse: Tensor) -> Tensor:
     the way to its limit.
     """
     errors = inverse.diagonal(dim1=1, dim2=2).sqrt()
-    most = torch.where(problem.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
-    remote = ~problem.layout.unbounded & (theta.abs() > _REMOTE)
+    most = torch.where(objective.layout.unbounded, _DOUBTFUL * theta.abs(), _DOUBTFUL)
+    remote = ~objective.layout.unbounded & (theta.abs() > _REMOTE)
     fine, doubtful = errors.isfinite().all(1), ~(errors < most) | remote
     if not bool(doubtful.any()):
         return fine
-    here = problem.value(problem.layout.natural(theta))
-    least = 10 * _NOISE * (problem.unit + here.abs())
-    share = torch.where(problem.layout.unbounded, 1.0, (_DOUBTFUL / errors).clamp(max=1.0))
+    here = objective.log_likelihood(theta)
+    least = 10 * _NOISE * (objective.unit + here.abs())
+    share = torch.where(objective.layout.unbounded, 1.0, (_DOUBTFUL / errors).clamp(max=1.0))
     for p in doubtful.any(0).nonzero()[:, 0].tolist():
         along = inverse[:, :, p] / errors[:, p, None]
         alone = errors[:, p, None] * (torch.arange(theta.shape[1]) == p)
         step = torch.where(remote[:, p, None], alone, along) * share[:, p, None]
         step = torch.where(fine[:, None], step, 0.0)
         for side in (-1.0, 1.0):
-            fall = here - problem.value(problem.layout.natural(theta + side * step))
+            fall = here - objective.log_likelihood(theta + side * step)
             fine &= (fall > least) | ~doubtful[:, p]
     return fine
 
 
-def is_maximum(problem: Problem, top: Optimum) -> bool:
+def is_maximum(objective: Objective, top: Optimum) -> bool:
     """Whether it is proved that a search ended at a maximum, by its last steps or by what lies one
     error away.
     """
@@ -133,17 +131,17 @@ def is_maximum(problem: Problem, top: Optimum) -> bool:
     if len(top.theta) > _MOST_PROFILED:
         return top.proved
     inverse = inverse_of(top.sums.information)[None]
-    return bool((falls if top.proved else curved)(problem, top.theta[None], inverse)[0])
+    return bool((falls if top.proved else curved)(objective, top.theta[None], inverse)[0])
 
 
-def look_around(problem: Problem, top: Optimum) -> Surroundings:
+def look_around(objective: Objective, top: Optimum) -> Surroundings:
     """Follow the profile of each free number away from the end of a search."""
     if len(top.theta) > _MOST_PROFILED:
-        return _along_the_last_step(problem, top)
-    lanes = _follow(problem, top)
+        return _along_the_last_step(objective, top)
+    lanes = _follow(objective, top)
     best, least = (
         float(top.sums.log_likelihood),
-        _LEVEL * noise(problem, float(top.sums.log_likelihood)),
+        _LEVEL * noise(objective, float(top.sums.log_likelihood)),
     )
     level = (lanes.lowest >= best - least) & (lanes.value >= best - least)
     endless = level & (lanes.value > best + least) & (lanes.gain > RISE)
@@ -159,18 +157,18 @@ def look_around(problem: Problem, top: Optimum) -> Surroundings:
                     numbers[i],
                     float(lanes.side[i]),
                     bool(endless[i]),
-                    _alone(problem, top, lanes, i),
+                    _alone(objective, top, lanes, i),
                 )
             )
     kept = [p for p in range(len(top.theta)) if p not in {limit.number for limit in limits}]
     inside = torch.where(endless, -torch.inf, lanes.highest)
-    least = noise(problem, best)
+    least = noise(objective, best)
     inside = inside if float(inside.max()) > best + least else lanes.highest
     higher = lanes.place[inside.argmax()] if float(inside.max()) > best + least else None
     first = next(
         (i for i in level.nonzero()[:, 0].tolist() if limits and numbers[i] == limits[0].number), 0
     )
-    unidentified, sharp = _trend(problem, top, lanes.early[first], kept) if limits else ((), ())
+    unidentified, sharp = _trend(objective, top, lanes.early[first], kept) if limits else ((), ())
     steep = {p for p in unidentified if bool(lanes.gradual[lanes.number == p].any())}
     sharp = (*sharp, *steep)
     unidentified = tuple(p for p in kept if (p in unidentified and p not in steep) or p in flat)
@@ -198,15 +196,15 @@ class _Lanes(NamedTuple):
         return self.last[torch.arange(len(self.number)), self.number]
 
 
-def _follow(problem: Problem, top: Optimum) -> _Lanes:
+def _follow(objective: Objective, top: Optimum) -> _Lanes:
     numbers = _suspects(top)
     count, size = 2 * len(numbers), len(top.theta)
     number, side = numbers.repeat(2), torch.ones(count, dtype=torch.float64)
     side[: len(numbers)] = -1.0
-    held = torch.arange(size) == number[:, None]
+    fixed = torch.arange(size) == number[:, None]
     best = float(top.sums.log_likelihood)
     at = top.theta.expand(count, size).clone()
-    real = problem.layout.unbounded[number]
+    real = objective.layout.unbounded[number]
     way = at[torch.arange(count), number]
     at[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
     value = torch.full((count,), best, dtype=torch.float64)
@@ -234,11 +232,11 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     for round_ in range(_ROUNDS):
         aim = at[open_, number[open_]] + (side * step)[open_]
         start = higher(
-            problem,
-            torch.where(held[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
-            torch.where(held[open_], aim[:, None], at[open_]),
+            objective,
+            torch.where(fixed[open_], aim[:, None], at[open_] + step[open_, None] * move[open_]),
+            torch.where(fixed[open_], aim[:, None], at[open_]),
         )
-        found = problem.maximise_held(start, held[open_], _ENOUGH, most_steps)
+        found = maximise_fixed(objective, start, fixed[open_], _ENOUGH, most_steps)
         there = found.sums.log_likelihood
         fine = there.isfinite() & (found.reached | (there >= lanes.value[open_] - RISE))
         moved = open_[fine]
@@ -266,7 +264,7 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
         beyond = (way - top.theta[number[open_]]).abs() > remote[open_]
         vast = (way - top.theta[number[open_]]).abs() > _VAST * remote[open_]
         beyond &= ~(lanes.gain[open_] > RISE) | vast
-        still = lanes.gain[open_].abs() <= noise(problem, best)
+        still = lanes.gain[open_].abs() <= noise(objective, best)
         outwards = side[open_] * top.theta[number[open_]] > 0
         still &= outwards & ((way - top.theta[number[open_]]).abs() > _DISTANT)
         far = torch.where(real[open_], beyond, still | (side[open_] * way > _FAR))
@@ -276,12 +274,9 @@ def _follow(problem: Problem, top: Optimum) -> _Lanes:
     return lanes
 
 
-def higher(problem: Problem, first: Tensor, second: Tensor) -> Tensor:
+def higher(objective: Objective, first: Tensor, second: Tensor) -> Tensor:
     """Of two places for each lane the one where the likelihood is higher."""
-    values = [
-        problem.value(problem.layout.natural(theta)).nan_to_num(-torch.inf)
-        for theta in (first, second)
-    ]
+    values = [objective.log_likelihood(theta).nan_to_num(-torch.inf) for theta in (first, second)]
     return torch.where((values[0] >= values[1])[:, None], first, second)
 
 
@@ -310,32 +305,32 @@ def _last_step(top: Optimum) -> Tensor:
     ).nan_to_num(0.0)
 
 
-def _along_the_last_step(problem: Problem, top: Optimum) -> Surroundings:
+def _along_the_last_step(objective: Objective, top: Optimum) -> Surroundings:
     """Of many numbers: whether the likelihood falls at all on the way that the search was going."""
     if not bool(top.sums.information.isfinite().all()):
         return Surroundings()
     step, best = _last_step(top), float(top.sums.log_likelihood)
     values = [
-        float(problem.value(problem.layout.natural((top.theta + 2.0**k * step)[None]))[0])
+        float(objective.log_likelihood((top.theta + 2.0**k * step)[None])[0])
         for k in range(0, 24, 2)
     ]
     return Surroundings(
-        endless=bool(step.any()) and all(v >= best - noise(problem, best) for v in values)
+        endless=bool(step.any()) and all(v >= best - noise(objective, best) for v in values)
     )
 
 
-def _alone(problem: Problem, top: Optimum, lanes: _Lanes, lane: int) -> bool:
+def _alone(objective: Objective, top: Optimum, lanes: _Lanes, lane: int) -> bool:
     """Whether the likelihood does not fall either where this number goes to the end of its way and
     the others stay.
     """
     far = top.theta.clone()
     far[lanes.number[lane]] = lanes.end[lane]
     best = float(top.sums.log_likelihood)
-    return float(problem.value(problem.layout.natural(far[None]))[0]) >= best - noise(problem, best)
+    return float(objective.log_likelihood(far[None])[0]) >= best - noise(objective, best)
 
 
 def _trend(
-    problem: Problem, top: Optimum, far: Tensor, kept: list[int]
+    objective: Objective, top: Optimum, far: Tensor, kept: list[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Which of the numbers without a limit lose, and which gain, their information on the way to a
     limit.
@@ -343,19 +338,19 @@ def _trend(
     if not kept:
         return (), ()
     index = torch.tensor(kept)
-    held = torch.ones(1, len(far), dtype=torch.bool).index_fill(1, index, False)
-    there = problem.maximise_held(far[None], held).sums.information[0]
+    fixed = torch.ones(1, len(far), dtype=torch.bool).index_fill(1, index, False)
+    there = maximise_fixed(objective, far[None], fixed).sums.information[0]
     errors = [
         inverse_of(information[index[:, None], index]).diagonal().sqrt().nan_to_num(torch.inf)
         for information in (top.sums.information, there)
     ]
     ratio = errors[1] / errors[0]
-    doubtful = ~problem.layout.unbounded[index] & (errors[0] > _DOUBTFUL)
+    doubtful = ~objective.layout.unbounded[index] & (errors[0] > _DOUBTFUL)
     lost = (ratio > _TREND) | errors[0].isinf() | doubtful
     return tuple(index[lost].tolist()), tuple(index[ratio < 1 / _TREND].tolist())
 
 
-def ended(optima: Optima, problem: Problem) -> Tensor:
+def ended(optima: Optima, objective: Objective) -> Tensor:
     """Which of several searches ended at a maximum inside: (B)."""
     factor, failed = torch.linalg.cholesky_ex(optima.sums.information)
     reached = optima.reached & (failed == 0)
@@ -364,10 +359,10 @@ def ended(optima: Optima, problem: Problem) -> Tensor:
     inverse = torch.where(reached[:, None, None], torch.cholesky_inverse(factor), unknown)
     proved = reached & optima.proved
     if bool(proved.any()):
-        proved &= falls(problem, optima.theta, inverse)
+        proved &= falls(objective, optima.theta, inverse)
     doubtful = reached & ~optima.proved
     return (
-        proved | (doubtful & curved(problem, optima.theta, inverse))
+        proved | (doubtful & curved(objective, optima.theta, inverse))
         if bool(doubtful.any())
         else proved
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from nll.estimation import diagnostics
 from nll.estimation.diagnostics import Limit, Surroundings, look_around
 from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.objective import MOST_INFORMATION, Problem
+from nll.estimation.objective import MOST_INFORMATION, Objective, maximise, maximise_from
 from nll.solvers.outcome import Optimum, Progress, Status, Sums
 from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.units import Units
@@ -33,12 +33,11 @@ _PEAKS = 2000  # rows that tell which of several peaks is the highest
 class Solution:
     """Where a search ended, in the parameters of the data as given."""
 
-    problem: Problem
+    objective: Objective
     optimum: Optimum
     units: Units
     # the total weight of rows whose probability is a density: it has the unit 1 / scale
     density: float
-    each: Problem  # the same with a row for each observation
     weighted: bool = False  # whether the weights are no frequencies
     # what lies beyond, where the search did not end at a maximum
     around: Surroundings | None = None
@@ -52,13 +51,13 @@ class Solution:
     @property
     def params(self) -> Params:
         """The parameters, without the dimension of data sets."""
-        found = self.units.given(self.problem.layout.natural(self.theta))
+        found = self.units.given(self.objective.layout.natural(self.theta))
         return {name: value[0].detach() for name, value in found.items()}
 
     @property
     def jacobian(self) -> Tensor:
         """(N, P): the derivatives of the flattened parameters by the free numbers."""
-        layout = self.problem.layout
+        layout = self.objective.layout
         factors = self.units.factors(layout.natural(self.theta))
         return factors[0, :, None] * layout.jacobian(self.theta)[0]
 
@@ -69,11 +68,10 @@ class Solution:
 
 
 def search(
-    problem: Problem,
+    objective: Objective,
     starts: Tensor,
     units: Units,
     density: float,
-    each: Problem,
     progress: Progress | None = None,
     others: Tensor | None = None,
     unbounded: bool = False,
@@ -84,73 +82,73 @@ def search(
     `others`: (S', P), where to search too if the best of these is no maximum inside. `unbounded`:
     whether the likelihood is known to have no bound, and the highest maximum inside is wanted.
     """
-    if not problem.layout.size:
-        return Solution(problem, _settled(problem, starts), units, density, each)
-    if len(starts) > 1 and problem.width > 2 * _PEAKS:
-        some = problem.thinned(_PEAKS)
-        tried = some.maximise_from(starts, None, _FIRST_STEPS)
+    if not objective.layout.size:
+        return Solution(objective, _settled(objective, starts), units, density)
+    if len(starts) > 1 and objective.width > 2 * _PEAKS:
+        some = objective.thinned(_PEAKS) or objective
+        tried = maximise_from(some, starts, None, _FIRST_STEPS)
         starts = max(tried, key=_rank).theta[None]
-    tops = problem.maximise_from(starts, progress, _FIRST_STEPS)
+    tops = maximise_from(objective, starts, progress, _FIRST_STEPS)
     best, rival = max(tops, key=_rank), max(tops, key=_value)
     if (
         not unbounded
         and best.reached
-        and _value(rival) > _value(best) + diagnostics.noise(problem, _value(best))
+        and _value(rival) > _value(best) + diagnostics.noise(objective, _value(best))
     ):
         # on its way to a limit that is higher
-        rival = problem.maximise(rival.theta[None], progress).one(0)
+        rival = maximise(objective, rival.theta[None], progress).one(0)
         best = max(best, rival, key=_rank)
-    top, around = _followed(problem, best)
+    top, around = _followed(objective, best)
     lost = top.decrement != top.decrement
     if others is not None and (around is not None or lost):
-        again = problem.maximise_from(others, progress, _FIRST_STEPS)
+        again = maximise_from(objective, others, progress, _FIRST_STEPS)
         tops += again
         best = max(again, key=_rank)
-        if lost or _better(problem, best, top, around or Surroundings()):
-            top, around = _followed(problem, best)
+        if lost or _better(objective, best, top, around or Surroundings()):
+            top, around = _followed(objective, best)
     reached = (
         tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
     )
     reached = tuple(value - density * math.log(units.scale) for value in reached)
-    return Solution(problem, top, units, density, each, around=around, starts=reached)
+    return Solution(objective, top, units, density, around=around, starts=reached)
 
 
 def _rank(found: Optimum) -> tuple[bool, float]:
     return found.reached, _value(found)
 
 
-def _better(problem: Problem, other: Optimum, top: Optimum, around: Surroundings) -> bool:
+def _better(objective: Objective, other: Optimum, top: Optimum, around: Surroundings) -> bool:
     """Whether another search ended higher, or at a maximum where this one has none."""
     if other.reached and (
         not top.reached or around.endless or any(limit.endless for limit in around.limits)
     ):
-        return diagnostics.is_maximum(problem, other)
-    return other.reached and _value(other) > _value(top) + diagnostics.noise(problem, _value(top))
+        return diagnostics.is_maximum(objective, other)
+    return other.reached and _value(other) > _value(top) + diagnostics.noise(objective, _value(top))
 
 
-def _settled(problem: Problem, theta: Tensor) -> Optimum:
+def _settled(objective: Objective, theta: Tensor) -> Optimum:
     """The only place, where no number is free."""
-    value = problem.value(problem.layout.natural(theta))
+    value = objective.log_likelihood(theta)
     sums = Sums(value[0], theta.new_zeros(0), theta.new_zeros(0, 0))
     return Optimum(theta[0], sums, 0.0, 0, True, "converged", True)
 
 
-def _followed(problem: Problem, top: Optimum) -> tuple[Optimum, Surroundings | None]:
+def _followed(objective: Objective, top: Optimum) -> tuple[Optimum, Surroundings | None]:
     """The search carried on from whatever is higher around its end; what is around, unless it is a
     maximum.
     """
     around, rising, slow = Surroundings(), False, 0
     for _ in range(_RESTARTS):
-        if top.decrement != top.decrement or diagnostics.is_maximum(problem, top):
+        if top.decrement != top.decrement or diagnostics.is_maximum(objective, top):
             return top, None
-        around = diagnostics.look_around(problem, top)
+        around = diagnostics.look_around(objective, top)
         if any(limit.endless for limit in around.limits):
             break
         if around.higher is None and (top.reached or top.steps != _FIRST_STEPS):
             break
-        again = problem.maximise((top.theta if around.higher is None else around.higher)[None]).one(
-            0
-        )
+        again = maximise(
+            objective, (top.theta if around.higher is None else around.higher)[None]
+        ).one(0)
         gain = _value(again) - _value(top)
         rising = not again.reached and (
             gain > diagnostics.RISE or again.decrement != again.decrement
@@ -171,7 +169,7 @@ def _value(found: Optimum) -> float:
 
 def judge(found: Solution, numbers: Tensor | None = None) -> tuple[Status, str]:
     """How the search ended, and a sentence on it; `numbers`: of the rows."""
-    optimum, size, around = found.optimum, found.problem.layout.size, found.around
+    optimum, size, around = found.optimum, found.objective.layout.size, found.around
     if optimum.decrement != optimum.decrement:
         return Status.NOT_FINITE, _not_finite(found, numbers)
     if not size:
@@ -191,13 +189,13 @@ def judge(found: Solution, numbers: Tensor | None = None) -> tuple[Status, str]:
             Status.NOT_IDENTIFIED,
             f"flat direction: the data do not tell {flat}; no standard errors",
         )
-    how = f", by conjugate gradients for {size} parameters" if found.problem.by_products else ""
+    how = f", by conjugate gradients for {size} parameters" if found.objective.by_products else ""
     return Status.CONVERGED, f"converged: the Newton steps reached a maximum{how}"
 
 
 def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
     """What is said where the likelihood does not fall on every side."""
-    names = found.problem.layout.describe()
+    names = found.objective.layout.describe()
     endless = [away.label for away in runaways(found) if away.limit.endless]
     if endless:
         towards = ", ".join(endless)
@@ -241,18 +239,16 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
 
 
 def _not_finite(found: Solution, numbers: Tensor | None) -> str:
-    at = 0
-    for segment in found.each.segments:
-        rows = found.each.rows_of(segment, found.theta)
-        wrong = (~rows.isfinite() & (segment.weights[0] != 0)).nonzero()
-        if len(wrong):
-            row = at + int(wrong[0])
-            row = row if numbers is None else int(numbers[row])
-            return (
-                f"not finite: the log-probability of row {row} is {float(rows[int(wrong[0])]):g} "
-                f"at the starting values"
-            )
-        at += segment.width
+    observations = found.objective.observations
+    rows = observations.log_probabilities(found.theta)
+    wrong = (~rows.isfinite() & (observations.weights != 0)).nonzero()
+    if len(wrong):
+        at = int(wrong[0])
+        row = at if numbers is None else int(numbers[at])
+        return (
+            f"not finite: the log-probability of row {row} is {float(rows[at]):g} "
+            f"at the starting values"
+        )
     return "not finite: the score or the information at the starting values"
 
 
@@ -262,7 +258,7 @@ def flat_direction(found: Solution) -> str | None:
     """
     information = found.optimum.sums.information
     diagonal = information.diagonal()
-    names = found.problem.layout.describe()
+    names = found.objective.layout.describe()
     unknown = [name for name, d in zip(names, diagonal.tolist(), strict=True) if not d > 0.0]
     if unknown:
         return " and ".join(unknown)
@@ -275,7 +271,7 @@ def flat_direction(found: Solution) -> str | None:
     # of what one unit of information of each number would move it
     share = moved.abs() / (jacobian.abs() @ unit)
     direction = moved / moved[share.argmax()]
-    names = found.problem.layout.names
+    names = found.objective.layout.names
     terms = [
         (w, n)
         for w, s, n in zip(direction.tolist(), share.tolist(), names, strict=True)
@@ -308,9 +304,9 @@ class Runaway(NamedTuple):
 def runaways(found: Solution) -> list[Runaway]:
     """The free numbers that ran off towards a boundary."""
     limits = {} if found.around is None else {limit.number: limit for limit in found.around.limits}
-    natural = found.problem.layout.natural(found.theta) if limits else {}
+    natural = found.objective.layout.natural(found.theta) if limits else {}
     gone = []
-    for name, parameter, _, free in found.problem.layout.entries():
+    for name, parameter, _, free in found.objective.layout.entries():
         for place, number in enumerate(range(free.start, free.stop)):
             if number in limits:
                 limit = limits[number]
@@ -351,9 +347,11 @@ def boundary(constraint: Any, side: float) -> float:
 class AtParameters(LogLikelihood):
     """The log-likelihood of the data as given, by all flattened parameters."""
 
-    def __init__(self, found: Solution) -> None:
-        self.problem, self.units, self.density = found.problem, found.units, found.density
-        self.layout: Layout = found.problem.layout
+    def __init__(
+        self, objective: Objective, units: Units | None = None, density: float = 0.0
+    ) -> None:
+        self.objective, self.units, self.density = objective, units or Units(), density
+        self.layout: Layout = objective.layout
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -366,16 +364,16 @@ class AtParameters(LogLikelihood):
             entry.name: vector[entry.flat].reshape(1, *entry.parameter.shape)
             for entry in self.layout.entries()
         }
-        value = self.problem.value(self.units.own(params))
+        value = self.objective.value(self.units.own(params))
         return float(value[0]) - self.density * math.log(self.units.scale)
 
 
 def ordered(solution: Solution, order: Callable[[Params], Params]) -> Solution:
     """Return the same maximum with its exchangeable parameters in a defined order."""
-    problem, layout = solution.problem, solution.problem.layout
+    objective, layout = solution.objective, solution.objective.layout
     theta = layout.numbers(order(layout.natural(solution.theta))).detach()
-    sums = Sums(*(part[0] for part in problem.sums(theta)))
+    sums = Sums(*(part[0] for part in objective.sums(theta)))
     optimum = solution.optimum._replace(theta=theta[0], sums=sums)
     # The free numbers have other places.
-    around = None if solution.around is None else look_around(problem, optimum)
+    around = None if solution.around is None else look_around(objective, optimum)
     return replace(solution, optimum=optimum, around=around)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,13 +15,21 @@ from nll.estimation.closed_form import Each, all_equal, estimate_each
 from nll.estimation.diagnostics import ended
 from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows
 from nll.estimation.maximise import Solution, ordered, search
-from nll.estimation.objective import PlainRows, Problem, Segment
+from nll.estimation.objective import Objective, maximise
 from nll.estimation.options import FitOptions
-from nll.estimation.progress import Line
+from nll.estimation.rows import PlainRows, RowsObjective, Segment
 from nll.estimation.samples import family_starts, known_ends, likelihood_starts
-from nll.families.base import Family, FamilyBlockMeans, FamilyMeans, FamilyRows, Sample
+from nll.families.base import (
+    Family,
+    FamilyBlockMeans,
+    FamilyMeans,
+    FamilyRows,
+    Sample,
+    seeded,
+)
 from nll.families.log_cdf import Interval, Windowed
 from nll.solvers.parameters import Params, layout
+from nll.solvers.progress import Line
 from nll.solvers.units import Units, units_of
 
 
@@ -33,21 +42,21 @@ def search_family(sample: Sample, options: FitOptions) -> Solution:
         supplied = {name: units.data(value) for name, value in supplied.items()}
     columns = values.shape[1] if family.columns else 1
     space = layout(family.constraints(columns), options.fixed, options.bounds)
-    rows = Problem(_segments(family, observed, values, supplied, units), space)
-    problem = rows
-    if observed.incomplete:
-        problem = replace(rows, segments=tuple(distinct(segment) for segment in rows.segments))
-    elif not supplied:
-        problem = replace(rows, segments=(condensed(family, rows.segments[0]),))
+    rows = _segments(family, observed, values, supplied, units)
+    drawn = tuple(distinct(segment) for segment in rows) if observed.incomplete else rows
+    segments = drawn
+    if not (observed.incomplete or supplied):
+        drawn = (merged(family, rows[0]),)
+        segments = (summarised(family, drawn[0]),)
+    objective = FamilyObjective(segments, space, sample=sample, units=units, drawn=drawn, each=rows)
     centred = values - supplied["loc"] if "loc" in supplied else values
     starts, others = family_starts(family, space, centred, observed.weights, options)
     with Line(family.name) as line:
         solution = search(
-            problem,
+            objective,
             starts,
             units,
             _densities(family, observed),
-            rows,
             options.progress or line,
             others,
             family.unbounded is not None,
@@ -85,7 +94,8 @@ def _segments(
         if rows is not None:
             parts = tuple(part if len(part) == 1 else part[rows] for part in parts)
             weights, numbers = weights[rows], numbers[rows]
-        return Segment(log_prob, tuple(part[None] for part in parts), weights[None], numbers)
+        rows_of = tuple(part[None] for part in parts)
+        return Segment(log_prob, rows_of, weights[None], numbers, observed.once)
 
     if observed.ends is None:
         return (segment(FamilyRows(family), (values,), None),)
@@ -99,19 +109,24 @@ def _segments(
     return tuple(segments)
 
 
-def condensed(family: Family, rows: Segment) -> Segment:
-    """Return the fewest rows with the same likelihood: the means of the statistics, or each count
-    once.
+def merged(family: Family, rows: Segment) -> Segment:
+    """Return each count once, with the weight of all that are equal; other rows as they are."""
+    if family.columns or not family.discrete or summarised(family, rows) is not rows:
+        return rows
+    counts, place = rows.parts[0][0].unique(return_inverse=True)
+    weights = torch.zeros_like(counts).index_add_(0, place, rows.weights[0])
+    return Segment(rows.log_prob, (counts[None],), weights[None])
+
+
+def summarised(family: Family, rows: Segment) -> Segment:
+    """Return the fewest rows with the same likelihood: the means of the statistics, or the mean of
+    each block; otherwise the rows.
     """
-    (values,), weights = rows.parts, rows.weights
+    values = rows.parts[0]
     if family.statistics is not None and family.means_tell_all(values):
-        return mean_segment(family, values, weights)
+        return mean_segment(family, values, rows.weights)
     if family.mean_log_prob is not None and rows.once:
         return rows._replace(log_prob=FamilyBlockMeans(family))
-    if family.discrete and not family.columns:
-        counts, place = values[0].unique(return_inverse=True)
-        weights = torch.zeros_like(counts).index_add_(0, place, weights[0])
-        return rows._replace(parts=(counts[None],), weights=weights[None])
     return rows
 
 
@@ -138,12 +153,98 @@ def distinct(rows: Segment) -> Segment:
 def mean_segment(family: Family, values: Tensor, weights: Tensor) -> Segment:
     """Return the means of the sufficient statistics of values (B or 1, m), weighted (B, m)."""
     assert family.statistics is not None
-    if len(weights) == 1:  # one data set, whose sums have a shorter way
+    if len(weights) == len(values) == 1:  # one data set, whose sums have a shorter way
         sums = [s.reshape(1) for s in totals(weights[0], values[0], family.statistics)]
         n = total(weights[0]).reshape(1, 1)
     else:
         sums, n = totals(weights, values, family.statistics), total(weights)[:, None]
     return Segment(FamilyMeans(family), tuple(s[:, None] / n for s in sums), n)
+
+
+@dataclass(frozen=True)
+class FamilyObjective(RowsObjective):
+    """The log-likelihood of a family's parameters, in the units of the search."""
+
+    sample: Sample = field(kw_only=True)
+    units: Units = field(kw_only=True)
+    drawn: tuple[Segment, ...] = field(kw_only=True)  # the rows that the bootstrap draws
+    each: tuple[Segment, ...] = field(kw_only=True)  # a row for each observation
+
+    @property
+    def observations(self) -> Objective:
+        return RowsObjective(self.each, self.layout)
+
+    @property
+    def weights(self) -> Tensor:
+        return RowsObjective(self.drawn, self.layout).weights
+
+    def reweighted(self, weights: Tensor) -> RowsObjective:
+        drawn = RowsObjective(self.drawn, self.layout).reweighted(weights)
+        if self.sample.observed.incomplete or self.sample.given:
+            return drawn
+        (rows,) = drawn.segments
+        if self.sample.family.mean_log_prob is not None and self.drawn[0].once:
+            rows = copied(rows)
+        return replace(drawn, segments=(summarised(self.sample.family, rows),))
+
+    def simulated(self, params: Params, count: int, rng: np.random.Generator) -> Objective:
+        family, observed = self.sample.family, self.sample.observed
+        if observed.incomplete or observed.kind != "frequency":
+            raise ValueError(
+                "expected parametric=False for rows that are censored, truncated or "
+                "weighted by a design"
+            )
+        seed = int(rng.integers(1 << 62))
+        values = self.units.data(self.sample.simulated(params, count, seed))
+        supplied = self.sample.given_each
+        if family.units:
+            supplied = {name: self.units.data(value) for name, value in supplied.items()}
+        columns = (value.expand(values.shape[1])[None] for value in supplied.values())
+        ones = torch.ones(1, values.shape[1], dtype=torch.float64)
+        rows = Segment(FamilyRows(family), (values, *columns), ones, once=True)
+        rows = rows if supplied else summarised(family, rows)
+        return RowsObjective((rows,), self.layout, count)
+
+
+def copied(rows: Segment) -> Segment:
+    """Return each row of several data sets as often as its weight says; their sums are equal."""
+    count, width = rows.weights.shape
+    every = torch.arange(width).repeat(count)
+    index = every.repeat_interleave(rows.weights.long().reshape(-1)).reshape(count, width)
+    ones = torch.ones(1, width, dtype=torch.float64)
+    return Segment(rows.log_prob, (rows.parts[0][0][index],), ones, once=True)
+
+
+@dataclass(frozen=True)
+class LikelihoodObjective(RowsObjective):
+    """The log-likelihood of a user's likelihood, or of a sum of several."""
+
+    @property
+    def strata(self) -> tuple[int, ...]:
+        """The data sets of a sum are drawn separately."""
+        return tuple(segment.width for segment in self.segments)
+
+    def simulated(self, params: Params, count: int, rng: np.random.Generator) -> Objective:
+        segments = tuple(_simulated(segment, params, count, rng) for segment in self.segments)
+        return RowsObjective(segments, self.layout, count)
+
+
+def _simulated(segment: Segment, params: Params, count: int, rng: np.random.Generator) -> Segment:
+    """Draw the rows of a likelihood given by distributions; weights repeat rows."""
+    rows: Any = segment.log_prob
+    parts = tuple(part[0] for part in segment.parts)
+    distribution: Any = rows.function.distribution(parts, params)
+    if distribution is None:
+        raise ValueError(
+            "expected parametric=False for a likelihood that is not given as a "
+            "distribution of the data"
+        )
+    if len(distribution.batch_shape) == 0:  # the same for every row
+        distribution = distribution.expand(torch.Size((segment.width,)))
+    seed = int(rng.integers(1 << 62))
+    values = seeded(lambda: distribution.sample(torch.Size((count,))), seed)
+    fixed = tuple(part[None] for part in parts[:-1])
+    return segment._replace(parts=(*fixed, values.double()))
 
 
 def likelihood_data(
@@ -196,7 +297,7 @@ def search_likelihood(
     model: Likelihood | JointLikelihood, segments: tuple[Segment, ...], options: FitOptions
 ) -> Solution:
     space = layout(dict(model.parameters), options.fixed, options.bounds)
-    problem = Problem(segments, space)
+    objective = LikelihoodObjective(segments, space)
     start, others = likelihood_starts(space, options)
     params = {name: value[0] for name, value in space.natural(start).items()}
     # once as the user wrote it, with its arguments checked
@@ -205,7 +306,7 @@ def search_likelihood(
         term.rows(*parts, **{name: params[name] for name in term.parameters})
     with Line(model.name) as line:
         progress = options.progress or line
-        return search(problem, start, Units(), 0.0, problem, progress, others)
+        return search(objective, start, Units(), 0.0, progress, others)
 
 
 def fit_each(family: Family, values: Tensor, weights: Tensor) -> Each:
@@ -221,17 +322,15 @@ def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     units = units_of(values, family.units)
     values = units.data(values)
     start = space.numbers(family.start(values, weights))
-    segment = Segment(FamilyRows(family), (values,), weights)
-    if family.statistics is not None and family.means_tell_all(values):
-        segment = mean_segment(family, values, weights)
-    problem = Problem((segment,), space, count)
-    optima = problem.maximise(start)
+    rows = summarised(family, Segment(FamilyRows(family), (values,), weights))
+    objective = RowsObjective((rows,), space, count)
+    optima = maximise(objective, start)
     factor, failed = torch.linalg.cholesky_ex(optima.sums.information)
     settled = optima.reached & ~all_equal(values, weights)
     reached = settled & (failed == 0)
     inverse = torch.full_like(factor, torch.nan)
     inverse[reached] = torch.cholesky_inverse(factor[reached])
-    reached &= ended(optima, problem)
+    reached &= ended(optima, objective)
     params = space.natural(optima.theta)
     jacobian = units.factors(params)[..., None] * space.jacobian(optima.theta)
     size = jacobian.shape[1]

@@ -1,16 +1,12 @@
-"""The log-likelihood of data as a function of unconstrained parameters: value, score and
-information, exact by automatic differentiation.
-
-Rows come in segments, each with its own log-probability: exact rows, rows known up to an interval,
-the data of another likelihood with the same parameters. Several data sets (B) with parameters of
-their own are computed side by side, padded with rows of weight 0 to one length.
+"""The log-likelihood that is maximised: all that searches, covariances, profiles, tests and the
+bootstrap know of a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,327 +16,178 @@ from nll.solvers.outcome import MAX_STEPS, Optima, Optimum, Progress, Sums
 from nll.solvers.parameters import Layout, Params
 from nll.solvers.trust_region import maximise_each
 
-# Rows at once: their temporaries stay in the cache, and Python's overhead is small.
-_ROWS = 1 << 16
+if TYPE_CHECKING:
+    import numpy as np
+
 # A search over more rows than the first begins with this many of them, evenly spaced.
 _MANY, _SOME = 1 << 17, 1 << 14
 # Above the first, steps are by conjugate gradients; above the second, the information is not formed
 # at the end either.
 MANY_PARAMETERS, MOST_INFORMATION = 256, 4096
-_KEPT = 1 << 20  # rows whose derivatives stay in memory between products
-# Terms (searches x rows x parameters) up to which calls, not arithmetic, take the time: then one
-# call differentiates the whole score.
-_FEW_TERMS = 256
-
-# (parts (b, m, ...), parameters (b, 1, ...)) -> (b, m). The log-probability of a single segment
-# whose free numbers are its parameters may have a method `sums` from (segment, theta) to `Sums`.
-LogProb = Callable[[tuple[Tensor, ...], Params], Tensor]
 
 
-class Segment(NamedTuple):
-    """Rows of one kind."""
+class Objective(ABC):
+    """The log-likelihood of one data set, or of several (B) side by side, as a function of the free
+    numbers of a layout.
+    """
 
-    log_prob: LogProb
-    parts: tuple[Tensor, ...]  # (B or 1, m, ...) each; 1: all data sets share them
-    weights: Tensor  # (B or 1, m)
-    numbers: Tensor | None = None  # (m), the place of each row among all, for a single data set
-
-    @property
-    def width(self) -> int:
-        return self.weights.shape[1]
-
-    @property
-    def once(self) -> bool:
-        """Whether all rows count once, shown by a weight that is one number in memory."""
-        return self.weights.stride() == (0, 0) and float(self.weights[0, 0]) == 1.0
-
-    @property
-    def shared(self) -> bool:
-        """Whether all searches are over the same rows, whose log-probability takes any number of
-        parameters at once.
-        """
-        alone = getattr(self.log_prob, "one_by_one", False)
-        return not alone and all(len(part) == 1 for part in (*self.parts, self.weights))
-
-    def take(self, which: Tensor) -> Segment:
-        parts = tuple(part if len(part) == 1 else part[which] for part in self.parts)
-        if self.weights.stride(0) == 0:  # the same for all
-            return self._replace(parts=parts, weights=self.weights[:1].expand(len(which), -1))
-        shared = len(self.weights) == 1
-        return self._replace(parts=parts, weights=self.weights if shared else self.weights[which])
-
-    def rows(self, begin: int, end: int, step: int = 1) -> Segment:
-        parts = tuple(
-            part if part.shape[1] == 1 else part[:, begin:end:step] for part in self.parts
-        )
-        return self._replace(parts=parts, weights=self.weights[:, begin:end:step])
-
-    def blocks(self, count: int) -> Iterator[Segment]:
-        """Yield all rows of `count` data sets, a block at a time."""
-        size = max(64, _ROWS // count)
-        for begin in range(0, self.width, size):
-            yield self.rows(begin, begin + size)
-
-
-@dataclass(frozen=True)
-class PlainRows:
-    """The log-probability of one data set's rows, applied to several data sets."""
-
-    function: Callable[..., Tensor]
-    one_by_one = True  # PyTorch may be unable to batch the function
-
-    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        params = {name: value[:, 0] for name, value in params.items()}
-        if len(next(iter(params.values()))) == 1:
-            one = {name: value[0] for name, value in params.items()}
-            return self.function(*(part[0] for part in parts), **one)[None]
-        axes = tuple(None if len(part) == 1 else 0 for part in parts)
-        parts = tuple(part[0] if len(part) == 1 else part for part in parts)
-        rows = torch.vmap(lambda one, parts: self.function(*parts, **one), in_dims=(0, axes))
-        return rows(params, parts)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The log-likelihood of B data sets, as a function of the free numbers of a layout."""
-
-    segments: tuple[Segment, ...]
     layout: Layout
-    count: int = 1
+    count: int = 1  # B
 
     @property
-    def unit(self) -> Tensor:
-        """The total weight of each data set."""
-        return sum(segment.weights.abs().sum(1).expand(self.count) for segment in self.segments)  # type: ignore[return-value]
-
-    @property
-    def width(self) -> int:
-        return sum(segment.width for segment in self.segments)
+    def side_by_side(self) -> bool:
+        """Whether several searches cost hardly more than one."""
+        return False
 
     @property
     def by_products(self) -> bool:
-        """Whether there are too many parameters to form the information at every step."""
-        return self.count == 1 and self.layout.size > MANY_PARAMETERS
+        """Whether the information is too large to be formed at every step."""
+        return False
 
+    @property
+    @abstractmethod
+    def unit(self) -> Tensor:
+        """The unit of each log-likelihood, (B): the total weight of the rows."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The number of rows that are added up."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Tensor:
+        """The weights (n) of the rows of the one data set."""
+
+    @property
+    def strata(self) -> tuple[int, ...]:
+        """The numbers of rows, one after another, that are drawn separately from each other."""
+        return (len(self.weights),)
+
+    @property
+    def observations(self) -> Objective:
+        """The same log-likelihood with a row for each observation."""
+        return self
+
+    @abstractmethod
     def value(self, params: Params) -> Tensor:
         """Return the log-likelihoods (B) at parameters (B, *shape)."""
-        count = len(next(iter(params.values())))
-        total = torch.zeros(count, dtype=torch.float64)
-        with torch.no_grad():
-            params = {name: value.unsqueeze(1) for name, value in params.items()}
-            for block in self._blocks(count):
-                total += _weighted(block, block.log_prob(block.parts, params)).sum(1)
-        return total
 
-    def rows_of(self, segment: Segment, theta: Tensor) -> Tensor:
-        """Return the unweighted log-probability of each row of a segment at (1, P)."""
-        with torch.no_grad():
-            return segment.log_prob(segment.parts, self._params(theta)).expand(1, segment.width)[0]
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        """Return the log-likelihoods (B) at free numbers (B, P)."""
+        return self.value(self.layout.natural(theta))
 
+    @abstractmethod
     def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
         """Return log-likelihoods (b), scores (b, P) and informations (b, P, P) of the data sets
-        `which`, by default all.
+        `which`, by default all, at (b, P).
         """
-        kernel = getattr(self.segments[0].log_prob, "sums", None)
-        if kernel is not None:
-            return kernel(self._taken(self.segments[0], which), theta)
-        count, size = theta.shape
-        value = torch.zeros(count, dtype=torch.float64)
-        score = torch.zeros_like(theta)
-        information = torch.zeros(count, size, size, dtype=torch.float64)
-        for block in self._blocks(count, which):
-            at_once = block.shared and count * block.width * size <= _FEW_TERMS
-            derivatives = self._derivatives_at_once if at_once else self._derivatives
-            block_value, block_score, hessian = derivatives(block, theta)
-            value += block_value
-            score += block_score
-            information -= hessian
-        return Sums(value, score, (information + information.mT) / 2)
 
-    def _derivatives(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The log-likelihoods (b), scores (b, P) and Hessians (b, P, P) of a block."""
-        count, size = theta.shape
-        hessian = torch.zeros(count, size, size, dtype=torch.float64)
-        point, value, score = self._derivative(block, theta)
-        if score.requires_grad:
-            for p in range(size):
-                more = p + 1 < size
-                (row,) = torch.autograd.grad(score[:, p].sum(), point, retain_graph=more)
-                hessian[:, p] = row
-        return value, score.detach(), hessian
+    @abstractmethod
+    def scores(self, theta: Tensor) -> Tensor:
+        """Return the unweighted score of each row (n, P) of the one data set at (1, P)."""
 
-    def _derivatives_at_once(self, block: Segment, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same by one derivative of the score: of P copies of each theta the k-th gives the
-        k-th row of the Hessian.
+    @abstractmethod
+    def reweighted(self, weights: Tensor) -> Objective:
+        """Return the log-likelihood of R data sets with the same rows, weighted (R, n)."""
+
+    def simulated(self, params: Params, count: int, rng: np.random.Generator) -> Objective:
+        """Return the log-likelihood of `count` data sets drawn from the model at parameters.
+
+        Raises: ValueError if the model cannot be drawn from.
         """
-        count, size = theta.shape
-        point, value, score = self._derivative(block, theta.repeat(size, 1))
-        rows = torch.zeros_like(point)
-        if score.requires_grad:
-            diagonal = score.view(size, count, size).diagonal(dim1=0, dim2=2)
-            (rows,) = torch.autograd.grad(diagonal.sum(), point)
-        hessian = rows.view(size, count, size).transpose(0, 1)
-        return value[:count], score.detach()[:count], hessian
+        raise ValueError("expected parametric=False for a regression")
+
+    def thinned(self, rows: int) -> Objective | None:
+        """Return the log-likelihood of about `rows` rows, evenly spaced; None: of all only."""
+        return None
+
+    def log_probabilities(self, theta: Tensor) -> Tensor:
+        """Return the unweighted log-probability of each row (n) of the one data set at (1, P)."""
+        raise NotImplementedError
 
     def slope(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood and the score of the one data set at (P)."""
-        value, score = torch.zeros((), dtype=torch.float64), torch.zeros_like(theta)
-        for block in self._blocks(1):
-            _, block_value, block_score = self._derivative(block, theta[None], again=False)
-            value += block_value[0]
-            score += block_score[0]
-        return value, score
+        raise NotImplementedError
 
     def curvature(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the product of the information at (P) with a vector (P)."""
-        few = self.width <= _KEPT  # then the derivatives are kept
-
-        def derivatives() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            return (self._derivative(block, theta[None]) for block in self._blocks(1))
-
-        kept = list(derivatives()) if few else None
-
-        def product(vector: Tensor) -> Tensor:
-            total = torch.zeros_like(vector)
-            for point, _, score in kept or derivatives():
-                total -= torch.autograd.grad(score[0] @ vector, point, retain_graph=few)[0][0]
-            return total
-
-        return product
-
-    def scores(self, theta: Tensor) -> Tensor:
-        """Return the unweighted score of each row (n, P) of the one data set at (1, P).
-
-        J' v, linear in v, is the gradient of v' l for the rows' log-probabilities l; its derivative
-        with respect to v is J.
-        """
-        scores = []
-        for block in self._blocks(1):
-            with torch.enable_grad():
-                point = theta.detach().requires_grad_()
-                v = torch.zeros(1, block.width, dtype=torch.float64, requires_grad=True)
-                rows = self._rows(block, point).expand(1, block.width)
-                (slope,) = torch.autograd.grad((v * rows).sum(), point, create_graph=True)
-            scores.append(torch.zeros(block.width, theta.shape[1], dtype=torch.float64))
-            for p, total in enumerate(slope[0]):
-                scores[-1][:, p] = torch.autograd.grad(total, v, retain_graph=True)[0][0]
-        numbers = [segment.numbers for segment in self.segments]
-        if len(numbers) == 1 or any(n is None for n in numbers):
-            return torch.cat(scores)
-        return torch.cat(scores)[torch.cat(numbers).argsort()]  # type: ignore[arg-type]
-
-    def thinned(self, rows: int) -> Problem:
-        """Return the problem of about `rows` rows, evenly spaced."""
-        step = max(1, self.width // rows)
-        segments = tuple(segment.rows(0, segment.width, step) for segment in self.segments)
-        return replace(self, segments=segments)
-
-    def sampled(self) -> Problem | None:
-        """Return the problem of some rows; None unless there are many."""
-        rows = max(_SOME, _MANY // 8 // self.count)
-        if self.width * self.count <= _MANY or self.width < 2 * rows:
-            return None
-        return self.thinned(rows)
-
-    def maximise(
-        self, start: Tensor, progress: Progress | None = None, most_steps: int = MAX_STEPS
-    ) -> Optima:
-        """Search from (B, P); if there are many rows, first over some of them."""
-        some = self.sampled()
-        if some is not None:
-            near = some.maximise(start)
-            start = torch.where(near.reached[:, None], near.theta, start)
-        if self.by_products:
-            return self._maximise_by_products(start, progress)
-        return maximise_each(self.sums, start, self.unit, progress, most_steps=most_steps)
-
-    def maximise_from(
-        self, starts: Tensor, progress: Progress | None, most_steps: int
-    ) -> list[Optimum]:
-        """Search for the one data set's maximum from each of the starts (S, P): side by side if
-        calls, not arithmetic, take the time.
-        """
-        alone = self.by_products or self.sampled() is not None
-        if alone or any(not segment.shared for segment in self.segments):
-            return [self.maximise(start[None], progress, most_steps).one(0) for start in starts]
-        optima = maximise_each(
-            lambda theta, _: self.sums(theta),
-            starts,
-            self.unit.expand(len(starts)),
-            progress,
-            most_steps=most_steps,
-        )
-        return [optima.one(index) for index in range(len(starts))]
-
-    def maximise_held(
-        self,
-        start: Tensor,
-        held: Tensor,
-        enough: float | None = None,
-        most_steps: int = MAX_STEPS,
-    ) -> Optima:
-        """Maximise the one data set's log-likelihood from each of (B, P) starts, with the numbers
-        in `held` (B, P) fixed.
-        """
-
-        def sums(theta: Tensor, which: Tensor) -> Sums:
-            every, fixed = self.sums(theta), held[which]
-            either = fixed[:, :, None] | fixed[:, None, :]
-            information = every.information.masked_fill(either, 0.0)
-            information += torch.diag_embed(fixed.double())
-            return Sums(every.log_likelihood, every.score.masked_fill(fixed, 0.0), information)
-
-        unit = self.unit.expand(len(start))
-        return maximise_each(sums, start, unit, None, enough, most_steps)
-
-    def _maximise_by_products(self, start: Tensor, progress: Progress | None) -> Optima:
-        optimum = maximise_by_products(
-            self.slope, self.curvature, start[0], float(self.unit[0]), progress
-        )
-        batch = optimum.batched()
-        if self.layout.size > MOST_INFORMATION or not optimum.reached:
-            return batch
-        return batch._replace(sums=self.sums(batch.theta))
-
-    def _taken(self, segment: Segment, which: Tensor | None) -> Segment:
-        return segment if which is None or self.count == 1 else segment.take(which)
-
-    def _blocks(self, count: int, which: Tensor | None = None) -> Iterator[Segment]:
-        for segment in self.segments:
-            yield from self._taken(segment, which).blocks(count)
-
-    def _derivative(
-        self, block: Segment, theta: Tensor, again: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a copy of theta, the log-likelihoods (b) there and their scores (b, P), which can
-        be differentiated `again` by the copy.
-        """
-        with torch.enable_grad():
-            point = theta.detach().requires_grad_()
-            value = _weighted(block, self._rows(block, point)).sum(1)
-            if not value.requires_grad:
-                raise ValueError(
-                    "expected log-probabilities that PyTorch can differentiate with respect to the "
-                    "parameters, got constants"
-                )
-            (score,) = torch.autograd.grad(value.sum(), point, create_graph=again)
-        return point, value.detach(), score
-
-    def _rows(self, block: Segment, theta: Tensor) -> Tensor:
-        """The log-probabilities of a block; NaN, from which a search steps back, for a singular
-        matrix.
-        """
-        try:
-            return block.log_prob(block.parts, self._params(theta))
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return theta.sum(1, keepdim=True) * torch.nan
-
-    def _params(self, theta: Tensor) -> Params:
-        return {name: value.unsqueeze(1) for name, value in self.layout.natural(theta).items()}
+        raise NotImplementedError
 
 
-def _weighted(block: Segment, rows: Tensor) -> Tensor:
-    """Each row's log-probability times its weight; 0 where the weight is, whatever the row."""
-    if block.once:
-        return rows.expand(torch.broadcast_shapes(rows.shape, block.weights.shape))
-    return torch.where(block.weights != 0, block.weights * rows, 0.0)
+# ---- Searches ------------------------------------------------------------------------------------
+
+
+def maximise(
+    objective: Objective,
+    start: Tensor,
+    progress: Progress | None = None,
+    most_steps: int = MAX_STEPS,
+) -> Optima:
+    """Search from (B, P); if there are many rows, first over some of them."""
+    some = _sampled(objective)
+    if some is not None:
+        near = maximise(some, start)
+        start = torch.where(near.reached[:, None], near.theta, start)
+    if objective.by_products:
+        return _maximise_by_products(objective, start, progress)
+    return maximise_each(objective.sums, start, objective.unit, progress, most_steps=most_steps)
+
+
+def maximise_from(
+    objective: Objective, starts: Tensor, progress: Progress | None, most_steps: int
+) -> list[Optimum]:
+    """Search for the one data set's maximum from each of the starts (S, P): side by side if calls,
+    not arithmetic, take the time.
+    """
+    alone = objective.by_products or not objective.side_by_side
+    if alone or _sampled(objective) is not None:
+        each = (maximise(objective, start[None], progress, most_steps) for start in starts)
+        return [optima.one(0) for optima in each]
+    optima = maximise_each(
+        lambda theta, _: objective.sums(theta),
+        starts,
+        objective.unit.expand(len(starts)),
+        progress,
+        most_steps=most_steps,
+    )
+    return [optima.one(index) for index in range(len(starts))]
+
+
+def maximise_fixed(
+    objective: Objective,
+    start: Tensor,
+    fixed: Tensor,
+    enough: float | None = None,
+    most_steps: int = MAX_STEPS,
+) -> Optima:
+    """Maximise the one data set's log-likelihood from each of (B, P) starts, with the numbers in
+    `fixed` (B, P) as they are.
+    """
+
+    def sums(theta: Tensor, which: Tensor) -> Sums:
+        every, still = objective.sums(theta), fixed[which]
+        either = still[:, :, None] | still[:, None, :]
+        information = every.information.masked_fill(either, 0.0)
+        information += torch.diag_embed(still.double())
+        return Sums(every.log_likelihood, every.score.masked_fill(still, 0.0), information)
+
+    unit = objective.unit.expand(len(start))
+    return maximise_each(sums, start, unit, None, enough, most_steps)
+
+
+def _sampled(objective: Objective) -> Objective | None:
+    """The log-likelihood of some rows; None unless there are many."""
+    rows = max(_SOME, _MANY // 8 // objective.count)
+    if objective.width * objective.count <= _MANY or objective.width < 2 * rows:
+        return None
+    return objective.thinned(rows)
+
+
+def _maximise_by_products(objective: Objective, start: Tensor, progress: Progress | None) -> Optima:
+    unit = float(objective.unit[0])
+    optimum = maximise_by_products(objective.slope, objective.curvature, start[0], unit, progress)
+    batch = optimum.batched()
+    if objective.layout.size > MOST_INFORMATION or not optimum.reached:
+        return batch
+    return batch._replace(sums=objective.sums(batch.theta))

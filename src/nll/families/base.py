@@ -221,6 +221,22 @@ class Sample:
     given: dict[str, Tensor]  # parameters that are no estimates: a number, or one for each row
     by_formula: bool  # whether the estimate is the family's closed form
 
+    @property
+    def given_each(self) -> Params:
+        """The given parameters of each row, as often as the row was seen."""
+        counts = self.observed.weights.round().long()
+        return {
+            name: value if value.dim() == 0 else value.repeat_interleave(counts)
+            for name, value in self.given.items()
+        }
+
+    def simulated(self, params: Params, count: int, seed: int) -> Tensor:
+        """Draw `count` data sets of as many numbers as were observed."""
+        if self.family.columns:
+            raise ValueError(f"expected parametric=False for {self.family.name}")
+        shape = (count, round(self.observed.n))
+        return simulate(self.family, {**params, **self.given_each}, shape, seed)
+
 
 @dataclass(frozen=True)
 class FamilyRows:

@@ -175,8 +175,8 @@ class Held(Frame):
 
     source: Any  # (n, q) as given, without the intercept
 
-    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
-        """Return some rows and columns as given, dense."""
+    def raw(self, rows: Any) -> Tensor:
+        """Return some rows of the columns as given, dense."""
         raise NotImplementedError
 
     def block(self, rows: slice | Tensor) -> Tensor:
@@ -186,14 +186,10 @@ class Held(Frame):
     def parts(self) -> Iterator[Tensor]:
         return map(self.block, blocks(self.length, self.count))
 
-    def given(self, column: int | None = None) -> Tensor:
-        """Return one column in its own units, (n), or all, (n, p); the intercept's is the first."""
+    def given(self) -> Tensor:
+        """Return all columns in their own units, (n, p); the intercept's is the first."""
         ones = torch.ones(self.length, int(self.intercept), dtype=torch.float64)
-        if column is None:
-            return torch.cat([ones, self.raw(slice(None)).double()], 1)
-        if column < self.intercept:
-            return ones[:, 0]
-        return self.raw(slice(None), [column - self.intercept])[:, 0].double()
+        return torch.cat([ones, self.raw(slice(None)).double()], 1)
 
     def taken(self, rows: slice | Tensor) -> Self:
         """Return some rows only; the solver's columns stay the same."""
@@ -207,11 +203,6 @@ class Held(Frame):
     def curvature(self, response: Response, theta: Tensor) -> Product:
         """Return the information at coefficients (K - 1, p) as a product."""
         raise NotImplementedError
-
-    @property
-    def can_be_dense(self) -> bool:
-        """Whether the design may be written out in its own units."""
-        return True
 
 
 class Columns(Held):
@@ -237,8 +228,8 @@ class Columns(Held):
         """All of the solver's columns, (n, p); they take memory."""
         return self.applied(self.source)
 
-    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
-        return self.source[rows][:, columns]
+    def raw(self, rows: Any) -> Tensor:
+        return self.source[rows]
 
     def block(self, rows: slice | Tensor) -> Tensor:
         return super().block(rows) if self.factor is None else self.x[rows]

@@ -20,7 +20,7 @@ from nll.estimation.inference import wald
 from nll.regression.after.predictions import Predictions, Predictor
 from nll.regression.formula.regress import Regression
 from nll.regression.formula.terms import Terms
-from nll.regression.responses import RESPONSES
+from nll.regression.glm.responses import RESPONSES
 
 _VERSION = 1
 # The fields that a file has as they are, and their types.

@@ -82,9 +82,9 @@ def profiles_of(fit: Fit, level: float) -> list[ProfileCurve]:
     if fit.search is None or "profile" not in available(fit):
         return []
     solution = fit.search()
-    size = solution.problem.layout.size
+    size = solution.objective.layout.size
     points = min(size, _PROFILES) * curves.POINTS
-    if points * size * solution.problem.width > _EXPENSIVE:
+    if points * size * solution.objective.width > _EXPENSIVE:
         return []
     return curves.profile_curves(solution, level, _PROFILES)
 

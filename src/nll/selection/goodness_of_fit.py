@@ -190,7 +190,7 @@ def _free(fitted: Fit, sample: Sample) -> bool:
     """Whether all parameters were estimated, within their own constraints."""
     if fitted.search is None or sample.by_formula:
         return True
-    layout = fitted.search().problem.layout
+    layout = fitted.search().objective.layout
     unbounded = str(layout.parameters) == str(sample.family.constraints(1))
     return unbounded and not (layout.fixed or layout.tied)
 

@@ -106,7 +106,7 @@ def test_columns_come_back_in_their_own_units():
     columns = built("y ~ a + pos").columns()
     expected = np.c_[np.ones(6), table().a, table().pos]
     np.testing.assert_allclose(columns.given(), expected, rtol=1e-14)
-    np.testing.assert_allclose(columns.given(2), table().pos, rtol=1e-14)
+    np.testing.assert_allclose(columns.given()[:, 2], table().pos, rtol=1e-14)
     np.testing.assert_allclose(columns.x.mean(0), [1, 0, 0], atol=1e-15)
     np.testing.assert_allclose(columns.x.square().mean(0), [1, 1, 1], rtol=1e-14)
     # b_given = to_given b: the same scores.

@@ -17,7 +17,7 @@ from nll.regression.after.margins import elementwise, softmax
 from nll.regression.formula.design import design, parse
 from nll.regression.formula.margins import formula_margins
 from nll.regression.formula.terms import Terms
-from nll.regression.responses import RESPONSES
+from nll.regression.glm.responses import RESPONSES
 
 RNG = np.random.default_rng(5)
 N = 90

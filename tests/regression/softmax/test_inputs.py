@@ -16,7 +16,7 @@ import nll
 from nll import ConditionalLogit, SoftmaxRegression
 from nll.data.observations import observe
 from nll.regression.design_matrix import Columns
-from nll.regression.glm import fit_linear
+from nll.regression.glm.fit import fit_linear
 
 N = 90
 DRAW = np.random.default_rng(0)

@@ -104,6 +104,21 @@ def test_robust_and_clustered_errors():
     torch.testing.assert_close(found.covariance, expected, rtol=1e-6, atol=0.0)
 
 
+def test_likelihood_ratios_profiles_and_the_bootstrap():
+    whole = nll.SoftmaxRegression().fit(X, ALLOWED).result_
+    part = nll.SoftmaxRegression().fit(X[:, 1:], ALLOWED).result_
+    lost = whole.test({f"coef[{k}, x0]": 0.0 for k in (1, 2, 3)}, method="lr")
+    expected = 2 * (whole.log_likelihood - part.log_likelihood)
+    assert lost.statistic == pytest.approx(expected, rel=1e-7)
+    ends = whole.interval(method="profile")["coef"][0, 1]
+    for end in ends.tolist():
+        at = whole.test({"coef[1, x0]": end}, method="lr").statistic
+        assert at == pytest.approx(3.841458820694124, abs=1e-6)
+    drawn = whole.bootstrap(60)
+    errors = whole.standard_errors["coef"]
+    torch.testing.assert_close(drawn.standard_errors["coef"], errors, rtol=0.4, atol=0.0)
+
+
 def test_sets_of_one_are_classes():
     expected = nll.SoftmaxRegression().fit(X, Y).result_
     found = nll.SoftmaxRegression().fit(X, np.eye(4, dtype=bool)[Y]).result_

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +18,10 @@ from nll.data.weights import total
 from nll.estimation.diagnostics import ended
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.wald import require_level
-from nll.estimation.likelihood import LikelihoodRows
 from nll.estimation.maximise import Solution, inward
-from nll.estimation.models import fit_each, mean_segment
-from nll.estimation.objective import PlainRows, Problem, Segment
-from nll.families.base import (
-    FamilyBlockMeans,
-    FamilyMeans,
-    FamilyRows,
-    Sample,
-    seeded,
-    simulate,
-)
+from nll.estimation.models import fit_each
+from nll.estimation.objective import Objective, maximise
+from nll.families.base import Sample
 from nll.solvers.parameters import Params
 from nll.solvers.vectors import flatten, unflatten
 
@@ -129,7 +120,7 @@ def bootstrap(
         draw = _FormulaReplicates(sample, params, parametric, rng)
     else:
         assert solution is not None
-        draw = _SearchReplicates(solution, sample, parametric, rng)
+        draw = _SearchReplicates(solution, parametric, rng)
     size, blocks = max(1, _NUMBERS // max(1, draw.rows)), []
     for begin in range(0, replicates, size):
         blocks.append(draw.fit(min(size, replicates - begin)))
@@ -160,9 +151,10 @@ class _FormulaReplicates:
         family, observed, supplied = self.sample.family, self.sample.observed, self.sample.given
         assert family.estimate is not None
         if self.parametric:
-            values = _simulated(self.sample, self.params, size, self.rng)
+            seed = int(self.rng.integers(1 << 62))
+            values = self.sample.simulated(self.params, size, seed)
             weights = torch.ones(size, self.rows, dtype=torch.float64)
-            supplied = _per_row(self.sample)
+            supplied = self.sample.given_each
         else:
             values, weights = observed.values[None], resampled(observed.weights, size, self.rng)
         if not (family.columns or family.simplex or supplied):
@@ -179,108 +171,28 @@ class _FormulaReplicates:
 class _SearchReplicates:
     """Replicates of a likelihood that is searched again."""
 
-    def __init__(
-        self, solution: Solution, sample: Sample | None, parametric: bool, rng: np.random.Generator
-    ) -> None:
-        self.solution, self.sample, self.rng = solution, sample, rng
-        self.rows = solution.problem.width
-        self.segments = self._resampled
+    def __init__(self, solution: Solution, parametric: bool, rng: np.random.Generator) -> None:
+        self.solution, self.parametric, self.rng = solution, parametric, rng
+        self.rows = len(solution.objective.weights)
         if parametric:
-            self.rows = round(float(solution.each.unit))
-            self.segments = self._simulated_rows if sample is None else self._simulated_sample
+            self.rows = round(float(solution.objective.unit))
 
     def fit(self, size: int) -> tuple[Params, Tensor]:
         """Return the estimates of `size` replicates, and which are maxima inside."""
-        solution = self.solution
-        problem = Problem(tuple(self.segments(size)), solution.problem.layout, size)
-        optima = problem.maximise(inward(solution).expand(size, -1).clone())
-        params = solution.units.given(problem.layout.natural(optima.theta))
-        return {n: value.detach() for n, value in params.items()}, ended(optima, problem)
+        solution, objective = self.solution, self._drawn(size)
+        optima = maximise(objective, inward(solution).expand(size, -1).clone())
+        params = solution.units.given(objective.layout.natural(optima.theta))
+        return {n: value.detach() for n, value in params.items()}, ended(optima, objective)
 
-    def _resampled(self, size: int) -> list[Segment]:
-        """The rows with drawn weights, or copies of the drawn rows where that is cheaper."""
-        solution, sample = self.solution, self.sample
-        first = solution.problem.segments[0]
-        if sample is not None and _is_copied(first, sample):
-            drawn = torch.from_numpy(self.rng.integers(0, first.width, (size, first.width)))
-            parts = tuple(p[0][drawn] if p.shape[1] > 1 else p for p in first.parts)
-            return [first._replace(parts=parts, weights=_ones(size, first.width))]
-        segments = solution.problem.segments
-        means = isinstance(first.log_prob, FamilyMeans)
-        if means:
-            segments = solution.each.segments
-        weights = self._drawn_weights(segments, size)
-        if means and sample is not None:
-            return [mean_segment(sample.family, segments[0].parts[0], torch.cat(weights, 1))]
-        return [s._replace(weights=w) for s, w in zip(segments, weights, strict=True)]
-
-    def _drawn_weights(self, segments: tuple[Segment, ...], size: int) -> list[Tensor]:
-        """The weights of the rows of each segment, (size, m); the rows of one data set are drawn
-        from all its segments.
-        """
-        weights = [segment.weights[0] for segment in segments]
-        widths = [len(w) for w in weights]
+    def _drawn(self, size: int) -> Objective:
+        objective, weights = self.solution.objective, self.solution.objective.weights
+        if self.parametric:
+            return objective.simulated(self.solution.params, size, self.rng)
         if self.solution.weighted:  # a row is drawn with its weight
-            once = torch.ones(sum(widths), dtype=torch.float64)
-            drawn = resampled(once, size, self.rng) * torch.cat(weights)
-        elif isinstance(segments[0].log_prob, PlainRows):  # each term of a sum separately
-            drawn = torch.cat([resampled(w, size, self.rng) for w in weights], 1)
-        else:
-            drawn = resampled(torch.cat(weights), size, self.rng)
-        return list(drawn.split(widths, 1))
-
-    def _simulated_sample(self, size: int) -> list[Segment]:
-        assert self.sample is not None
-        family, observed = self.sample.family, self.sample.observed
-        if observed.incomplete or observed.kind != "frequency":
-            raise ValueError(
-                "expected parametric=False for rows that are censored, truncated or "
-                "weighted by a design"
-            )
-        units, supplied = self.solution.units, _per_row(self.sample)
-        values = units.data(_simulated(self.sample, self.solution.params, size, self.rng))
-        if family.statistics is not None and not supplied and family.means_tell_all(values):
-            return [mean_segment(family, values, torch.ones_like(values))]
-        if family.units:
-            supplied = {name: units.data(value) for name, value in supplied.items()}
-        columns = (value.expand(values.shape[1])[None] for value in supplied.values())
-        rows = FamilyRows(family) if family.mean_log_prob is None else FamilyBlockMeans(family)
-        return [Segment(rows, (values, *columns), _ones(*values.shape))]
-
-    def _simulated_rows(self, size: int) -> list[Segment]:
-        return [self._simulated_term(segment, size) for segment in self.solution.each.segments]
-
-    def _simulated_term(self, segment: Segment, size: int) -> Segment:
-        """Rows of a likelihood given by distributions, drawn at the estimate; weights repeat
-        rows.
-        """
-        rows = segment.log_prob.function if isinstance(segment.log_prob, PlainRows) else None
-        parts = tuple(part[0] for part in segment.parts)
-        distribution = None
-        if isinstance(rows, LikelihoodRows) and not self.solution.weighted:
-            distribution = rows.distribution(parts, self.solution.params)
-        if distribution is None:
-            raise ValueError(
-                "expected parametric=False for a likelihood that is not given as a "
-                "distribution of the data"
-            )
-        if len(distribution.batch_shape) == 0:  # the same for every row
-            distribution = distribution.expand(torch.Size((segment.width,)))
-        fixed = tuple(part.expand(1, *part.shape) for part in parts[:-1])
-        draw: Any = distribution
-        values = seeded(lambda: draw.sample(torch.Size((size,))), _seed(self.rng))
-        weights = segment.weights.expand(size, -1)
-        return segment._replace(parts=(*fixed, values.double()), weights=weights)
-
-
-def _is_copied(rows: Segment, sample: Sample) -> bool:
-    """Whether the rows are numbers seen once each: copying the drawn ones saves their weights."""
-    plain = isinstance(rows.log_prob, (FamilyRows, FamilyBlockMeans)) and rows.once
-    return plain and not (sample.family.columns or sample.observed.incomplete)
-
-
-def _ones(size: int, width: int) -> Tensor:
-    return torch.ones((), dtype=torch.float64).expand(size, width)
+            times = resampled(torch.ones_like(weights), size, self.rng)
+            return objective.reweighted(times * weights)
+        drawn = [resampled(w, size, self.rng) for w in weights.split(objective.strata)]
+        return objective.reweighted(torch.cat(drawn, 1))
 
 
 def resampled(weights: Tensor, count: int, rng: np.random.Generator) -> Tensor:
@@ -296,32 +208,12 @@ def resampled(weights: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.multinomial(size, shares, count)).double()
 
 
-def _simulated(sample: Sample, params: Params, size: int, rng: np.random.Generator) -> Tensor:
-    if sample.family.columns:
-        raise ValueError(f"expected parametric=False for {sample.family.name}")
-    shape = (size, round(sample.observed.n))
-    return simulate(sample.family, {**params, **_per_row(sample)}, shape, _seed(rng))
-
-
-def _seed(rng: np.random.Generator) -> int:
-    return int(rng.integers(1 << 62))
-
-
-def _per_row(sample: Sample) -> Params:
-    """The supplied parameters of each row, as often as the row was seen."""
-    counts = sample.observed.weights.round().long()
-    return {
-        name: value if value.dim() == 0 else value.repeat_interleave(counts)
-        for name, value in sample.given.items()
-    }
-
-
 def _acceleration(solution: Solution) -> Tensor:
     """sum u^3 / 6 (sum u^2)^(3/2), u the influence of each row on the estimate (Efron 1987, section
     7).
     """
-    scores = solution.each.scores(solution.theta)
+    observations = solution.objective.observations
+    scores, weights = observations.scores(solution.theta), observations.weights[:, None]
     influence = scores @ cov.inverse(solution.optimum.sums.information) @ solution.jacobian.T
-    weights = torch.cat([segment.weights[0] for segment in solution.each.segments])[:, None]
     skew = (weights * influence**3).sum(0) / (6 * (weights * influence**2).sum(0) ** 1.5)
     return skew.nan_to_num(0.0)  # of fixed parameters

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nll.solvers.matrices import inverse
 
-__all__ = ["by_cluster", "inverse", "meat", "robust", "sandwich", "transformed"]
+__all__ = ["by_cluster", "inverse", "meat", "sandwich", "transformed"]
 
 
 def transformed(covariance: Tensor, jacobian: Tensor) -> Tensor:
@@ -65,8 +65,3 @@ def by_cluster(totals: Tensor) -> Tensor:
 def sandwich(inverse_information: Tensor, meat: Tensor) -> Tensor:
     """I^-1 M I^-1: the covariance of an estimate whose model may be wrong (Huber 1967)."""
     return inverse_information @ meat @ inverse_information
-
-
-def robust(inverse_information: Tensor, meat: Tensor, clusters: int | None) -> tuple[Tensor, str]:
-    name = "sandwich" if clusters is None else f"sandwich, {clusters} clusters"
-    return sandwich(inverse_information, meat), name

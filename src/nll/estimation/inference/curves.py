@@ -10,6 +10,7 @@ from torch import Tensor
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.profile import ends, tangents
 from nll.estimation.inference.wald import quantile
+from nll.estimation.objective import maximise_fixed
 from nll.families.base import Sample
 from nll.solvers.parameters import Entry, Params
 
@@ -38,13 +39,13 @@ def profile_curves(solution: Solution, level: float, most: int) -> list[ProfileC
     """Return the profiles of the first `most` plain parameters, slightly beyond their
     intervals.
     """
-    layout, problem = solution.problem.layout, solution.problem
+    layout, objective = solution.objective.layout, solution.objective
     places = [pair for entry in layout.entries() for pair in _places(entry)][:most]
     if not places:
         return []
     limits = ends(solution, quantile(level))
     errors, directions = tangents(solution)
-    points = POINTS if problem.width <= _MANY else 9
+    points = POINTS if objective.width <= _MANY else 9
     starts, fixed = [], []
     for number, _ in places:
         estimate, error = solution.theta[0, number], errors[number]
@@ -55,7 +56,7 @@ def profile_curves(solution: Solution, level: float, most: int) -> list[ProfileC
         steps = torch.linspace(away[0], away[1], points, dtype=torch.float64)
         starts.append(solution.theta + steps[:, None] * directions[number] / error)
         fixed.append((torch.arange(layout.size) == number).expand(points, -1))
-    top = problem.maximise_held(torch.cat(starts), torch.cat(fixed))
+    top = maximise_fixed(objective, torch.cat(starts), torch.cat(fixed))
     gain = top.sums.log_likelihood - solution.optimum.sums.log_likelihood
     gain = torch.where(top.reached, gain, torch.nan).split(points)
     along = _flat(solution, top.theta).split(points)
@@ -81,7 +82,7 @@ def profile_curves(solution: Solution, level: float, most: int) -> list[ProfileC
 
 def _flat(solution: Solution, theta: Tensor) -> Tensor:
     """The flattened parameters (B, N), in the units of the data."""
-    params = solution.units.given(solution.problem.layout.natural(theta))
+    params = solution.units.given(solution.objective.layout.natural(theta))
     return torch.cat([value.reshape(len(theta), -1) for value in params.values()], 1).detach()
 
 

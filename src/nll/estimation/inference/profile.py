@@ -17,6 +17,7 @@ from torch import Tensor
 from nll.estimation.diagnostics import higher
 from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import Solution, boundary, inward, runaways
+from nll.estimation.objective import maximise_fixed
 
 _MOST_STEPS = 60
 _FINITE = 700.0  # its exponential is finite
@@ -49,7 +50,7 @@ class _EndSearch:
     """The search for 2 P ends, the lower ones first: t, bracketed by `near` and `far`."""
 
     def __init__(self, solution: Solution, z: float) -> None:
-        self.problem, self.z = solution.problem, z
+        self.objective, self.z = solution.objective, z
         self.best = float(solution.optimum.sums.log_likelihood)
         theta, size = solution.optimum.theta, len(solution.optimum.theta)
         sides = {away.number: away.limit.side for away in runaways(solution)}
@@ -68,7 +69,7 @@ class _EndSearch:
         self.near = self.estimate.clone()
         self.far = torch.full_like(self.error, torch.inf) * self.side
         distant = _FAR + self.estimate.abs()
-        real = self.problem.layout.unbounded[self.index]
+        real = self.objective.layout.unbounded[self.index]
         self.farthest = torch.where(real, 1e3 * self.error, distant)
         self.end = torch.full_like(self.error, torch.nan)
         pairs = zip(self.index.tolist(), self.side.tolist(), strict=True)
@@ -84,11 +85,11 @@ class _EndSearch:
         fixed = self.fixed[open_]
         # there is no way back from a boundary
         moved = torch.where(self.runaway & ~fixed, self.inside, self.at[open_])
-        self.at[open_] = higher(self.problem, moved, self.at[open_])
-        top = self.problem.maximise_held(self.at[open_], fixed)
+        self.at[open_] = higher(self.objective, moved, self.at[open_])
+        top = maximise_fixed(self.objective, self.at[open_], fixed)
         self.at[open_] = top.theta
         t = self.at[open_, index]
-        slope = self.problem.sums(top.theta).score.gather(1, index[:, None])[:, 0]
+        slope = self.objective.sums(top.theta).score.gather(1, index[:, None])[:, 0]
         root = (2 * (self.best - top.sums.log_likelihood)).clamp(min=0.0).sqrt()
         # too far if the others have no maximum
         root = torch.where(top.reached, root, torch.inf)
@@ -139,7 +140,7 @@ def intervals(solution: Solution, z: float) -> dict[str, Tensor]:
     """Return profile intervals of the parameters, (*shape, 2); NaN for parameters that are not
     free, or not plain numbers.
     """
-    layout = solution.problem.layout
+    layout = solution.objective.layout
     free = torch.stack(ends(solution, z))
     params = solution.units.given(layout.natural(free.clamp(-_FINITE, _FINITE)))
     result = {}

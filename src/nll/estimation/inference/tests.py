@@ -14,6 +14,7 @@ from torch import Tensor
 from nll.estimation.diagnostics import higher
 from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import Solution, inward
+from nll.estimation.objective import maximise_fixed
 
 
 class Test(NamedTuple):
@@ -77,27 +78,27 @@ def restricted(solution: Solution, values: dict[int, float], method: str) -> Tes
     """Return the likelihood-ratio or the score test, from the maximum at which the flattened
     parameters have these values.
     """
-    problem = solution.problem
+    objective = solution.objective
     at, fixed = _hypothesis(solution, values)
     start = higher(
-        problem,
+        objective,
         torch.where(fixed, at, inward(solution)),
         torch.where(fixed, at, solution.theta),
     )
-    top = problem.maximise_held(start, fixed)
+    top = maximise_fixed(objective, start, fixed)
     if not bool(top.reached[0]):
         return Test(method, math.nan, len(values), math.nan)
     if method == "lr":
         best = float(solution.optimum.sums.log_likelihood)
         return chi_squared(method, 2 * (best - float(top.sums.log_likelihood[0])), len(values))
-    sums = problem.sums(top.theta)
+    sums = objective.sums(top.theta)
     score = sums.score[0].masked_fill(~fixed[0], 0.0)
     return chi_squared(method, float(score @ cov.inverse(sums.information[0]) @ score), len(values))
 
 
 def _hypothesis(solution: Solution, values: dict[int, float]) -> tuple[Tensor, Tensor]:
     """The free numbers (1, P) with the hypothesis' values, and which of them (1, P) it fixes."""
-    layout, units = solution.problem.layout, solution.units
+    layout, units = solution.objective.layout, solution.units
     params = units.given(layout.natural(solution.theta))
     params = {name: value.detach().clone() for name, value in params.items()}
     fixed = torch.zeros(1, layout.size, dtype=torch.bool)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from nll.estimation.inference import covariance as cov
 from nll.regression import existence, ridge
-from nll.regression.choice.objective import ConditionalLikelihood, solution_of
+from nll.regression.choice.objective import ConditionalLikelihood
 from nll.regression.choice.separation import Existence, certified, diagnose
+from nll.regression.covariance import CovarianceOptions
+from nll.regression.covariance import covariance as covariance_of
+from nll.regression.objective import in_data_units, solution_at
 from nll.regression.result import RegressionFit
 from nll.regression.separation import Limit, within_limit
-from nll.regression.softmax.robust import CovarianceOptions
 from nll.solvers.outcome import Optimum, Progress, Status
 from nll.solvers.trust_region import TOLERANCE, maximise
 
@@ -41,15 +43,18 @@ def fit_choices(
     optimum = maximise(likelihood.sums, start, progress, likelihood.unit)
     optimum, inverse, exists = _examined(likelihood, plain, optimum)
     converged = optimum.reached and exists.proved
-    inverse = inverse if converged else torch.full_like(inverse, torch.nan)
-    covariance, information = _covariance(likelihood, plain, optimum.theta, inverse, options)
+    covariance, information = torch.full_like(inverse, torch.nan), likelihood.information_name
+    if converged:
+        covariance, information = covariance_of(likelihood, optimum.theta, inverse, options)
     coef, covariance = _in_user_units(columns.to_given, optimum.theta, covariance, exists.limit)
     verdict, status = _ending(likelihood, optimum, exists)
-    search = partial(solution_of, plain, coef, optimum.steps, options.weights != "frequency")
+    params = {"coef": coef}
+    inside = in_data_units(plain, (columns.count,), columns.to_given)
+    search = partial(solution_at, inside, params, optimum.steps, options.weighted)
     return RegressionFit(
         model="Conditional logit",
         discrete=True,
-        params={"coef": coef},
+        params=params,
         covariance=covariance,
         log_likelihood=float(plain.sums(optimum.theta).log_likelihood),
         n=_count(likelihood, options.weights),
@@ -78,7 +83,7 @@ def _examined(
         return optimum, inverse, exists._replace(proved=exists.proved and _is_known(inverse))
     proved = proved or not _is_known(inverse)
     # Where columns are constant or collinear the penalty alone decides along what they leave flat.
-    information = plain.sums(optimum.theta).information
+    information = likelihood.information(optimum.theta)
     theta, settled = ridge.settled(optimum.theta, information, likelihood.penalty, 1.0)
     before, after = (float(likelihood.sums(at).log_likelihood) for at in (optimum.theta, theta))
     if after >= before - TOLERANCE * likelihood.unit:  # otherwise it is nearly flat only
@@ -88,30 +93,6 @@ def _examined(
 
 def _is_known(inverse: Tensor) -> bool:
     return not bool(inverse.isnan().any())
-
-
-def _covariance(
-    likelihood: ConditionalLikelihood,
-    plain: ConditionalLikelihood,
-    theta: Tensor,
-    inverse: Tensor,
-    options: CovarianceOptions,
-) -> tuple[Tensor, str]:
-    if likelihood.penalty is not None and (options.plain or not _is_known(inverse)):
-        return cov.sandwich(inverse, plain.sums(theta).information), "penalised"
-    if options.plain or not _is_known(inverse):
-        return inverse, "observed"
-    clusters = options.clusters
-    assert not isinstance(clusters, str)
-    meat = cov.meat(plain.scores(theta), plain.weights, options.weights, clusters)
-    sandwich = cov.sandwich(inverse, meat)
-    if clusters is not None:
-        return sandwich, f"sandwich, {int(clusters.max()) + 1} clusters"
-    if options.kind != "hc1":
-        return sandwich, "sandwich (HC0)"
-    n = _count(plain, options.weights)
-    free = n - plain.columns.count
-    return sandwich * (n / free if free > 0 else torch.nan), "sandwich (HC1)"
 
 
 def _in_user_units(

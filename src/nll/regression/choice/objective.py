@@ -19,15 +19,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
-from nll.estimation.maximise import Solution
-from nll.estimation.objective import Problem, Segment
 from nll.regression.design_matrix import Columns
-from nll.solvers.outcome import Optimum, Sums
-from nll.solvers.parameters import Layout, Parameter, Params
-from nll.solvers.trust_region import decrement_of
-from nll.solvers.units import Units
+from nll.regression.objective import RowsLikelihood
+from nll.solvers.outcome import Sums
 
 _BLOCK_ROWS = 1 << 14
 
@@ -66,7 +61,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ConditionalLikelihood:
+class ConditionalLikelihood(RowsLikelihood):
     """The log-likelihood of choices as a function of the coefficients, less a ridge penalty."""
 
     columns: Columns  # (rows, p); the rows of a case are next to each other
@@ -98,13 +93,21 @@ class ConditionalLikelihood:
             yield Block(slice(case, end), of_case, chosen, x - x[chosen][of_case], offset)
             case, row = end, last
 
-    def sums(self, theta: Tensor, weights: Tensor | None = None) -> Sums:
-        """Return log-likelihood, score and information; `weights` replace those of the cases."""
-        weights = self.weights if weights is None else weights
+    @property
+    def ridge(self) -> bool:
+        return self.penalty is not None
+
+    def information(self, theta: Tensor) -> Tensor:
+        return replace(self, penalty=None).sums(theta).information
+
+    def reweighted(self, weights: Tensor) -> ConditionalLikelihood:
+        return replace(self, weights=weights)
+
+    def sums(self, theta: Tensor) -> Sums:
         value, score = torch.zeros((), dtype=torch.float64), torch.zeros_like(theta)
         information = torch.zeros(len(theta), len(theta), dtype=torch.float64)
         for block in self.blocks():
-            w = weights[block.cases]
+            w = self.weights[block.cases]
             log_p = block.log_probabilities(theta)
             p = log_p.exp()
             deviation = block.x - block.means(p)[block.case]
@@ -119,64 +122,14 @@ class ConditionalLikelihood:
     def log_probabilities(self, theta: Tensor) -> Tensor:
         return torch.cat([block.log_probabilities(theta)[block.chosen] for block in self.blocks()])
 
-    def scores(self, theta: Tensor) -> Tensor:
-        """Return the unweighted score (cases, p) of each case, without the penalty."""
-        return torch.cat(
-            [
-                block.x[block.chosen] - block.means(block.log_probabilities(theta).exp())
-                for block in self.blocks()
-            ]
-        )
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        return self.weights @ self.log_probabilities(theta)
+
+    def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for block in self.blocks():
+            mean = block.means(block.log_probabilities(theta).exp())
+            yield block.cases, block.x[block.chosen] - mean
 
     def among(self, allowed: Tensor) -> ConditionalLikelihood:
         offset = torch.zeros(()) if self.offset is None else self.offset
         return replace(self, offset=torch.where(allowed, offset, -torch.inf).double())
-
-
-@dataclass(frozen=True)
-class CaseRows:
-    """The cases as rows of a `Problem`, in coefficients of the columns as the user has them."""
-
-    likelihood: ConditionalLikelihood
-
-    @cached_property
-    def _to_search(self) -> Tensor:
-        return torch.linalg.inv(self.likelihood.columns.to_given)
-
-    def sums(self, segment: Segment, theta: Tensor) -> Sums:
-        """Return the sums of several data sets, which differ in the cases' weights, at (b, P)."""
-        sums = []
-        for number, coef in enumerate(theta):
-            weights = torch.zeros_like(self.likelihood.weights)
-            weights[segment.parts[0][0]] = segment.weights[number % len(segment.weights)]
-            value, score, information = self.likelihood.sums(self._to_search @ coef, weights)
-            score, information = self._to_search.T @ score, self._to_search.T @ information
-            sums.append(Sums(value, score, information @ self._to_search))
-        return Sums(*map(torch.stack, zip(*sums, strict=True)))
-
-    def __call__(self, parts: tuple[Tensor, ...], params: Params) -> Tensor:
-        return torch.stack(
-            [
-                self.likelihood.log_probabilities(self._to_search @ coef)[parts[0][0]]
-                for coef in params["coef"][:, 0]
-            ]
-        )
-
-
-def solution_of(
-    likelihood: ConditionalLikelihood, coef: Tensor, steps: int, weighted: bool
-) -> Solution:
-    """Return the maximum as one that profiles, tests and the bootstrap can start from.
-
-    Args:
-        likelihood: without a penalty.
-        coef: (p), of the columns as the user has them.
-        steps: of the search.
-        weighted: whether the weights are not frequencies.
-    """
-    cases = torch.arange(len(likelihood.weights))
-    segment = Segment(CaseRows(likelihood), (cases[None],), likelihood.weights[None], cases)
-    problem = Problem((segment,), Layout({"coef": Parameter(constraints.real, tuple(coef.shape))}))
-    sums = Sums(*(part[0] for part in problem.sums(coef[None])))
-    optimum = Optimum(coef, sums, decrement_of(sums), steps, True, "converged")
-    return Solution(problem, optimum, Units(), 0.0, problem, weighted)

@@ -19,6 +19,7 @@ from nll.data.observations import observe
 from nll.data.stream import Stream
 from nll.regression.after import calibration
 from nll.regression.after.margins import Margins, elementwise, softmax
+from nll.regression.covariance import CovarianceOptions
 from nll.regression.design_matrix import Columns
 from nll.regression.formula import design as designs
 from nll.regression.formula.margins import Rows, formula_margins
@@ -29,11 +30,10 @@ from nll.regression.formula.streamed import (
     formula_stream,
 )
 from nll.regression.formula.terms import Terms
-from nll.regression.glm import fit_linear
-from nll.regression.responses import RESPONSES
+from nll.regression.glm.fit import fit_linear
+from nll.regression.glm.responses import RESPONSES
 from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import code_of, fit_softmax
-from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.streamed import fit_streamed
 from nll.solvers.outcome import Progress
 

@@ -21,32 +21,15 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
-from nll.estimation.objective import Problem
 from nll.kernels.multinomial import Rows
 from nll.regression.softmax.objective import InMemory, logits
 from nll.solvers.outcome import Sums
-
-
-class FirthProblem(Problem):
-    """A softmax regression to be refitted, with the penalty."""
-
-    def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
-        sums = super().sums(theta, which)
-        (segment,) = self.segments
-        x, weights = segment.parts[0][0], segment.weights[0]
-        each = []
-        for number, vector in enumerate(theta):
-            coef = vector.reshape(-1, x.shape[1])
-            parts = (Rows(x[rows], weights=weights[rows]) for rows in blocks(len(x), _width(coef)))
-            each.append(penalised(Sums(*(part[number] for part in sums)), coef, parts))
-        return Sums(*(torch.stack(parts) for parts in zip(*each, strict=True)))
 
 
 class FirthLikelihood(InMemory):
     """The likelihood of rows in memory with the penalty in its sums."""
 
     exact_information = False
-    refit_problem = FirthProblem
 
     @property
     def penalised(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from torch import Tensor
 
 from nll.data.classes import label
 from nll.estimation.inference import covariance as cov
+from nll.estimation.maximise import AtParameters
 from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION
 from nll.regression import existence, ridge
 from nll.regression.after.influence import Influence, influence
 from nll.regression.after.predictions import Predictor
 from nll.regression.contrasts import Classes
+from nll.regression.covariance import CovarianceOptions
+from nll.regression.covariance import covariance as covariance_of
 from nll.regression.design_matrix import Held, Response
+from nll.regression.objective import solution_at
 from nll.regression.result import RegressionFit
-from nll.regression.softmax import robust
 from nll.regression.softmax.firth import FirthLikelihood
 from nll.regression.softmax.objective import InMemory, SoftmaxLikelihood, logits
 from nll.regression.softmax.separation import Judged, judge
@@ -42,7 +46,7 @@ def fit_softmax(
     offset: Tensor | None = None,
     allowed: Tensor | None = None,
     standard_errors: bool = True,
-    wish: robust.CovarianceOptions | None = None,
+    wish: CovarianceOptions | None = None,
     response: Any = None,
     progress: Progress | None = None,
 ) -> RegressionFit:
@@ -81,7 +85,7 @@ def fit_softmax(
     else:
         objective = InMemory(columns, rows, len(classes), alpha)
     searched = search(objective, progress, standard_errors)
-    return conclude(objective, searched, coded, response, wish or robust.CovarianceOptions())
+    return conclude(objective, searched, coded, response, wish or CovarianceOptions())
 
 
 def influence_on(objective: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
@@ -124,7 +128,7 @@ def conclude(
     searched: Searched,
     classes: Classes,
     response: Any,
-    options: robust.CovarianceOptions,
+    options: CovarianceOptions,
 ) -> RegressionFit:
     """Return the fit of a likelihood whose search has ended."""
     searched = _settled(objective, searched)
@@ -138,11 +142,13 @@ def conclude(
         coef, covariance = judged.limit.coefficients(coef, columns.to_given)
     verdict, status = _status(objective, searched, exists, judged, classes)
     names = tuple(columns.names)
-    refit = objective.refit({"coef": coef}, optimum.steps, options.weights != "frequency")
+    params, inside, refit = {"coef": coef}, objective.in_data_units(), None
+    if converged and inside is not None and not objective.ridge:
+        refit = partial(solution_at, inside, params, optimum.steps, options.weighted)
     return RegressionFit(
         model="Softmax regression",
         discrete=True,
-        params={"coef": coef},
+        params=params,
         covariance=covariance,
         log_likelihood=_log_likelihood(objective, optimum),
         n=float(objective.length if options.weights == "sampling" else objective.counts.sum()),
@@ -162,8 +168,8 @@ def conclude(
         classes=classes.names,
         predictor=Predictor(names, columns.intercept, *classes, coef, covariance),
         separation=judged.separation,
-        log_likelihood_at=objective.at_coefficients(),
-        search=refit if converged else None,
+        log_likelihood_at=None if inside is None else AtParameters(inside),
+        search=refit,
     )
 
 
@@ -178,13 +184,13 @@ def _covariance(
     objective: SoftmaxLikelihood,
     theta: Tensor,
     inverse: Tensor | None,
-    options: robust.CovarianceOptions,
+    options: CovarianceOptions,
 ) -> tuple[Tensor, str]:
     """Return the covariance of the coefficients of the columns as given, and its name."""
     if inverse is None:
         unknown = torch.full((1, 1), torch.nan, dtype=torch.float64)
         return unknown.expand(objective.size, objective.size), objective.information_name
-    covariance, name = robust.covariance(objective, theta, inverse, options)
+    covariance, name = covariance_of(objective, theta, inverse, options)
     return cov.transformed_by_block(covariance, objective.columns.to_given), name
 
 
@@ -195,7 +201,7 @@ def _settled(objective: SoftmaxLikelihood, searched: Searched) -> Searched:
         return searched
     if objective.size > _MOST_SETTLED:
         return searched
-    information = objective.squares(optimum.theta, "information")
+    information = objective.information(optimum.theta)
     theta, inverse = ridge.settled(optimum.theta, information, objective.quadratic, objective.alpha)
     before, after = (float(objective.value(at)[0]) for at in (optimum.theta, theta))
     if after < before - TOLERANCE * objective.unit:  # nearly flat, as where classes are separated

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.maximise import Solution
-from nll.estimation.objective import Problem
 from nll.kernels.multinomial import Rows, RowSums, Square
 from nll.regression import existence
 from nll.regression.design_matrix import Frame, Held, Response
-from nll.regression.refit import SoftmaxRows, search_again
+from nll.regression.objective import (
+    InDataUnits,
+    RegressionLikelihood,
+    RowsLikelihood,
+    in_data_units,
+)
 from nll.solvers.outcome import Optimum, Sums
-from nll.solvers.parameters import Params
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # So many of the rows are searched first; where all are fewer than so many times as many, that saves
 # nothing.
@@ -30,7 +34,7 @@ Vector = Callable[[Tensor], Tensor]
 Allowed = Callable[[Tensor, Any], Tensor]
 
 
-class SoftmaxLikelihood:
+class SoftmaxLikelihood(RegressionLikelihood):
     """The log-likelihood of labels under linear predictors; class 0 is the baseline.
 
     The parameters are the (K - 1, p) coefficients of the solver's columns, flattened by class.
@@ -78,21 +82,13 @@ class SoftmaxLikelihood:
         """Return the likelihood of each row's label among the classes that are allowed it."""
         raise NotImplementedError
 
-    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
-        """Return the sum of the scores in each cluster, (G, (K - 1) p)."""
-        raise NotImplementedError
-
     def bounding(self) -> SoftmaxLikelihood | None:
         """Return a concave likelihood whose maximum, if it has one, bounds this one."""
         return self
 
-    def at_coefficients(self) -> LogLikelihood | None:
-        """Return the log-likelihood as a function of the coefficients of the columns as given."""
-        return None
-
-    def refit(self, params: Params, steps: int, sampling: bool) -> Callable[[], Solution] | None:
-        """Return what profiles and the bootstrap start from; `sampling`: weights that are no
-        frequencies.
+    def in_data_units(self) -> InDataUnits | None:
+        """Return the log-likelihood by the coefficients of the columns as given; None where the
+        rows are not in memory.
         """
         return None
 
@@ -101,12 +97,21 @@ class SoftmaxLikelihood:
         return (self.classes - 1) * self.columns.count
 
     @property
-    def penalised(self) -> bool:
+    def ridge(self) -> bool:
         return self.alpha > 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a penalty, of any kind, decides where the likelihood rises for ever."""
+        return self.ridge
 
     @property
     def information_name(self) -> str:
         return f"penalised, alpha = {self.alpha:g}" if self.penalised else "observed"
+
+    @property
+    def n(self) -> float:
+        return float(self.counts.sum())
 
     def coef(self, theta: Tensor) -> Tensor:
         return theta.reshape(self.classes - 1, self.columns.count)
@@ -149,8 +154,13 @@ class SoftmaxLikelihood:
         """Return the largest log-likelihood with constants only: sum_k n_k log(n_k / n)."""
         return float(torch.xlogy(self.counts, self.counts / self.counts.sum()).sum())
 
-    def squares(self, theta: Tensor, square: Square) -> Tensor:
-        """Return the information without the penalty, or an outer product of the rows' scores."""
+    def information(self, theta: Tensor) -> Tensor:
+        return self._square(theta, "information")
+
+    def meat(self, theta: Tensor, kind: str) -> Tensor:
+        return self._square(theta, "scores" if kind == "frequency" else "weighted scores")
+
+    def _square(self, theta: Tensor, square: Square) -> Tensor:
         sums = self.row_sums(theta, square)
         assert sums.square is not None
         return sums.square
@@ -192,7 +202,17 @@ class SoftmaxLikelihood:
         return between, to_given.T @ (slopes[:, None] * to_given)
 
 
-class InMemory(SoftmaxLikelihood):
+class RowsSoftmax(SoftmaxLikelihood, RowsLikelihood):
+    """The log-likelihood of rows in memory, whose classes may be known in any way."""
+
+    columns: Held
+
+    def in_data_units(self) -> InDataUnits:
+        shape = (self.classes - 1, self.columns.count)
+        return in_data_units(self, shape, self.columns.to_given)
+
+
+class InMemory(RowsSoftmax):
     """The log-likelihood of rows in memory.
 
     Args:
@@ -202,9 +222,6 @@ class InMemory(SoftmaxLikelihood):
         classes: number of classes.
         alpha: see `SoftmaxLikelihood`.
     """
-
-    columns: Held
-    refit_problem: type[Problem] = Problem
 
     def __init__(self, columns: Held, response: Response, classes: int, alpha: float = 0.0) -> None:
         labels, weights, target, self.offset = response
@@ -255,52 +272,16 @@ class InMemory(SoftmaxLikelihood):
         response = self.response._replace(offset=offset)
         return InMemory(self.columns, response, self.classes, self.alpha)
 
-    def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
-        total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
-        for rows in blocks(len(clusters), self.size):
-            add_scores(total, clusters[rows], self.rows(rows), self.coef(theta))
-        return total
+    def reweighted(self, weights: Tensor) -> Self:
+        response = self.response._replace(weights=weights)
+        return type(self)(self.columns, response, self.classes, self.alpha)
+
+    def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for at in blocks(self.length, self.size):
+            yield at, scores_of(self.rows(at)._replace(weights=None), self.coef(theta))
 
     def null_log_likelihood(self) -> float | None:
         return super().null_log_likelihood() if self.offset is None else None
-
-    def at_coefficients(self) -> LogLikelihood | None:
-        return _AtCoefficients(self)
-
-    def refit(self, params: Params, steps: int, sampling: bool) -> Callable[[], Solution] | None:
-        if self.alpha or self.offset is not None or not self.columns.can_be_dense:
-            return None
-        rows = SoftmaxRows(), self.columns, self.labels, self.weights
-        return partial(search_again, *rows, params, steps, self.refit_problem, sampling)
-
-
-class _AtCoefficients(LogLikelihood):
-    """The log-likelihood as a function of the coefficients of the columns as given."""
-
-    def __init__(self, objective: InMemory) -> None:
-        self.objective = objective
-
-    def __call__(self, vector: Tensor) -> float:
-        return float(self.objective.log_likelihood(self._standardised(vector)))
-
-    def along(self, vector: Tensor, index: int, steps: Tensor) -> Tensor:
-        """Move the predictor of one class only: the others' log-sum-exp is computed once."""
-        objective = self.objective
-        k, column = divmod(index, objective.columns.count)
-        coef, x = objective.coef(self._standardised(vector)), objective.columns.given(column)
-        total = torch.zeros(len(steps), dtype=torch.float64)
-        for rows in blocks(len(x), len(steps) + objective.classes):
-            z, labels = logits(objective.rows(rows), coef), objective.labels[rows, None]
-            rest = torch.cat([z[:, : k + 1], z[:, k + 2 :]], 1).logsumexp(1, keepdim=True)
-            change = x[rows, None] * steps
-            log_p = z.gather(1, labels) + (labels == k + 1) * change
-            log_p -= torch.logaddexp(rest, z[:, k + 1, None] + change)
-            total += objective.weights[rows] @ log_p
-        return total
-
-    def _standardised(self, vector: Tensor) -> Tensor:
-        coef = self.objective.coef(vector)
-        return torch.linalg.solve(self.objective.columns.to_given, coef.T).T.reshape(-1)
 
 
 def logits(rows: Rows, coef: Tensor) -> Tensor:
@@ -321,9 +302,9 @@ def residuals(rows: Rows, coef: Tensor) -> Tensor:
     return residual if rows.weights is None else rows.weights[:, None] * residual
 
 
-def add_scores(total: Tensor, clusters: Tensor, rows: Rows, coef: Tensor) -> None:
-    scores = residuals(rows, coef)[:, :, None] * rows.x[:, None, :]
-    total.index_add_(0, clusters, scores.flatten(1))
+def scores_of(rows: Rows, coef: Tensor) -> Tensor:
+    """Return the weighted scores (n, (K - 1) p) of rows."""
+    return (residuals(rows, coef)[:, :, None] * rows.x[:, None, :]).flatten(1)
 
 
 def mask_as_offset(allowed: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ first; with their sum of at most m, the slope at the distance t is at most nu - 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,11 @@ from nll.regression import existence
 from nll.regression.design_matrix import Held, Response
 from nll.regression.softmax.objective import (
     InMemory,
+    RowsSoftmax,
     SoftmaxLikelihood,
-    add_scores,
     logits,
     mask_as_offset,
+    scores_of,
 )
 from nll.solvers.outcome import Optimum
 from nll.solvers.trust_region import maximise
@@ -90,7 +91,7 @@ def _are_booleans(y: Any) -> bool:
     return len(shape) == 2 and shape[1] > 1 and set(map(str, types)) <= _BOOLEAN
 
 
-class SetValued(SoftmaxLikelihood):
+class SetValued(RowsSoftmax):
     """The likelihood of rows in memory whose class is one of a set.
 
     Args:
@@ -100,12 +101,12 @@ class SetValued(SoftmaxLikelihood):
         allowed: (n, K), the classes of each row's set; some have several.
     """
 
-    columns: Held
     concave = False
 
     def __init__(
         self, columns: Held, response: Response, alpha: float = 0.0, *, allowed: Tensor
     ) -> None:
+        self.response, self.allowed = response, allowed
         classes = allowed.shape[1]
         n_allowed = allowed.sum(1)
         shares = allowed.double() / n_allowed[:, None]
@@ -116,6 +117,7 @@ class SetValued(SoftmaxLikelihood):
         self.several, self.mask = n_allowed > 1, mask_as_offset(allowed)
         offset = self.mask if response.offset is None else response.offset + self.mask
         self.total = InMemory(columns, response, classes)
+        self.weights = self.total.weights
         within = InMemory(columns, response._replace(offset=offset), classes)
         self.within = within.of(self.several)
 
@@ -142,13 +144,15 @@ class SetValued(SoftmaxLikelihood):
         """(rows, K), the probability of each class, given the set."""
         return (logits(rows, self.coef(theta)) + self.mask[at]).softmax(1)
 
-    def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
-        total = torch.zeros(int(clusters.max()) + 1, self.size, dtype=torch.float64)
+    def reweighted(self, weights: Tensor) -> SetValued:
+        response = self.response._replace(weights=weights)
+        return SetValued(self.columns, response, self.alpha, allowed=self.allowed)
+
+    def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for at in blocks(self.length, self.size):
             rows = self.total.rows(at)
-            expected = rows._replace(target=self._posterior(rows, at, theta))
-            add_scores(total, clusters[at], expected, self.coef(theta))
-        return total
+            expected = rows._replace(target=self._posterior(rows, at, theta), weights=None)
+            yield at, scores_of(expected, self.coef(theta))
 
     def start(self) -> Tensor:
         return maximise(self.even.sums, self.even.start(), None, self.unit, _ROUGH).theta
@@ -173,7 +177,7 @@ class SetValued(SoftmaxLikelihood):
         if int(failed) or bool(factor.isnan().any()):
             return False
         # in units of the information
-        missing = factor.T @ self.within.squares(optimum.theta, "information") @ factor
+        missing = factor.T @ self.within.information(optimum.theta) @ factor
         most = 1 + 2 * max(0.0, float(torch.linalg.eigvalsh(missing)[-1]))
         largest = existence.largest_range(inverse, self.columns, self.classes - 1)
         return (2 * max(optimum.decrement, 0.0)) ** 0.5 * largest < most - (most**2 - 1) ** 0.5

@@ -40,7 +40,6 @@ _KEPT = 1 << 25  # probabilities
 _WIDE = 1 << 20  # numbers of a block of logits
 _TALL = 1 << 13  # rows of a dense block
 _DENSE_RATE = 50  # products of dense columns, in the time of one of sparse ones
-_MOST_DENSE = 1 << 24  # numbers of a design that are written out
 
 
 class SparseColumns(Held):
@@ -87,13 +86,9 @@ class SparseColumns(Held):
             self._blocks[step] = [(at, self.source[at]) for at in rows]
         return self._blocks[step]
 
-    @property
-    def can_be_dense(self) -> bool:
-        return self.length * self.count <= _MOST_DENSE
-
-    def raw(self, rows: Any, columns: Any = slice(None)) -> Tensor:
+    def raw(self, rows: Any) -> Tensor:
         at = rows if isinstance(rows, slice) else rows.numpy()
-        return torch.from_numpy(self.source[at][:, columns].toarray())
+        return torch.from_numpy(self.source[at].toarray())
 
     def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
         if square is not None and self.dense_products:

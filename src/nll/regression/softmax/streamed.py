@@ -22,6 +22,7 @@ from nll.data.prefetch import blocks
 from nll.data.stream import Block, Stream
 from nll.kernels.multinomial import Rows, RowSums, Square, row_sums
 from nll.regression.contrasts import Classes
+from nll.regression.covariance import CovarianceOptions
 from nll.regression.design_matrix import Columns, Frame, Response, unchanged
 from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import code_of, conclude
@@ -29,11 +30,10 @@ from nll.regression.softmax.objective import (
     Allowed,
     InMemory,
     SoftmaxLikelihood,
-    add_scores,
     mask_as_offset,
+    scores_of,
     some_of_each,
 )
-from nll.regression.softmax.robust import CovarianceOptions
 from nll.regression.softmax.solver import search
 from nll.regression.softmax.survey import Table, survey
 from nll.solvers.outcome import Progress
@@ -134,7 +134,7 @@ class Streamed(SoftmaxLikelihood):
             x, *rest = self._rows(block)
             for rows in blocks(len(codes), self.size):
                 some = Rows(x[rows], *Response(*rest).at(rows))
-                add_scores(total, codes[rows], some, self.coef(theta))
+                total.index_add_(0, codes[rows], scores_of(some, self.coef(theta)))
             present = codes.bincount(minlength=len(total)) > 0
             names = [block.clusters.values[k] for k in present.nonzero()[:, 0]]
             return names, total[present]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nll.regression.design_matrix import Columns
-from nll.regression.responses import RESPONSES, LinearLikelihood
+from nll.regression.glm.responses import RESPONSES, LinearLikelihood
 
 
 def likelihood(family: str) -> LinearLikelihood:

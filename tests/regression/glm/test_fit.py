@@ -19,8 +19,8 @@ from torch import distributions as td
 
 from nll.data.observations import observe
 from nll.regression.design_matrix import Columns
-from nll.regression.glm import fit_linear
-from nll.regression.responses import RESPONSES
+from nll.regression.glm.fit import fit_linear
+from nll.regression.glm.responses import RESPONSES
 from nll.solvers.outcome import Status
 
 FAMILIES = list(RESPONSES)

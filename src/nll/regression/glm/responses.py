@@ -14,8 +14,8 @@ log-probability; the columns then enter as in a vector generalised linear model 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.families.numerics import log_peak, log_rising
 from nll.regression.design_matrix import Columns
+from nll.regression.objective import RowsLikelihood
 from nll.solvers.outcome import Sums
 
 
@@ -41,6 +42,10 @@ class Response(NamedTuple):
     second: str | None = None  # the name of the second parameter
     # (y, means, weights) -> log of the second parameter to start from
     start: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+
+def _is_binary(y: Tensor) -> Tensor:
+    return (y == 0) | (y == 1)
 
 
 def _is_count(y: Tensor) -> Tensor:
@@ -92,7 +97,7 @@ RESPONSES = {
     "bernoulli": Response(
         "Bernoulli regression (logit)",
         "0 or 1",
-        lambda y: (y == 0) | (y == 1),
+        _is_binary,
         _bernoulli,
         torch.sigmoid,
         torch.logit,
@@ -110,8 +115,8 @@ RESPONSES = {
         "a finite number",
         torch.isfinite,
         _normal,
-        torch.Tensor.clone,
-        torch.Tensor.clone,
+        torch.clone,
+        torch.clone,
         "scale",
         _log_scale,
     ),
@@ -129,7 +134,7 @@ RESPONSES = {
 
 
 @dataclass(frozen=True)
-class LinearLikelihood:
+class LinearLikelihood(RowsLikelihood):
     """The log-likelihood of a response; the parameters are the coefficients, then the log of the
     second parameter.
     """
@@ -151,42 +156,44 @@ class LinearLikelihood:
     def has_second(self) -> bool:
         return self.response.second is not None and self.log_second is None
 
+    def reweighted(self, weights: Tensor) -> LinearLikelihood:
+        return replace(self, weights=weights)
+
     def sums(self, theta: Tensor) -> Sums:
-        value = -self.weights.sum() * math.log(self.unit)
+        return Sums(*(part[0] for part in self.sums_each(theta[None], self.weights[None])))
+
+    def sums_each(self, theta: Tensor, weights: Tensor) -> Sums:
+        count, size = theta.shape
+        value = -weights.sum(1) * math.log(self.unit)
         score = torch.zeros_like(theta)
-        information = torch.zeros(len(theta), len(theta), dtype=torch.float64)
-        for rows in blocks(len(self.y), 2 * len(theta)):
-            w = self.weights[rows]
+        information = torch.zeros(count, size, size, dtype=torch.float64)
+        for rows in blocks(len(self.y), 2 * count * size):
+            w = weights[:, rows]
             designs, log_prob, gradient, hessian = self._row_derivatives(rows, theta)
-            pairs = list(zip(designs, gradient, hessian, strict=True))
-            value += w @ log_prob
-            score += torch.cat([d.T @ (w * g) for d, g, _ in pairs])
-            information -= torch.cat(
-                [
-                    torch.cat(
-                        [d.T @ ((w * h)[:, None] * e) for e, h in zip(designs, row, strict=True)], 1
-                    )
-                    for d, _, row in pairs
-                ]
-            )
+            value += (w * log_prob).sum(1)
+            score += torch.cat([(w * g) @ d for d, g in zip(designs, gradient, strict=True)], 1)
+            crossed = [
+                [d.T @ ((w * h)[..., None] * e) for e, h in zip(designs, row, strict=True)]
+                for d, row in zip(designs, hessian, strict=True)
+            ]
+            information -= torch.cat([torch.cat(row, 2) for row in crossed], 1)
         return Sums(value, score, information)
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
-        value = -self.weights.sum() * math.log(self.unit)
-        for rows in blocks(len(self.y), self.columns.count):
-            predictor, log_second = self._parameters(rows, theta)
-            log_prob = self.response.log_prob(self.y[rows], predictor, log_second)
-            value += self.weights[rows] @ log_prob
+        return self.log_likelihood_each(theta[None], self.weights[None])[0]
+
+    def log_likelihood_each(self, theta: Tensor, weights: Tensor) -> Tensor:
+        value = -weights.sum(1) * math.log(self.unit)
+        for rows in blocks(len(self.y), len(theta) * self.columns.count):
+            parameters = self._parameters(rows, theta)
+            value += (weights[:, rows] * self.response.log_prob(self.y[rows], *parameters)).sum(1)
         return value
 
-    def scores(self, theta: Tensor) -> Tensor:
-        """Return the unweighted score of each row, (n, P)."""
-        scores = []
+    def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for rows in blocks(len(self.y), 2 * len(theta)):
-            designs, _, gradient, _ = self._row_derivatives(rows, theta)
+            designs, _, gradient, _ = self._row_derivatives(rows, theta[None])
             pairs = zip(designs, gradient, strict=True)
-            scores.append(torch.cat([d * g[:, None] for d, g in pairs], 1))
-        return torch.cat(scores)
+            yield rows, torch.cat([d * g[0, :, None] for d, g in pairs], 1)
 
     def start(self) -> Tensor:
         """Return least squares of the predictors at the responses, which are drawn a little towards
@@ -206,22 +213,24 @@ class LinearLikelihood:
         return torch.linalg.lstsq(root * self.columns.x, root * target[:, None]).solution[:, 0]
 
     def _parameters(self, rows: slice, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear predictors and the log of the second parameter, (b, m), at (b, P)."""
         p = self.columns.count
-        log_second = theta[p:] if self.has_second else self.log_second
-        log_second = theta.new_zeros(1) if log_second is None else log_second
-        return self.columns.x[rows] @ theta[:p], log_second.expand(1)
+        predictor = theta[:, :p] @ self.columns.x[rows].T
+        if self.has_second:
+            return predictor, theta[:, p:].expand_as(predictor)
+        fixed = torch.zeros(1) if self.log_second is None else self.log_second
+        return predictor, fixed.double().expand_as(predictor)
 
     def _row_derivatives(
         self, rows: slice, theta: Tensor
     ) -> tuple[list[Tensor], Tensor, list[Tensor], list[tuple[Tensor, ...]]]:
-        """Return the columns of each predictor, and each row's log-probability with its gradient
-        and Hessian with respect to the predictors.
+        """Return the columns of each predictor, and each row's log-probability (b, m) with its
+        gradient and Hessian with respect to the predictors.
         """
         predictor, log_second = self._parameters(rows, theta)
-        designs, log_second = [self.columns.x[rows]], log_second.expand(len(predictor))
-        inputs = [predictor.detach().requires_grad_()]
+        designs, inputs = [self.columns.x[rows]], [predictor.detach().requires_grad_()]
         if self.has_second:
-            designs.append(torch.ones(len(predictor), 1, dtype=torch.float64))
+            designs.append(torch.ones(predictor.shape[1], 1, dtype=torch.float64))
             log_second = log_second.clone().requires_grad_()
             inputs.append(log_second)
         with torch.enable_grad():

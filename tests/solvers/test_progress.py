@@ -10,7 +10,7 @@ import torch
 from torch import distributions as td
 
 from nll import fit
-from nll.estimation import progress
+from nll.solvers import progress
 
 
 class Terminal(io.StringIO):

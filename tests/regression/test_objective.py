@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 import torch
+from scipy.sparse import csr_array
+from scipy.special import log_softmax
 from truth import anes96, spector
 
 from nll import SoftmaxRegression
 from nll.data.observations import observe
 from nll.regression.design_matrix import Columns
-from nll.regression.glm import fit_linear
+from nll.regression.glm.fit import fit_linear
 
 
 def softmax(table, names, response):
@@ -87,6 +89,47 @@ def test_every_response(family):
         pickle.loads(pickle.dumps(whole)).test({"coef[a]": 0.0}, method="lr").statistic
         == found.statistic
     )
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_offsets_and_sparse_columns(sparse):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 2)) * (rng.random((300, 2)) < 0.5)
+    y, offset = rng.integers(0, 3, 300), rng.normal(size=(300, 3))
+    columns = [csr_array(part) if sparse else part for part in (x, x[:, 1:])]
+    whole, part = (SoftmaxRegression().fit(each, y, offset=offset).result_ for each in columns)
+    found = whole.test({"coef[1, x0]": 0.0, "coef[2, x0]": 0.0}, method="lr")
+    expected = 2 * (whole.log_likelihood - part.log_likelihood)
+    assert found.statistic == pytest.approx(expected, rel=1e-8)
+    vector = whole.vector + 0.1
+    logits = np.column_stack([np.ones(300), x]) @ vector.reshape(2, 3).numpy().T
+    log_p = log_softmax(np.column_stack([np.zeros(300), logits]) + offset, 1)
+    assert whole.log_likelihood_at(vector) == pytest.approx(log_p[np.arange(300), y].sum())
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "normal", "negative_binomial"])
+def test_derivatives_in_the_units_of_the_data(family):
+    """Scores and information by automatic differentiation of the value, with several weights."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(40, 2)) * [1.0, 50.0] + [3.0, 100.0])
+    y = rng.random(40) < 0.5 if family == "bernoulli" else rng.negative_binomial(1, 0.2, 40)
+    y = observe(y.astype(float))
+    objective = fit_linear(family, Columns.of(x, ["a", "b"], True), y).search().objective
+    weights = torch.from_numpy(rng.integers(0, 3, (2, 40))).double()
+    several = objective.reweighted(weights)
+    theta = torch.randn(2, objective.layout.size, dtype=torch.float64) * 0.01
+    sums = several.sums(theta)
+    torch.testing.assert_close(several.log_likelihood(theta), sums.log_likelihood)
+    scores = torch.stack([objective.scores(one[None]) for one in theta])
+    torch.testing.assert_close((weights[:, :, None] * scores).sum(1), sums.score)
+    step = 1e-5
+    for p in range(theta.shape[1]):
+        move = step * (torch.arange(theta.shape[1]) == p)
+        up, down = several.sums(theta + move), several.sums(theta - move)
+        slope = (up.log_likelihood - down.log_likelihood) / (2 * step)
+        torch.testing.assert_close(slope, sums.score[:, p], rtol=1e-5, atol=1e-3)
+        curvature = (down.score - up.score) / (2 * step)
+        torch.testing.assert_close(curvature, sums.information[:, p], rtol=1e-4, atol=1e-2)
 
 
 def test_a_penalised_fit_has_walds_only():

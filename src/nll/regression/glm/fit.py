@@ -16,17 +16,17 @@ from torch import Tensor
 
 from nll.data.observations import Observations, require_support
 from nll.estimation.inference import covariance as cov
-from nll.estimation.likelihood import LogLikelihood
+from nll.estimation.maximise import AtParameters
 from nll.regression import existence
+from nll.regression.covariance import CovarianceOptions
+from nll.regression.covariance import covariance as covariance_of
 from nll.regression.design_matrix import Columns
-from nll.regression.refit import ResponseRows, search_again
-from nll.regression.responses import RESPONSES, LinearLikelihood, Response
+from nll.regression.glm.responses import RESPONSES, LinearLikelihood, Response
+from nll.regression.objective import InDataUnits, in_data_units, solution_at
 from nll.regression.result import RegressionFit
 from nll.solvers.outcome import Optimum, Progress, Status
 from nll.solvers.parameters import Params
 from nll.solvers.trust_region import decrement_of, maximise
-
-__all__ = ["RESPONSES", "LinearLikelihood", "Response", "fit_linear"]
 
 # A scale below this share of the largest response is rounding: the columns fit it exactly.
 _EXACT = 16 * torch.finfo(torch.float64).eps
@@ -172,11 +172,11 @@ def _conclude(
     problem, optimum, kind = maximum.problem, maximum.optimum, RESPONSES[family]
     params, covariance, information = _estimates(maximum, observed, kind)
     verdict, status = _ending(maximum)
-    weighted = observed.kind != "frequency"
-    data = (problem.columns, observed.values, observed.weights, params, optimum.steps)
-    search = partial(
-        search_again, ResponseRows(kind.log_prob, kind.second), *data, weighted=weighted
-    )
+    inside = None if maximum.at_boundary else _in_data_units(problem)
+    search = None
+    if maximum.converged and inside is not None:
+        weighted = observed.kind != "frequency"
+        search = partial(solution_at, inside, params, optimum.steps, weighted)
     return RegressionFit(
         model=kind.title,
         discrete=family != "normal",
@@ -195,10 +195,22 @@ def _conclude(
         null_log_likelihood=_null_log_likelihood(family, maximum, observed),
         response=response,
         dropped=observed.dropped,
-        log_likelihood_at=None if maximum.at_boundary else _AtParameters(problem),
-        search=search if maximum.converged and not maximum.at_boundary else None,
+        log_likelihood_at=None if inside is None else AtParameters(inside),
+        search=search,
         starts=maximum.starts,
     )
+
+
+def _in_data_units(problem: LinearLikelihood) -> InDataUnits:
+    columns = problem.columns
+    second = problem.response.second if problem.has_second else None
+    shift = torch.zeros(columns.count + problem.has_second, dtype=torch.float64)
+    if columns.intercept:
+        shift[0] = problem.centre
+    if problem.has_second:
+        shift[-1] = math.log(problem.unit)
+    to_given = columns.to_given * problem.unit
+    return in_data_units(problem, (columns.count,), to_given, second, shift)
 
 
 def _estimates(
@@ -210,16 +222,16 @@ def _estimates(
     if problem.columns.intercept:
         coef[0] += problem.centre
     params, information = {"coef": coef}, "observed"
-    inverse = cov.inverse(maximum.optimum.sums.information)
+    solver = cov.inverse(maximum.optimum.sums.information)
     if not maximum.converged:
-        inverse = torch.full_like(inverse, torch.nan)
-    elif observed.kind != "frequency":
-        meat = cov.meat(problem.scores(theta), observed.weights, observed.kind)
-        inverse, information = cov.sandwich(inverse, meat), "sandwich"
+        solver = torch.full_like(solver, torch.nan)
+    else:
+        options = CovarianceOptions(weights=observed.kind)
+        solver, information = covariance_of(problem, theta, solver, options)
     if problem.has_second and kind.second:
         params[kind.second] = problem.unit * theta[p].exp()
         jacobian = torch.block_diag(jacobian, params[kind.second])
-    covariance = cov.transformed(inverse, jacobian)
+    covariance = cov.transformed(solver, jacobian)
     if maximum.at_boundary and kind.second:
         params[kind.second] = torch.tensor(math.inf, dtype=torch.float64)
         covariance = F.pad(covariance, (0, 1, 0, 1), value=torch.nan)
@@ -251,19 +263,3 @@ def _null_log_likelihood(family: str, maximum: _Maximum, observed: Observations)
     alone = Columns.of(columns.source[:, :0], [], intercept=True)
     null = _maximise(family, alone.orthogonal(), observed)
     return float(null.problem.log_likelihood(null.optimum.theta))
-
-
-class _AtParameters(LogLikelihood):
-    """The log-likelihood at parameters in the units of the data."""
-
-    def __init__(self, problem: LinearLikelihood) -> None:
-        self.problem = problem
-
-    def __call__(self, vector: Tensor) -> float:
-        columns = self.problem.columns
-        coef = vector[: columns.count].clone()
-        if columns.intercept:
-            coef[0] -= self.problem.centre
-        coef = torch.linalg.solve(columns.to_given, coef / self.problem.unit)
-        second = vector[columns.count :] / self.problem.unit
-        return float(self.problem.log_likelihood(torch.cat([coef, second.log()])))

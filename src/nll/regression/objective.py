@@ -1,0 +1,207 @@
+"""The log-likelihood of a regression as a function of its parameters in the units of the data, for
+profiles, tests and the bootstrap.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from nll.estimation.inference import covariance as cov
+from nll.estimation.maximise import Solution
+from nll.estimation.objective import Objective
+from nll.solvers.outcome import Optimum, Sums
+from nll.solvers.parameters import Layout, Parameter, Params
+from nll.solvers.trust_region import decrement_of
+from nll.solvers.units import Units
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class RegressionLikelihood(ABC):
+    """The log-likelihood of a regression as a function of the parameters (P) of its solver."""
+
+    @property
+    @abstractmethod
+    def n(self) -> float:
+        """The sum of the rows' weights."""
+
+    @property
+    def ridge(self) -> bool:
+        """Whether `sums` has a ridge penalty."""
+        return False
+
+    @property
+    def information_name(self) -> str:
+        """What a table calls the covariance that is the inverse information."""
+        return "penalised" if self.ridge else "observed"
+
+    @abstractmethod
+    def sums(self, theta: Tensor) -> Sums:
+        """Return log-likelihood, score and information, penalty included."""
+
+    @abstractmethod
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        """Return the log-likelihood without a penalty."""
+
+    def information(self, theta: Tensor) -> Tensor:
+        """Return the information (P, P) without a penalty."""
+        return self.sums(theta).information
+
+    @abstractmethod
+    def meat(self, theta: Tensor, kind: str) -> Tensor:
+        """Return the sum of the outer products of the rows' scores, for a kind of weights."""
+
+    @abstractmethod
+    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
+        """Return the sum of the weighted scores in each cluster, (G, P)."""
+
+
+class RowsLikelihood(RegressionLikelihood):
+    """The same of rows in memory, which can be weighted again."""
+
+    weights: Tensor  # (n), of the rows
+
+    @property
+    def n(self) -> float:
+        return float(self.weights.sum())
+
+    @abstractmethod
+    def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the unweighted scores (m, P) of some rows at a time, without a penalty."""
+
+    def scores(self, theta: Tensor) -> Tensor:
+        """Return the unweighted score of each row (n, P), without a penalty."""
+        return torch.cat([scores for _, scores in self.score_blocks(theta)])
+
+    @abstractmethod
+    def reweighted(self, weights: Tensor) -> Self:
+        """Return the log-likelihood of the same rows with other weights (n)."""
+
+    def meat(self, theta: Tensor, kind: str) -> Tensor:
+        return cov.meat(self.scores(theta), self.weights, kind)
+
+    def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
+        totals = torch.zeros(int(clusters.max()) + 1, len(theta), dtype=torch.float64)
+        for rows, scores in self.score_blocks(theta):
+            totals.index_add_(0, clusters[rows], self.weights[rows, None] * scores)
+        return totals
+
+    def sums_each(self, theta: Tensor, weights: Tensor) -> Sums:
+        """Return the sums of several data sets, weighted (b, n), at (b, P)."""
+        pairs = zip(theta, weights, strict=True)
+        each = [self.reweighted(w).sums(vector) for vector, w in pairs]
+        return Sums(*map(torch.stack, zip(*each, strict=True)))
+
+    def log_likelihood_each(self, theta: Tensor, weights: Tensor) -> Tensor:
+        """Return the log-likelihoods (b) of several data sets, weighted (b, n), at (b, P)."""
+        pairs = zip(theta, weights, strict=True)
+        return torch.stack([self.reweighted(w).log_likelihood(vector) for vector, w in pairs])
+
+
+@dataclass(frozen=True)
+class InDataUnits(Objective):
+    """A regression's log-likelihood by the coefficients of the columns as the data have them.
+
+    The coefficients (m, p) are `to_given` times those of the solver's columns, plus a shift; what
+    follows them is shifted alone.
+    """
+
+    likelihood: RowsLikelihood
+    layout: Layout
+    to_given: Tensor  # (p, p)
+    shift: Tensor  # (P), of the free numbers
+    replicates: Tensor | None = None  # (R, n), the weights of several data sets
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return 1 if self.replicates is None else len(self.replicates)
+
+    @property
+    def unit(self) -> Tensor:
+        weights = self.weights[None] if self.replicates is None else self.replicates
+        return weights.abs().sum(1)
+
+    @property
+    def width(self) -> int:
+        return len(self.weights)
+
+    @property
+    def weights(self) -> Tensor:
+        return self.likelihood.weights
+
+    def value(self, params: Params) -> Tensor:
+        theta = self.layout.numbers(params)
+        return self.likelihood.log_likelihood_each(self._solver(theta), self._weights(theta))
+
+    def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
+        weights = self._weights(theta, which)
+        value, score, information = self.likelihood.sums_each(self._solver(theta), weights)
+        across = self._chained(self._chained(information).mT)
+        return Sums(value, self._chained(score[..., None])[..., 0], across)
+
+    def scores(self, theta: Tensor) -> Tensor:
+        return self._chained(self.likelihood.scores(self._solver(theta)[0]).mT).mT
+
+    def reweighted(self, weights: Tensor) -> Objective:
+        return InDataUnits(self.likelihood, self.layout, self.to_given, self.shift, weights)
+
+    def _weights(self, theta: Tensor, which: Tensor | None = None) -> Tensor:
+        if self.replicates is None:
+            return self.weights.expand(len(theta), -1)
+        return self.replicates if which is None else self.replicates[which]
+
+    @cached_property
+    def _to_solver(self) -> Tensor:
+        return torch.linalg.inv(self.to_given)
+
+    def _solver(self, theta: Tensor) -> Tensor:
+        """The solver's parameters (b, P)."""
+        coef, rest = self._split(theta - self.shift)
+        return torch.cat([(coef @ self._to_solver.mT).flatten(1), rest], 1)
+
+    def _chained(self, derivatives: Tensor) -> Tensor:
+        """Derivatives (..., P, m) by the solver's parameters as those by the free numbers."""
+        coef, rest = self._split(derivatives.mT)
+        return torch.cat([(coef @ self._to_solver).flatten(-2), rest], -1).mT
+
+    def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients (..., m, p), and what follows them."""
+        p = len(self.to_given)
+        size = numbers.shape[-1] // p * p
+        return numbers[..., :size].unflatten(-1, (-1, p)), numbers[..., size:]
+
+
+def in_data_units(
+    likelihood: RowsLikelihood,
+    coef: tuple[int, ...],
+    to_given: Tensor,
+    second: str | None = None,
+    shift: Tensor | None = None,
+) -> InDataUnits:
+    """Return the log-likelihood by coefficients of a shape, and a positive second parameter."""
+    parameters = {"coef": Parameter(shape=coef)}
+    if second is not None:
+        parameters[second] = Parameter(constraints.positive)
+    layout = Layout(parameters)
+    shift = torch.zeros(layout.size, dtype=torch.float64) if shift is None else shift
+    return InDataUnits(likelihood, layout, to_given, shift)
+
+
+def solution_at(objective: InDataUnits, params: Params, steps: int, weighted: bool) -> Solution:
+    """Return the maximum as profiles, tests and the bootstrap start from it.
+
+    weighted: whether the weights are no frequencies.
+    """
+    theta = objective.layout.numbers({name: value[None] for name, value in params.items()})
+    sums = Sums(*(each[0] for each in objective.sums(theta)))
+    optimum = Optimum(theta[0], sums, decrement_of(sums), steps, True, "converged")
+    return Solution(objective, optimum, Units(), 0.0, weighted)
