@@ -38,7 +38,7 @@ class CovarianceOptions(NamedTuple):
         return self.kind == "observed" and not self.weighted and self.clusters is None
 
 
-def covariance(
+def estimate_covariance(
     likelihood: RegressionLikelihood, theta: Tensor, inverse: Tensor, options: CovarianceOptions
 ) -> tuple[Tensor, str]:
     """Return the covariance of the solver's parameters, and its name; `inverse`: of the

@@ -12,8 +12,7 @@ from nll.estimation.inference import covariance as cov
 from nll.regression import existence, ridge
 from nll.regression.choice.objective import ConditionalLikelihood
 from nll.regression.choice.separation import Existence, certified, diagnose
-from nll.regression.covariance import CovarianceOptions
-from nll.regression.covariance import covariance as covariance_of
+from nll.regression.covariance import CovarianceOptions, estimate_covariance
 from nll.regression.objective import in_data_units, solution_at
 from nll.regression.result import RegressionFit
 from nll.regression.separation import Limit, within_limit
@@ -45,7 +44,7 @@ def fit_choices(
     converged = optimum.reached and exists.proved
     covariance, information = torch.full_like(inverse, torch.nan), likelihood.information_name
     if converged:
-        covariance, information = covariance_of(likelihood, optimum.theta, inverse, options)
+        covariance, information = estimate_covariance(likelihood, optimum.theta, inverse, options)
     coef, covariance = _in_user_units(columns.to_given, optimum.theta, covariance, exists.limit)
     verdict, status = _ending(likelihood, optimum, exists)
     params = {"coef": coef}

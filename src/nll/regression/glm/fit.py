@@ -18,8 +18,7 @@ from nll.data.observations import Observations, require_support
 from nll.estimation.inference import covariance as cov
 from nll.estimation.maximise import AtParameters
 from nll.regression import existence
-from nll.regression.covariance import CovarianceOptions
-from nll.regression.covariance import covariance as covariance_of
+from nll.regression.covariance import CovarianceOptions, estimate_covariance
 from nll.regression.design_matrix import Columns
 from nll.regression.glm.responses import RESPONSES, LinearLikelihood, Response
 from nll.regression.objective import InDataUnits, in_data_units, solution_at
@@ -227,7 +226,7 @@ def _estimates(
         solver = torch.full_like(solver, torch.nan)
     else:
         options = CovarianceOptions(weights=observed.kind)
-        solver, information = covariance_of(problem, theta, solver, options)
+        solver, information = estimate_covariance(problem, theta, solver, options)
     if problem.has_second and kind.second:
         params[kind.second] = problem.unit * theta[p].exp()
         jacobian = torch.block_diag(jacobian, params[kind.second])

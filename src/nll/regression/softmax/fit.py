@@ -17,8 +17,7 @@ from nll.regression import existence, ridge
 from nll.regression.after.influence import Influence, influence
 from nll.regression.after.predictions import Predictor
 from nll.regression.contrasts import Classes
-from nll.regression.covariance import CovarianceOptions
-from nll.regression.covariance import covariance as covariance_of
+from nll.regression.covariance import CovarianceOptions, estimate_covariance
 from nll.regression.design_matrix import Held, Response
 from nll.regression.objective import solution_at
 from nll.regression.result import RegressionFit
@@ -190,7 +189,7 @@ def _covariance(
     if inverse is None:
         unknown = torch.full((1, 1), torch.nan, dtype=torch.float64)
         return unknown.expand(objective.size, objective.size), objective.information_name
-    covariance, name = covariance_of(objective, theta, inverse, options)
+    covariance, name = estimate_covariance(objective, theta, inverse, options)
     return cov.transformed_by_block(covariance, objective.columns.to_given), name
 
 
