@@ -186,10 +186,10 @@ def separate_gradients(
         gradients = iter(
             torch.autograd.grad(value, asked, upstream, create_graph=create, allow_unused=True)
         )
-    found = [next(gradients) if want else None for want in wanted]
+    each = [next(gradients) if want else None for want in wanted]
     return tuple(
         torch.zeros_like(tensor) if want and gradient is None else gradient  # type: ignore[arg-type]
-        for tensor, want, gradient in zip(tensors, wanted, found, strict=True)
+        for tensor, want, gradient in zip(tensors, wanted, each, strict=True)
     )
 
 

@@ -130,16 +130,14 @@ def test_the_expected_information_is_the_covariance_of_drawn_scores(family):
     """Bartlett's identity, by 40 000 draws from the family at the fit of a sample."""
     row = nll.derive(family).symbolic if family is td.Categorical else TABLE[family]
     found = nll.derive(family, sample(family), **given(family))
-    at = dict(zip(row.symbols, found.found.vector.tolist(), strict=False))
+    at = dict(zip(row.symbols, found.fit.vector.tolist(), strict=False))
     at |= {letter: float(given(family)[name]) for name, letter in row.given.items()}
     params = {
         name: tensor(float(value)) for name, value in zip(row.params, at.values(), strict=False)
     }
     params |= {name: tensor(float(value)) for name, value in given(family).items()}
     made = (
-        td.Categorical(found.found.params["probs"])
-        if family is td.Categorical
-        else family(**params)
+        td.Categorical(found.fit.params["probs"]) if family is td.Categorical else family(**params)
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -282,7 +280,7 @@ def test_sums_that_cancel_and_samples_that_are_long(family, data):
 def test_a_disagreement_with_the_fit_is_raised():
     found = derived(td.Gumbel)
     at = dict(found.estimate)
-    data = found.found, found.data
+    data = found.fit, found.data
     verify.check(found.symbolic, found.errors, *data, at, {})
     for p in at:
         moved = {**at, p: at[p] * sp.Float("1.0000001", 30)}

@@ -110,7 +110,7 @@ def test_products_with_probabilities_that_are_known(counted):
         kept.sum(0), torch.ones(777, dtype=torch.float64), rtol=1e-14, atol=0
     )
     again = row_sums(
-        rows, standard, theta, direction=theta + 1, probabilities=kept, known=True
+        rows, standard, theta, direction=theta + 1, probabilities=kept, cached=True
     ).score
     anew = row_sums(rows, standard, theta, direction=theta + 1).score
     torch.testing.assert_close(again, anew, rtol=1e-12, atol=1e-11)

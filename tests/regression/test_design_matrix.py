@@ -14,7 +14,7 @@ def test_coefficients_return_to_the_units_of_the_columns(intercept, rotate):
     columns = Columns.of(X, ["a", "b", "c"], intercept)
     columns = columns.orthogonal() if rotate else columns
     b = torch.arange(1.0, columns.count + 1, dtype=torch.float64)
-    torch.testing.assert_close(columns.x @ b, columns.given() @ (columns.to_given @ b))
+    torch.testing.assert_close(columns.x @ b, columns.given() @ (columns.to_data @ b))
     assert columns.max_norm >= float(columns.x.square().sum(1).amax()) ** 0.5 - 1e-12
     torch.testing.assert_close(columns.block(slice(3, 7)), columns.x[3:7])
     torch.testing.assert_close(columns.taken(slice(3, 7)).x, columns.x[3:7])

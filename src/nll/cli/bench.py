@@ -174,11 +174,11 @@ def errors(case: Case, problem: Problem, steps: dict[str, Step]) -> dict[str, fl
     counted = (problem.labels != -100).sum() if problem.grad.dim() == 0 else 1
     grad = problem.grad if problem.grad.dim() == 0 else problem.grad[first]
     (exact,) = torch.autograd.grad(losses, x, (grad.double() / counted).expand_as(losses))
-    found = {}
+    largest = {}
     for name, step in steps.items():
         gradient = step(problem.fresh(case.in_place and name == "nll"))[first]
-        found[name] = float((gradient.double() - exact).abs().max() / exact.abs().max())
-    return found
+        largest[name] = float((gradient.double() - exact).abs().max() / exact.abs().max())
+    return largest
 
 
 def extra_memory(step: Step, case: Case, problem: Problem) -> int | None:

@@ -89,7 +89,7 @@ def compare(
         )
         names = _usual(observed.complete) if families is None else _named(families)
         stages.say(f"Comparing {', '.join(names)}")
-        found = compare_families(
+        comparison = compare_families(
             {name: DISTRIBUTIONS[name].distribution for name in names},
             observed.data,
             criterion=criterion.value,
@@ -99,9 +99,9 @@ def compare(
             seed=seed,
         )
     if json_file is not None:
-        write_json(found.to_dict(), json_file)
-    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if found.best is not None else 1)
+        write_json(comparison.to_dict(), json_file)
+    console.print(str(comparison), markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if comparison.best is not None else 1)
 
 
 def _named(families: str) -> list[str]:

@@ -70,7 +70,7 @@ def derive(
     else:
         write_text(html, text)
         typer.echo(f"Page: {html}", file=sys.stderr)
-    raise typer.Exit(0 if derivation.found is None or derivation.found.converged else 1)
+    raise typer.Exit(0 if derivation.fit is None or derivation.fit.converged else 1)
 
 
 def _data(

@@ -46,14 +46,16 @@ def predict(
         raise ValueError(f"expected an output named .csv or .parquet, got {output.name}")
     saved = load(model)
     rows = read_table(table, saved.terms.variables or None, dialect_of(sep, decimal, encoding))
-    found = predict_table(saved, rows, intervals=intervals, level=level, missing=missing.policy)
+    predictions = predict_table(
+        saved, rows, intervals=intervals, level=level, missing=missing.policy
+    )
     if output is None:
-        return show(found.to_csv(index=False))
+        return show(predictions.to_csv(index=False))
     with replacing(output) as file:
         if suffix == ".csv":
-            found.to_csv(file, index=False)
+            predictions.to_csv(file, index=False)
         else:
-            found.to_parquet(file, index=False)
+            predictions.to_parquet(file, index=False)
 
 
 def score(
@@ -76,7 +78,7 @@ def score(
     saved = load(model)
     wanted = [*saved.terms.variables, saved.response, *([weights] if weights else [])]
     rows = read_table(table, list(dict.fromkeys(wanted)), dialect_of(sep, decimal, encoding))
-    found = score_table(saved, rows, weights=weights, missing=missing.policy)
+    score = score_table(saved, rows, weights=weights, missing=missing.policy)
     if json_file is not None:
-        write_json(found.to_dict(), json_file)
-    console.print(str(found), highlight=False, markup=False)
+        write_json(score.to_dict(), json_file)
+    console.print(str(score), highlight=False, markup=False)

@@ -97,14 +97,14 @@ def survey(
     data: Any, wanted: list[str], columns: Sequence[str], categorical: Collection[Any]
 ) -> Survey:
     """Look at all blocks of a table; ValueError where no row has a value in each wanted column."""
-    found, first = Survey(columns, categorical), 0
+    seen, first = Survey(columns, categorical), 0
     for file, block in _with_files(data, wanted):
         require_columns(wanted, block.schema.names)
-        found.add(block, file, first)
+        seen.add(block, file, first)
         first += block.num_rows
-    if found.head is None:
+    if seen.head is None:
         raise ValueError("expected at least one complete row, got none")
-    return found
+    return seen
 
 
 def schema_of(data: Any) -> Any:

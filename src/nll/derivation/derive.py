@@ -117,7 +117,7 @@ def _with_data(
     short = len(values) <= _SHORT and all(len(repr(value)) <= _SHORT for value in values)
     exact = _statistics(steps, list(map(written, values)), given) if short else {}
     rational = {letter: value for letter, value in exact.items() if value.is_Rational}
-    fields |= {"data": tuple(values), "found": fitted, "numbers": precise | rational}
+    fields |= {"data": tuple(values), "fit": fitted, "numbers": precise | rational}
     if not fitted.converged or not bool(fitted.vector.isfinite().all()):
         return Derivation(**fields)
     letters, solution = steps.symbolic.symbols, steps.solution

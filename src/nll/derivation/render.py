@@ -53,7 +53,7 @@ def _lines(steps: Steps, language: str) -> list[Line]:
         (sp.Derivative(log_likelihood, p), "=", equation, *(_ZERO if regular else ()))
         for p, equation in steps.equations.items()
     ]
-    unsolved = "no_closed" if steps.found is None else "searched"
+    unsolved = "no_closed" if steps.fit is None else "searched"
     solution = symbolic.irregular or ("solution_said" if symbolic.closed else unsolved)
     lines: list[Line] = [
         ("title", words["title"].format(family=steps.family)),
@@ -75,7 +75,7 @@ def _lines(steps: Steps, language: str) -> list[Line]:
         ("head", words["information"]),
         *_information(steps, words),
     ]
-    return lines if steps.found is None else [*lines, *_sample(steps, words)]
+    return lines if steps.fit is None else [*lines, *_sample(steps, words)]
 
 
 def _block(sentence: str, formulas: Iterable[Formula] = ()) -> list[Line]:
@@ -130,7 +130,7 @@ def _information(steps: Steps, words: Words) -> list[Line]:
 
 
 def _sample(steps: Steps, words: Words) -> list[Line]:
-    fit = steps.found
+    fit = steps.fit
     assert fit is not None
     statistics = [(letter, "=", _short(value)) for letter, value in steps.numbers.items()]
     verdict = words["no_maximum" if steps.estimate is None else "status"].format(status=fit.status)
@@ -150,7 +150,7 @@ def _sample(steps: Steps, words: Words) -> list[Line]:
 
 
 def _estimates(steps: Steps) -> list[Formula]:
-    fit, letters = steps.found, steps.symbolic.symbols
+    fit, letters = steps.fit, steps.symbolic.symbols
     assert fit is not None
     values = [
         sp.oo * value if value in (float("inf"), float("-inf")) else sp.Float(value)

@@ -42,7 +42,7 @@ class Steps:
     expected: sp.Matrix | None  # their mean, where it is known
     errors: dict[Symbol, Expr] | None  # standard errors at the solution
     data: tuple[float, ...] = ()
-    found: Fit | None = None  # the fit of the data
+    fit: Fit | None = None  # the fit of the data
     numbers: dict[Symbol, Expr] = field(default_factory=dict)  # the statistics of the data
     # exact where the numbers are, otherwise to fifteen digits
     estimate: dict[Symbol, Expr] | None = None

@@ -63,7 +63,7 @@ def row_sums(
     direction: Tensor | None = None,
     square: Square | None = None,
     probabilities: Tensor | None = None,
-    known: bool = False,
+    cached: bool = False,
     threads: int | None = None,
 ) -> RowSums:
     """Return the sums over the rows.
@@ -75,12 +75,12 @@ def row_sums(
         direction: as theta; the information is multiplied by it.
         square: the outer products to sum.
         probabilities: (K, n) float64, contiguous; filled by the call.
-        known: an earlier call with this theta has filled `probabilities`; the log-likelihood is
+        cached: an earlier call with this theta has filled `probabilities`; the log-likelihood is
             not computed then.
         threads: number of threads; None: PyTorch's number.
     """
     if cpu.MISSING is None:
-        return _compiled(rows, standard, theta, direction, square, probabilities, known, threads)
+        return _compiled(rows, standard, theta, direction, square, probabilities, cached, threads)
     return by_operators(rows, standard, theta, direction, square)
 
 
@@ -145,7 +145,7 @@ def _compiled(
     direction: Tensor | None,
     square: Square | None,
     probabilities: Tensor | None,
-    known: bool,
+    cached: bool,
     threads: int | None,
 ) -> RowSums:
     x = rows.x if rows.x.dtype in _TYPES else rows.x.double()
@@ -176,7 +176,7 @@ def _compiled(
         coefficients,
         along,
         cpu.address(probabilities),
-        known,
+        cached,
         _SQUARES[square],
         value.data_ptr(),
         score.data_ptr(),

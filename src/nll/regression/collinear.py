@@ -19,7 +19,7 @@ def is_singular(r: Tensor) -> bool:
     return len(sizes) < r.shape[1] or float(sizes[-1]) <= _SINGULAR * float(sizes[0])
 
 
-def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
+def dependencies(r: Tensor, to_data: Tensor, intercept: bool) -> list[Tensor]:
     """Weights of the columns as given that add to zero in every row, one set for each column that
     others determine.
 
@@ -27,7 +27,7 @@ def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
 
     Args:
         r: (p, p) upper triangular, of the solver's columns' QR factors.
-        to_given: (p, p), of the solver's coefficients.
+        to_data: (p, p), of the solver's coefficients.
         intercept: whether the first column is the constant.
     """
     lengths = r.square().sum(0).sqrt()
@@ -47,9 +47,9 @@ def dependencies(r: Tensor, to_given: Tensor, intercept: bool) -> list[Tensor]:
             :, 0
         ]
         direction = torch.where(direction.abs() < _NEGLIGIBLE, 0.0, direction) / lengths
-        weights = to_given @ direction
+        weights = to_data @ direction
         if intercept:  # the constant is what the others do not cancel, up to rounding
-            cancelled = (to_given[0, 1:] * direction[1:]).abs().max()
+            cancelled = (to_data[0, 1:] * direction[1:]).abs().max()
             weights[0] = weights[0] * (weights[0].abs() > 1e-9 * cancelled)
         combinations.append(weights)
     return combinations

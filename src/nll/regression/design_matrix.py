@@ -31,15 +31,15 @@ _WELL_CONDITIONED = 1e-8
 
 
 @dataclass(frozen=True)
-class Frame:
+class SolverColumns:
     """The solver's columns: centred (where there is an intercept), scaled to unit variance.
 
-    to_given @ b are the coefficients of the columns as given, for coefficients b of the solver's.
+    to_data @ b are the coefficients of the columns as given, for coefficients b of the solver's.
     """
 
     names: list[str]  # (p), the intercept's first
     standard: Standard
-    to_given: Tensor  # (p, p)
+    to_data: Tensor  # (p, p)
     gram: Tensor  # (p, p), the means of the products of the solver's columns
     max_norm: float  # the largest norm of a row
     length: int  # number of rows
@@ -69,7 +69,7 @@ class Frame:
         """Return the columns x factor^-1, of the same span, for an upper triangular factor."""
         eye = torch.eye(self.count, dtype=torch.float64)
         back = torch.linalg.solve_triangular(factor, eye, upper=True)
-        rotated = replace(self, factor=factor, to_given=self.to_given @ back, gram=eye)
+        rotated = replace(self, factor=factor, to_data=self.to_data @ back, gram=eye)
         max_norm = max(float(x.square().sum(1).amax()) for x in rotated.parts()) ** 0.5
         return replace(rotated, max_norm=max_norm)
 
@@ -98,7 +98,7 @@ class Frame:
         for x in self.parts():  # a block after the other (Demmel et al. 2012, "TSQR")
             r = torch.linalg.qr(torch.cat([r, x]), mode="r").R
         if is_singular(r):
-            combinations = dependencies(r, self.to_given, self.intercept)
+            combinations = dependencies(r, self.to_data, self.intercept)
             if combinations:
                 raise dependent(combinations, self.names, self.intercept)
         unit = r.diagonal().sign() * self.length**0.5  # so that the intercept's column stays 1
@@ -128,7 +128,9 @@ class Survey(NamedTuple):
         return self._replace(about=self.about._replace(centre=centre), gram=gram)
 
     def frame(self, names: list[str] | None, constant: bool = False) -> dict[str, Any]:
-        """Return the fields of a `Frame`; ValueError for constant columns, unless `constant`."""
+        """Return the fields of `SolverColumns`; ValueError for constant columns, unless
+        `constant`.
+        """
         (centre, unit, intercept), q = self.about, len(self.low)
         names = names or [f"x{j}" for j in range(q)]
         varies = self.high > self.low if intercept else (self.high != 0) | (self.low != 0)
@@ -139,15 +141,15 @@ class Survey(NamedTuple):
         std[int(intercept) :][~varies] = 1.0
         scale = unit / std[int(intercept) :]
         extent = torch.maximum(self.high - centre, centre - self.low) * scale
-        to_given = torch.diag(scale)
+        to_data = torch.diag(scale)
         if intercept:
             names = [INTERCEPT, *names]
-            to_given = torch.block_diag(torch.ones(1, dtype=torch.float64), to_given)
-            to_given[0, 1:] = -centre * scale
+            to_data = torch.block_diag(torch.ones(1, dtype=torch.float64), to_data)
+            to_data[0, 1:] = -centre * scale
         return {
             "names": names,
             "standard": Standard(centre, scale, intercept),
-            "to_given": to_given,
+            "to_data": to_data,
             "gram": self.gram / std[:, None] / std,
             "max_norm": float(extent.square().sum() + intercept) ** 0.5,
             "length": self.rows,
@@ -170,7 +172,7 @@ Product = Callable[[Tensor], Tensor]  # the information times coefficients (K - 
 
 
 @dataclass(frozen=True)
-class Held(Frame):
+class StoredColumns(SolverColumns):
     """The columns of a design in memory, dense or sparse."""
 
     source: Any  # (n, q) as given, without the intercept
@@ -205,7 +207,7 @@ class Held(Frame):
         raise NotImplementedError
 
 
-class Columns(Held):
+class Columns(StoredColumns):
     """The columns of a dense design, a tensor."""
 
     @classmethod
@@ -251,10 +253,10 @@ class Columns(Held):
 
         def times(direction: Tensor) -> Tensor:
             nonlocal probabilities
-            known = probabilities is not None
-            if not known and classes <= self.count:
+            cached = probabilities is not None
+            if not cached and classes <= self.count:
                 probabilities = probability_buffer(classes, self.length)
-            options = {"direction": direction, "probabilities": probabilities, "known": known}
+            options = {"direction": direction, "probabilities": probabilities, "cached": cached}
             return self._sums(response, theta, **options).score
 
         return times

@@ -20,14 +20,16 @@ from torch import Tensor
 from nll.solvers.outcome import Optimum, Status
 
 if TYPE_CHECKING:
-    from nll.regression.design_matrix import Frame
+    from nll.regression.design_matrix import SolverColumns
 
 # Where another step would gain less than this and yet no maximum is near, the likelihood has
 # flattened on its way up.
 _NEARLY_FLAT = 1e-4
 
 
-def certified(decrement: float, covariance: Tensor, columns: Frame, predictors: int) -> bool:
+def certified(
+    decrement: float, covariance: Tensor, columns: SolverColumns, predictors: int
+) -> bool:
     """Return whether the point proves that a finite maximum exists.
 
     Args:
@@ -48,13 +50,15 @@ def certified(decrement: float, covariance: Tensor, columns: Frame, predictors: 
     return nu * largest_range(covariance, columns, predictors) <= 0.5
 
 
-def certified_by_bound(decrement: float, largest: float, columns: Frame, predictors: int) -> bool:
+def certified_by_bound(
+    decrement: float, largest: float, columns: SolverColumns, predictors: int
+) -> bool:
     """The same without a look at the rows: x' V x <= |x|^2 times V's largest eigenvalue."""
     nu = math.sqrt(2 * max(decrement, 0.0))
     return nu * _moving(predictors) * math.sqrt(largest) * columns.max_norm <= 0.5
 
 
-def largest_range(covariance: Tensor, columns: Frame, predictors: int) -> float:
+def largest_range(covariance: Tensor, columns: SolverColumns, predictors: int) -> float:
     """Bound how far a unit direction moves two predictors of a row apart: by sqrt(x' V x) each."""
     largest = 0.0
     for x in columns.parts():

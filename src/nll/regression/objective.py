@@ -111,13 +111,13 @@ class RowsLikelihood(RegressionLikelihood):
 class InDataUnits(Objective):
     """A regression's log-likelihood by the coefficients of the columns as the data have them.
 
-    The coefficients (m, p) are `to_given` times those of the solver's columns, plus a shift; what
+    The coefficients (m, p) are `to_data` times those of the solver's columns, plus a shift; what
     follows them is shifted alone.
     """
 
     likelihood: RowsLikelihood
     layout: Layout
-    to_given: Tensor  # (p, p)
+    to_data: Tensor  # (p, p)
     shift: Tensor  # (P), of the free numbers
     replicates: Tensor | None = None  # (R, n), the weights of several data sets
 
@@ -152,7 +152,7 @@ class InDataUnits(Objective):
         return self._chained(self.likelihood.scores(self._solver(theta)[0]).mT).mT
 
     def reweighted(self, weights: Tensor) -> Objective:
-        return InDataUnits(self.likelihood, self.layout, self.to_given, self.shift, weights)
+        return InDataUnits(self.likelihood, self.layout, self.to_data, self.shift, weights)
 
     def _weights(self, theta: Tensor, which: Tensor | None = None) -> Tensor:
         if self.replicates is None:
@@ -161,7 +161,7 @@ class InDataUnits(Objective):
 
     @cached_property
     def _to_solver(self) -> Tensor:
-        return torch.linalg.inv(self.to_given)
+        return torch.linalg.inv(self.to_data)
 
     def _solver(self, theta: Tensor) -> Tensor:
         """The solver's parameters (b, P)."""
@@ -175,7 +175,7 @@ class InDataUnits(Objective):
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients (..., m, p), and what follows them."""
-        p = len(self.to_given)
+        p = len(self.to_data)
         size = numbers.shape[-1] // p * p
         return numbers[..., :size].unflatten(-1, (-1, p)), numbers[..., size:]
 
@@ -183,7 +183,7 @@ class InDataUnits(Objective):
 def in_data_units(
     likelihood: RowsLikelihood,
     coef: tuple[int, ...],
-    to_given: Tensor,
+    to_data: Tensor,
     second: str | None = None,
     shift: Tensor | None = None,
 ) -> InDataUnits:
@@ -193,7 +193,7 @@ def in_data_units(
         parameters[second] = Parameter(constraints.positive)
     layout = Layout(parameters)
     shift = torch.zeros(layout.size, dtype=torch.float64) if shift is None else shift
-    return InDataUnits(likelihood, layout, to_given, shift)
+    return InDataUnits(likelihood, layout, to_data, shift)
 
 
 def solution_at(objective: InDataUnits, params: Params, steps: int, weighted: bool) -> Solution:

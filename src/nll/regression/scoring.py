@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nll.data.classes import label, of_array
 from nll.data.weights import frequencies
-from nll.regression.after.evaluation import Evaluation, Held, Mean, evaluate, is_score_of_fit
+from nll.regression.after.evaluation import Evaluation, Mean, Outcomes, evaluate, is_score_of_fit
 from nll.regression.formula import design as designs
 from nll.regression.formula.parser import parse, variables
 from nll.regression.saved import Model
@@ -42,25 +42,25 @@ def predict_table(
         columns = {"mean": mean}
         if intervals:
             columns |= {"low": ends[:, 0], "high": ends[:, 1]}
-    found = pd.DataFrame(
+    predictions = pd.DataFrame(
         {name: np.asarray(values) for name, values in columns.items()}, index=complete.index
     )
-    return found.infer_objects().reindex(table.index)
+    return predictions.infer_objects().reindex(table.index)
 
 
 def _class_predictions(
     model: Model, table: pd.DataFrame, level: float, intervals: bool
 ) -> dict[str, Any]:
-    found = model.probabilities(table, level)
-    best = found.log_odds.argmax(1).numpy()
+    predictions = model.probabilities(table, level)
+    best = predictions.log_odds.argmax(1).numpy()
     columns: dict[str, Any] = {
         "predicted": pd.Series(list(model.classes), dtype=object).iloc[best].to_numpy()
     }
     for k, name in enumerate(map(label, model.classes)):
-        columns[f"probability[{name}]"] = found.probabilities[:, k]
+        columns[f"probability[{name}]"] = predictions.probabilities[:, k]
         if intervals:
-            columns[f"low[{name}]"] = found.interval[:, k, 0]
-            columns[f"high[{name}]"] = found.interval[:, k, 1]
+            columns[f"low[{name}]"] = predictions.interval[:, k, 0]
+            columns[f"high[{name}]"] = predictions.interval[:, k, 1]
     return columns
 
 
@@ -77,22 +77,22 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python values."""
         rows = {"rows": self.rows, "dropped": self.dropped, "rows_of_the_fit": self.in_sample}
-        found = self.evaluation
-        if found is None:
+        evaluation = self.evaluation
+        if evaluation is None:
             return {"log_score": list(self.log_score), **rows}
         scores = {
-            name: list(getattr(found, name))
+            name: list(getattr(evaluation, name))
             for name in ("log_score", "accuracy", "brier", "perplexity")
         }
-        again = found.recalibration
+        again = evaluation.recalibration
         calibration = {
             "slope": [again.slope, again.slope_error],
             "shifts": again.shifts.tolist(),
             "test": again.test._asdict(),
             "status": again.status,
         }
-        predicted, seen = found.shares.T.tolist()
-        classes = {"classes": list(found.classes), "predicted": predicted, "seen": seen}
+        predicted, seen = evaluation.shares.T.tolist()
+        classes = {"classes": list(evaluation.classes), "predicted": predicted, "seen": seen}
         return {**scores, "calibration": calibration, **classes, **rows}
 
     def __str__(self) -> str:
@@ -149,7 +149,7 @@ def _score_numbers(model: Model, table: pd.DataFrame, weights: Tensor) -> Mean:
     y = torch.from_numpy(np.array(response, dtype=np.float64))
     seen = weights > 0
     losses = -model.log_probabilities(table.loc[seen.numpy()], y[seen])
-    return Held(torch.zeros(len(losses), dtype=torch.int64), weights[seen], False).mean(losses)
+    return Outcomes(torch.zeros(len(losses), dtype=torch.int64), weights[seen], False).mean(losses)
 
 
 def _evaluate_classes(model: Model, table: pd.DataFrame, weights: Tensor) -> Evaluation:

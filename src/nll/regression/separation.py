@@ -82,22 +82,22 @@ class Limit(NamedTuple):
     projector: Tensor
     unit: Tensor  # (P)
 
-    def contrast(self, to_given: Tensor, k: int, against: int) -> tuple[Tensor, Tensor]:
+    def contrast(self, to_data: Tensor, k: int, against: int) -> tuple[Tensor, Tensor]:
         """Return the coefficients (p) of class k less another's, and their standard errors."""
-        p = len(to_given)
+        p = len(to_data)
         linear = torch.zeros(p, len(self.theta), dtype=torch.float64)
         for number, sign in ((k, 1.0), (against, -1.0)):
             if number:
-                linear[:, (number - 1) * p : number * p] += sign * to_given
+                linear[:, (number - 1) * p : number * p] += sign * to_data
         return within_limit(self, linear)
 
-    def coefficients(self, coef: Tensor, to_given: Tensor) -> tuple[Tensor, Tensor]:
+    def coefficients(self, coef: Tensor, to_data: Tensor) -> tuple[Tensor, Tensor]:
         """Return coefficients (K - 1, p) with their limits where they have one, and the covariance
         of these; NaN elsewhere.
         """
-        limits = torch.stack([self.contrast(to_given, k + 1, 0)[0] for k in range(len(coef))])
+        limits = torch.stack([self.contrast(to_data, k + 1, 0)[0] for k in range(len(coef))])
         diverges = ~limits.isfinite().reshape(-1)
-        across = torch.block_diag(*[to_given] * len(coef))
+        across = torch.block_diag(*[to_data] * len(coef))
         covariance = across @ self.covariance @ across.T
         covariance = covariance.masked_fill(diverges[:, None] | diverges, math.nan)
         return torch.where(limits.isfinite(), limits, coef), covariance
@@ -138,19 +138,19 @@ def separating_direction(margins: Any) -> np.ndarray | None:
 
     Returns: (p); 0 where no direction raises a margin; None where that is not decided.
     """
+    gain = np.asarray(margins.sum(0)).ravel()
+    direction = minimise(-gain, -margins, np.zeros(margins.shape[0]), (-1, 1))
+    if direction is None:
+        return None
+    raised = margins @ direction
+    if raised.max(initial=0.0) <= ZERO:
+        return np.zeros_like(direction)
+    return direction if raised.min() >= -ZERO else None
+
+
+def minimise(cost: np.ndarray, matrix: Any, most: np.ndarray, bounds: Any) -> np.ndarray | None:
+    """Minimise cost'x subject to matrix x <= most; None where the solver failed."""
     from scipy.optimize import linprog
 
-    solved: Any = linprog(
-        -np.asarray(margins.sum(0)).ravel(),
-        A_ub=-margins,
-        b_ub=np.zeros(margins.shape[0]),
-        bounds=(-1, 1),
-        method="highs",
-        options=_EXACT,
-    )
-    if solved.status != 0:
-        return None
-    reached = margins @ solved.x
-    if reached.max(initial=0.0) <= ZERO:
-        return np.zeros_like(solved.x)
-    return solved.x if reached.min() >= -ZERO else None
+    solution: Any = linprog(cost, matrix, most, bounds=bounds, method="highs", options=_EXACT)
+    return solution.x if solution.status == 0 else None

@@ -103,7 +103,7 @@ def scores(axis: Axes, scores: Scores) -> None:
     """Draw normal scores of the data under the fit vs. those of their ranks, with a 95 % band."""
     axis.fill_between(scores.expected, scores.low, scores.high, color=GREY, alpha=0.25, lw=0)
     axis.plot(scores.expected, scores.expected, color=GREY, lw=1.0, ls="--")
-    axis.plot(scores.expected, scores.found, "o", color=BLUE, ms=2.5)
+    axis.plot(scores.expected, scores.observed, "o", color=BLUE, ms=2.5)
     axis.set_xlabel("normal quantile of the rank")
     axis.set_ylabel("normal quantile under the fit")
 

@@ -108,14 +108,14 @@ def test_scores_are_normal_quantiles_of_the_fitted_probabilities():
     scores = normal_scores(found.sample, found.params)
     x = np.sort(REAL.numpy())
     share = stats.gumbel_r(float(found.params["loc"]), float(found.params["scale"])).cdf(x)
-    np.testing.assert_allclose(scores.found, stats.norm.ppf(share), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(scores.observed, stats.norm.ppf(share), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
         scores.expected, stats.norm.ppf((np.arange(200) + 0.5) / 200), rtol=1e-12
     )
     assert bool(((scores.low < scores.expected) & (scores.expected < scores.high)).all())
     # a value that a distribution function calls 1
     heavy = fit(td.Normal, torch.cat([REAL, torch.tensor([60.0])]))
-    top = normal_scores(heavy.sample, heavy.params).found[-1]
+    top = normal_scores(heavy.sample, heavy.params).observed[-1]
     assert float(top) == pytest.approx(
         (60 - float(heavy.params["loc"])) / float(heavy.params["scale"]), rel=1e-9
     )

@@ -105,7 +105,7 @@ def test_offsets_and_weights_of_classes_are_those_of_the_fit():
     row = found.most(1).item()
     again = nll.SoftmaxRegression(class_weight=model.class_weight, baseline=1)
     again.fit(np.delete(X, row, 0), np.delete(Y, row), offset=np.delete(offset, row, 0))
-    change = (again.result_.vector - model.result_.vector) / found.errors
+    change = (again.result_.vector - model.result_.vector) / found.standard_errors
     assert float((found.dfbetas([row])[0] - change).abs().max()) < 0.3 * float(change.abs().max())
     with pytest.raises(ValueError, match="offset of the fit"):
         model.influence(X, Y)

@@ -109,10 +109,12 @@ def test_columns_come_back_in_their_own_units():
     np.testing.assert_allclose(columns.given()[:, 2], table().pos, rtol=1e-14)
     np.testing.assert_allclose(columns.x.mean(0), [1, 0, 0], atol=1e-15)
     np.testing.assert_allclose(columns.x.square().mean(0), [1, 1, 1], rtol=1e-14)
-    # b_given = to_given b: the same scores.
+    # b_given = to_data b: the same scores.
     coefficients = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
     np.testing.assert_allclose(
-        columns.x @ coefficients, expected @ (columns.to_given @ coefficients).numpy(), rtol=1e-13
+        columns.x @ coefficients,
+        expected @ (columns.to_data @ coefficients).numpy(),
+        rtol=1e-13,
     )
 
 

@@ -98,7 +98,7 @@ class Scores(NamedTuple):
     """Data transformed to normal scores under the fit: (m) each, ascending."""
 
     expected: Tensor  # from the rank of a row
-    found: Tensor  # from its probability in the fitted distribution
+    observed: Tensor  # from its probability in the fitted distribution
     low: Tensor  # the 95 % band of each rank
     high: Tensor
 

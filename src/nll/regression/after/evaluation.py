@@ -47,7 +47,7 @@ class Mean(NamedTuple):
         return f"{self.value:.6g} ({self.standard_error:.3g})"
 
 
-class Held(NamedTuple):
+class Outcomes(NamedTuple):
     """The outcomes that predictions are compared with."""
 
     codes: Tensor  # (n)
@@ -87,7 +87,7 @@ class Evaluation:
     shares: Tensor  # (K, 2): the share of each class, predicted and observed
     classes: tuple[str, ...]
     row_scores: Tensor = field(repr=False)  # (n), the negative log-probability of each row's class
-    held: Held = field(repr=False)
+    outcomes: Outcomes = field(repr=False)
     # whether these are the very rows of the fit, which say little about others
     in_sample: bool = False
 
@@ -105,11 +105,11 @@ class Evaluation:
         """
         same = (
             len(self.row_scores) == len(other.row_scores)
-            and self.held.sampling == other.held.sampling
+            and self.outcomes.sampling == other.outcomes.sampling
         )
-        if not (same and all(map(torch.equal, self.held[:2], other.held[:2]))):
+        if not (same and all(map(torch.equal, self.outcomes[:2], other.outcomes[:2]))):
             raise ValueError("expected evaluations on the same rows, got other classes or weights")
-        return self.held.mean(self.row_scores - other.row_scores)
+        return self.outcomes.mean(self.row_scores - other.row_scores)
 
     def to_pandas(self) -> Any:
         """Return a DataFrame of the calibration: class, mean prediction, observed share and its
@@ -127,7 +127,7 @@ class Evaluation:
         if again.converged:
             slope = f"{Mean(again.slope, again.slope_error)}; calibrated: {again.test}"
         lines = [
-            f"Rows         {float(self.held.weights.sum()):.12g}",
+            f"Rows         {float(self.outcomes.weights.sum()):.12g}",
             f"Log-score    {self.log_score}, perplexity {self.perplexity.value:.6g}",
             f"Accuracy     {self.accuracy}",
             f"Brier score  {self.brier}",
@@ -192,7 +192,7 @@ def evaluate(
         shares=torch.stack([held.weights @ p, seen], 1) / held.weights.sum(),
         classes=classes,
         row_scores=row_scores,
-        held=held,
+        outcomes=held,
         in_sample=in_sample,
     )
 
@@ -206,7 +206,7 @@ def is_score_of_fit(score: float, fitted: float | None) -> bool:
 
 def _checked(
     log_p: Tensor, codes: Tensor, weights: Tensor | None, sampling: bool
-) -> tuple[Tensor, Held]:
+) -> tuple[Tensor, Outcomes]:
     if log_p.ndim != 2 or codes.shape != log_p.shape[:1]:
         raise ValueError(
             f"expected log-probabilities (n, K) and codes (n), got {tuple(log_p.shape)} and "
@@ -227,4 +227,4 @@ def _checked(
             f"{float(log_p[row].exp().sum()):.9g} at row {row}"
         )
     seen = w > 0
-    return log_p[seen].double(), Held(codes[seen], w[seen], sampling)
+    return log_p[seen].double(), Outcomes(codes[seen], w[seen], sampling)

@@ -24,7 +24,7 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.estimation.inference import covariance as cov
 from nll.regression.after.predictions import score_covariance
-from nll.regression.design_matrix import Held
+from nll.regression.design_matrix import StoredColumns
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +35,20 @@ class Influence:
     # (n): d' S^-1 d / number of coefficients, with their change d without the row
     cooks_distance: Tensor
     names: tuple[str, ...]  # (P), of the coefficients
-    errors: Tensor = field(repr=False)  # (P), standard errors, from the inverse information
+    standard_errors: Tensor = field(repr=False)  # (P), from the inverse information
     inverse: Tensor = field(repr=False)  # (P, P), of the information by the columns x
     pulls: Tensor = field(repr=False)  # (n, K - 1): u of each row
-    columns: Held = field(repr=False)
+    columns: StoredColumns = field(repr=False)
 
     def changes(self, rows: Any = slice(None)) -> Tensor:
         """(rows, P): how the coefficients change without a row; `rows` is a slice or numbers."""
         scores = self.pulls[rows][:, :, None] * self.columns.block(rows)[:, None]
         change = (-scores.flatten(1) @ self.inverse).reshape(scores.shape)
-        return (change @ self.columns.to_given.T).flatten(1)
+        return (change @ self.columns.to_data.T).flatten(1)
 
     def dfbetas(self, rows: Any = slice(None)) -> Tensor:
         """(rows, P): the changes in units of the coefficients' standard errors."""
-        return self.changes(rows) / self.errors
+        return self.changes(rows) / self.standard_errors
 
     def most(self, count: int = 10) -> Tensor:
         """The numbers of the rows with the largest Cook's distances, the largest first."""
@@ -75,7 +75,7 @@ class Influence:
 
 
 def influence(
-    columns: Held,
+    columns: StoredColumns,
     labels: Tensor,
     weights: Tensor,
     probabilities: Callable[[slice], Tensor],
@@ -108,6 +108,6 @@ def influence(
         pull = pull.masked_fill(singular[:, None] != 0, torch.inf)
         pulls[rows] = pull
         cook[rows] = torch.einsum("nk,nkl,nl->n", pull, covariance, pull) / len(inverse)
-    variances = cov.transformed_by_block(inverse.clone(), columns.to_given).diagonal()
-    errors = variances.clamp(min=0).sqrt()
-    return Influence(leverage, cook, names, errors, inverse, pulls, columns)
+    variances = cov.transformed_by_block(inverse.clone(), columns.to_data).diagonal()
+    standard_errors = variances.clamp(min=0).sqrt()
+    return Influence(leverage, cook, names, standard_errors, inverse, pulls, columns)

@@ -45,10 +45,10 @@ def fit_choices(
     covariance, information = torch.full_like(inverse, torch.nan), likelihood.information_name
     if converged:
         covariance, information = estimate_covariance(likelihood, optimum.theta, inverse, options)
-    coef, covariance = _in_user_units(columns.to_given, optimum.theta, covariance, exists.limit)
+    coef, covariance = _in_user_units(columns.to_data, optimum.theta, covariance, exists.limit)
     verdict, status = _ending(likelihood, optimum, exists)
     params = {"coef": coef}
-    inside = in_data_units(plain, (columns.count,), columns.to_given)
+    inside = in_data_units(plain, (columns.count,), columns.to_data)
     search = partial(solution_at, inside, params, optimum.steps, options.weighted)
     return RegressionFit(
         model="Conditional logit",
@@ -95,7 +95,7 @@ def _is_known(inverse: Tensor) -> bool:
 
 
 def _in_user_units(
-    to_given: Tensor, theta: Tensor, covariance: Tensor, limit: Limit | None
+    to_data: Tensor, theta: Tensor, covariance: Tensor, limit: Limit | None
 ) -> tuple[Tensor, Tensor]:
     """Return coefficients and covariance of the columns as the user has them.
 
@@ -103,12 +103,12 @@ def _in_user_units(
     standard error.
     """
     if limit is None:
-        return to_given @ theta, cov.transformed(covariance, to_given)
-    limits, _ = within_limit(limit, to_given)
+        return to_data @ theta, cov.transformed(covariance, to_data)
+    limits, _ = within_limit(limit, to_data)
     finite = limits.isfinite()
-    covariance = to_given @ limit.covariance @ to_given.T
+    covariance = to_data @ limit.covariance @ to_data.T
     covariance = covariance.masked_fill(~(finite[:, None] & finite), torch.nan)
-    return torch.where(finite, limits, to_given @ theta), covariance
+    return torch.where(finite, limits, to_data @ theta), covariance
 
 
 def _count(likelihood: ConditionalLikelihood, kind: str) -> float:
@@ -120,7 +120,7 @@ def _ending(
     likelihood: ConditionalLikelihood, optimum: Optimum, exists: Existence
 ) -> tuple[Status, str]:
     if exists.direction is not None:
-        moved = likelihood.columns.to_given @ exists.direction
+        moved = likelihood.columns.to_data @ exists.direction
         sizes = zip(likelihood.columns.names, moved.tolist(), strict=True)
         along = ", ".join(f"{size:+.3g} {name}" for name, size in sizes if size)
         return Status.SEPARATED, (

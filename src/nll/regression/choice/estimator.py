@@ -165,9 +165,9 @@ class ConditionalLogit(BaseEstimator):
         Raises: ValueError for an alternative that the fit has not seen.
         """
         choices, log_p = self._predicted(X, case, alternative, available, offset)
-        found = np.full(choices.shape, -np.inf)
-        found.reshape(-1)[choices.order] = log_p
-        return found
+        padded = np.full(choices.shape, -np.inf)
+        padded.reshape(-1)[choices.order] = log_p
+        return padded
 
     def predict_proba(self, X: Any, **more: Any) -> np.ndarray:
         """Return probabilities, as `predict_log_proba` does their logarithms."""
@@ -304,7 +304,7 @@ def _likelihood(
         usable = Columns.of(deviation, names, intercept=False, constant=True)
         penalised = torch.ones(len(names), dtype=torch.float64)
         penalised[:constants] = 0.0
-        penalty = alpha * usable.to_given.T @ torch.diag(penalised) @ usable.to_given
+        penalty = alpha * usable.to_data.T @ torch.diag(penalised) @ usable.to_data
         return ConditionalLikelihood(usable, case, chosen, weights, offset, penalty)
     if bool(constant.any()):
         name = names[int(constant.nonzero()[0])]

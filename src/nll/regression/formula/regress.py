@@ -195,7 +195,7 @@ def _fit_classes(
         baseline=code_of(first if options.baseline is None else options.baseline, classes),
         alpha=options.alpha,
         firth=options.firth,
-        wish=CovarianceOptions(options.covariance, clusters=clusters),
+        covariance=CovarianceOptions(options.covariance, clusters=clusters),
         response=design.response,
         progress=progress,
     )
@@ -244,7 +244,7 @@ def regress_blocks(
         intercept=terms.intercept,
         baseline=options.baseline,
         alpha=options.alpha,
-        wish=CovarianceOptions(options.covariance, clusters=options.clusters),
+        covariance=CovarianceOptions(options.covariance, clusters=options.clusters),
         checkpoint=checkpoint,
         progress=progress,
     )

@@ -71,8 +71,8 @@ def formula_stream(
     copied = [name for name in (response, weights, clusters) if name is not None]
     wanted: list[str] = list(dict.fromkeys([*variables(parsed), *copied]))
     predictors = columns_in(parsed.rhs)
-    found = survey(data, wanted, predictors, {one.category for one in computed(parsed.rhs)})
-    rows = _with_all(found.head, found.categories)
+    surveyed = survey(data, wanted, predictors, {one.category for one in computed(parsed.rhs)})
+    rows = _with_all(surveyed.head, surveyed.categories)
     if response not in predictors:  # of any type: it is not evaluated
         rows = with_columns(rows, {response: 0.0})
     terms = Terms.of(matrices(rows, parsed).rhs.model_spec, formula)

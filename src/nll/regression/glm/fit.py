@@ -208,15 +208,15 @@ def _in_data_units(problem: LinearLikelihood) -> InDataUnits:
         shift[0] = problem.centre
     if problem.has_second:
         shift[-1] = math.log(problem.unit)
-    to_given = columns.to_given * problem.unit
-    return in_data_units(problem, (columns.count,), to_given, second, shift)
+    to_data = columns.to_data * problem.unit
+    return in_data_units(problem, (columns.count,), to_data, second, shift)
 
 
 def _estimates(
     maximum: _Maximum, observed: Observations, kind: Response
 ) -> tuple[Params, Tensor, str]:
     problem, theta = maximum.problem, maximum.optimum.theta
-    p, jacobian = problem.columns.count, problem.columns.to_given * problem.unit
+    p, jacobian = problem.columns.count, problem.columns.to_data * problem.unit
     coef = jacobian @ theta[:p]
     if problem.columns.intercept:
         coef[0] += problem.centre

@@ -145,7 +145,7 @@ class SoftmaxRegression(FittedSoftmax):
             alpha=float(self.alpha),
             firth=self.penalty == "firth",
             standard_errors=bool(self.standard_errors),
-            wish=CovarianceOptions(self.covariance, kind, data.clusters),
+            covariance=CovarianceOptions(self.covariance, kind, data.clusters),
             offset=data.offset,
             allowed=data.allowed,
             response=getattr(y, "name", None),
@@ -184,7 +184,7 @@ class SoftmaxRegression(FittedSoftmax):
             baseline=self.baseline,
             alpha=float(self.alpha),
             standard_errors=bool(self.standard_errors),
-            wish=CovarianceOptions(self.covariance, self.weights, stream.clusters),
+            covariance=CovarianceOptions(self.covariance, self.weights, stream.clusters),
             checkpoint=checkpoint,
             progress=progress,
         )

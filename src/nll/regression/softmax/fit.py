@@ -18,7 +18,7 @@ from nll.regression.after.influence import Influence, influence
 from nll.regression.after.predictions import Predictor
 from nll.regression.contrasts import Classes
 from nll.regression.covariance import CovarianceOptions, estimate_covariance
-from nll.regression.design_matrix import Held, Response
+from nll.regression.design_matrix import Response, StoredColumns
 from nll.regression.objective import solution_at
 from nll.regression.result import RegressionFit
 from nll.regression.softmax.firth import FirthLikelihood
@@ -34,7 +34,7 @@ _MOST_SETTLED = 1024  # parameters whose information's eigenvectors are formed
 
 
 def fit_softmax(
-    columns: Held,
+    columns: StoredColumns,
     codes: Tensor,
     weights: Tensor,
     classes: list[str],
@@ -45,7 +45,7 @@ def fit_softmax(
     offset: Tensor | None = None,
     allowed: Tensor | None = None,
     standard_errors: bool = True,
-    wish: CovarianceOptions | None = None,
+    covariance: CovarianceOptions | None = None,
     response: Any = None,
     progress: Progress | None = None,
 ) -> RegressionFit:
@@ -62,7 +62,7 @@ def fit_softmax(
         offset: (n, K), added to the linear predictors, in the order of the codes.
         allowed: (n, K), the classes that a row may have, by their codes; None: its own only.
         standard_errors: whether the information is formed where the steps do not need it.
-        wish: which covariance; None: the inverse information.
+        covariance: which covariance; None: the inverse information.
         response: the name of the response, for the table.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
@@ -84,7 +84,7 @@ def fit_softmax(
     else:
         objective = InMemory(columns, rows, len(classes), alpha)
     searched = search(objective, progress, standard_errors)
-    return conclude(objective, searched, coded, response, wish or CovarianceOptions())
+    return conclude(objective, searched, coded, response, covariance or CovarianceOptions())
 
 
 def influence_on(objective: InMemory, coef: Tensor, names: tuple[str, ...]) -> Influence:
@@ -93,7 +93,7 @@ def influence_on(objective: InMemory, coef: Tensor, names: tuple[str, ...]) -> I
     Raises: ValueError where the likelihood has no maximum there.
     """
     columns = objective.columns
-    theta = torch.linalg.solve_triangular(columns.to_given, coef.T, upper=True).T
+    theta = torch.linalg.solve_triangular(columns.to_data, coef.T, upper=True).T
     sums = objective.sums(theta.reshape(-1))
     if decrement_of(sums) > _AT_MAXIMUM * objective.unit:
         raise ValueError(
@@ -136,9 +136,9 @@ def conclude(
     converged = optimum.reached and exists
     inverse = searched.inverse if converged else None
     covariance, information = _covariance(objective, optimum.theta, inverse, options)
-    coef = objective.coef(optimum.theta) @ columns.to_given.T
+    coef = objective.coef(optimum.theta) @ columns.to_data.T
     if judged.limit is not None:
-        coef, covariance = judged.limit.coefficients(coef, columns.to_given)
+        coef, covariance = judged.limit.coefficients(coef, columns.to_data)
     verdict, status = _status(objective, searched, exists, judged, classes)
     names = tuple(columns.names)
     params, inside, refit = {"coef": coef}, objective.in_data_units(), None
@@ -190,7 +190,7 @@ def _covariance(
         unknown = torch.full((1, 1), torch.nan, dtype=torch.float64)
         return unknown.expand(objective.size, objective.size), objective.information_name
     covariance, name = estimate_covariance(objective, theta, inverse, options)
-    return cov.transformed_by_block(covariance, objective.columns.to_given), name
+    return cov.transformed_by_block(covariance, objective.columns.to_data), name
 
 
 def _settled(objective: SoftmaxLikelihood, searched: Searched) -> Searched:

@@ -24,7 +24,7 @@ from nll.data.arrays import (
 from nll.data.classes import cluster_codes, coded, require_one_type
 from nll.data.prefetch import blocks
 from nll.data.weights import frequencies, scaled
-from nll.regression.design_matrix import Columns, Held
+from nll.regression.design_matrix import Columns, StoredColumns
 from nll.regression.softmax.set_valued import sets_of
 from nll.regression.softmax.sparse import SparseColumns
 from nll.regression.tables import column_names, columns_given, length, plain, shared
@@ -104,7 +104,7 @@ class Training(NamedTuple):
             rows = counted(*rows) or rows
         return cls(*rows, np.array(classes, dtype=y.dtype), *others, given.names)
 
-    def columns(self, intercept: bool, constant: bool) -> Held:
+    def columns(self, intercept: bool, constant: bool) -> StoredColumns:
         kind = SparseColumns if issparse(self.X) else Columns
         return kind.of(self.X, self.names, intercept, constant)
 

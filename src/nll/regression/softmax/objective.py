@@ -13,7 +13,7 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, RowSums, Square
 from nll.regression import existence
-from nll.regression.design_matrix import Frame, Held, Response
+from nll.regression.design_matrix import Response, SolverColumns, StoredColumns
 from nll.regression.objective import (
     InDataUnits,
     RegressionLikelihood,
@@ -50,7 +50,9 @@ class SoftmaxLikelihood(RegressionLikelihood):
     exact_information = True  # whether `sums` has the second derivative itself
     dropped = 0  # rows with missing values that were left out
 
-    def __init__(self, columns: Frame, counts: Tensor, length: int, alpha: float = 0.0) -> None:
+    def __init__(
+        self, columns: SolverColumns, counts: Tensor, length: int, alpha: float = 0.0
+    ) -> None:
         self.columns, self.counts, self.length, self.alpha = columns, counts, length, alpha
         self.classes = len(counts)
         # of the log-likelihood, where weights are shares
@@ -198,18 +200,18 @@ class SoftmaxLikelihood(RegressionLikelihood):
         slopes = torch.ones(self.columns.count, dtype=torch.float64)
         if self.columns.intercept:
             slopes[0] = 0.0
-        to_given = self.columns.to_given
-        return between, to_given.T @ (slopes[:, None] * to_given)
+        to_data = self.columns.to_data
+        return between, to_data.T @ (slopes[:, None] * to_data)
 
 
 class RowsSoftmax(SoftmaxLikelihood, RowsLikelihood):
     """The log-likelihood of rows in memory, whose classes may be known in any way."""
 
-    columns: Held
+    columns: StoredColumns
 
     def in_data_units(self) -> InDataUnits:
         shape = (self.classes - 1, self.columns.count)
-        return in_data_units(self, shape, self.columns.to_given)
+        return in_data_units(self, shape, self.columns.to_data)
 
 
 class InMemory(RowsSoftmax):
@@ -223,7 +225,9 @@ class InMemory(RowsSoftmax):
         alpha: see `SoftmaxLikelihood`.
     """
 
-    def __init__(self, columns: Held, response: Response, classes: int, alpha: float = 0.0) -> None:
+    def __init__(
+        self, columns: StoredColumns, response: Response, classes: int, alpha: float = 0.0
+    ) -> None:
         labels, weights, target, self.offset = response
         if weights is not None and bool((weights == 1.0).all()):
             weights = None

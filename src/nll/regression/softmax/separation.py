@@ -16,18 +16,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
-from nll.regression.separation import Contrast, Limit, Pairs, Separation, limit_of
+from nll.regression.separation import (
+    ZERO,
+    Contrast,
+    Limit,
+    Pairs,
+    Separation,
+    limit_of,
+    minimise,
+    separating_direction,
+)
 from nll.solvers.outcome import Optimum
 
 if TYPE_CHECKING:
     from nll.regression.softmax.objective import SoftmaxLikelihood
 
-_ZERO = 1e-9  # a margin that is 0, for columns and directions of at most 1
-_EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 _MOST_PAIRS = 20_000  # rows times other classes of one linear programme
 _ADDED = 500  # rows that a direction treats worst
 _ROUNDS = 60
@@ -59,7 +65,7 @@ class Eliminated:
         """(n, K), or (n, 1) where all are: the classes that remain."""
         remaining = torch.ones(len(x), 1, dtype=torch.bool)
         for direction in self.directions:
-            remaining = remaining & (self.margins(x, labels, direction) <= _ZERO)
+            remaining = remaining & (self.margins(x, labels, direction) <= ZERO)
         return remaining
 
 
@@ -89,17 +95,17 @@ def judge(
     optimum = search(remaining)
     if not optimum.reached:
         return Judged()
-    limit, to_given = limit_of(optimum), objective.columns.to_given
+    limit, to_data = limit_of(optimum), objective.columns.to_data
     total = torch.where(total.abs() < 1e-9 * total.abs().amax(), 0.0, total) / eliminated.unit
     separated, partly = _pairs(objective, eliminated, classes)
     separation = Separation(
         classes=classes,
         columns=tuple(objective.columns.names),
-        direction=total @ to_given.T,
+        direction=total @ to_data.T,
         separated=separated,
         partly=partly,
         supremum=float(remaining.log_likelihood(optimum.theta)),
-        contrasts=tuple(_finite_contrasts(limit, to_given, classes)),
+        contrasts=tuple(_finite_contrasts(limit, to_data, classes)),
     )
     return Judged(separation=separation, limit=limit)
 
@@ -142,12 +148,12 @@ def _pairs(
 
 
 def _finite_contrasts(
-    limit: Limit, to_given: Tensor, classes: tuple[str, ...]
+    limit: Limit, to_data: Tensor, classes: tuple[str, ...]
 ) -> Iterator[Contrast]:
     """Yield each class against the first before it from which it differs by something finite."""
     for k in range(1, len(classes)):
         for against in range(k):
-            estimate, standard_errors = limit.contrast(to_given, k, against)
+            estimate, standard_errors = limit.contrast(to_data, k, against)
             if bool(estimate.isfinite().any()):
                 yield Contrast(classes[k], classes[against], estimate, standard_errors)
                 break
@@ -178,7 +184,7 @@ def _worst(
     for x, labels in _labelled(objective):
         margins = eliminated.margins(x, labels, direction)
         size = margins.masked_fill(~eliminated.allowed(x, labels), math.inf).amin(1)
-        at = (size < -_ZERO).nonzero()[:, 0]
+        at = (size < -ZERO).nonzero()[:, 0]
         if len(at):
             worst.append((size[at], x[at], labels[at]))
             joined = [torch.cat(parts) for parts in zip(*worst, strict=True)]
@@ -192,15 +198,8 @@ def _widest(x: Tensor, labels: Tensor, allowed: Tensor, zero: Tensor) -> Tensor 
     pairs = allowed.scatter(1, labels[:, None], False).numpy()
     if not pairs.any():
         return zero
-    margins = _matrix(x.numpy(), labels.numpy(), pairs)
-    gain = np.asarray(margins.sum(0)).ravel()
-    solution = _solved(-gain, -margins, np.zeros(pairs.sum()), (-1, 1))
-    if solution is None:
-        return None
-    reached = margins @ solution
-    if reached.max(initial=0.0) <= _ZERO:
-        return zero
-    return _by_class(solution, zero) if reached.min() >= -_ZERO else None
+    solution = separating_direction(_matrix(x.numpy(), labels.numpy(), pairs))
+    return None if solution is None else _by_class(solution, zero)
 
 
 def _simplest(x: Tensor, labels: Tensor, lost: Tensor, total: Tensor) -> Tensor:
@@ -210,17 +209,12 @@ def _simplest(x: Tensor, labels: Tensor, lost: Tensor, total: Tensor) -> Tensor:
     pairs = torch.ones_like(lost).scatter(1, labels[:, None], False)
     margins = _matrix(x.numpy(), labels.numpy(), pairs.numpy())
     both: Any = hstack([margins, -margins]).tocsr()
-    solution = _solved(np.ones(both.shape[1]), -both, -lost[pairs].double().numpy(), (0, None))
+    least = lost[pairs].double().numpy()
+    solution = minimise(np.ones(both.shape[1]), -both, -least, (0, None))
     if solution is None:
         return total
     positive, negative = np.split(solution, 2)
     return _by_class(positive - negative, total)
-
-
-def _solved(cost: np.ndarray, matrix: Any, most: np.ndarray, bounds: Any) -> np.ndarray | None:
-    """Minimise cost'x subject to matrix x <= most; None where the solver failed."""
-    found: Any = linprog(cost, matrix, most, bounds=bounds, method="highs", options=_EXACT)
-    return found.x if found.status == 0 else None
 
 
 def _matrix(x: np.ndarray, labels: np.ndarray, pairs: np.ndarray) -> Any:

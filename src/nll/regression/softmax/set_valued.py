@@ -30,7 +30,7 @@ from nll.data.classes import require_one_type
 from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, RowSums, Square
 from nll.regression import existence
-from nll.regression.design_matrix import Held, Response
+from nll.regression.design_matrix import Response, StoredColumns
 from nll.regression.softmax.objective import (
     InMemory,
     RowsSoftmax,
@@ -104,7 +104,7 @@ class SetValued(RowsSoftmax):
     concave = False
 
     def __init__(
-        self, columns: Held, response: Response, alpha: float = 0.0, *, allowed: Tensor
+        self, columns: StoredColumns, response: Response, alpha: float = 0.0, *, allowed: Tensor
     ) -> None:
         self.response, self.allowed = response, allowed
         classes = allowed.shape[1]

@@ -24,9 +24,9 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.kernels.multinomial import Rows, RowSums, Square, Standard, row_sums
 from nll.regression.design_matrix import (
-    Held,
     Product,
     Response,
+    StoredColumns,
     Survey,
     about_centre,
     gram_of,
@@ -42,7 +42,7 @@ _TALL = 1 << 13  # rows of a dense block
 _DENSE_RATE = 50  # products of dense columns, in the time of one of sparse ones
 
 
-class SparseColumns(Held):
+class SparseColumns(StoredColumns):
     """The columns of a sparse design, a csr_array of SciPy's."""
 
     @classmethod

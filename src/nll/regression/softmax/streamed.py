@@ -23,7 +23,7 @@ from nll.data.stream import Block, Stream
 from nll.kernels.multinomial import Rows, RowSums, Square, row_sums
 from nll.regression.contrasts import Classes
 from nll.regression.covariance import CovarianceOptions
-from nll.regression.design_matrix import Columns, Frame, Response, unchanged
+from nll.regression.design_matrix import Columns, Response, SolverColumns, unchanged
 from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import code_of, conclude
 from nll.regression.softmax.objective import (
@@ -42,7 +42,7 @@ _SQUARES = (None, "information", "scores", "weighted scores")  # numbered, for t
 
 
 @dataclass(frozen=True)
-class StreamedColumns(Frame):
+class StreamedColumns(SolverColumns):
     """Columns whose rows are read for each pass."""
 
     table: Table
@@ -55,8 +55,8 @@ class StreamedColumns(Frame):
     def parts(self) -> Iterator[Tensor]:
         return (self.applied(block.x) for block in self.table.rows)
 
-    def held(self, x: Tensor) -> Columns:
-        standard = self.standard, self.to_given, self.gram, self.max_norm
+    def stored(self, x: Tensor) -> Columns:
+        standard = self.standard, self.to_data, self.gram, self.max_norm
         return Columns(self.names, *standard, len(x), x, factor=self.factor)
 
 
@@ -163,7 +163,7 @@ class Streamed(SoftmaxLikelihood):
         if len(x) < least:
             return None
         response = Response(self.order.argsort()[labels], weights)
-        return InMemory(self.columns.held(x), response, self.classes, self.alpha / step)
+        return InMemory(self.columns.stored(x), response, self.classes, self.alpha / step)
 
     def among(self, allowed: Allowed) -> Streamed:
         return Streamed(self.columns, self.order, self.checkpoint, self.alpha, allowed)
@@ -176,7 +176,7 @@ def fit_streamed(
     baseline: Any = None,
     alpha: float = 0.0,
     standard_errors: bool = True,
-    wish: CovarianceOptions | None = None,
+    covariance: CovarianceOptions | None = None,
     checkpoint: Any = None,
     progress: Progress | None = None,
 ) -> tuple[RegressionFit, list[Any]]:
@@ -188,15 +188,15 @@ def fit_streamed(
         baseline: the reference class; None: the first, by the order of the type or sorted.
         alpha: the ridge penalty of `SoftmaxRegression`.
         standard_errors: whether the information is formed where the steps do not need it.
-        wish: which covariance; None: the inverse information.
+        covariance: which covariance; None: the inverse information.
         checkpoint: the file that keeps the passes; None: none.
         progress: called before each step with (step, log-likelihood, Newton decrement).
 
     Raises: ValueError for rows or a checkpoint that cannot be used, or, without a penalty,
         collinear columns.
     """
-    wish = wish or CovarianceOptions()
-    if wish.weights == "importance":
+    covariance = covariance or CovarianceOptions()
+    if covariance.weights == "importance":
         raise ValueError(
             "expected frequencies or sampling weights with a Stream, got importance weights"
         )
@@ -206,21 +206,21 @@ def fit_streamed(
         "baseline": baseline,
         "alpha": alpha,
         "standard errors": standard_errors,
-        "covariance": wish.kind,
-        "kind of weights": wish.weights,
+        "covariance": covariance.kind,
+        "kind of weights": covariance.weights,
         "nll": __version__,
     }
     what = rows.what | {name: str(value) for name, value in options.items()}
     _require_keepable(rows, checkpoint)
     with Checkpoint(checkpoint, what, rows) as passes:
         table = survey(rows, intercept, passes)
-        table = table if wish.weights == "frequency" else table.in_ratio()
+        table = table if covariance.weights == "frequency" else table.in_ratio()
         classes = _classes(table, baseline)
         columns = StreamedColumns.of(table, intercept, alpha > 0.0)
         columns = columns if alpha else columns.independent()
         objective = Streamed(columns, classes.order, passes, alpha)
         searched = search(objective, progress, standard_errors)
-        fitted = conclude(objective, searched, classes, stream.response, wish)
+        fitted = conclude(objective, searched, classes, stream.response, covariance)
         if not rows.checked:  # all passes were in the file
             rows.check()
     return fitted, table.classes
