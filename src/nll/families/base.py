@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -156,7 +157,7 @@ class Family:
         known: Any = self.base.arg_constraints
         return {
             name: known[name]
-            for name in inspect.signature(self.base).parameters
+            for name in _arguments(self.base)
             if name in known and name not in (*_ALTERNATIVES, *self.given)
         }
 
@@ -184,6 +185,11 @@ class Family:
         if self.log_prob is not None:
             return self.log_prob(values, **params, **given)
         return self(**params, **given, validate_args=False).log_prob(values)
+
+
+@cache
+def _arguments(distribution: type[td.Distribution]) -> tuple[str, ...]:
+    return tuple(inspect.signature(distribution).parameters)
 
 
 def parameter_of(constraint: Any, columns: int) -> Parameter:
