@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from nll.cli import streamed, terminal
-from nll.cli.observed import Observed, Source, read_observed
+from nll.cli.observed import Source, read_observed
 from nll.cli.options import (
     DISTRIBUTIONS,
     CensoredRight,
@@ -144,20 +144,17 @@ def fit(
                 )
                 outcome = _outcome(regression, f"{formula} ({source.name})", margins, stages)
             else:
-                stages.say(f"Reading {source.name}")
-                observed = read_observed(
+                outcome = _fit_column(
                     source,
                     str(column),
+                    family,
+                    by,
+                    stages,
                     weights=weights,
                     censored_right=censored_right,
                     event=event,
                     missing=missing.policy,
-                    by=by,
-                    categories=family == "categorical",
                 )
-                groups = None if by is None else observed.table[by].to_numpy()
-                title = f"{column} as {family} ({source.name})"
-                outcome = Outcome(_fit_column(observed, family, groups, column, stages), title)
             if profile:
                 outcome = _profiled(outcome, stages)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, or a signal
@@ -258,19 +255,28 @@ def _outcome(regression: Regression, title: str, margins: bool, stages: terminal
 
 
 def _fit_column(
-    observed: Observed, family: str, groups: Any, column: str | None, stages: terminal.Stages
-) -> Fit | GroupedFit:
+    source: Source,
+    column: str,
+    family: str,
+    by: str | None,
+    stages: terminal.Stages,
+    **rows: Any,
+) -> Outcome:
+    stages.say(f"Reading {source.name}")
+    categorical = family == "categorical"
+    observed = read_observed(source, column, by=by, categories=categorical, **rows)
     fitted = fit_family(
         DISTRIBUTIONS[family].distribution,
         observed.data,
         weights=observed.weights,
-        groups=groups,
+        groups=None if by is None else observed.table[by].to_numpy(),
         missing="drop",
         progress=stages.step,
     )
-    if isinstance(fitted, GroupedFit):
-        return replace(fitted, dropped=observed.dropped)
-    return replace(fitted, dropped=observed.dropped, response=column)
+    fitted = replace(fitted, dropped=observed.dropped)
+    if not isinstance(fitted, GroupedFit):
+        fitted = replace(fitted, response=column)
+    return Outcome(fitted, f"{column} as {family} ({source.name})")
 
 
 def _profiled(outcome: Outcome, stages: terminal.Stages) -> Outcome:

@@ -173,7 +173,7 @@ def of_module(module: torch.nn.Module) -> tuple[Likelihood, Params]:
     """Return the likelihood of a module that maps the data to a distribution of their last part,
     and its present parameters.
     """
-    names = {_dotless(name): name for name, _ in module.named_parameters()}
+    names = {name.replace(".", "_"): name for name, _ in module.named_parameters()}
     if not names:
         raise ValueError(f"expected a module with parameters, got {type(module).__name__} without")
     values = dict(module.named_parameters())
@@ -186,10 +186,6 @@ def of_module(module: torch.nn.Module) -> tuple[Likelihood, Params]:
         return torch.func.functional_call(module, state, parts[:-1] if len(parts) > 1 else parts)
 
     return Likelihood(log_prob, parameters, type(module).__name__), start
-
-
-def _dotless(name: str) -> str:
-    return name.replace(".", "_")
 
 
 def _parameter(name: str, given: Any) -> Parameter:

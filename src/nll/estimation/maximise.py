@@ -355,11 +355,9 @@ class AtParameters(LogLikelihood):
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """The parameters that the vector holds."""
         return self.layout.parameters
 
     def __call__(self, vector: Tensor) -> float:
-        """Return the log-likelihood at a vector of parameters."""
         params = {
             entry.name: vector[entry.flat].reshape(1, *entry.parameter.shape)
             for entry in self.layout.entries()

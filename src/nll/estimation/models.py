@@ -221,7 +221,7 @@ class LikelihoodObjective(RowsObjective):
 
     @property
     def strata(self) -> tuple[int, ...]:
-        """The data sets of a sum are drawn separately."""
+        # the data sets of a sum are drawn separately
         return tuple(segment.width for segment in self.segments)
 
     def simulated(self, params: Params, count: int, rng: np.random.Generator) -> Objective:

@@ -206,17 +206,14 @@ def _fitted(
             if families[name] is None:
                 raise
             impossible[name] = str(error)
-    angles = [name for name, fitted in fits.items() if _is_circular(fitted)]
+    samples = {name: fitted.sample for name, fitted in fits.items()}
+    angles = [name for name, data in samples.items() if data and data.family.base is VonMises]
     if len(angles) < len(fits):
         for name in angles:
             if _turns(fits[name]) > 1:
                 fits.pop(name)
                 impossible[name] = "expected angles within one turn, next to models of numbers"
     return fits, impossible
-
-
-def _is_circular(fitted: Fit) -> bool:
-    return fitted.sample is not None and fitted.sample.family.base is VonMises
 
 
 def _turns(fitted: Fit) -> float:

@@ -128,7 +128,8 @@ def _of_categories(terms: Terms) -> list[Change]:
             continue
         # A level has the name of its column in the fit, if it has one, or else a similar name.
         names = {level: f"{factor}[T.{level}]" for level in levels}
-        fitted = {level for level in levels if _has(terms, names[level])}
+        # a column of the fit is, or has as a factor, the column of a level
+        fitted = {k for k in levels if any(f":{names[k]}:" in f":{c}:" for c in terms.columns)}
         absent = [level for level in levels if level not in fitted]
         reference = absent[0] if len(absent) == 1 else levels[0]
         changes[column] = [

@@ -203,7 +203,9 @@ def counted(x: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor,
         never merged.
     """
     n = len(x)
-    if n < 2 * x.shape[1] or not _may_repeat(x[:: -(-n // _LOOKED_AT)]):
+    step = -(-n // _LOOKED_AT)
+    sums = _sums(x[::step], labels[::step] * 0)
+    if n < 2 * x.shape[1] or len(sums.unique()) * _WORTH > len(sums):
         return None
     _, place = _sums(x, labels).unique(return_inverse=True)
     m = int(place.max()) + 1
@@ -217,10 +219,6 @@ def counted(x: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor,
             return None
     total = torch.zeros(m, dtype=torch.float64).index_add_(0, place, weights)
     return x[first], labels[first], total
-
-
-def _may_repeat(some: Tensor) -> bool:
-    return len(_sums(some, torch.zeros(len(some))).unique()) * _WORTH <= len(some)
 
 
 def _sums(x: Tensor, labels: Tensor) -> Tensor:
