@@ -28,8 +28,7 @@ class CovarianceOptions(NamedTuple):
     clusters: Tensor | str | None = None
 
     @property
-    def weighted(self) -> bool:
-        """Whether the weights are no frequencies."""
+    def weighted(self) -> bool:  # by something else than frequencies
         return self.weights != "frequency"
 
     @property
