@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 
 class RegressionLikelihood(ABC):
-    """The log-likelihood of a regression as a function of the parameters (P) of its solver."""
+    """The log-likelihood of a regression as a function of the parameters (P) of its solver.
+
+    Rows that are read for each pass cannot be weighted again, nor have their scores at once.
+    """
+
+    weights: Tensor  # (n), of the rows
 
     @property
-    @abstractmethod
     def n(self) -> float:
         """The sum of the rows' weights."""
+        return float(self.weights.sum())
 
     @property
     def ridge(self) -> bool:
@@ -56,40 +61,24 @@ class RegressionLikelihood(ABC):
         """Return the information (P, P) without a penalty."""
         return self.sums(theta).information
 
-    @abstractmethod
-    def meat(self, theta: Tensor, kind: str) -> Tensor:
-        """Return the sum of the outer products of the rows' scores, for a kind of weights."""
-
-    @abstractmethod
-    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
-        """Return the sum of the weighted scores in each cluster, (G, P)."""
-
-
-class RowsLikelihood(RegressionLikelihood):
-    """The same of rows in memory, which can be weighted again."""
-
-    weights: Tensor  # (n), of the rows
-
-    @property
-    def n(self) -> float:
-        return float(self.weights.sum())
-
-    @abstractmethod
     def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield the unweighted scores (m, P) of some rows at a time, without a penalty."""
+        raise NotImplementedError
+
+    def reweighted(self, weights: Tensor) -> Self:
+        """Return the log-likelihood of the same rows with other weights (n)."""
+        raise NotImplementedError
 
     def scores(self, theta: Tensor) -> Tensor:
         """Return the unweighted score of each row (n, P), without a penalty."""
         return torch.cat([scores for _, scores in self.score_blocks(theta)])
 
-    @abstractmethod
-    def reweighted(self, weights: Tensor) -> Self:
-        """Return the log-likelihood of the same rows with other weights (n)."""
-
     def meat(self, theta: Tensor, kind: str) -> Tensor:
+        """Return the sum of the outer products of the rows' scores, for a kind of weights."""
         return cov.meat(self.scores(theta), self.weights, kind)
 
-    def by_cluster(self, theta: Tensor, clusters: Tensor) -> Tensor:
+    def by_cluster(self, theta: Tensor, clusters: Any) -> Tensor:
+        """Return the sum of the weighted scores in each cluster, (G, P)."""
         totals = torch.zeros(int(clusters.max()) + 1, len(theta), dtype=torch.float64)
         for rows, scores in self.score_blocks(theta):
             totals.index_add_(0, clusters[rows], self.weights[rows, None] * scores)
@@ -102,7 +91,7 @@ class RowsLikelihood(RegressionLikelihood):
         return Sums(*map(torch.stack, zip(*each, strict=True)))
 
     def log_likelihood_each(self, theta: Tensor, weights: Tensor) -> Tensor:
-        """Return the log-likelihoods (b) of several data sets, weighted (b, n), at (b, P)."""
+        """Return the log-likelihoods (b) alone."""
         pairs = zip(theta, weights, strict=True)
         return torch.stack([self.reweighted(w).log_likelihood(vector) for vector, w in pairs])
 
@@ -115,20 +104,16 @@ class InDataUnits(Objective):
     follows them is shifted alone.
     """
 
-    likelihood: RowsLikelihood
+    likelihood: RegressionLikelihood
     layout: Layout
     to_data: Tensor  # (p, p)
     shift: Tensor  # (P), of the free numbers
-    replicates: Tensor | None = None  # (R, n), the weights of several data sets
-
-    @property
-    def count(self) -> int:  # type: ignore[override]
-        return 1 if self.replicates is None else len(self.replicates)
+    replicates: Tensor  # (R, n), the weights of each data set
+    count: int = 1  # R
 
     @property
     def unit(self) -> Tensor:
-        weights = self.weights[None] if self.replicates is None else self.replicates
-        return weights.abs().sum(1)
+        return self.replicates.abs().sum(1)
 
     @property
     def width(self) -> int:
@@ -139,11 +124,12 @@ class InDataUnits(Objective):
         return self.likelihood.weights
 
     def value(self, params: Params) -> Tensor:
-        theta = self.layout.numbers(params)
-        return self.likelihood.log_likelihood_each(self._solver(theta), self._weights(theta))
+        theta = self._solver(self.layout.numbers(params))
+        return self.likelihood.log_likelihood_each(theta, self.replicates.expand(len(theta), -1))
 
     def sums(self, theta: Tensor, which: Tensor | None = None) -> Sums:
-        weights = self._weights(theta, which)
+        taken = which is not None and self.count > 1
+        weights = self.replicates[which] if taken else self.replicates.expand(len(theta), -1)
         value, score, information = self.likelihood.sums_each(self._solver(theta), weights)
         across = self._chained(self._chained(information).mT)
         return Sums(value, self._chained(score[..., None])[..., 0], across)
@@ -152,12 +138,7 @@ class InDataUnits(Objective):
         return self._chained(self.likelihood.scores(self._solver(theta)[0]).mT).mT
 
     def reweighted(self, weights: Tensor) -> Objective:
-        return InDataUnits(self.likelihood, self.layout, self.to_data, self.shift, weights)
-
-    def _weights(self, theta: Tensor, which: Tensor | None = None) -> Tensor:
-        if self.replicates is None:
-            return self.weights.expand(len(theta), -1)
-        return self.replicates if which is None else self.replicates[which]
+        return replace(self, replicates=weights, count=len(weights))
 
     @cached_property
     def _to_solver(self) -> Tensor:
@@ -181,7 +162,7 @@ class InDataUnits(Objective):
 
 
 def in_data_units(
-    likelihood: RowsLikelihood,
+    likelihood: RegressionLikelihood,
     coef: tuple[int, ...],
     to_data: Tensor,
     second: str | None = None,
@@ -193,7 +174,7 @@ def in_data_units(
         parameters[second] = Parameter(constraints.positive)
     layout = Layout(parameters)
     shift = torch.zeros(layout.size, dtype=torch.float64) if shift is None else shift
-    return InDataUnits(likelihood, layout, to_data, shift)
+    return InDataUnits(likelihood, layout, to_data, shift, likelihood.weights[None])
 
 
 def solution_at(objective: InDataUnits, params: Params, steps: int, weighted: bool) -> Solution:

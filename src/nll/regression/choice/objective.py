@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nll.regression.design_matrix import Columns
-from nll.regression.objective import RowsLikelihood
+from nll.regression.objective import RegressionLikelihood
 from nll.solvers.outcome import Sums
 
 _BLOCK_ROWS = 1 << 14
@@ -61,7 +61,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ConditionalLikelihood(RowsLikelihood):
+class ConditionalLikelihood(RegressionLikelihood):
     """The log-likelihood of choices as a function of the coefficients, less a ridge penalty."""
 
     columns: Columns  # (rows, p); the rows of a case are next to each other
@@ -104,26 +104,34 @@ class ConditionalLikelihood(RowsLikelihood):
         return replace(self, weights=weights)
 
     def sums(self, theta: Tensor) -> Sums:
-        value, score = torch.zeros((), dtype=torch.float64), torch.zeros_like(theta)
-        information = torch.zeros(len(theta), len(theta), dtype=torch.float64)
+        return Sums(*(part[0] for part in self.sums_each(theta[None], self.weights[None])))
+
+    def sums_each(self, theta: Tensor, weights: Tensor) -> Sums:
+        value, score = torch.zeros(len(theta), dtype=torch.float64), torch.zeros_like(theta)
+        information = torch.diag_embed(score)
         for block in self.blocks():
-            w = self.weights[block.cases]
-            log_p = block.log_probabilities(theta)
-            p = log_p.exp()
-            deviation = block.x - block.means(p)[block.case]
-            value += w @ log_p[block.chosen]
-            score += w @ deviation[block.chosen]
-            information += deviation.T @ ((w[block.case] * p)[:, None] * deviation)
+            for i, w in enumerate(weights[:, block.cases]):
+                log_p = block.log_probabilities(theta[i])
+                p = log_p.exp()
+                deviation = block.x - block.means(p)[block.case]
+                value[i] += w @ log_p[block.chosen]
+                score[i] += w @ deviation[block.chosen]
+                information[i] += deviation.T @ ((w[block.case] * p)[:, None] * deviation)
         if self.penalty is None:
             return Sums(value, score, information)
-        gradient = self.penalty @ theta
-        return Sums(value - theta @ gradient / 2, score - gradient, information + self.penalty)
-
-    def log_probabilities(self, theta: Tensor) -> Tensor:
-        return torch.cat([block.log_probabilities(theta)[block.chosen] for block in self.blocks()])
+        gradient = theta @ self.penalty
+        value -= (theta * gradient).sum(1) / 2
+        return Sums(value, score - gradient, information + self.penalty)
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
-        return self.weights @ self.log_probabilities(theta)
+        return self.log_likelihood_each(theta[None], self.weights[None])[0]
+
+    def log_likelihood_each(self, theta: Tensor, weights: Tensor) -> Tensor:
+        total = torch.zeros(len(theta), dtype=torch.float64)
+        for block in self.blocks():
+            rows = [block.log_probabilities(vector)[block.chosen] for vector in theta]
+            total += (weights[:, block.cases] * torch.stack(rows)).sum(1)
+        return total
 
     def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for block in self.blocks():

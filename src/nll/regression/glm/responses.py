@@ -25,7 +25,7 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.families.numerics import log_peak, log_rising
 from nll.regression.design_matrix import Columns
-from nll.regression.objective import RowsLikelihood
+from nll.regression.objective import RegressionLikelihood
 from nll.solvers.outcome import Sums
 
 
@@ -134,7 +134,7 @@ RESPONSES = {
 
 
 @dataclass(frozen=True)
-class LinearLikelihood(RowsLikelihood):
+class LinearLikelihood(RegressionLikelihood):
     """The log-likelihood of a response; the parameters are the coefficients, then the log of the
     second parameter.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from nll.regression.design_matrix import Response, SolverColumns, StoredColumns
 from nll.regression.objective import (
     InDataUnits,
     RegressionLikelihood,
-    RowsLikelihood,
     in_data_units,
 )
 from nll.solvers.outcome import Optimum, Sums
@@ -41,28 +41,31 @@ class SoftmaxLikelihood(RegressionLikelihood):
 
     Args:
         columns: of the solver.
-        counts: (K), the weights of the rows of each class.
+        classes: their number, K.
         length: number of rows.
         alpha: the ridge penalty of `SoftmaxRegression`.
     """
 
+    counts: Tensor  # (K), the weights of the rows of each class
     concave = True
     exact_information = True  # whether `sums` has the second derivative itself
     dropped = 0  # rows with missing values that were left out
 
     def __init__(
-        self, columns: SolverColumns, counts: Tensor, length: int, alpha: float = 0.0
+        self, columns: SolverColumns, classes: int, length: int, alpha: float = 0.0
     ) -> None:
-        self.columns, self.counts, self.length, self.alpha = columns, counts, length, alpha
-        self.classes = len(counts)
-        # of the log-likelihood, where weights are shares
-        self.unit = min(1.0, float(counts.sum()) / length)
+        self.columns, self.classes, self.length, self.alpha = columns, classes, length, alpha
 
+    @cached_property
+    def unit(self) -> float:
+        """The unit of the log-likelihood: weights may be shares."""
+        return min(1.0, float(self.counts.sum()) / self.length)
+
+    @abstractmethod
     def row_sums(
         self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
     ) -> RowSums:
         """Add up the rows (see the kernel), at parameters and along a direction of them."""
-        raise NotImplementedError
 
     def parts(self) -> Iterator[Rows]:
         """Yield the rows with the solver's columns, some at a time."""
@@ -92,7 +95,8 @@ class SoftmaxLikelihood(RegressionLikelihood):
         """Return the log-likelihood by the coefficients of the columns as given; None where the
         rows are not in memory.
         """
-        return None
+        shape = (self.classes - 1, self.columns.count)
+        return in_data_units(self, shape, self.columns.to_data)
 
     @property
     def size(self) -> int:
@@ -137,6 +141,8 @@ class SoftmaxLikelihood(RegressionLikelihood):
         return self._with_penalty(theta, self.row_sums(theta))
 
     def _with_penalty(self, theta: Tensor, rows: RowSums) -> tuple[Tensor, Tensor]:
+        if not self.alpha:
+            return rows.log_likelihood, rows.score.reshape(-1)
         shrinkage = self.shrinkage(theta)
         return rows.log_likelihood - theta @ shrinkage / 2, rows.score.reshape(-1) - shrinkage
 
@@ -204,17 +210,7 @@ class SoftmaxLikelihood(RegressionLikelihood):
         return between, to_data.T @ (slopes[:, None] * to_data)
 
 
-class RowsSoftmax(SoftmaxLikelihood, RowsLikelihood):
-    """The log-likelihood of rows in memory, whose classes may be known in any way."""
-
-    columns: StoredColumns
-
-    def in_data_units(self) -> InDataUnits:
-        shape = (self.classes - 1, self.columns.count)
-        return in_data_units(self, shape, self.columns.to_data)
-
-
-class InMemory(RowsSoftmax):
+class InMemory(SoftmaxLikelihood):
     """The log-likelihood of rows in memory.
 
     Args:
@@ -225,6 +221,8 @@ class InMemory(RowsSoftmax):
         alpha: see `SoftmaxLikelihood`.
     """
 
+    columns: StoredColumns
+
     def __init__(
         self, columns: StoredColumns, response: Response, classes: int, alpha: float = 0.0
     ) -> None:
@@ -232,15 +230,19 @@ class InMemory(RowsSoftmax):
         if weights is not None and bool((weights == 1.0).all()):
             weights = None
         self.response = response._replace(weights=weights)
-        ones = torch.ones(columns.length, dtype=torch.float64)
-        self.weights = ones if weights is None else weights
+        self.weights = torch.ones(columns.length).double() if weights is None else weights
         if target is None:
             assert labels is not None
             self.labels = labels
-            counts = torch.bincount(labels, weights, classes).double()
-        else:
-            counts = self.weights @ target
-        super().__init__(columns, counts, columns.length, alpha)
+        super().__init__(columns, classes, columns.length, alpha)
+
+    @cached_property
+    def counts(self) -> Tensor:  # type: ignore[override]
+        labels, weights, target, _ = self.response
+        if target is not None:
+            return self.weights @ target
+        assert labels is not None
+        return torch.bincount(labels, weights, self.classes).double()
 
     def row_sums(
         self, theta: Tensor, square: Square | None = None, direction: Tensor | None = None
@@ -280,6 +282,12 @@ class InMemory(RowsSoftmax):
         response = self.response._replace(weights=weights)
         return type(self)(self.columns, response, self.classes, self.alpha)
 
+    def log_likelihood_each(self, theta: Tensor, weights: Tensor) -> Tensor:
+        coef, total = theta.unflatten(1, (self.classes - 1, -1)), torch.zeros(len(theta)).double()
+        for at in blocks(self.length, len(theta) * (self.columns.count + self.classes)):
+            total += (weights[:, at] * log_probabilities(self.rows(at), coef)).sum(1)
+        return total
+
     def score_blocks(self, theta: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for at in blocks(self.length, self.size):
             yield at, scores_of(self.rows(at)._replace(weights=None), self.coef(theta))
@@ -289,10 +297,23 @@ class InMemory(RowsSoftmax):
 
 
 def logits(rows: Rows, coef: Tensor) -> Tensor:
-    """Return the logits (n, K) of rows, 0 for the baseline but for an offset."""
-    predictors = rows.x @ coef.T
-    z = torch.cat([torch.zeros_like(predictors[:, :1]), predictors], 1)
+    """Return the logits (..., n, K) of rows at (..., K - 1, p), 0 for the baseline but for an
+    offset.
+    """
+    predictors = rows.x @ coef.mT
+    z = torch.cat([torch.zeros_like(predictors[..., :1]), predictors], -1)
     return z if rows.offset is None else z + rows.offset
+
+
+def log_probabilities(rows: Rows, coef: Tensor) -> Tensor:
+    """Return the log-probability of each row's response, (..., n)."""
+    z = logits(rows, coef)
+    if rows.target is not None:
+        log_p = z.log_softmax(-1)
+        return torch.where(rows.target > 0, rows.target * log_p, 0.0).sum(-1)
+    assert rows.labels is not None
+    labels = rows.labels.expand(z.shape[:-1])[..., None]
+    return z.gather(-1, labels)[..., 0] - z.logsumexp(-1)
 
 
 def residuals(rows: Rows, coef: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ from nll.regression import existence
 from nll.regression.design_matrix import Response, StoredColumns
 from nll.regression.softmax.objective import (
     InMemory,
-    RowsSoftmax,
     SoftmaxLikelihood,
     logits,
     mask_as_offset,
@@ -91,7 +90,7 @@ def _are_booleans(y: Any) -> bool:
     return len(shape) == 2 and shape[1] > 1 and set(map(str, types)) <= _BOOLEAN
 
 
-class SetValued(RowsSoftmax):
+class SetValued(SoftmaxLikelihood):
     """The likelihood of rows in memory whose class is one of a set.
 
     Args:
@@ -101,6 +100,7 @@ class SetValued(RowsSoftmax):
         allowed: (n, K), the classes of each row's set; some have several.
     """
 
+    columns: StoredColumns
     concave = False
 
     def __init__(
@@ -113,7 +113,8 @@ class SetValued(RowsSoftmax):
         # each class of a set counts equally: this likelihood is concave
         even = response._replace(labels=None, target=shares)
         self.even = InMemory(columns, even, classes, alpha)
-        super().__init__(columns, self.even.counts, columns.length, alpha)
+        super().__init__(columns, classes, columns.length, alpha)
+        self.counts = self.even.counts
         self.several, self.mask = n_allowed > 1, mask_as_offset(allowed)
         offset = self.mask if response.offset is None else response.offset + self.mask
         self.total = InMemory(columns, response, classes)

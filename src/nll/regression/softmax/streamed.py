@@ -82,7 +82,8 @@ class Streamed(SoftmaxLikelihood):
         allowed: Allowed | None = None,
     ) -> None:
         self.table = columns.table
-        super().__init__(columns, self.table.weights[order], self.table.survey.rows, alpha)
+        super().__init__(columns, len(order), self.table.survey.rows, alpha)
+        self.counts = self.table.weights[order]
         self.order, self.checkpoint, self.allowed = order, checkpoint, allowed
         self.dropped = self.table.dropped
 
@@ -149,6 +150,9 @@ class Streamed(SoftmaxLikelihood):
             return [names + new, total.index_add_(0, at, part[1])]
 
         return self._passed([theta, self.order], of, add, clusters=True)[1]
+
+    def in_data_units(self) -> None:
+        return None
 
     def parts(self) -> Iterator[Rows]:
         return map(self._rows, self.table.rows)
