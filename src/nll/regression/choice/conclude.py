@@ -15,7 +15,7 @@ from nll.regression.choice.separation import Existence, certified, diagnose
 from nll.regression.covariance import CovarianceOptions, estimate_covariance
 from nll.regression.objective import in_data_units, solution_at
 from nll.regression.result import RegressionFit
-from nll.regression.separation import Limit, within_limit
+from nll.regression.separation import Limit
 from nll.solvers.outcome import Optimum, Progress, Status
 from nll.solvers.trust_region import TOLERANCE, maximise
 
@@ -104,11 +104,8 @@ def _in_user_units(
     """
     if limit is None:
         return to_data @ theta, cov.transformed(covariance, to_data)
-    limits, _ = within_limit(limit, to_data)
-    finite = limits.isfinite()
-    covariance = to_data @ limit.covariance @ to_data.T
-    covariance = covariance.masked_fill(~(finite[:, None] & finite), torch.nan)
-    return torch.where(finite, limits, to_data @ theta), covariance
+    coef, covariance = limit.coefficients((to_data @ theta)[None], to_data)
+    return coef[0], covariance
 
 
 def _count(likelihood: ConditionalLikelihood, kind: str) -> float:
