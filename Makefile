@@ -25,7 +25,8 @@ test-device: export PYTHONPATH := $(CURDIR)/src:$(PYTHONPATH)
 test-device: export TORCHINDUCTOR_COMPILE_THREADS := 1
 test-device:
 	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow" tests/losses/test_functional.py \
-		tests/losses/test_torch_cases.py tests/losses/test_derivatives.py tests/kernels/test_triton.py
+		tests/losses/test_special_values.py tests/losses/test_torch_cases.py \
+		tests/losses/test_derivatives.py tests/losses/test_compiled.py tests/kernels/test_triton.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

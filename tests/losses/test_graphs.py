@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS
+from cases import BACKENDS, IN_FLOAT64
 from derivatives import LOSSES, points
 from torch import Tensor
 from torch.autograd import gradcheck
@@ -117,6 +117,7 @@ def test_many_upstream_gradients_at_once(name, backend):
                 close(many[i], gradient)
 
 
+@pytest.mark.parametrize("backend", IN_FLOAT64, indirect=True)
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradcheck_with_batches(name, backend):
     loss = LOSSES[name]

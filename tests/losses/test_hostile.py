@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from cases import BACKENDS, BASE_CASES, Case
+from cases import BACKENDS, BASE_CASES, SLOW, Case
 from derivatives import LOSSES, points
 from torch import Tensor
 
@@ -100,16 +100,20 @@ def value_and_gradient(call, at: Tensor, slope: Tensor | None = None) -> tuple[T
     return value.detach(), torch.autograd.grad(value, x, torch.ones_like(value))[0]
 
 
-# Every case for the compiled loops; one in six for the others, whose memory is PyTorch's own.
+# Every case for the compiled loops; one in six for the others, whose memory is PyTorch's own, and
+# on a slow one by turns.
 TABLE = [
-    (case, backend) for backend in BACKENDS for case in (PLAIN if backend == "cpu" else PLAIN[::6])
+    (case, setting, backend)
+    for backend in BACKENDS
+    for i, case in enumerate(PLAIN if backend == "cpu" else PLAIN[::6])
+    for j, setting in enumerate(SETTINGS)
+    if backend not in SLOW or (i - j) % len(SETTINGS) == 0
 ]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
-    ("case", "backend"),
+    ("case", "setting", "backend"),
     TABLE,
     ids=lambda value: getattr(value, "name", value),
     indirect=["backend"],
@@ -128,9 +132,16 @@ def test_the_table_of_cases(case, setting, backend):
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
-    "name", [name for name in LOSSES if "linear" in name or "statistics" in name]
+    ("name", "setting", "backend"),
+    [
+        (name, setting, backend)
+        for backend in BACKENDS
+        for i, name in enumerate(n for n in LOSSES if "linear" in n or "statistics" in n)
+        for j, setting in enumerate(SETTINGS)
+        if backend not in SLOW or (i - j) % 3 == 0
+    ],
+    indirect=["backend"],
 )
 def test_the_losses_of_layers_and_second_derivatives(name, setting, backend):
     loss, made = LOSSES[name], points(torch.float32)

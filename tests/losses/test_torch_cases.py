@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, DTYPES, HALF
+from cases import BACKENDS, DTYPES
+from definitions import HALF
 from torch import Tensor, nn
 
 import nll
