@@ -68,7 +68,7 @@ def test_what_import_does_not_import():
 
 
 def test_without_any_optional_package():
-    """The losses, a fit, a choice."""
+    """The losses, a fit, a choice; and the estimator says what to install."""
     code = """
     import torch, nll
     from torch.distributions import Bernoulli
@@ -88,13 +88,7 @@ def test_without_any_optional_package():
 
     boxes = {"A": Bernoulli(0.99), "B": Bernoulli(0.01)}
     assert nll.most_likely(boxes, 1).winner == "A"
-    """
-    python(HIDDEN + textwrap.dedent(code))
 
-
-def test_the_estimator_without_its_packages_says_what_to_install():
-    code = """
-    import nll
     try:
         nll.SoftmaxRegression
     except ImportError as error:

@@ -69,7 +69,7 @@ def test_what_is_not_seen_exactly_is_accounted_for(family, truth, how):
         with pytest.raises(ValueError, match="closed form only"):
             fit(family, censored([1.0, 2.0, 3.0], right=[0, 0, 1]))
         return
-    x = drawn(family, truth, 3000, seed=3).contiguous()
+    x = drawn(family, truth, 1000, seed=3).contiguous()
     low, high = (float(x.quantile(q)) for q in (0.1, 0.7))
     if how == "right":
         data = censored(x.clamp(max=high), right=x >= high)
