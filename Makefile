@@ -9,10 +9,10 @@ run: $(VENV)/.run
 	$(BIN)/nll fit examples/anes96.csv "PID ~ logpopul + selfLR + age + educ + income" --report report.html
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-all: test test-slow
 

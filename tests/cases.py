@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+import pytest
 import torch
 from definitions import (
     Problem,
@@ -370,23 +371,22 @@ CASES = [
 ]
 
 
-def by_type_and_backend(cases: list[Case]) -> list[tuple[Case, torch.dtype, str]]:
+def by_type_and_backend(cases: list[Case]) -> list[Any]:
     """Each of CASES in each type on each backend.
 
-    On a slow one a case meets every type and every reduction, each type with another reduction.
+    Without the slow tests a case meets every type and every reduction, each type with another
+    reduction.
     """
 
-    def taken(case: Case, of_dtype: int, backend: str) -> bool:
+    def latin(case: Case, of_dtype: int) -> bool:
         of_case, of_reduction = divmod(CASES.index(case), len(REDUCTIONS))
-        latin = (of_case + of_dtype) % len(REDUCTIONS) == of_reduction
-        return latin or backend not in SLOW
+        return (of_case + of_dtype) % len(REDUCTIONS) == of_reduction
 
     return [
-        (case, dtype, backend)
+        pytest.param(case, dtype, name, marks=[] if latin(case, i) else pytest.mark.slow)
         for case in cases
         for i, dtype in enumerate(DTYPES)
-        for backend in BACKENDS
-        if taken(case, i, backend)
+        for name in BACKENDS
     ]
 
 

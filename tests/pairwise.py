@@ -1,10 +1,12 @@
-"""Combinations of parameters in which every two values meet."""
+"""Combinations of parameters: those in which every two values meet, or each by turns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import combinations, product
 from typing import Any
+
+import pytest
 
 
 def pairs(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
@@ -17,3 +19,16 @@ def pairs(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
         left -= meetings[taken[-1]]
     values = [list(axis) for axis in axes]
     return [tuple(of[i] for of, i in zip(values, row, strict=True)) for row in sorted(taken)]
+
+
+def by_turns(*axes: Iterable[Any]) -> list[Any]:
+    """Every combination; without the slow tests each of the first axes meets one of the last."""
+    values = [list(axis) for axis in axes]
+    rows = product(*(range(len(of)) for of in values))
+    return [
+        pytest.param(
+            *(of[i] for of, i in zip(values, row, strict=True)),
+            marks=[] if sum(row) % len(values[-1]) == 0 else pytest.mark.slow,
+        )
+        for row in rows
+    ]

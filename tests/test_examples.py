@@ -24,7 +24,7 @@ def gpt():
     return module
 
 
-@pytest.mark.parametrize("steps", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_gpt_learns_as_with_pytorch_s_loss(gpt, steps):
     tokens, vocabulary = gpt.tokens_of(gpt.TEXT.read_text(encoding="utf-8"))
 

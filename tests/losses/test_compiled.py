@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import BACKENDS, IN_FLOAT64
+from pairwise import by_turns
 from scalar_functions import (
     FUNCTIONS,
     assert_equal_to,
@@ -42,6 +43,12 @@ COMPILED = [
 ]
 
 
+# Compilation takes long: every name, and each backend by turns.
+BY_TURNS = pytest.mark.parametrize(
+    ("name", "backend"), by_turns(COMPILED, IN_FLOAT64), indirect=["backend"]
+)
+
+
 def compiled(function: Callable, **options) -> Callable:
     """Compile without a break; by default through the whole compiler but the generation of machine
     code.
@@ -73,21 +80,12 @@ def assert_forward_mode_compiles(name: str, device: torch.device, **options) -> 
     )
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@BY_TURNS
 def test_compiled_value_and_backward(name, backend, device):
     assert_backward_compiles(name, device)
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        (name, backend)
-        for i, name in enumerate(COMPILED)
-        for j, backend in enumerate(IN_FLOAT64)
-        if name.startswith("everything by row") or (i - j) % len(IN_FLOAT64) == 0
-    ],
-    indirect=["backend"],
-)
+@BY_TURNS
 def test_compiled_forward_mode(name, backend, device):
     assert_forward_mode_compiles(name, device)
 

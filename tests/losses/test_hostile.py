@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from cases import BACKENDS, BASE_CASES, SLOW, Case
+from cases import BACKENDS, BASE_CASES, Case
 from derivatives import LOSSES, points
+from pairwise import by_turns
 from torch import Tensor
 
 import nll
@@ -100,20 +101,17 @@ def value_and_gradient(call, at: Tensor, slope: Tensor | None = None) -> tuple[T
     return value.detach(), torch.autograd.grad(value, x, torch.ones_like(value))[0]
 
 
-# Every case for the compiled loops; one in six for the others, whose memory is PyTorch's own, and
-# on a slow one by turns.
+# Every case for the compiled loops; one in six for the others, whose memory is PyTorch's own.
 TABLE = [
-    (case, setting, backend)
+    row
     for backend in BACKENDS
-    for i, case in enumerate(PLAIN if backend == "cpu" else PLAIN[::6])
-    for j, setting in enumerate(SETTINGS)
-    if backend not in SLOW or (i - j) % len(SETTINGS) == 0
+    for row in by_turns([backend], PLAIN if backend == "cpu" else PLAIN[::6], SETTINGS)
 ]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize(
-    ("case", "setting", "backend"),
+    ("backend", "case", "setting"),
     TABLE,
     ids=lambda value: getattr(value, "name", value),
     indirect=["backend"],
@@ -133,14 +131,8 @@ def test_the_table_of_cases(case, setting, backend):
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize(
-    ("name", "setting", "backend"),
-    [
-        (name, setting, backend)
-        for backend in BACKENDS
-        for i, name in enumerate(n for n in LOSSES if "linear" in n or "statistics" in n)
-        for j, setting in enumerate(SETTINGS)
-        if backend not in SLOW or (i - j) % 3 == 0
-    ],
+    ("name", "backend", "setting"),
+    by_turns([n for n in LOSSES if "linear" in n or "statistics" in n], BACKENDS, SETTINGS),
     indirect=["backend"],
 )
 def test_the_losses_of_layers_and_second_derivatives(name, setting, backend):

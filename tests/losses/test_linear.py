@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from cases import BACKENDS, CASES, DTYPES, IN_FLOAT64, SLOW, Case
 from definitions import HALF, definition
 from layers import FEATURES, layer_of
+from pairwise import by_turns
 from torch import Tensor
 
 import nll
@@ -103,18 +104,18 @@ def test_float64_is_the_definition_s(case, budget, backend):
 
 
 IN_PYTORCH = [case for case in TAKEN if case.in_pytorch]
-# A slow one takes one case in four, by turns in each type, and the whole table without a layer.
+# A slow one takes one case in four, and the whole table without a layer.
 BY_BACKEND = [
-    (case, dtype, backend)
+    row
     for backend in BACKENDS
-    for i, case in enumerate(IN_PYTORCH)
-    for j, dtype in enumerate([torch.float32, *HALF])
-    if backend not in SLOW or (i % 4 == 0 and (i // 4 - j) % 3 == 0)
+    for row in by_turns(
+        [backend], IN_PYTORCH[::4] if backend in SLOW else IN_PYTORCH, [torch.float32, *HALF]
+    )
 ]
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype", "backend"), BY_BACKEND, ids=by_name, indirect=["backend"]
+    ("backend", "case", "dtype"), BY_BACKEND, ids=by_name, indirect=["backend"]
 )
 def test_error_is_pytorch_s_or_less(case, dtype, backend):
     # Several blocks of some 10 rows; PyTorch's pair of a linear layer and a loss in the same type.

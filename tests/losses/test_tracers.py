@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import BACKENDS, IN_FLOAT64
 from derivatives import CLASSES, LABELS, LOSSES, MEMORY, points
+from pairwise import by_turns
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
@@ -45,8 +46,11 @@ def arguments(name: str, seed: int = 0) -> list[Tensor]:
     return [moved[key] for key in LOSSES[name].arguments]
 
 
-@pytest.mark.parametrize("tracer", ["jit.trace", "make_fx", "make_fx of gradients"])
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize(
+    ("name", "tracer", "backend"),
+    by_turns(SMOOTH, ["jit.trace", "make_fx", "make_fx of gradients"], BACKENDS),
+    indirect=["backend"],
+)
 def test_a_trace_holds_for_other_numbers(name, tracer, backend):
     at, other = arguments(name), arguments(name, 1)
 
@@ -344,9 +348,8 @@ def test_every_operator_is_in_the_table():
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
-        (name, backend)
-        for name in OPERATORS
-        for backend in (IN_FLOAT64 if "float64" in name else BACKENDS)
+        *by_turns([name for name in OPERATORS if "float64" not in name], BACKENDS),
+        *by_turns([name for name in OPERATORS if "float64" in name], IN_FLOAT64),
     ],
     indirect=["backend"],
 )
@@ -358,7 +361,7 @@ def test_opcheck(name, backend):
 GRADIENTS = [name for name in OPERATORS if "backward" not in name and "float32" in name]
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize(("name", "backend"), by_turns(GRADIENTS, BACKENDS), indirect=["backend"])
 def test_opcheck_with_gradients(name, backend):
     operator, arguments = OPERATORS[name]
     floating = [
