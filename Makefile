@@ -16,15 +16,15 @@ test-slow: $(VENV)/.test
 
 test-all: test test-slow
 
-# The losses on a CUDA device, in processes side by side. $(PYTHON) is taken as it is, with PyTorch,
-# pytest and pytest-xdist: nothing is installed or built, as where the device is there may be no
-# network. NLL_TEST_DEVICE=cpu runs the same under Triton's interpreter.
+# The losses on a CUDA device, slow tests too, in processes side by side. $(PYTHON) is taken as it
+# is, with PyTorch, pytest and pytest-xdist: nothing is installed or built, as where the device is
+# there may be no network. NLL_TEST_DEVICE=cpu runs the same under Triton's interpreter.
 NLL_TEST_DEVICE ?= cuda
 test-device: export NLL_TEST_DEVICE := $(NLL_TEST_DEVICE)
 test-device: export PYTHONPATH := $(CURDIR)/src:$(PYTHONPATH)
 test-device: export TORCHINDUCTOR_COMPILE_THREADS := 1
 test-device:
-	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow" tests/losses/test_functional.py \
+	$(PYTHON) -m pytest -n auto --dist worksteal -k "not benchmark" tests/losses/test_functional.py \
 		tests/losses/test_special_values.py tests/losses/test_torch_cases.py \
 		tests/losses/test_derivatives.py tests/losses/test_compiled.py tests/kernels/test_triton.py
 
