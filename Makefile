@@ -9,23 +9,24 @@ run: $(VENV)/.run
 	$(BIN)/nll fit examples/anes96.csv "PID ~ logpopul + selfLR + age + educ + income" --report report.html
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-all: test test-slow
 
-# The losses on a CUDA device, in processes side by side. $(PYTHON) is taken as it is, with PyTorch,
-# pytest and pytest-xdist: nothing is installed or built, as where the device is there may be no
-# network. NLL_TEST_DEVICE=cpu runs the same under Triton's interpreter.
+# The losses on a CUDA device, slow tests too, in processes side by side. $(PYTHON) is taken as it
+# is, with PyTorch, pytest and pytest-xdist: nothing is installed or built, as where the device is
+# there may be no network. NLL_TEST_DEVICE=cpu runs the same under Triton's interpreter.
 NLL_TEST_DEVICE ?= cuda
 test-device: export NLL_TEST_DEVICE := $(NLL_TEST_DEVICE)
 test-device: export PYTHONPATH := $(CURDIR)/src:$(PYTHONPATH)
 test-device: export TORCHINDUCTOR_COMPILE_THREADS := 1
 test-device:
-	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow" tests/losses/test_functional.py \
-		tests/losses/test_torch_cases.py tests/losses/test_derivatives.py tests/kernels/test_triton.py
+	$(PYTHON) -m pytest -n auto --dist worksteal -k "not benchmark" tests/losses/test_functional.py \
+		tests/losses/test_special_values.py tests/losses/test_torch_cases.py \
+		tests/losses/test_derivatives.py tests/losses/test_compiled.py tests/kernels/test_triton.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

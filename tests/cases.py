@@ -1,18 +1,23 @@
-"""The one table of cases that every backend of the losses runs, and the two judges of a result.
-
-`definition` is the loss in float64, written as plain sums over a matrix of rows from its formula
-and nothing else; `pytorch` asks PyTorch's own function, for cases whose arguments it has.
-"""
+"""The one table of cases that every backend of the losses runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
+import pytest
 import torch
-import torch.nn.functional as F
+from definitions import (
+    Problem,
+    broadcast,
+    class_dim,
+    lay,
+    new,
+)
+from pairwise import pairs
 from torch import Tensor
 
 from nll.losses import dispatch
@@ -20,6 +25,10 @@ from nll.losses import dispatch
 # A backend that has to be there and is not is run all the same, and fails.
 REQUIRED = os.environ.get("NLL_REQUIRE_COMPILED") == "1"
 BACKENDS = ["reference", "cpu", "triton"] if REQUIRED else list(dispatch.BACKENDS)
+# What the kernels of accelerators do not take, as float64, the reference computes in their place.
+IN_FLOAT64 = [name for name in BACKENDS if name != "triton"]
+# The kernels of accelerators take a hundred times as long in Triton's interpreter.
+SLOW = ["triton"] if dispatch.INTERPRETED else []
 
 # Where a backend's tensors lie: the compiled loops are for processors, the kernels for accelerators
 # or Triton's interpreter; the reference runs on what is tested, where it does what they cannot.
@@ -29,19 +38,10 @@ DEVICES = {
     "triton": torch.device("cpu" if dispatch.INTERPRETED else "cuda"),
 }
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-HALF = (torch.bfloat16, torch.float16)
 REDUCTIONS = ["none", "mean", "sum"]
 
 # What our losses take and PyTorch's do not.
 EXTRAS = {"temperature", "softcap", "z_loss", "row_weights", "allowed_classes"}
-
-
-class Problem(NamedTuple):
-    """Arguments for one call: loss(input, target, **kwargs)."""
-
-    input: Tensor
-    target: Tensor
-    kwargs: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Case:
     shape: tuple[int, ...] = (6, 5)
     # or "uint8" (labels), "probabilities", "one-hot", "masses" (with any sum)
     target: str = "labels"
-    layout: str = "contiguous"  # of the numbers in memory; the others are in _lay
+    layout: str = "contiguous"  # of the numbers in memory; the others are in lay
     # "large": about +-1e4; "infinite": one class of each row is -inf; "minus infinity"
     logits: str = "normal"
     ignored: str = "none"  # or "some", "all": which rows have the label ignore_index
@@ -67,11 +67,11 @@ class Case:
         """Return the arguments of cross_entropy, the same numbers on every device."""
 
         def laid(tensor: Tensor) -> Tensor:
-            return _lay(tensor.to(device), self.layout)
+            return lay(tensor.to(device), self.layout)
 
         draw = torch.Generator().manual_seed(self.seed)
-        classes = self.shape[_class_dim(self.shape)]
-        rows = tuple(n for d, n in enumerate(self.shape) if d != _class_dim(self.shape))
+        classes = self.shape[class_dim(self.shape)]
+        rows = tuple(n for d, n in enumerate(self.shape) if d != class_dim(self.shape))
         labels = torch.randint(0, classes, rows, generator=draw)
         if self.target == "uint8" and classes > 156:
             # what an ignore_index of -100 becomes when it is wrapped into a byte
@@ -81,20 +81,20 @@ class Case:
             input += 1e4 * input.sign()
         elif self.logits == "infinite":  # not the label: that row would lose everything
             input.scatter_(
-                _class_dim(self.shape), ((labels + 1) % classes)[_new(self.shape)], -torch.inf
+                class_dim(self.shape), ((labels + 1) % classes)[new(self.shape)], -torch.inf
             )
         elif self.logits == "minus infinity":
             input.view(-1, classes)[0, labels.view(-1)[0]] = -torch.inf
         allowed = self._allowed(labels, draw)
         if self.target == "one-hot":
             target = torch.zeros(self.shape, dtype=dtype)
-            target.scatter_(_class_dim(self.shape), labels[_new(self.shape)], 1.0)
+            target.scatter_(class_dim(self.shape), labels[new(self.shape)], 1.0)
         elif self.target in ("probabilities", "masses"):
             target = torch.rand(self.shape, generator=draw, dtype=torch.float64)
             if allowed is not None:
-                target = target * _broadcast(allowed, self.shape)
+                target = target * broadcast(allowed, self.shape)
             if self.target == "probabilities":
-                target = target / target.sum(_class_dim(self.shape), keepdim=True)
+                target = target / target.sum(class_dim(self.shape), keepdim=True)
             target = target.to(dtype)
         else:
             target = self._ignore(labels)
@@ -114,16 +114,16 @@ class Case:
     def build_nll(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Problem:
         """Return the arguments of nll_loss: log-probabilities in place of the scores."""
         scores, target, kwargs = self.build(torch.float64, device)
-        log_p = scores.log_softmax(_class_dim(self.shape)).to(dtype)
+        log_p = scores.log_softmax(class_dim(self.shape)).to(dtype)
         kwargs = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-        return Problem(_lay(log_p, self.layout), target, kwargs)
+        return Problem(lay(log_p, self.layout), target, kwargs)
 
     def _ignore(self, labels: Tensor) -> Tensor:
         """Mark every third row, or all, as ignored; see that the others' labels are not
         ignore_index.
         """
         classes, ignore_index = (
-            self.shape[_class_dim(self.shape)],
+            self.shape[class_dim(self.shape)],
             self.options.get("ignore_index", -100),
         )
         if self.ignored == "all":
@@ -136,16 +136,16 @@ class Case:
     def _allowed(self, labels: Tensor, draw: torch.Generator) -> Tensor | None:
         if self.allowed == "all":
             return None
-        classes = self.shape[_class_dim(self.shape)]
+        classes = self.shape[class_dim(self.shape)]
         if self.allowed == "classes":
             mask = torch.rand(classes, generator=draw) < 0.3
             mask[labels] = True
             return mask
         mask = torch.rand(self.shape, generator=draw) < 0.6
-        label = labels[_new(self.shape)]
+        label = labels[new(self.shape)]
         # never a row with nothing left
-        mask.scatter_(_class_dim(self.shape), (label + 1) % classes, True)
-        return mask.scatter_(_class_dim(self.shape), label, self.allowed == "input")
+        mask.scatter_(class_dim(self.shape), (label + 1) % classes, True)
+        return mask.scatter_(class_dim(self.shape), label, self.allowed == "input")
 
     @property
     def in_pytorch(self) -> bool:
@@ -371,191 +371,26 @@ CASES = [
 ]
 
 
-class Truth(NamedTuple):
-    """The loss in float64, and the size of the terms whose rounding it inherits, reduced in the
-    same way.
+def by_type_and_backend(cases: list[Case]) -> list[Any]:
+    """Each of CASES in each type on each backend.
+
+    Without the slow tests a case meets every type and every reduction, each type with another
+    reduction.
     """
 
-    loss: Tensor
-    scale: Tensor
+    def latin(case: Case, of_dtype: int) -> bool:
+        of_case, of_reduction = divmod(CASES.index(case), len(REDUCTIONS))
+        return (of_case + of_dtype) % len(REDUCTIONS) == of_reduction
+
+    return [
+        pytest.param(case, dtype, name, marks=[] if latin(case, i) else pytest.mark.slow)
+        for case in cases
+        for i, dtype in enumerate(DTYPES)
+        for name in BACKENDS
+    ]
 
 
-def definition(
-    input: Tensor,  # (C), (N, C) or (N, C, d1, ...), any dtype
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    row_weights: Tensor | None = None,
-    allowed_classes: Tensor | None = None,
-    *,
-    normalise: bool = True,  # False: the input is log-probabilities already
-) -> Truth:
-    """l_i = -sum_c q_ic w_c log p_ic + z_loss lse_i^2, in float64 with autograd."""
-    x = _matrix(input.double())  # (R, C)
-    may = torch.ones_like(x, dtype=torch.bool)
-    if allowed_classes is not None:
-        may = _matrix(_broadcast(allowed_classes, input.shape).expand(input.shape))
-    z = x if softcap is None else softcap * (x / softcap).tanh()
-    z = torch.where(may, z / temperature, -torch.inf)
-    top = z.detach().max(dim=1, keepdim=True).values
-    lse = top + (z - top).exp().sum(dim=1, keepdim=True).log()
-    log_p = z - lse if normalise else x
-
-    q, mass, labelled = _smoothed_target(input, target, may, label_smoothing, ignore_index, weight)
-    w = x.new_ones(x.shape[1]) if weight is None else weight.double()
-    counted = ~((q * w == 0.0) & log_p.isinf())  # 0 log 0 = 0, and so are its derivatives
-    kept = x.new_ones(len(x), dtype=torch.bool)
-    if labelled:
-        kept = target.reshape(-1).long() != ignore_index
-    loss = -(q * w * torch.where(counted, log_p, 0.0)).sum(dim=1)
-    loss = torch.where(kept, loss, 0.0)
-    squares = torch.where(kept, lse[:, 0] ** 2, 0.0)
-
-    # |z| + |lse| bounds what log p is computed from; the infinite terms are exact.
-    reach = (
-        torch.where(z.isfinite(), z.detach().abs(), 0.0).amax(1, keepdim=True)
-        if x.numel()
-        else lse.detach()
-    )
-    reach = 2.0 * reach + 1.0
-    sizes = (torch.where(counted, q * w, 0.0).abs() * reach).sum(1).detach() + z_loss * reach[
-        :, 0
-    ] ** 2
-    sizes = torch.where(kept, sizes, 0.0)
-
-    share = torch.ones_like(mass) if row_weights is None else row_weights.double().reshape(-1)
-    rows = target.shape if labelled else _row_shape(input.shape)
-
-    def reduce(of_rows: Tensor, of_squares: Tensor | float) -> Tensor:
-        if reduction == "mean":
-            total = (share * of_rows).sum() / (share * mass).sum()
-            return (
-                total + z_loss * (share * of_squares).sum() / (share * kept).sum()
-                if z_loss
-                else total
-            )
-        total = share * (of_rows + z_loss * of_squares if z_loss else of_rows)
-        return total.sum() if reduction == "sum" else total.reshape(rows)
-
-    return Truth(reduce(loss, squares), reduce(sizes, 0.0 * squares.detach()))
-
-
-def _smoothed_target(input, target, may, label_smoothing, ignore_index, weight):
-    """The smoothed target q (R, C), the rows' shares of the mean's denominator, and whether it is
-    labels.
-    """
-    labelled = not target.is_floating_point()
-    if labelled:
-        label = target.reshape(-1).long()
-        kept = label != ignore_index
-        label = torch.where(kept, label, 0)
-        q = F.one_hot(label, may.shape[1]).double()
-        mass = kept.double() if weight is None else torch.where(kept, weight.double()[label], 0.0)
-    else:
-        q = _matrix(target.double())
-        mass = q.new_ones(q.shape[0])
-    if label_smoothing:
-        q = (1.0 - label_smoothing) * q + label_smoothing * may.double() / may.sum(
-            dim=1, keepdim=True
-        )
-    return q, mass, labelled
-
-
-def definition_nll(input: Tensor, target: Tensor, **kwargs: Any) -> Truth:
-    """l_i = -w_y log p_iy, the log-probabilities being given."""
-    return definition(input, target, **kwargs, normalise=False)
-
-
-def definition_log_softmax(input: Tensor, dim: int) -> Tensor:
-    """x - log sum exp x in float64."""
-    x = input.double()
-    top = x.detach().amax(dim, keepdim=True)
-    return x - (top + (x - top).exp().sum(dim, keepdim=True).log())
-
-
-def pytorch(loss: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, Tensor]:
-    """Return the loss and gradient of PyTorch's function of the same name, computed in the dtype of
-    ours.
-
-    For half types our cross_entropy answers in float32: PyTorch is then asked in float32, its best.
-    """
-    if loss.__name__ == "cross_entropy" and problem.input.dtype in HALF:
-        problem = _in_float32(problem)
-    # Its nll_loss has no gradient for four dimensions that are not contiguous.
-    problem = problem._replace(input=problem.input.contiguous())
-    return differentiate(getattr(F, loss.__name__), problem)
-
-
-def differentiate(loss: Callable[..., Tensor], problem: Problem) -> tuple[Tensor, Tensor]:
-    """Return loss(...) and the gradient by its input of the sum of what it returns."""
-    input = problem.input.detach().requires_grad_()
-    value = loss(input, problem.target, **problem.kwargs)
-    (gradient,) = torch.autograd.grad(value.sum(), input)
-    return value.detach(), gradient
-
-
-def _in_float32(problem: Problem) -> Problem:
-    def cast(value: Any) -> Any:
-        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    return Problem(
-        cast(problem.input),
-        cast(problem.target),
-        {key: cast(value) for key, value in problem.kwargs.items()},
-    )
-
-
-def _lay(tensor: Tensor, layout: str) -> Tensor:
-    """Return the same numbers laid out differently in memory."""
-    if tensor.dim() == 0 or tensor.numel() == 0:
-        return tensor
-    if layout == "transposed":  # the first dimension moves fastest
-        return (
-            tensor.permute(*reversed(range(tensor.dim())))
-            .contiguous()
-            .permute(*reversed(range(tensor.dim())))
-        )
-    if layout == "classes last":  # the second dimension moves fastest
-        return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.dim() > 2 else tensor
-    # every other element along every dimension, NaN or a wrong label between
-    if layout == "strided":
-        junk = torch.nan if tensor.is_floating_point() else 99
-        room = tensor.new_full([2 * n for n in tensor.shape], junk)
-        view = room[(slice(None, None, 2),) * tensor.dim()]
-        return view.copy_(tensor)
-    if layout == "expanded":  # all rows are the first one, which is in memory once
-        return tensor[:1].expand(tensor.shape)
-    return tensor
-
-
-def _class_dim(shape: tuple[int, ...]) -> int:
-    return 0 if len(shape) == 1 else 1
-
-
-def _new(shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Index that gives a tensor of the rows a class dimension of one."""
-    return (None,) if len(shape) == 1 else (slice(None), None)
-
-
-def _row_shape(shape: torch.Size) -> tuple[int, ...]:
-    return tuple(n for d, n in enumerate(shape) if d != _class_dim(shape))
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    """View scores as (rows, classes)."""
-    classes = tensor.shape[_class_dim(tensor.shape)]
-    return tensor.movedim(_class_dim(tensor.shape), -1).reshape(-1, classes)
-
-
-def _broadcast(per_class: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """View a vector over the classes so that it broadcasts against the input; leave the input's
-    shape alone.
-    """
-    return (
-        per_class if per_class.dim() == len(shape) else per_class.view(-1, *[1] * (len(shape) - 2))
-    )
+def on_every_backend(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Every combination on each backend; on a slow one so many that every two values meet."""
+    every, few = list(product(*axes)), pairs(*axes)
+    return [(*row, name) for name in BACKENDS for row in (few if name in SLOW else every)]

@@ -5,6 +5,7 @@ here. With NLL_REQUIRE_COMPILED=1 a test that is skipped for want of the compile
 fails.
 """
 
+import gc
 import os
 from collections import Counter
 
@@ -25,6 +26,12 @@ torch.set_num_threads(1)
 def pytest_configure():
     if DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise pytest.UsageError(f"NLL_TEST_DEVICE={DEVICE}, and PyTorch finds no CUDA device")
+
+
+def pytest_collection_finish():
+    """Leave what is there for good, modules and tests, out of every collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

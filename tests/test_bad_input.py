@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.exceptions import ConvergenceWarning
+from bad_input import case, raises
 from torch import distributions as td
 
-from nll import SoftmaxRegression, fit, most_likely
+from nll import fit
 
 CLASS = "expected a class of torch.distributions such as Normal, or a Likelihood, got "
 OUTSIDE = "data outside the support of "
@@ -21,16 +20,6 @@ NUMBERS = "expected data of real numbers, got "
 COUNT = "expected a non-negative integer, got "
 MISSING = "expected no missing values, got 1, the first at row {}; missing='drop' leaves them out"
 TRIALS = "expected total_count to be a positive integer, got "
-
-
-def case(expected: type[Exception], message: str, *arguments: Any, **options: Any):
-    return pytest.param(arguments, options, expected, message, id=message[:70])
-
-
-def raises(call, arguments, options, expected, message) -> None:
-    with pytest.raises(expected) as caught:
-        call(*arguments, **options)
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -300,100 +289,6 @@ def test_fit(arguments, options, expected, message):
     raises(fit, arguments, options, expected, message)
 
 
-FAIR = td.Bernoulli(0.5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "expected", "message"),
-    [
-        case(
-            TypeError,
-            "expected hypotheses as a dict of name -> distribution, got Bernoulli",
-            FAIR,
-            [1],
-        ),
-        case(
-            TypeError,
-            "expected hypotheses as a dict of name -> distribution, got list",
-            [FAIR],
-            [1],
-        ),
-        case(ValueError, "expected at least one hypothesis, got none", {}, [1]),
-        case(
-            TypeError,
-            "expected a distribution or a function for hypothesis 'p', got float",
-            {"fair": FAIR, "p": 0.5},
-            [1],
-        ),
-        case(
-            TypeError,
-            "expected a distribution or a function for hypothesis 'p', got the class Bernoulli; "
-            "give its parameters",
-            {"p": td.Bernoulli},
-            [1],
-        ),
-        case(
-            ValueError,
-            "expected one distribution for hypothesis 'p', got a batch of (2,)",
-            {"p": td.Bernoulli(torch.tensor([0.1, 0.9]))},
-            [1, 0],
-        ),
-        case(
-            ValueError,
-            "expected one distribution for hypothesis 'p', got a batch of (1,)",
-            {"p": td.Bernoulli(torch.tensor([0.1]))},
-            [1],
-        ),
-        case(
-            ValueError,
-            "expected rows of shape () for hypothesis 'p', got (2,)",
-            {"p": FAIR},
-            [[1, 0]],
-        ),
-        case(
-            ValueError,
-            "expected rows of shape (2,) for hypothesis 'p', got ()",
-            {"p": td.MultivariateNormal(torch.zeros(2), torch.eye(2))},
-            [1, 0],
-        ),
-        case(ValueError, "expected at least one observation, got none", {"p": FAIR}, []),
-        case(
-            ValueError,
-            "expected no missing values, got 1, the first at row 0",
-            {"p": FAIR},
-            [math.nan],
-        ),
-        case(TypeError, NUMBERS + "'white' at row 0", {"p": FAIR}, ["white"]),
-        case(
-            ValueError,
-            "expected log-probabilities below +inf under hypothesis 'f', got nan at row 1",
-            {"f": lambda x: torch.tensor([-1.0, math.nan])},
-            [1, 0],
-        ),
-        case(
-            ValueError,
-            "expected log-probabilities below +inf under hypothesis 'f', got inf",
-            {"f": lambda x: math.inf},
-            [1, 0],
-        ),
-        case(
-            ValueError,
-            "expected 2 log-probabilities under hypothesis 'f', got shape (3,)",
-            {"f": lambda x: [-1.0, -1.0, -1.0]},
-            [1, 0],
-        ),
-        case(
-            TypeError,
-            "expected log-probabilities under hypothesis 'f', got NoneType",
-            {"f": lambda x: None},
-            [1, 0],
-        ),
-    ],
-)
-def test_most_likely(arguments, options, expected, message):
-    raises(most_likely, arguments, options, expected, message)
-
-
 @pytest.mark.parametrize(
     ("arguments", "options", "expected", "message"),
     [
@@ -425,169 +320,3 @@ def test_interval_of_uniform():
         r"got 'wald'$",
     ):
         fit(td.Uniform, [1.0, 2.0]).interval(method="wald")
-
-
-# SoftmaxRegression: what concerns the data as arrays is scikit-learn's, in its words.
-
-X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0], [3.0, 1.0], [1.5, 2.5], [0.5, 0.3]])
-Y = np.array([0, 1, 0, 1, 0, 1])
-
-
-def with_value(row: int, column: int, value: float) -> np.ndarray:
-    changed = X.copy()
-    changed[row, column] = value
-    return changed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "expected", "message"),
-    [
-        case(TypeError, "expected alpha to be a number, got str", alpha="1"),
-        case(TypeError, "expected alpha to be a number, got NoneType", alpha=None),
-        case(TypeError, "expected alpha to be a number, got bool", alpha=True),
-        case(ValueError, "expected a finite alpha of at least 0, got -1", alpha=-1),
-        case(ValueError, "expected a finite alpha of at least 0, got nan", alpha=math.nan),
-        case(ValueError, "expected a finite alpha of at least 0, got inf", alpha=math.inf),
-        case(TypeError, "expected fit_intercept to be True or False, got 'no'", fit_intercept="no"),
-        case(ValueError, "expected baseline to be one of 0, 1, got 2", baseline=2),
-        case(ValueError, "expected baseline to be one of 0, 1, got zero", baseline="zero"),
-        case(
-            ValueError, "expected baseline to be one of 0, 1, got [0 1]", baseline=np.array([0, 1])
-        ),
-    ],
-)
-def test_softmax_options(arguments, options, expected, message):
-    raises(SoftmaxRegression(**options).fit, (X, Y), {}, expected, message)
-
-
-NAMED = pd.DataFrame(X, columns=["a", "b"])
-FINITE = "expected finite values in X, got "
-ONE_TYPE = "expected classes of one type, got "
-REQUIRED = "is required by SoftmaxRegression."
-CONTINUOUS = (
-    "Unknown label type: continuous. Maybe you are trying to fit a classifier, which expects "
-    "discrete classes on a "
-    "regression target with continuous values."
-)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "expected", "message"),
-    [
-        case(ValueError, FINITE + "NaN at row 2 of column 1", with_value(2, 1, math.nan), Y),
-        case(ValueError, FINITE + "infinity at row 0 of column 0", with_value(0, 0, math.inf), Y),
-        case(ValueError, FINITE + "NaN at row 0 of column 'a'", NAMED.replace(0.0, math.nan), Y),
-        case(
-            ValueError,
-            "expected numbers in X, got 'red' at row 0 of column 0",
-            [["red", 1.0]] * 6,
-            Y,
-        ),
-        case(
-            ValueError,
-            "Found input variables with inconsistent numbers of samples: [6, 5]",
-            X,
-            Y[:5],
-        ),
-        case(
-            ValueError,
-            "Found array with 0 feature(s) (shape=(6, 0)) while a minimum of 1 " + REQUIRED,
-            X[:, :0],
-            Y,
-        ),
-        case(
-            ValueError,
-            "Found array with 1 sample(s) (shape=(1, 2)) while a minimum of 2 " + REQUIRED,
-            X[:1],
-            Y[:1],
-        ),
-        case(
-            ValueError,
-            "expected a class in every row, got none at row 1",
-            X,
-            np.where(Y, math.nan, 0),
-        ),
-        case(ValueError, CONTINUOUS, X, X[:, 0] / 3),
-        case(TypeError, ONE_TYPE + "int and str", X, np.array(["a", 1] * 3, object)),
-        case(
-            ValueError,
-            "expected a class in every row, got none at row 1",
-            X,
-            np.array(["a", None] * 3, object),
-        ),
-        case(ValueError, "expected at least two classes, got one class: 1", X, np.ones(6)),
-        case(ValueError, "expected at least two classes, got one class: 1", X, Y, sample_weight=Y),
-        case(
-            ValueError, "expected at least as many rows as coefficients, got 2 for 3", X[:2], Y[:2]
-        ),
-        case(
-            ValueError, "expected columns that vary, got constant column 'x0', 'x1'", X * 0 + 1, Y
-        ),
-        # Of two columns that are each other, the later one is named, whatever the rounding.
-        case(
-            ValueError,
-            "expected linearly independent columns, got 'x2' = +1 x0 in every row",
-            np.c_[X, X[:, 0]],
-            Y,
-        ),
-        case(
-            ValueError,
-            "expected finite weights of at least 0, got -1 at row 0",
-            X,
-            Y,
-            sample_weight=-np.ones(6),
-        ),
-        case(
-            ValueError,
-            "expected finite weights of at least 0, got nan at row 0",
-            X,
-            Y,
-            sample_weight=Y * math.nan,
-        ),
-        case(
-            ValueError,
-            "expected 6 weights, one for each row, got shape (5,)",
-            X,
-            Y,
-            sample_weight=np.ones(5),
-        ),
-        case(
-            ValueError,
-            "expected weights with a positive sum, got all zero",
-            X,
-            Y,
-            sample_weight=np.zeros(6),
-        ),
-    ],
-)
-def test_softmax_fit(arguments, options, expected, message):
-    raises(SoftmaxRegression().fit, arguments, options, expected, message)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    "method", ["predict", "predict_proba", "predict_log_proba", "decision_function"]
-)
-def test_softmax_predict(method):
-    from sklearn.exceptions import NotFittedError
-
-    with pytest.raises(NotFittedError, match=r"^This SoftmaxRegression instance is not fitted yet"):
-        getattr(SoftmaxRegression(), method)(X)
-    predict = getattr(SoftmaxRegression(alpha=1.0).fit(NAMED, Y), method)
-    for data, message in [
-        (NAMED[["a"]], "The feature names should match those that were passed during fit"),
-        (NAMED[["b", "a"]], "The feature names should match those that were passed during fit"),
-        (
-            NAMED.replace(0.0, math.nan),
-            "expected finite values in X, got NaN at row 0 of column 'a'",
-        ),
-        (NAMED.iloc[:0], r"Found array with 0 sample\(s\)"),
-    ]:
-        with pytest.raises(ValueError, match=f"^{message}"):
-            predict(data)
-
-
-def test_what_is_not_found_is_a_warning_that_can_be_caught():
-    with pytest.warns(ConvergenceWarning, match="^no finite estimate: ") as caught:
-        SoftmaxRegression().fit(X, X[:, 0] > 1)
-    assert caught[0].filename == __file__  # it points at the caller

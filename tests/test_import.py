@@ -67,47 +67,28 @@ def test_what_import_does_not_import():
     ] == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        pytest.param(
-            """
-            x = torch.randn(3, 5, requires_grad=True)
-            loss = nll.cross_entropy(x, torch.tensor([1, 0, 3]))
-            loss.backward()
-            both = nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), torch.tensor([1, 0, 3]))
-            assert torch.isclose(loss, both)
-            assert x.grad.abs().sum() > 0
-            """,
-            id="the losses",
-        ),
-        pytest.param(
-            """
-            result = nll.fit(torch.distributions.Uniform, [1.0, 2.5, 4.0])
-            assert result.interval()["low"][1] == 1.0
-            assert "not regular" in result.summary()
-            letters = nll.fit(torch.distributions.Categorical, ["a", "b", "a"])
-            assert letters.params["probs"][0] > 0.6
-            """,
-            id="a fit",
-        ),
-        pytest.param(
-            """
-            from torch.distributions import Bernoulli
-            boxes = {"A": Bernoulli(0.99), "B": Bernoulli(0.01)}
-            assert nll.most_likely(boxes, 1).winner == "A"
-            """,
-            id="a choice",
-        ),
-    ],
-)
-def test_without_any_optional_package(code):
-    python(HIDDEN + "import torch, nll\n" + textwrap.dedent(code))
-
-
-def test_the_estimator_without_its_packages_says_what_to_install():
+def test_without_any_optional_package():
+    """The losses, a fit, a choice; and the estimator says what to install."""
     code = """
-    import nll
+    import torch, nll
+    from torch.distributions import Bernoulli
+
+    x = torch.randn(3, 5, requires_grad=True)
+    loss = nll.cross_entropy(x, torch.tensor([1, 0, 3]))
+    loss.backward()
+    both = nll.NLLLoss()(nll.LogSoftmax(dim=1)(x), torch.tensor([1, 0, 3]))
+    assert torch.isclose(loss, both)
+    assert x.grad.abs().sum() > 0
+
+    result = nll.fit(torch.distributions.Uniform, [1.0, 2.5, 4.0])
+    assert result.interval()["low"][1] == 1.0
+    assert "not regular" in result.summary()
+    letters = nll.fit(torch.distributions.Categorical, ["a", "b", "a"])
+    assert letters.params["probs"][0] > 0.6
+
+    boxes = {"A": Bernoulli(0.99), "B": Bernoulli(0.01)}
+    assert nll.most_likely(boxes, 1).winner == "A"
+
     try:
         nll.SoftmaxRegression
     except ImportError as error:

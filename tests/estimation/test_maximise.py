@@ -5,107 +5,27 @@ honest verdicts.
 from __future__ import annotations
 
 import math
-import pickle
-from functools import partial
 
 import numpy as np
 import pytest
-import scipy.stats as st
 import torch
+from searched_families import FAMILIES, close, drawn, given, tensors
 from statsmodels.datasets import spector
 from torch import distributions as td
 from torch.distributions import constraints
 
 from nll import (
     GeneralizedExtremeValue,
-    InverseGaussian,
     Likelihood,
     SkewNormal,
-    censored,
     fit,
     importance,
     sampling,
-    truncated,
 )
 
-close = partial(pytest.approx, abs=0.0)
-
-# Family, parameters, and its name and parameters in SciPy.
-FAMILIES = [
-    (
-        td.Gamma,
-        {"concentration": 2.5, "rate": 0.7},
-        lambda p: st.gamma(p["concentration"], scale=1 / p["rate"]),
-    ),
-    (
-        td.InverseGamma,
-        {"concentration": 3.0, "rate": 2.0},
-        lambda p: st.invgamma(p["concentration"], scale=p["rate"]),
-    ),
-    (td.Chi2, {"df": 3.3}, lambda p: st.chi2(p["df"])),
-    (td.Beta, {"concentration1": 2.0, "concentration0": 5.0}, lambda p: st.beta(*p.values())),
-    (td.Kumaraswamy, {"concentration1": 2.0, "concentration0": 3.0}, None),
-    (td.StudentT, {"df": 4.0, "loc": 2.0, "scale": 3.0}, lambda p: st.t(*p.values())),
-    (td.Cauchy, {"loc": 1.0, "scale": 2.0}, lambda p: st.cauchy(*p.values())),
-    (td.Gumbel, {"loc": 1.0, "scale": 2.0}, lambda p: st.gumbel_r(*p.values())),
-    (
-        GeneralizedExtremeValue,
-        {"loc": 1.0, "scale": 2.0, "concentration": 0.2},
-        lambda p: st.genextreme(-p["concentration"], p["loc"], p["scale"]),
-    ),
-    (
-        GeneralizedExtremeValue,
-        {"loc": 1.0, "scale": 2.0, "concentration": -0.2},
-        lambda p: st.genextreme(-p["concentration"], p["loc"], p["scale"]),
-    ),
-    (
-        SkewNormal,
-        {"loc": 1.0, "scale": 2.0, "skewness": 3.0},
-        lambda p: st.skewnorm(p["skewness"], p["loc"], p["scale"]),
-    ),
-    (
-        InverseGaussian,
-        {"loc": 2.0, "concentration": 3.0},
-        lambda p: st.invgauss(p["loc"] / p["concentration"], scale=p["concentration"]),
-    ),
-    (
-        td.VonMises,
-        {"loc": 1.0, "concentration": 2.0},
-        lambda p: st.vonmises(p["concentration"], p["loc"]),
-    ),
-    (
-        td.Weibull,
-        {"scale": 2.0, "concentration": 1.5},
-        lambda p: st.weibull_min(p["concentration"], scale=p["scale"]),
-    ),
-    (td.HalfCauchy, {"scale": 2.0}, lambda p: st.halfcauchy(scale=p["scale"])),
-    (td.HalfNormal, {"scale": 2.0}, lambda p: st.halfnorm(scale=p["scale"])),
-    (
-        td.GeneralizedPareto,
-        {"loc": 1.0, "scale": 2.0, "concentration": 0.2},
-        lambda p: st.genpareto(p["concentration"], p["loc"], p["scale"]),
-    ),
-    (td.FisherSnedecor, {"df1": 5.0, "df2": 9.0}, lambda p: st.f(*p.values())),
-    (td.ContinuousBernoulli, {"probs": 0.3}, None),
-    (
-        td.NegativeBinomial,
-        {"total_count": 3.0, "probs": 0.4},
-        lambda p: st.nbinom(p["total_count"], 1 - p["probs"]),
-    ),
-    (td.Dirichlet, {"concentration": [1.0, 2.0, 3.0]}, None),
-]
 EVERY = pytest.mark.parametrize(
     ("family", "truth", "peer"), FAMILIES, ids=lambda v: getattr(v, "__name__", "")
 )
-
-
-def tensors(params):
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in params.items()}
-
-
-def drawn(family, truth, n=2000, seed=0):
-    torch.manual_seed(seed)
-    return family(**tensors(truth)).sample((n,)).double()
 
 
 def log_prob(family, params, fixed, x):
@@ -116,10 +36,6 @@ def log_prob(family, params, fixed, x):
         scale, c = params.values()
         return (-scale.log() - (1 + 1 / c) * torch.log1p(c * (x - fixed["loc"]) / scale)).sum()
     return family(**params, **fixed, validate_args=False).log_prob(x).sum()
-
-
-def given(family, truth):
-    return {"loc": truth["loc"]} if family is td.GeneralizedPareto else {}
 
 
 @EVERY
@@ -230,132 +146,6 @@ def test_sampling_and_importance_weights_have_the_sandwich():
     kish = fit(td.Normal, x, weights=importance(w))
     assert kish.n == close(float(w.sum() ** 2 / w.square().sum()), rel=1e-12)
     assert float(kish.standard_errors["loc"]) == close(float(error), rel=1e-10)
-
-
-# ---- Censored and truncated ----------------------------------------------------------------------
-
-# NIST/SEMATECH e-Handbook of Statistical Methods, section 8.4.1.3; estimates computed with 40
-# digits.
-HOURS = [54, 187, 216, 240, 244, 335, 361, 373, 375, 386] + [500] * 10
-NIST = [
-    (
-        td.Weibull,
-        {
-            "concentration": (1.7207972608013569, 0.5021506034947794),
-            "scale": (606.527558003572, 124.91065620403559),
-        },
-        -75.13461816447487,
-    ),
-    (
-        td.LogNormal,
-        {
-            "loc": (6.226015068561739, 0.2504395164769047),
-            "scale": (0.9089140394328975, 0.2257941858972348),
-        },
-        -75.19627077888438,
-    ),
-]
-
-
-@pytest.mark.parametrize(("family", "truth", "log_likelihood"), NIST, ids=["Weibull", "LogNormal"])
-def test_a_life_test_that_ended_early(family, truth, log_likelihood):
-    found = fit(family, censored(HOURS, right=np.array(HOURS) == 500))
-    assert found.log_likelihood == close(log_likelihood, rel=1e-12)
-    for name, (value, error) in truth.items():
-        assert float(found.params[name]) == close(value, rel=1e-10)
-        assert float(found.standard_errors[name]) == close(error, rel=1e-10)
-
-
-KNOWN_TAILS = [
-    (f, p) for f, p, _ in FAMILIES if f not in (td.VonMises, td.ContinuousBernoulli, td.Dirichlet)
-]
-KNOWN_TAILS += [
-    (td.Normal, {"loc": 0.0, "scale": 2.0}),
-    (td.Exponential, {"rate": 2.0}),
-    (td.Poisson, {"rate": 3.0}),
-    (td.Geometric, {"probs": 0.3}),
-    (td.LogNormal, {"loc": 0.0, "scale": 1.0}),
-    (td.Laplace, {"loc": 0.0, "scale": 1.0}),
-]
-
-
-@pytest.mark.parametrize(("family", "truth"), KNOWN_TAILS, ids=lambda v: getattr(v, "__name__", ""))
-@pytest.mark.parametrize("how", ["right", "left", "interval", "truncated"])
-def test_what_is_not_seen_exactly_is_accounted_for(family, truth, how):
-    if family is td.Laplace:
-        with pytest.raises(ValueError, match="closed form only"):
-            fit(family, censored([1.0, 2.0, 3.0], right=[0, 0, 1]))
-        return
-    x = drawn(family, truth, 3000, seed=3).contiguous()
-    low, high = (float(x.quantile(q)) for q in (0.1, 0.7))
-    if how == "right":
-        data = censored(x.clamp(max=high), right=x >= high)
-    elif how == "left":
-        data = censored(x.clamp(min=low), left=x <= low)
-    elif how == "interval":
-        edges = torch.tensor(
-            sorted({math.ceil(float(x.quantile(q)) * 8) / 8 for q in (0.2, 0.4, 0.6, 0.8)})
-        ).double()
-        step = 1.0 if family in (td.Poisson, td.Geometric, td.NegativeBinomial) else 0.0
-        at = torch.searchsorted(edges.contiguous(), x, right=True)
-        lows = torch.cat([torch.tensor([-math.inf]).double(), edges])[at]
-        highs = torch.cat([edges - step, torch.tensor([math.inf]).double()])[at]
-        data = censored(lows, highs)
-    else:
-        data = truncated(x[(x >= low) & (x <= high)], low, high)
-    found = fit(family, data, fixed=given(family, truth))
-    assert found.converged, found.status
-    for name, value in found.params.items():
-        error = found.standard_errors[name]
-        if not math.isnan(float(error)):  # at a boundary, as a truncated sample may tell
-            assert float(((value - torch.tensor(truth[name])) / error).abs()) < 4.5, name
-
-
-def test_counts_that_are_capped_hold_the_cap():
-    """P(X >= 2) = 1 - P(0) - P(1), and an interval of counts holds both ends."""
-    found = fit(td.Poisson, censored([0, 1, 2, 2], right=[0, 0, 1, 1]))
-    rate = float(found.params["rate"])
-    expected = -2 * rate + math.log(rate) + 2 * math.log(1 - math.exp(-rate) * (1 + rate))
-    assert found.log_likelihood == close(expected, rel=1e-12)
-    assert found.log_likelihood_at(found.vector) == close(expected, rel=1e-12)
-    interval = fit(td.Poisson, censored([0, 1], [1, 1]))
-    rate = float(interval.params["rate"])
-    assert interval.log_likelihood == close(
-        math.log(1 + rate) + math.log(rate) - 2 * rate, rel=1e-12
-    )
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: censored([1.0, 2.0], [0.5, 3.0]),
-            "at least the lower ones, got 1.0 and 0.5 at row 0",
-        ),
-        (lambda: censored([1.0, 2.0], [2.0]), r"upper ends of shape \(2,\), got \(1,\)"),
-        (lambda: censored([1.0], [2.0], right=[True]), "either upper, or left and right, got both"),
-        (lambda: censored([1.0], left=[True], right=[True]), "on one side, got both at row 0"),
-        (lambda: censored([1.0], right=[2.0]), "right as a mask"),
-        (lambda: fit(td.Normal, censored([1.0, -math.inf], [1.0, math.inf])), "got none at row 1"),
-        (lambda: fit(td.Gamma, censored([1.0, -2.0], [1.0, -1.0])), r"got \[-2, -1\] at row 1"),
-        (
-            lambda: fit(td.VonMises, censored([1.0, 2.0], right=[0, 1])),
-            "censored or truncated rows, got VonMises",
-        ),
-        (
-            lambda: fit(td.Normal, truncated([1.0, 5.0], 0.0, 3.0)),
-            r"inside the window \[0, 3\], "
-            r"got 5 at row 1",
-        ),
-        (
-            lambda: fit(td.Normal, truncated([1.0, 2.0], [0.0, 0.0, 0.0])),
-            "a number, or one for each row",
-        ),
-    ],
-)
-def test_wrong_intervals_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 # ---- Restrictions, covariances, any likelihood ---------------------------------------------------
@@ -544,154 +334,3 @@ def test_a_sum_shares_parameters_by_name():
 def test_what_cannot_be_fitted_is_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-# ---- Verdicts ------------------------------------------------------------------------------------
-
-MU = {"mu": constraints.real}
-
-
-def never(message, *arguments, **options):
-    found = fit(*arguments, **options)
-    assert not found.converged
-    assert found.status.startswith(message), found.status
-    assert bool(found.covariance.isnan().all())
-    assert message.split(":")[0] in found.summary()
-
-
-@pytest.mark.parametrize(
-    "family",
-    [
-        f
-        for f, p, _ in FAMILIES
-        if len(p) > 1
-        and f
-        not in (
-            td.NegativeBinomial,
-            td.GeneralizedPareto,
-            td.Dirichlet,
-            td.FisherSnedecor,
-            InverseGaussian,
-        )
-    ],
-)
-@pytest.mark.parametrize("n", [1, 3])
-def test_data_that_are_all_equal_have_no_maximum(family, n):
-    never("no maximum: the data are all equal", family, [0.5] * n)
-
-
-def test_flat_directions_are_named():
-    x = drawn(td.Normal, {"loc": 0.0, "scale": 1.0}, 50)
-    real = constraints.real
-    twin = Likelihood(lambda x, a, b: td.Normal(a + b, 1.0).log_prob(x), {"a": real, "b": real})
-    never("flat direction: the data do not tell a - b;", twin, x)
-    idle = Likelihood(
-        lambda x, mu, nu: td.Normal(mu, 1.0).log_prob(x) + 0 * nu, {"mu": real, "nu": real}
-    )
-    never("flat direction: the data do not tell nu;", idle, x)
-
-
-def test_a_likelihood_that_is_nan_at_the_start_names_the_row():
-    model = Likelihood(lambda x, mu: torch.log(mu - x), MU)
-    never(
-        "not finite: the log-probability of row 1 is nan at the starting values", model, [-1.0, 2.0]
-    )
-
-
-def test_a_likelihood_that_is_nan_in_a_region_is_searched_beside_it():
-    x = torch.tensor([2.0, 2.5, 4.0], dtype=torch.float64)
-    found = fit(
-        Likelihood(
-            lambda x, mu: td.Normal(mu, 1.0, validate_args=False).log_prob(x) + torch.log(3 - mu),
-            MU,
-        ),
-        x,
-    )
-    mu = float(found.params["mu"])
-    assert found.converged
-    assert 8.5 - 3 * mu == pytest.approx(3 / (3 - mu), rel=1e-9)
-
-
-def test_two_equal_components_part():
-    """Started on a saddle point, where the score is 0."""
-    x = torch.cat([drawn(td.Normal, {"loc": at, "scale": 1.0}, 200) for at in (-3.0, 3.0)])
-    x -= x.mean()
-    both = Likelihood(
-        lambda x, a, b: torch.logsumexp(
-            torch.stack([td.Normal(m, 1.0).log_prob(x) for m in (a, b)]), 0
-        ),
-        {"a": constraints.real, "b": constraints.real},
-    )
-    found = fit(both, x)
-    assert found.converged
-    assert sorted(round(float(v)) for v in found.params.values()) == [-3, 3]
-
-
-@pytest.mark.parametrize("family", [td.StudentT, td.NegativeBinomial])
-def test_at_an_infinite_parameter_it_is_another_family(family):
-    data = [1, 2, 3, 2, 1, 2] if family is td.NegativeBinomial else torch.linspace(-1, 1, 30)
-    found = fit(family, data)
-    other = fit(td.Poisson if family is td.NegativeBinomial else td.Normal, data)
-    assert found.status.startswith(
-        f"at the boundary of the parameter space: {next(iter(found.params))} = inf, where"
-    )
-    assert found.log_likelihood == other.log_likelihood
-    if family is td.StudentT:
-        assert float(found.standard_errors["loc"]) == float(other.standard_errors["loc"])
-
-
-@pytest.mark.parametrize("unit", [1e300, 1e-300, 1e8])
-@pytest.mark.parametrize("family", [td.StudentT, td.Gumbel, SkewNormal, td.Weibull])
-def test_units_do_not_matter(family, unit):
-    truth = next(p for f, p, _ in FAMILIES if f is family)
-    x = drawn(family, truth, 300)
-    plain, scaled = fit(family, x), fit(family, x * unit)
-    assert scaled.converged
-    for name, value in plain.params.items():
-        factor = unit if name in ("loc", "scale") else 1.0
-        assert float(scaled.params[name]) == close(float(value) * factor, rel=1e-7)
-    beyond = "beyond float64: rescale the data" in scaled.status
-    assert beyond == (unit != 1e8) == bool(scaled.covariance.isnan().any())
-    assert scaled.log_likelihood == close(plain.log_likelihood - 300 * math.log(unit), rel=1e-9)
-
-
-def test_columns_of_very_different_units():
-    draw = torch.Generator().manual_seed(0)
-    x = torch.stack([torch.ones(200), 1e8 * torch.randn(200, generator=draw)], 1).double()
-    y = (
-        x @ torch.tensor([1.0, 2e-8], dtype=torch.float64)
-        + torch.randn(200, generator=draw).double()
-    )
-    model = Likelihood(
-        lambda x, y, coef, scale: td.Normal(x @ coef, scale),
-        {"coef": (constraints.real, 2), "scale": constraints.positive},
-    )
-    found = fit(model, (x, y))
-    expected = torch.linalg.lstsq(x / torch.tensor([1.0, 1e8]), y[:, None]).solution[
-        :, 0
-    ] / torch.tensor([1.0, 1e8])
-    assert found.converged
-    torch.testing.assert_close(found.params["coef"], expected, rtol=1e-9, atol=0.0)
-
-
-def test_many_rows_start_from_some():
-    x = drawn(td.StudentT, {"df": 4.0, "loc": 2.0, "scale": 3.0}, 200_000)
-    found = fit(td.StudentT, x)
-    assert found.steps <= 5
-    assert found.converged
-
-
-def test_missing_rows_and_their_numbers():
-    with pytest.raises(ValueError, match="expected no missing values, got 1, the first at row 1"):
-        fit(td.Weibull, [1.0, math.nan, 2.0])
-    found = fit(td.Weibull, [1.0, math.nan, 2.0, 4.0], missing="drop")
-    assert (found.n, found.dropped) == (3, 1)
-    with pytest.raises(ValueError, match="got -1 at row 2"):
-        fit(td.Weibull, [1.0, math.nan, -1.0], missing="drop")
-
-
-def test_a_fit_by_search_pickles():
-    found = fit(td.Weibull, censored(HOURS, right=np.array(HOURS) == 500))
-    again = pickle.loads(pickle.dumps(found))
-    assert again.log_likelihood_at(again.vector) == found.log_likelihood_at(found.vector)
-    assert again.summary() == found.summary()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, HALF
+from cases import BACKENDS
+from definitions import HALF
 from torch import Tensor
 
 import nll

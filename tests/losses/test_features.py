@@ -311,7 +311,7 @@ def test_float8_is_refused(name, given):
         getattr(nll, name)(*arguments)
 
 
-def _in_a_shard(rank: int, port: int) -> None:
+def in_a_shard(rank: int, port: int) -> None:
     """Two processes, each with half of the classes."""
     from torch import distributed
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
@@ -357,7 +357,7 @@ def test_classes_over_processes():
     here = str(Path(__file__).parent)
     run = (
         "import sys; sys.path.insert(0, {!r}); import test_features; "
-        "test_features._in_a_shard({}, {})"
+        "test_features.in_a_shard({}, {})"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", run.format(here, rank, port)]) for rank in (0, 1)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import math
-import threading
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import (
-    BACKENDS,
-    CASES,
-    DTYPES,
+from cases import BACKENDS, BASE_CASES, CASES, DTYPES, REDUCTIONS, by_type_and_backend
+from definitions import (
     HALF,
-    REDUCTIONS,
     Problem,
     definition,
     definition_log_softmax,
@@ -28,11 +23,10 @@ from cases import (
 from torch import Tensor
 
 import nll
-from nll.kernels.reference import pick_or_nan
-from nll.losses import dispatch
 
 NLL_CASES = [case for case in CASES if case.in_nll_loss]
-LAYOUTS = [case for case in CASES if case.in_nll_loss and case.name.endswith(", mean")]
+# What log_softmax can tell apart.
+LAYOUTS = list({(case.shape, case.layout, case.logits): case for case in BASE_CASES}.values())
 
 
 def by_name(value) -> str | None:
@@ -122,14 +116,15 @@ def test_cases_are_not_contiguous_where_they_say_so(case):
     assert not case.build(torch.float32).input.is_contiguous()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
-@pytest.mark.parametrize("case", CASES, ids=by_name)
+CALLS = ("case", "dtype", "backend")
+
+
+@pytest.mark.parametrize(CALLS, by_type_and_backend(CASES), ids=by_name, indirect=["backend"])
 def test_cross_entropy(case, dtype, backend, device):
     assert_judged(nll.cross_entropy, definition, case, case.build(dtype, device))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
-@pytest.mark.parametrize("case", NLL_CASES, ids=by_name)
+@pytest.mark.parametrize(CALLS, by_type_and_backend(NLL_CASES), ids=by_name, indirect=["backend"])
 def test_nll_loss(case, dtype, backend, device):
     assert_judged(nll.nll_loss, definition_nll, case, case.build_nll(dtype, device))
 
@@ -282,118 +277,6 @@ def test_half_scores_with_float32_weights(dtype, backend, device):
     torch.testing.assert_close(nll.cross_entropy(x, y, weight), expected)
 
 
-SPECIAL_SCORES = {
-    "nan": [torch.nan, 1.0, 2.0],
-    "inf": [torch.inf, 1.0, 2.0],
-    "inf at the label": [0.0, torch.inf, 2.0],
-    "two inf": [torch.inf, torch.inf, 2.0],
-    "-inf": [-torch.inf, 1.0, 2.0],
-    "-inf at the label": [0.0, -torch.inf, 2.0],
-    "all -inf": [-torch.inf, -torch.inf, -torch.inf],
-    "inf and -inf": [torch.inf, -torch.inf, 0.0],
-}
-SPECIAL_TARGETS = {
-    "label": torch.tensor([1, 0]),
-    "ignored": torch.tensor([-100, 0]),
-    "one-hot": torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
-    "probabilities": torch.tensor([[0.5, 0.2, 0.3], [1.0, 0.0, 0.0]]),
-}
-SPECIAL_WEIGHTS = {
-    "no weights": None,
-    "weights": torch.tensor([0.5, 1.0, 2.0]),
-    "a weight of 0": torch.tensor([1.0, 0.0, 1.0]),
-    "a weight of nan": torch.tensor([1.0, 2.0, torch.nan]),
-    "a first weight of nan": torch.tensor([torch.nan, 2.0, 1.0]),
-    "a weight of inf": torch.tensor([torch.inf, 1.0, 1.0]),
-}
-
-
-@pytest.mark.parametrize("weight", SPECIAL_WEIGHTS)
-@pytest.mark.parametrize("target", SPECIAL_TARGETS)
-@pytest.mark.parametrize("scores", SPECIAL_SCORES)
-def test_nan_and_inf_are_where_pytorch_has_them_but_for_0_log_0(
-    scores, target, weight, backend, device
-):
-    if backend == "triton" and weight == "a weight of inf":
-        pytest.skip(
-            "a kernel does not look for infinite weights: NaN is where they are, and may "
-            "be elsewhere"
-        )
-    x = torch.tensor([SPECIAL_SCORES[scores], [0.5, -1.0, 0.25]], device=device)
-    y, w = SPECIAL_TARGETS[target].to(device), SPECIAL_WEIGHTS[weight]
-    w = None if w is None else w.to(device)
-    for reduction, label_smoothing in itertools.product(REDUCTIONS, (0.0, 0.1, 1.0)):
-        options = {"reduction": reduction, "label_smoothing": label_smoothing, "weight": w}
-        problem = Problem(x, y, options)
-        ours, theirs = (differentiate(f, problem) for f in (nll.cross_entropy, F.cross_entropy))
-        if weight in ("no weights", "weights", "a weight of 0"):  # its NaN of 0 log 0 is 0 here
-            truth = differentiate(lambda *args, **kwargs: definition(*args, **kwargs).loss, problem)
-            theirs = tuple(
-                torch.where(a.isnan(), b.to(a.dtype), a) for a, b in zip(theirs, truth, strict=True)
-            )
-        elif weight == "a weight of inf" and label_smoothing == 1.0:
-            continue  # the label counts for nothing here, and 0 times infinity for NaN there
-        finite = weight in ("no weights", "weights", "a weight of 0")  # others go to the reference
-        if target == "ignored" and (
-            backend == "triton" or (backend == "cpu" and finite)
-        ):  # it does not read such a row: no NaN comes of it
-            assert ours[1][0].count_nonzero() == 0
-            theirs[1][0] = 0.0
-        torch.testing.assert_close(
-            ours, theirs, equal_nan=True, msg=lambda text, at=options: f"{at}: {text}"
-        )
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_nll_loss_passes_special_values_on_as_pytorch_does(value, reduction, backend, device):
-    log_p = torch.tensor([[-1.0, value, -2.0], [-1.0, -2.0, value]], device=device)
-    for target in ([1, 0], [1, -100], [0, 0], [-100, -100]):
-        problem = Problem(log_p, torch.tensor(target, device=device), {"reduction": reduction})
-        ours, theirs = (differentiate(function, problem) for function in (nll.nll_loss, F.nll_loss))
-        torch.testing.assert_close(ours, theirs, equal_nan=True)
-
-
-def test_a_row_that_allows_no_class_counts_for_nothing_when_ignored(backend, device):
-    x = torch.tensor(FEATURES, device=device, requires_grad=True)
-    allowed = torch.tensor([[False] * 5, [True] * 5, [True] * 5], device=device)
-    target = torch.tensor([-100, 0, 3], device=device)
-    options = {"label_smoothing": 0.1, "z_loss": 0.1}
-    nll.cross_entropy(x, target, allowed_classes=allowed, **options).backward()
-    rest = torch.tensor(FEATURES[1:], device=device, requires_grad=True)
-    nll.cross_entropy(rest, target[1:], **options).backward()
-    torch.testing.assert_close(x.grad, torch.cat([torch.zeros(1, 5, device=device), rest.grad]))
-
-
-def test_smoothing_all_away_leaves_the_label_no_share(backend, device):
-    # -sum_c q_c log p_c with q uniform over the allowed classes, of which the label is none: 0 log
-    # 0 = 0.
-    allowed = torch.tensor([True, False, True, True, True], device=device)
-    x, y = torch.tensor(FEATURES[0], device=device), torch.tensor(1, device=device)
-    loss = nll.cross_entropy(x, y, label_smoothing=1.0, allowed_classes=allowed)
-    torch.testing.assert_close(loss, -x[allowed].log_softmax(0).mean())
-
-
-def test_scores_of_a_class_not_allowed_change_nothing(backend, device):
-    allowed = torch.tensor([True, True, False, True, True], device=device)
-    x, labels = torch.tensor(FEATURES, device=device), LABELS.to(device)
-    y = x.clone()
-    options = {"allowed_classes": allowed, "label_smoothing": 0.1}
-    for value in (torch.nan, torch.inf, 1e30):
-        y[:, 2] = value
-        losses = [nll.cross_entropy(scores, labels, **options) for scores in (x, y)]
-        assert torch.equal(*losses)
-
-
-def test_zero_classes_of_probabilities_have_no_mean(backend, device):
-    empty = torch.zeros(3, 0, device=device)
-    for reduction in REDUCTIONS:
-        ours, theirs = (
-            loss(empty, empty, reduction=reduction) for loss in (nll.cross_entropy, F.cross_entropy)
-        )
-        torch.testing.assert_close(ours, theirs, equal_nan=True)
-
-
 def with_warnings(call):
     """Return what a call returns, and the warnings it gives."""
     with warnings.catch_warnings(record=True) as caught:
@@ -480,7 +363,13 @@ def test_autocast_trains_a_layer(backend, device):
     assert layer.weight.grad.abs().sum() > 0.0
 
 
-@pytest.mark.parametrize("case", CASES, ids=by_name)
+# They go to the reference, whatever the backend: each reduction meets each backend.
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [(case, BACKENDS[(i + i // 3) % len(BACKENDS)]) for i, case in enumerate(CASES)],
+    ids=by_name,
+    indirect=["backend"],
+)
 def test_meta_tensors_have_the_shape_and_type_of_the_result(case, backend):
     problem = case.build(torch.bfloat16)
     kwargs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in problem.kwargs.items()}
@@ -490,120 +379,3 @@ def test_meta_tensors_have_the_shape_and_type_of_the_result(case, backend):
         definition(problem.input, problem.target, **problem.kwargs).loss.shape,
         torch.float32,
     )
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in NLL_CASES if case.name.endswith("none")], ids=by_name
-)
-def test_pick_or_nan_picks_what_nll_loss_picks(case):
-    log_p, target, kwargs = case.build_nll(torch.float32)
-    ignore_index = kwargs.get("ignore_index", -100)
-    expected = definition_nll(log_p, target, ignore_index=ignore_index, reduction="none").loss
-    torch.testing.assert_close(pick_or_nan(log_p, target.long(), ignore_index), expected.float())
-
-
-@pytest.mark.parametrize(
-    ("target", "ignore_index", "expected"),
-    [
-        ([0, 3, 2], -100, [0.1, torch.nan, 2.2]),
-        ([-1, 1, -100], -100, [torch.nan, 1.1, 0.0]),
-        # -100 is a label like any other when 1 is ignored
-        ([3, -100, 1], 1, [torch.nan, torch.nan, 0.0]),
-        ([9, 9, 0], 9, [0.0, 0.0, 2.0]),
-        ([2**40, -(2**40), 0], -100, [torch.nan, torch.nan, 2.0]),
-    ],
-    ids=str,
-)
-def test_pick_or_nan_marks_labels_out_of_range(target, ignore_index, expected):
-    log_p = -torch.tensor([[0.1, 0.2, 0.3], [1.0, 1.1, 1.2], [2.0, 2.1, 2.2]])
-    torch.testing.assert_close(
-        pick_or_nan(log_p, torch.tensor(target), ignore_index),
-        torch.tensor(expected),
-        equal_nan=True,
-    )
-
-
-def test_pick_or_nan_sends_no_gradient_from_a_label_out_of_range():
-    log_p = torch.zeros(3, 2, requires_grad=True)
-    pick_or_nan(log_p, torch.tensor([0, 5, -100]), -100).nan_to_num(0.0).sum().backward()
-    assert log_p.grad.tolist() == [[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
-
-
-def test_use_backend_forces_a_backend_and_restores_the_choice(monkeypatch):
-    monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
-    before = dispatch.route(torch.zeros(1)).backend
-    with nll.use_backend("other"):
-        assert nll.log_softmax(torch.zeros(2), 0) == "other"
-        with nll.use_backend("reference"):
-            assert nll.log_softmax(torch.zeros(1), 0) == 0.0
-        assert dispatch.route(torch.zeros(1)).backend is Other
-    assert dispatch.route(torch.zeros(1)).backend is before
-
-
-def test_use_backend_restores_the_choice_after_an_error(monkeypatch):
-    monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
-    before = dispatch.route(torch.zeros(1)).backend
-    with pytest.raises(KeyError), nll.use_backend("other"):
-        raise KeyError
-    assert dispatch.route(torch.zeros(1)).backend is before
-
-
-def test_use_backend_is_of_its_own_thread_and_task(monkeypatch):
-    monkeypatch.setitem(dispatch.BACKENDS, "other", Other)
-    default = dispatch.route(torch.zeros(1)).backend
-    seen = []
-    with nll.use_backend("other"):
-        thread = threading.Thread(
-            target=lambda: seen.append(dispatch.route(torch.zeros(1)).backend)
-        )
-        thread.start()
-        thread.join()
-    assert seen == [default]
-
-    async def inside(entered, leave):
-        with nll.use_backend("other"):
-            entered.set()
-            await leave.wait()
-            assert dispatch.route(torch.zeros(1)).backend is Other
-
-    async def both():
-        entered, leave = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(inside(entered, leave))
-        await entered.wait()
-        assert dispatch.route(torch.zeros(1)).backend is default
-        leave.set()
-        await task
-
-    asyncio.run(both())
-
-
-def test_use_backend_in_blocks_that_overlap_leaves_no_choice_behind():
-    before = nll.explain(nll.cross_entropy, torch.zeros(512, 3000), torch.zeros(512).long())
-    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
-
-    def first():
-        with nll.use_backend("reference"):
-            first_is_in.set()
-            second_is_in.wait()
-        first_is_out.set()
-
-    def second():
-        first_is_in.wait()
-        with nll.use_backend("cpu"):
-            second_is_in.set()
-            first_is_out.wait()
-
-    threads = [threading.Thread(target=f) for f in (first, second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert nll.explain(nll.cross_entropy, torch.zeros(512, 3000), torch.zeros(512).long()) == before
-
-
-class Other:
-    """A backend that answers with its name."""
-
-    @staticmethod
-    def log_softmax(input, dim):
-        return "other"

@@ -7,8 +7,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS
+from cases import BACKENDS, IN_FLOAT64
 from derivatives import LOSSES, points
+from pairwise import by_turns
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -117,6 +118,7 @@ def test_many_upstream_gradients_at_once(name, backend):
                 close(many[i], gradient)
 
 
+@pytest.mark.parametrize("backend", IN_FLOAT64, indirect=True)
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradcheck_with_batches(name, backend):
     loss = LOSSES[name]
@@ -265,8 +267,15 @@ def penalty(loss, at: list[Tensor]) -> Tensor:
     return value + sum(g.square().sum() for g in gradients)
 
 
-@pytest.mark.parametrize("how", ["offloaded", "checkpoint", "reentrant checkpoint"])
-@pytest.mark.parametrize("name", [name for name in LOSSES if "sampled" not in name])
+@pytest.mark.parametrize(
+    ("name", "backend", "how"),
+    by_turns(
+        [name for name in LOSSES if "sampled" not in name],
+        BACKENDS,
+        ["offloaded", "checkpoint", "reentrant checkpoint"],
+    ),
+    indirect=["backend"],
+)
 def test_saved_tensor_hooks_and_checkpoints(name, how, backend):
     loss, dtype = LOSSES[name], dtype_of(backend)
     function = (

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import BACKENDS, BASE_CASES, Case
 from derivatives import LOSSES, points
+from pairwise import by_turns
 from torch import Tensor
 
 import nll
@@ -102,14 +103,15 @@ def value_and_gradient(call, at: Tensor, slope: Tensor | None = None) -> tuple[T
 
 # Every case for the compiled loops; one in six for the others, whose memory is PyTorch's own.
 TABLE = [
-    (case, backend) for backend in BACKENDS for case in (PLAIN if backend == "cpu" else PLAIN[::6])
+    row
+    for backend in BACKENDS
+    for row in by_turns([backend], PLAIN if backend == "cpu" else PLAIN[::6], SETTINGS)
 ]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
-    ("case", "backend"),
+    ("backend", "case", "setting"),
     TABLE,
     ids=lambda value: getattr(value, "name", value),
     indirect=["backend"],
@@ -128,9 +130,10 @@ def test_the_table_of_cases(case, setting, backend):
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
-    "name", [name for name in LOSSES if "linear" in name or "statistics" in name]
+    ("name", "backend", "setting"),
+    by_turns([n for n in LOSSES if "linear" in n or "statistics" in n], BACKENDS, SETTINGS),
+    indirect=["backend"],
 )
 def test_the_losses_of_layers_and_second_derivatives(name, setting, backend):
     loss, made = LOSSES[name], points(torch.float32)

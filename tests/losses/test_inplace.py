@@ -4,10 +4,12 @@ overwritten.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS
+from cases import BACKENDS, on_every_backend
 
 import nll
 
@@ -41,9 +43,18 @@ def problem(shape, dtype=torch.float32, layout="contiguous"):
     return leaf.requires_grad_(), target
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "strided", "channels last"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+LAYOUTS = ["contiguous", "strided", "channels last"]
+
+
+@pytest.mark.parametrize(
+    ("options", "layout", "shape", "backend"),
+    [
+        *[(*row, None) for row in itertools.product(OPTIONS, LAYOUTS, SHAPES)],
+        *on_every_backend(OPTIONS, LAYOUTS, SHAPES),
+    ],
+    ids=str,
+    indirect=["backend"],
+)
 def test_the_scores_become_their_gradient(shape, layout, options, backend):
     leaf, target = problem(shape, layout=layout)
     scores = leaf * 1.0 if layout != "strided" else F.pad(leaf, (0, 3))[..., : shape[-1]]

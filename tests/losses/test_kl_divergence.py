@@ -62,9 +62,10 @@ def test_two_heads(dtype, reverse):
     )
 
 
+@pytest.mark.parametrize("fast_mode", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
-def test_derivatives_by_both_heads(check):
-    assert check(lambda *at: ours(*at, reduction="sum"), problem())
+def test_derivatives_by_both_heads(check, fast_mode):
+    assert check(lambda *at: ours(*at, reduction="sum"), problem(), fast_mode=fast_mode)
 
 
 def test_probabilities():

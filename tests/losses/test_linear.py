@@ -4,21 +4,19 @@ whole.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, CASES, DTYPES, HALF, Case, definition
+from cases import BACKENDS, CASES, DTYPES, IN_FLOAT64, SLOW, Case
+from definitions import HALF, definition
+from layers import FEATURES, layer_of
+from pairwise import by_turns
 from torch import Tensor
 
 import nll
-from nll.kernels import reference
-from nll.losses import autograd, functional, matmul
 
-FEATURES = 7
 TAKEN = [
     case
     for case in CASES
@@ -91,6 +89,7 @@ def error(actual: Tensor, truth: Tensor) -> float:
     return float(((actual.double() - truth)[finite].abs().max() / largest) if largest > 0 else 0.0)
 
 
+@pytest.mark.parametrize("backend", IN_FLOAT64, indirect=True)
 @pytest.mark.parametrize("budget", [1, 10**6])
 @pytest.mark.parametrize("case", TAKEN, ids=by_name)
 def test_float64_is_the_definition_s(case, budget, backend):
@@ -105,14 +104,19 @@ def test_float64_is_the_definition_s(case, budget, backend):
 
 
 IN_PYTORCH = [case for case in TAKEN if case.in_pytorch]
-# The interpreter is slow: it takes one case in four, and the whole table without a layer.
+# A slow one takes one case in four, and the whole table without a layer.
 BY_BACKEND = [
-    (case, b) for b in BACKENDS for case in (IN_PYTORCH[::4] if b == "triton" else IN_PYTORCH)
+    row
+    for backend in BACKENDS
+    for row in by_turns(
+        [backend], IN_PYTORCH[::4] if backend in SLOW else IN_PYTORCH, [torch.float32, *HALF]
+    )
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=by_name)
-@pytest.mark.parametrize(("case", "backend"), BY_BACKEND, ids=by_name, indirect=["backend"])
+@pytest.mark.parametrize(
+    ("backend", "case", "dtype"), BY_BACKEND, ids=by_name, indirect=["backend"]
+)
 def test_error_is_pytorch_s_or_less(case, dtype, backend):
     # Several blocks of some 10 rows; PyTorch's pair of a linear layer and a loss in the same type.
     layer = Layer(case, dtype, rows=50 if len(case.shape) == 2 and case.shape[0] > 1 else None)
@@ -128,17 +132,6 @@ def test_error_is_pytorch_s_or_less(case, dtype, backend):
     for gradient, their, true in zip(gradients, their_gradients, true_gradients, strict=True):
         assert gradient.dtype == dtype
         assert error(gradient, true) <= 1.5 * error(their, true) + 2 * unit
-
-
-def layer_of(rows: int, classes: int, dtype=torch.float64, features: int = FEATURES):
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, features, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
-    head = (
-        torch.randn(classes, features, generator=draw, dtype=torch.float64)
-        .to(dtype)
-        .requires_grad_()
-    )
-    return x, head, torch.randint(0, classes, (rows,), generator=draw)
 
 
 def test_leading_dimensions(backend):
@@ -171,41 +164,6 @@ def test_a_stored_gradient_is_handed_over_and_a_second_is_computed(backend):
     torch.testing.assert_close(tuple(g / 3.0 for g in first), third, rtol=1e-14, atol=0.0)
 
 
-def test_what_nobody_asks_for_is_not_computed(monkeypatch):
-    products = []
-    plain = matmul.Products.add_to_head
-    monkeypatch.setattr(
-        matmul.Products, "add_to_head", lambda *args: (products.append("head"), plain(*args))
-    )
-    x, head, y = layer_of(30, 11)
-    nll.linear_cross_entropy(x, head.detach(), y).backward()
-    assert not products
-    nll.linear_cross_entropy(x.detach(), head, y).backward()
-    assert products
-    products.clear()
-    with torch.no_grad():
-        nll.linear_cross_entropy(x, head, y)
-    assert not products
-
-
-def test_ignored_rows_are_not_multiplied(monkeypatch):
-    multiplied = []
-    plain = matmul.Products.logits
-    monkeypatch.setattr(
-        matmul.Products, "logits", lambda self, x: (multiplied.append(len(x)), plain(self, x))[1]
-    )
-    x, head, y = layer_of(100, 11)
-    y[::4] = -100
-    with torch.no_grad():
-        x[::4] = torch.nan  # and not read either
-    loss = nll.linear_cross_entropy(x, head, y, max_memory=1000)
-    loss.backward()
-    assert sum(multiplied) == 75
-    assert x.grad[::4].count_nonzero() == 0
-    assert loss.isfinite()
-    assert head.grad.isfinite().all()
-
-
 def test_all_rows_ignored(backend):
     x, head, y = layer_of(6, 11)
     y[:] = -100
@@ -218,23 +176,11 @@ def test_all_rows_ignored(backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=by_name)
 def test_the_budget_changes_nothing_but_rounding(dtype, backend):
-    x, head, y = layer_of(200, 300, dtype, features=64)
+    x, head, y = layer_of(20 if backend in SLOW else 200, 300, dtype, features=64)
     whole = torch.autograd.grad(nll.linear_cross_entropy(x, head, y), (x, head))
     parts = torch.autograd.grad(nll.linear_cross_entropy(x, head, y, max_memory=1), (x, head))
     for a, b in zip(whole, parts, strict=True):
         assert error(b.double(), a.double()) < (2 if dtype in HALF else 32) * torch.finfo(dtype).eps
-
-
-@pytest.mark.parametrize("dtype", HALF, ids=by_name)
-def test_the_head_s_gradient_is_added_in_float32(dtype):
-    # Row by row, 4000 small numbers: added in the half type most of them would vanish.
-    rows = 4000
-    x = torch.ones(rows, 1, dtype=dtype)
-    head = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
-    y = torch.zeros(rows, dtype=torch.int64)
-    loss = nll.linear_cross_entropy(x, head, y, reduction="sum", max_memory=1)
-    (gradient,) = torch.autograd.grad(loss, head)
-    assert gradient.flatten().tolist() == [-rows / 2, rows / 2]
 
 
 def test_float16_keeps_the_gradient_of_a_mean_over_many_rows():
@@ -266,7 +212,7 @@ def test_float16_keeps_small_gradients_of_a_scaled_loss():
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_autocast(reduction, backend):
-    x, head, y = layer_of(40, 50, torch.float32)
+    x, head, y = layer_of(12 if backend in SLOW else 40, 50, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         loss = nll.linear_cross_entropy(x, head, y, reduction=reduction, max_memory=3000)
         gradients = torch.autograd.grad(loss.sum(), (x, head))
@@ -384,164 +330,6 @@ def test_a_label_out_of_range_is_named_by_its_place():
     y[1, 2] = 11
     with pytest.raises(IndexError, match=r"got 11 at row \(1, 2\)"):
         nll.linear_cross_entropy(torch.ones(2, 3, 4), torch.ones(11, 4), y)
-
-
-PEAK = """
-import sys, torch, nll
-from pathlib import Path
-
-def status(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
-
-def first(x, head, y, budget):
-    return torch.autograd.grad(nll.linear_cross_entropy(x, head, y, max_memory=budget), (x, head))
-
-def second(x, head, y, budget):
-    loss = nll.linear_cross_entropy(x, head, y, max_memory=budget)
-    gradients = torch.autograd.grad(loss, (x, head), create_graph=True)
-    return *gradients, *torch.autograd.grad(gradients, (x, head), (x.detach(), head.detach()))
-
-def statistics(x, head, y, budget):
-    found = nll.token_statistics(x, y, linear_weight=head, entropy=True, topk=5, max_memory=budget)
-    return torch.autograd.grad((found.log_prob + found.entropy).sum(), (x, head))
-
-def growth(rows, classes, budget, dtype, what, features):
-    x = torch.ones(rows, features, dtype=dtype, requires_grad=True)
-    head = torch.ones(classes, features, dtype=dtype, requires_grad=True)
-    y = torch.zeros(rows, dtype=torch.int64)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    found = what(x, head, y, budget)
-    return status("VmHWM") - before - sum(g.numel() * g.element_size() for g in found)
-
-dtype, what, features = getattr(torch, sys.argv[1]), globals()[sys.argv[3]], int(sys.argv[4])
-growth(500, 2000, 10**6, dtype, what, features)  # the libraries' own memory
-print(growth(4000, 20000, int(sys.argv[2]), dtype, what, features))
-"""
-
-
-def peak(dtype: str, budget: int, what: str, features: int) -> int:
-    command = [sys.executable, "-c", PEAK, dtype, str(budget), what, str(features)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("budget", [8_000_000, 40_000_000])
-def test_peak_memory_is_the_predicted(budget, dtype):
-    used = peak(dtype, budget, "first", 256)
-    used -= 20000 * 256 * 4 if dtype == "bfloat16" else 0  # the float32 sum of the head's gradient
-    x = torch.empty(4000, 256, dtype=getattr(torch, dtype))
-    head = torch.empty(20000, 256, dtype=x.dtype)
-    predicted = matmul.plan(x, head, budget).bytes
-    assert predicted <= budget
-    scores = 4000 * 20000 * x.element_size()
-    assert used < predicted + 8_000_000 < scores / 3
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
-@pytest.mark.parametrize(("what", "features", "times"), [("statistics", 256, 1), ("second", 16, 3)])
-def test_peak_memory_of_statistics_and_of_second_derivatives(what, features, times):
-    # The latter hold more than is planned for, and several gradients by the head; as a whole the
-    # scores are 320 MB, of which autograd would hold a dozen.
-    assert peak("float32", 16_000_000, what, features) < times * 16_000_000 + 20_000_000
-
-
-def test_explain_tells_the_plan():
-    x, head, y = layer_of(1000, 300, torch.float32)
-    told = nll.explain(nll.linear_cross_entropy, x, head, y, max_memory=200_000)
-    how = matmul.plan(x, head, 200_000)
-    assert (told.rows, told.blocks, told.bytes) == (how.rows, -(-1000 // how.rows), how.bytes)
-    assert told.bytes <= 200_000
-    assert str(told).startswith(told.backend)
-    of_statistics = nll.explain(nll.token_statistics, x, y, linear_weight=head, max_memory=200_000)
-    assert (of_statistics.rows, of_statistics.bytes) == (how.rows, how.bytes)
-    of_scores = nll.explain(nll.token_statistics, torch.ones(1000, 300), y, max_memory=120_000)
-    assert (of_scores.rows, of_scores.blocks, of_scores.bytes) == (100, 10, 120_000)
-    soft = torch.rand(1000, 300, requires_grad=True)
-    assert nll.explain(nll.linear_cross_entropy, x, head, soft).backend == "reference"
-    assert nll.explain(nll.linear_cross_entropy, x, head, y).blocks == 1
-
-
-def test_explain_tells_the_backend():
-    x, y = torch.ones(3, 5), torch.zeros(3, dtype=torch.int64)
-    assert nll.explain(nll.cross_entropy, x, y).backend == "pytorch"
-    told = nll.explain(nll.cross_entropy, x, y, allowed_classes=torch.ones(5, dtype=torch.bool))
-    assert told.backend == "reference"
-    with nll.use_backend("reference"):
-        assert nll.explain(nll.cross_entropy, x, y).backend == "reference"
-    if "cpu" in BACKENDS:
-        assert "allowed_classes" in told.reason
-        assert (
-            nll.explain(
-                nll.cross_entropy, torch.ones(3000, 500), torch.zeros(3000, dtype=torch.int64)
-            ).backend
-            == "cpu"
-        )
-        assert nll.explain(nll.log_softmax, torch.ones(3000, 500), 1).backend == "cpu"
-    with pytest.raises(TypeError, match=r"expected one of nll\.log_softmax.*got <built-in"):
-        nll.explain(print, x)
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (300, 1000)], ids=str)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"reduction": "sum"},
-        {"ignore_index": 0},
-        {"label_smoothing": 0.0},
-        {"label_smoothing": 0.1},
-        {"weight": "classes"},
-        {"row_weights": "rows"},
-        {"allowed_classes": "mask"},
-        {"size_average": False},
-        {"inplace_backward": True},
-        {"temperature": 2},
-    ],
-    ids=str,
-)
-@pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
-def test_explain_names_what_is_called(shape, options, monkeypatch):
-    made = {
-        "classes": torch.ones(shape[1]),
-        "rows": torch.ones(shape[0]),
-        "mask": torch.ones(shape[1]) > 0,
-    }
-    options = {name: made.get(str(value), value) for name, value in options.items()}
-    x, y = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
-    calls = []
-
-    def spy(name, function):
-        return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
-
-    monkeypatch.setattr(
-        functional, "pytorch_cross_entropy", spy("pytorch", functional.pytorch_cross_entropy)
-    )
-    monkeypatch.setattr(reference, "cross_entropy", spy("reference", reference.cross_entropy))
-    if "cpu" in BACKENDS:
-        kernels = autograd.CPU.kernels
-        monkeypatch.setattr(kernels, "cross_entropy", spy("cpu", kernels.cross_entropy))
-    told = nll.explain(nll.cross_entropy, x, y, **options)
-    nll.cross_entropy(x, y, **options)
-    assert calls == [told.backend]
-    assert "None" not in str(told)
-
-
-def test_explain_of_a_layer_names_what_its_blocks_call():
-    x, head, y = layer_of(300, 400, torch.float32)
-    mask = torch.arange(400) < 300
-    for options in (
-        {},
-        {"allowed_classes": mask},
-        {"allowed_classes": mask, "label_smoothing": 0.1},
-    ):
-        told = nll.explain(nll.linear_cross_entropy, x, head, y % 300, **options)
-        ruled_out = "label_smoothing" in options  # else a score of -inf is all that the mask takes
-        assert told.backend == ("reference" if ruled_out or "cpu" not in BACKENDS else "cpu")
-        assert ("allowed_classes" in told.reason) == (ruled_out and "cpu" in BACKENDS)
-    assert "1 block of 300 rows" in str(nll.explain(nll.linear_cross_entropy, x, head, y))
 
 
 def test_module():

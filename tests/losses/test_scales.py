@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BACKENDS, HALF
+from cases import BACKENDS, on_every_backend
+from definitions import HALF
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -166,12 +167,17 @@ def test_products_of_float16_on_an_accelerator(size, monkeypatch):
             assert_right(actual, truth, 2.0)
 
 
-@pytest.mark.parametrize("scale", [*SCALES, 1e-3])
 @pytest.mark.parametrize(
-    "options", [{}, {"label_smoothing": 0.1}, {"weight": 1e-9}, {"row_weights": 1e6}], ids=str
+    ("scale", "options", "reduction", "dtype", "backend"),
+    on_every_backend(
+        [*SCALES, 1e-3],
+        [{}, {"label_smoothing": 0.1}, {"weight": 1e-9}, {"row_weights": 1e6}],
+        ["mean", "sum", "none"],
+        HALF,
+    ),
+    ids=str,
+    indirect=["backend"],
 )
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_scores_under_any_scale_of_the_loss(dtype, reduction, options, scale, backend):
     draw = torch.Generator().manual_seed(0)
     # the gradients of labels differ

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import BACKENDS, DTYPES, HALF
+from cases import BACKENDS, DTYPES
+from definitions import HALF
+from pairwise import by_turns
 from torch import Tensor, nn
 
 import nll
@@ -144,8 +146,13 @@ def test_function_errors(name, databases, backend, device, record_property):
     record_property("cases of PyTorch", {f"errors of {name}": len(errors)})
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", MODULES)
+# Modules call the functions, of which every type meets every backend.
+@pytest.mark.parametrize(
+    ("name", "dtype", "backend"),
+    by_turns(MODULES, DTYPES, BACKENDS),
+    ids=str,
+    indirect=["backend"],
+)
 def test_module_inputs(name, dtype, databases, backend, device, record_property):
     torch.manual_seed(0)
     ours, theirs, half = MODULES[name]

@@ -10,8 +10,9 @@ import warnings
 
 import pytest
 import torch
-from cases import BACKENDS
+from cases import BACKENDS, IN_FLOAT64
 from derivatives import CLASSES, LABELS, LOSSES, MEMORY, points
+from pairwise import by_turns
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
@@ -45,8 +46,11 @@ def arguments(name: str, seed: int = 0) -> list[Tensor]:
     return [moved[key] for key in LOSSES[name].arguments]
 
 
-@pytest.mark.parametrize("tracer", ["jit.trace", "make_fx", "make_fx of gradients"])
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize(
+    ("name", "tracer", "backend"),
+    by_turns(SMOOTH, ["jit.trace", "make_fx", "make_fx of gradients"], BACKENDS),
+    indirect=["backend"],
+)
 def test_a_trace_holds_for_other_numbers(name, tracer, backend):
     at, other = arguments(name), arguments(name, 1)
 
@@ -141,10 +145,9 @@ DYNAMIC = {
 
 
 @pytest.mark.parametrize(
-    "asked", [False, True], ids=["exported without a gradient", "exported with one"]
+    ("name", "strict", "asked"),  # exported with a gradient or without one, by turns
+    [(name, k == 1, (i + k) % 2 == 1) for i, name in enumerate(DYNAMIC) for k in range(2)],
 )
-@pytest.mark.parametrize("strict", [False, True], ids=["not strict", "strict"])
-@pytest.mark.parametrize("name", DYNAMIC)
 def test_exported_programs_take_any_number_of_rows_and_give_gradients(name, strict, asked):
     loss = DYNAMIC[name]
     a = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
@@ -342,7 +345,14 @@ def test_every_operator_is_in_the_table():
     assert registered == {name.split()[0] for name in OPERATORS}
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *by_turns([name for name in OPERATORS if "float64" not in name], BACKENDS),
+        *by_turns([name for name in OPERATORS if "float64" in name], IN_FLOAT64),
+    ],
+    indirect=["backend"],
+)
 def test_opcheck(name, backend):
     operator, arguments = OPERATORS[name]
     opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -351,7 +361,7 @@ def test_opcheck(name, backend):
 GRADIENTS = [name for name in OPERATORS if "backward" not in name and "float32" in name]
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize(("name", "backend"), by_turns(GRADIENTS, BACKENDS), indirect=["backend"])
 def test_opcheck_with_gradients(name, backend):
     operator, arguments = OPERATORS[name]
     floating = [

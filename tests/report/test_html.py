@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import numpy as np
@@ -47,6 +48,7 @@ class Reader(HTMLParser):
             self.cells[-1] += data
 
 
+@cache
 def regression_page(names=("no", "yes"), **options) -> tuple:
     data = spector()
     labels = np.array(names, dtype=object)[data.GRADE.astype(int)]
@@ -67,6 +69,7 @@ def regression_page(names=("no", "yes"), **options) -> tuple:
     return model.result_, text
 
 
+@cache
 def normal_page() -> tuple:
     result = fit(td.Normal, [1.0, 2.5, 4.0])
     return result, page(result, title="Three numbers", distribution=result.plot("distribution"))

@@ -82,7 +82,7 @@ def test_every_picture_that_there_is_is_drawn(make, pictures):
         all_of_them = found.plot(level=0.9)
         errors = int((found.covariance.diagonal() > 0).sum())
         assert len(all_of_them.axes) == sum(k in known for k in ("distribution", "qq")) + errors
-        all_of_them.savefig("/dev/null", format="png")
+        all_of_them.savefig("/dev/null", format="png", dpi=20)
     with pytest.raises(
         ValueError,
         match="expected what to be one of distribution, qq, likelihood, profile, or None",

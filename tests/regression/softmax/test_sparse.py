@@ -100,10 +100,9 @@ def test_more_coefficients_than_an_information_is_formed_for():
 
 def test_many_rows_are_searched_in_part_first():
     x, y = draw(4, 80_000, 6, 3)
-    found = nll.SoftmaxRegression().fit(x, y)
-    same(found, nll.SoftmaxRegression().fit(x.toarray(), y))
+    found, dense = (nll.SoftmaxRegression().fit(rows, y) for rows in (x, x.toarray()))
+    same(found, dense)
     assert found.result_.search is not None
-    dense = nll.SoftmaxRegression().fit(x.toarray(), y)
     torch.testing.assert_close(
         found.result_.interval(method="profile")["coef"],
         dense.result_.interval(method="profile")["coef"],

@@ -3,6 +3,8 @@ interruption.
 """
 
 from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -253,7 +255,8 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(blocks, tmp_path):
 
 
 def test_a_pass_is_written_while_it_is_under_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_EVERY", 0.0)
+    clock = SimpleNamespace(monotonic=count(0.0, 100.0).__next__)  # 100 seconds for each block
+    monkeypatch.setattr(checkpoints, "time", clock)
     rows = Ledger(Stream((X, Y)))
 
     def numbers(until, skip):
