@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -130,8 +129,6 @@ def fit(
     require_places([table], [report, save, checkpoint], json_file)
     family = _family(formula, column, family)
     _require_compatible(options_of(context), family, column is not None)
-    if not math.isfinite(alpha):
-        raise ValueError(f"expected a finite alpha of at least 0, got {alpha}")
     source = Source(table, dialect_of(sep, decimal, encoding))
     covariance = "sandwich" if robust else "observed"
     options = Options(baseline, alpha, firth, covariance, cluster, weights, missing.policy)

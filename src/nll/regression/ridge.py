@@ -11,12 +11,24 @@ and only the first term meets what has no part along U, such as the rows' scores
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 _FLAT = 1e-13  # an eigenvalue of the information, in units of the diagonal, that is rounding
 # the information of a column that is constant up to rounding, to that of the others
 _NOTHING = 1e-24
+
+
+def require_alpha(alpha: Any) -> None:
+    """Raise for a penalty that is no finite number of at least 0."""
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)):
+        raise TypeError(f"expected alpha to be a number, got {type(alpha).__name__}")
+    if not 0.0 <= alpha < math.inf:
+        raise ValueError(f"expected a finite alpha of at least 0, got {alpha}")
 
 
 def settled(

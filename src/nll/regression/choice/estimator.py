@@ -27,6 +27,7 @@ from nll.regression.choice.objective import ConditionalLikelihood, log_softmax_b
 from nll.regression.collinear import DependentColumnsError
 from nll.regression.covariance import KINDS, CovarianceOptions
 from nll.regression.design_matrix import Columns
+from nll.regression.ridge import require_alpha
 from nll.regression.softmax.fit import code_of
 from nll.regression.tables import plain
 from nll.solvers.outcome import Progress
@@ -265,10 +266,7 @@ class ConditionalLogit(BaseEstimator):
         return columns_of(choices, self.constants, self.specific, self.individual, baseline)
 
     def _require_options(self) -> None:
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float, np.number)):
-            raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
-        if not 0.0 <= self.alpha < math.inf:
-            raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
+        require_alpha(self.alpha)
         if self.covariance not in KINDS:
             raise ValueError(
                 f"expected covariance to be one of {', '.join(KINDS)}, got {self.covariance!r}"

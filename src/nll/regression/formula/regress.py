@@ -33,6 +33,7 @@ from nll.regression.formula.terms import Terms
 from nll.regression.glm.fit import fit_linear
 from nll.regression.glm.responses import RESPONSES
 from nll.regression.result import RegressionFit
+from nll.regression.ridge import require_alpha
 from nll.regression.softmax.fit import code_of, fit_softmax
 from nll.regression.softmax.streamed import fit_streamed
 from nll.solvers.outcome import Progress
@@ -58,6 +59,9 @@ class Options:
     clusters: str | None = None  # the column with the cluster labels
     weights: str | None = None  # the column of frequencies
     missing: str = "raise"  # or "drop"
+
+    def __post_init__(self) -> None:
+        require_alpha(self.alpha)
 
     def columns(self, formula: Any) -> list[str]:
         """The columns of the table that a parsed formula and these options read."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -16,6 +15,7 @@ from nll.data.classes import as_array, label
 from nll.data.stream import Stream
 from nll.data.weights import kind_of
 from nll.regression.covariance import KINDS, CovarianceOptions
+from nll.regression.ridge import require_alpha
 from nll.regression.softmax.fit import code_of, fit_softmax
 from nll.regression.softmax.fitted import FittedSoftmax
 from nll.regression.softmax.inputs import Given, Training
@@ -201,10 +201,7 @@ class SoftmaxRegression(FittedSoftmax):
         return tags
 
     def _check_options(self) -> None:
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float, np.number)):
-            raise TypeError(f"expected alpha to be a number, got {type(self.alpha).__name__}")
-        if not 0.0 <= self.alpha < math.inf:
-            raise ValueError(f"expected a finite alpha of at least 0, got {self.alpha}")
+        require_alpha(self.alpha)
         options = {
             "covariance": KINDS,
             "weights": ("frequency", "sampling", "importance"),
