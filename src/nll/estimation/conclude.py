@@ -134,10 +134,14 @@ def _inside(solution: Solution, covariance: Tensor, verdict: Status, status: str
             params[away.name].view(-1)[away.place] = away.value
     if not verdict.ok:
         covariance = torch.full_like(covariance, torch.nan)
+    value = solution.log_likelihood
+    if divergent:  # the value at the boundary, where it can be computed
+        at = AtParameters(solution.objective, solution.units, solution.density)(flatten(params))
+        value = max(value, at) if math.isfinite(at) else value
     extreme = abs(math.log2(solution.units.scale)) > _EXTREME
     if verdict.ok and extreme and not divergent and bool(covariance.isnan().any()):
         status += "; the covariance is beyond float64: rescale the data for standard errors"
-    return Estimate(params, covariance, solution.log_likelihood, verdict, status)
+    return Estimate(params, covariance, value, verdict, status)
 
 
 @dataclass(frozen=True)

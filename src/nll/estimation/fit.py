@@ -159,9 +159,10 @@ def _is_degenerate(sample: Sample, options: FitOptions) -> bool:
     """
     family, observed = sample.family, sample.observed
     free = [name for name in family.parameters if name not in options.fixed]
-    by_formula = family.start is None and options.plain and observed.kind == "frequency"
+    plain = options.plain and observed.kind == "frequency" and not observed.incomplete
     # otherwise an error names the unknown parameter
     known = set(options.fixed) | set(options.start) <= set(family.parameters)
+    by_formula = family.start is None and plain
     if by_formula or not known or family.discrete or len(free) < 2 or options.bounds:
         return False
     return observed.equal

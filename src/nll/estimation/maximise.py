@@ -96,15 +96,14 @@ def search(
         and _value(rival) > _value(best) + diagnostics.noise(objective, _value(best))
     ):
         # on its way to a limit that is higher
-        rival = maximise(objective, rival.theta[None], progress).one(0)
-        best = max(best, rival, key=_rank)
+        best = maximise(objective, rival.theta[None], progress).one(0)
     top, around = _followed(objective, best)
     lost = top.decrement != top.decrement
     if others is not None and (around is not None or lost):
         again = maximise_from(objective, others, progress, _FIRST_STEPS)
         tops += again
         best = max(again, key=_rank)
-        if lost or _better(objective, best, top, around or Surroundings()):
+        if lost or _better(objective, best, top, around or Surroundings(), unbounded):
             top, around = _followed(objective, best)
     reached = (
         tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
@@ -117,13 +116,18 @@ def _rank(found: Optimum) -> tuple[bool, float]:
     return found.reached, _value(found)
 
 
-def _better(objective: Objective, other: Optimum, top: Optimum, around: Surroundings) -> bool:
-    """Whether another search ended higher, or at a maximum where this one has none."""
-    if other.reached and (
-        not top.reached or around.endless or any(limit.endless for limit in around.limits)
-    ):
-        return diagnostics.is_maximum(objective, other)
-    return other.reached and _value(other) > _value(top) + diagnostics.noise(objective, _value(top))
+def _better(
+    objective: Objective, other: Optimum, top: Optimum, around: Surroundings, unbounded: bool
+) -> bool:
+    """Whether another search ended higher, or at a maximum where this one has none; a lower maximum
+    is none where the likelihood has a bound.
+    """
+    gain, noise = _value(other) - _value(top), diagnostics.noise(objective, _value(top))
+    endless = around.endless or any(limit.endless for limit in around.limits)
+    endless |= not top.reached and (unbounded or around.rising or gain >= -noise)
+    return other.reached and (
+        gain > noise or (endless and diagnostics.is_maximum(objective, other))
+    )
 
 
 def _settled(objective: Objective, theta: Tensor) -> Optimum:

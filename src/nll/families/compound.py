@@ -141,8 +141,6 @@ class Shifted(Compound):
         self.support = "a finite number"
         self.inside = torch.isfinite
         roles = self.inner.units
-        if base is InverseGaussian:
-            roles = {"loc": "scale", "concentration": "scale"}
         self.units = roles and {self.loc: "location", **roles}
         self.mean_log_prob = self._mean_log_prob if self.inner.of_statistics else None
 

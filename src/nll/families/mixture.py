@@ -19,7 +19,7 @@ from nll.solvers.parameters import Parameter, Params
 _TRIES = 8  # random starts
 _LEAST_SHARE = 1e-6  # of a component that means something
 # Shares of the values that a narrow component may hold, and how many places are tried for each.
-_NARROW_SHARES, _PLACES = (0.1, 0.2, 0.4), 3
+_NARROW_SHARES, _PLACES = (0.03, 0.1, 0.2, 0.4), 3
 _FEW = 0.05  # the share of a component at an end of the data, where a search starts
 
 
@@ -169,8 +169,11 @@ class Mixture(Compound):
         for size in sorted({max(3, round(share * count)) for share in _NARROW_SHARES}):
             if size >= count:
                 continue
-            width = ordered[..., size - 1 :] - ordered[..., : count - size + 1]
-            for first in _apart(width[0], size):
+            first, last = torch.arange(count - size + 1), torch.arange(size - 1, count)
+            width = ordered[..., last] - ordered[..., first]
+            around = ordered[..., (last + size).clamp(max=count - 1)]
+            around = around - ordered[..., (first - size).clamp(min=0)]
+            for first in _apart((width / around)[0], size):
                 low, high = ordered[..., first, None], ordered[..., first + size - 1, None]
                 near = (values >= low) & (values <= high)
                 others = 1 + (values > high).long() % (self.components - 1)
