@@ -21,7 +21,6 @@ LONG_BODIES = {
     "cli/fit.py:fit",
     "derivation/render.py:_lines",
     "estimation/diagnostics.py:_follow",
-    "estimation/maximise.py:_beyond",
 }
 # What functions return, and is not called by users.
 RESULTS = {

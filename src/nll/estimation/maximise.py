@@ -51,8 +51,8 @@ class Solution:
     @property
     def params(self) -> Params:
         """The parameters, without the dimension of data sets."""
-        found = self.units.given(self.objective.layout.natural(self.theta))
-        return {name: value[0].detach() for name, value in found.items()}
+        natural = self.objective.layout.natural(self.theta)
+        return {name: v[0].detach() for name, v in self.units.given(natural).items()}
 
     @property
     def jacobian(self) -> Tensor:
@@ -103,12 +103,10 @@ def search(
         again = maximise_from(objective, others, progress, _FIRST_STEPS)
         tops += again
         best = max(again, key=_rank)
-        if lost or _better(objective, best, top, around or Surroundings(), unbounded):
+        if lost or better(objective, best, top, around or Surroundings(), unbounded):
             top, around = _followed(objective, best)
-    reached = (
-        tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
-    )
-    reached = tuple(value - density * math.log(units.scale) for value in reached)
+    several, shift = tops if len(tops) > 1 else [], density * math.log(units.scale)
+    reached = tuple(sorted((_value(found) - shift for found in several), reverse=True))
     return Solution(objective, top, units, density, around=around, starts=reached)
 
 
@@ -116,7 +114,7 @@ def _rank(found: Optimum) -> tuple[bool, float]:
     return found.reached, _value(found)
 
 
-def _better(
+def better(
     objective: Objective, other: Optimum, top: Optimum, around: Surroundings, unbounded: bool
 ) -> bool:
     """Whether another search ended higher, or at a maximum where this one has none; a lower maximum
@@ -202,10 +200,9 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
     names = found.objective.layout.describe()
     endless = [away.label for away in runaways(found) if away.limit.endless]
     if endless:
-        towards = ", ".join(endless)
         return (
             Status.UNBOUNDED,
-            f"no maximum: the likelihood grows without bound towards {towards}",
+            f"no maximum: the likelihood grows without bound towards {', '.join(endless)}",
         )
     if around.endless:
         return (
@@ -214,10 +211,9 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
         )
     gone = ", ".join(away.label for away in runaways(found))
     if around.rising:
-        towards = f" towards {gone}" if gone else ""
         return Status.UNBOUNDED, (
             f"no maximum within {found.optimum.steps} Newton steps: the likelihood still "
-            f"rises{towards}"
+            f"rises{f' towards {gone}' if gone else ''}"
         )
     flat = [names[p] for p in around.flat]
     if flat and not around.limits:
@@ -231,11 +227,10 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
     if not all(limit.alone for limit in around.limits):
         return Status.UNBOUNDED, f"no maximum: the likelihood still rises towards {gone}"
     if around.unidentified:
-        rest = [names[p] for p in around.unidentified]
-        where = (
-            f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
+        rest = " and ".join(names[p] for p in around.unidentified)
+        return Status.UNBOUNDED, (
+            f"no maximum: the likelihood rises towards {gone}, where the data do not tell {rest}"
         )
-        return Status.UNBOUNDED, f"no maximum: {where}"
     return (
         Status.BOUNDARY,
         f"at the boundary of the parameter space: {gone}; no standard error there",
@@ -368,8 +363,8 @@ class AtParameters(LogLikelihood):
             entry.name: vector[entry.flat].reshape(1, *entry.parameter.shape)
             for entry in self.layout.entries()
         }
-        value = self.objective.value(self.units.own(params))
-        return float(value[0]) - self.density * math.log(self.units.scale)
+        value = float(self.objective.value(self.units.own(params))[0])
+        return value - self.density * math.log(self.units.scale)
 
 
 def ordered(solution: Solution, order: Callable[[Params], Params]) -> Solution:

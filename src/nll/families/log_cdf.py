@@ -120,14 +120,14 @@ def integrated_tails(
     length = _length(log_density, derivative.detach(), begin, side, least)
     nodes, log_weights = _rule()
     points = begin[..., None] + (side * length)[..., None] * nodes
-    if log_total is None:
-        tail = torch.logsumexp(log_density(points) + log_weights, -1)
-    else:
-        tail = log_total(points, log_weights)
-    tail = tail + length.log()
-    hazard = torch.exp(log_density(begin[..., None])[..., 0] - tail)
+    tail = length.log() + (
+        torch.logsumexp(log_density(points) + log_weights, -1)
+        if log_total is None
+        else log_total(points, log_weights)
+    )
     moved = end - begin  # 0, with a derivative
-    lost = side * hazard * (moved + derivative * moved.square() / 2)
+    hazard = side * torch.exp(log_density(begin[..., None])[..., 0] - tail)
+    lost = hazard * (moved + derivative * moved.square() / 2)
     tail = torch.where(tail.isfinite(), tail + torch.log1p(-lost), tail)
     # Rounding may leave something of a probability near 1.
     return tails_of_smaller(side < 0, tail.clamp(max=-1e-12))
@@ -145,8 +145,7 @@ def _length(
         length = _FALL / derivative.abs().clamp(min=least)
         top = log_density(end[..., None])[..., 0]
         for _ in range(64):
-            fall = top - log_density((end + side * length / 2)[..., None])[..., 0]
-            long = fall >= _FALL
+            long = top - log_density((end + side * length / 2)[..., None])[..., 0] >= _FALL
             if not bool(long.any()):
                 break
             length = torch.where(long, length / 2, length)
@@ -237,9 +236,8 @@ def log_probability(
     open_low, open_high = low == -math.inf, high == math.inf
     bounded = ~open_low & ~open_high
     some = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high, inside))
-    at_low = at_high = tails(some, **params)
-    if bool(bounded.any()):
-        at_high = tails(torch.where(open_high, some, high), **params)
+    at_low, last = tails(some, **params), torch.where(open_high, some, high)
+    at_high = tails(last, **params) if bool(bounded.any()) else at_low
     upper = at_low.below > -math.log(2)
     large = torch.where(upper, at_low.above, at_high.below)
     small = torch.where(upper, at_high.above, at_low.below)

@@ -52,8 +52,7 @@ def maximise(
     def batched(theta: Tensor, _: Tensor) -> Sums:
         return Sums(*(part[None] for part in sums(theta[0])))
 
-    units = torch.tensor([unit], dtype=start.dtype)
-    return maximise_each(batched, start[None], units, progress, enough).one(0)
+    return maximise_each(batched, start[None], start.new_tensor([unit]), progress, enough).one(0)
 
 
 def decrement_of(sums: Sums) -> float:
@@ -221,9 +220,9 @@ def _scaled(sums: Sums) -> _Scaled:
 def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
     values, vectors = torch.linalg.eigh(scaled.information)
     g = (vectors.mT @ scaled.score[..., None])[..., 0]
-    flat = (values.abs() < _FLAT) & (g.abs() < _FLAT**0.5)
-    # a small curvature that is more than rounding, and promises a gain
-    flat &= ~((values > _ROUNDING) & (g.square() > _GAIN * values))
+    # unless a small curvature is more than rounding, and promises a gain
+    promising = (values > _ROUNDING) & (g.square() > _GAIN * values)
+    flat = (values.abs() < _FLAT) & (g.abs() < _FLAT**0.5) & ~promising
     eigen = torch.where(flat, 1.0, values), vectors, torch.where(flat, 0.0, g)
     return scaled._replace(factor=None, eigen=eigen, level=(values < _WEAK).any(1))
 
