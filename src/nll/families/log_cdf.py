@@ -106,28 +106,29 @@ def integrated_tails(
     derivative: Tensor,
     end: Tensor,
     least: Tensor | float = 1e-8,
-    log_total: Callable[[Tensor, Tensor], Tensor] | None = None,
+    log_total: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tails:
     """The tails of a log-concave density at `end`, given the derivative of its logarithm there, and
     the size `least` of that derivative far out.
 
     `log_density` takes (..., k) points, with parameters that have a last dimension of 1.
-    `log_total` is the logarithm of its weighted sum at points, if there is a shorter way to it.
+    `log_total` is the logarithm of its weighted sum at `end` plus (..., k) numbers, relative to the
+    density at `end`, if there is a better way to it.
     """
     end, derivative = torch.broadcast_tensors(end, derivative)
     side = torch.where(derivative.detach() >= 0, -1.0, 1.0)  # away from the mode
     begin = end.detach()
     length = _length(log_density, derivative.detach(), begin, side, least)
     nodes, log_weights = _rule()
-    points = begin[..., None] + (side * length)[..., None] * nodes
-    tail = length.log() + (
-        torch.logsumexp(log_density(points) + log_weights, -1)
+    top, away = log_density(begin[..., None]), (side * length)[..., None] * nodes
+    log_scale = length.log() + (
+        torch.logsumexp(log_density(begin[..., None] + away) - top + log_weights, -1)
         if log_total is None
-        else log_total(points, log_weights)
+        else log_total(begin, away, log_weights)
     )
     moved = end - begin  # 0, with a derivative
-    hazard = side * torch.exp(log_density(begin[..., None])[..., 0] - tail)
-    lost = hazard * (moved + derivative * moved.square() / 2)
+    lost = side * torch.exp(-log_scale) * (moved + derivative * moved.square() / 2)
+    tail = top[..., 0] + log_scale
     tail = torch.where(tail.isfinite(), tail + torch.log1p(-lost), tail)
     # Rounding may leave something of a probability near 1.
     return tails_of_smaller(side < 0, tail.clamp(max=-1e-12))
@@ -156,19 +157,18 @@ def gamma_tails(log_end: Tensor, shape: Tensor) -> Tails:
     """Of s = log(X / a), X with the standard gamma distribution: density a^a e^-a / Gamma(a) exp(-a
     (e^s - 1 - s)).
 
-    Its logarithm is linear in a but for the peak: the first two derivatives of the integral are the
-    mean and the variance of e^s - 1 - s in the tail.
+    Its logarithm is linear in a but for the peak: what it falls by from the end on has a mean and a
+    variance in the tail, which are the first two derivatives of the integral.
     """
-    peak, a = log_scaled_peak(shape), shape.detach()[..., None]
-    moved = shape - shape.detach()  # 0, with a derivative
+    peak, moved = log_scaled_peak(shape), shape - shape.detach()  # 0, with a derivative
 
-    def log_total(s: Tensor, log_weights: Tensor) -> Tensor:
-        fall = expm1_minus(s)
-        terms = log_weights - a * fall
+    def log_total(begin: Tensor, away: Tensor, log_weights: Tensor) -> Tensor:
+        fall = torch.expm1(begin)[..., None] * torch.expm1(away) + expm1_minus(away)
+        terms = log_weights - shape.detach()[..., None] * fall.nan_to_num()
         share = torch.softmax(terms, -1)
         mean = (share * fall).sum(-1).nan_to_num()
         variance = (share * (fall - mean[..., None]).square()).sum(-1).nan_to_num()
-        return peak + torch.logsumexp(terms, -1) - moved * (mean - moved * variance / 2)
+        return torch.logsumexp(terms, -1) - moved * (mean - moved * variance / 2)
 
     return integrated_tails(
         lambda s: peak[..., None] - shape[..., None] * expm1_minus(s),
