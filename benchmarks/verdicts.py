@@ -243,6 +243,10 @@ class Judge:
 
     def far_out(self) -> None:
         value, where = self.outermost(self.theta)
+        if self.fit.log_likelihood_at is not None:  # to the last digits
+            lower = self.value - self.by_nll(natural(self.parameters, where))
+            if lower > 1e-11 * (1 + abs(self.value)):
+                return
         above = self.problem.name.startswith(UNBOUNDED) and value > self.value
         if (
             value > self.value - 1e-8 * (1 + abs(self.value))

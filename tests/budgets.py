@@ -18,7 +18,6 @@ LONG_BODIES = {
     "kernels/triton/cross_entropy.py:run",
     # to be divided
     "estimation/diagnostics.py:_follow",
-    "estimation/maximise.py:_beyond",
 }
 # What functions return, and is not called by users.
 RESULTS = {

@@ -97,7 +97,8 @@ class Problem:
         if self.name in REGRESSIONS:
             return self.model.parameters
         if self.name == "Categorical":
-            return {"probs": Parameter(constraints.simplex, (int(self.values.max()) + 1,))}
+            seen = self.values[self.counts > 0]
+            return {"probs": Parameter(constraints.simplex, (int(seen.max()) + 1,))}
         return parameters_of(self.name, self.values.shape[1] if self.values.ndim > 1 else 1)
 
     def fit(self, start: Params) -> nll.Fit:
@@ -167,7 +168,8 @@ class Problem:
             except ValueError:  # a scale that underflows
                 return np.full(len(x), np.nan)
         if self.name == "Categorical":
-            return np.log(params["probs"])[x.astype(int)]
+            # a category beyond the last has no weight
+            return np.log(params["probs"])[np.minimum(x.astype(int), len(params["probs"]) - 1)]
         if self.name == "Multinomial":
             return st.multinomial.logpmf(x, x.sum(1).astype(int), params["probs"])
         if self.name == "Dirichlet":

@@ -16,6 +16,9 @@ from torch.distributions import constraints
 
 import nll
 from nll import censored, fit, truncated
+from nll.estimation.diagnostics import Surroundings
+from nll.estimation.maximise import better
+from nll.solvers.outcome import Status
 
 REAL, POSITIVE = constraints.real, constraints.positive
 COUNTS = np.array([0, 0, 0, 0, 0, 0, 0, 0, 3, 1, 4, 2, 2, 5, 3, 4, 2, 6, 3, 2])
@@ -350,3 +353,62 @@ def test_equal_censored_rows_and_a_common_window_give_the_same_likelihood():
     again = fit(td.Gamma, truncated(censored(values, right=right), *window))
     assert once.log_likelihood == pytest.approx(again.log_likelihood, abs=1e-9)
     assert once.n == again.n == 12
+
+
+# ---- Verdicts that neither the start nor the unit changes ----------------------------------------
+
+
+@pytest.mark.parametrize(("family", "start"), [(td.Gamma, 1e-3), (td.InverseGamma, 1e3)])
+def test_a_maximum_far_out_is_the_formulas_from_any_start(family, start):
+    """The information is nearly singular there: one curvature is 1e-13 of another."""
+    data = 1 + 5e-7 * torch.from_numpy(DRAW[0, :40])
+    found = fit(family, data, start={"concentration": 1.0, "rate": start})
+    assert found.converged
+    assert found.log_likelihood == pytest.approx(fit(family, data).log_likelihood, abs=1e-6)
+
+
+def test_two_counts_do_not_tell_two_parameters():
+    found = fit(nll.zero_inflated(td.Poisson), truncated([0, 0, 0, 1, 1], high=1.0))
+    assert not found.converged
+
+
+@pytest.mark.parametrize("unbounded", [False, True])
+def test_a_lower_peak_is_no_maximum_where_a_search_went_higher_without_an_end(unbounded):
+    found = fit(td.Weibull, SPREAD + 0.5).search()
+    peak = found.optimum
+    higher = peak.sums._replace(log_likelihood=peak.sums.log_likelihood + 1)
+    top = peak._replace(sums=higher, reached=False)
+    assert better(found.objective, peak, top, Surroundings(), unbounded) == unbounded
+
+
+@pytest.mark.parametrize("unit", [2.0**-20, 1024.0])
+def test_a_mixture_has_one_verdict_in_every_unit(unit):
+    for data in (np.array([-0.4, 0.7]), SKEWED[:30]):
+        usual, other = (fit(nll.mixture(td.Normal), factor * data) for factor in (1.0, unit))
+        assert other.status == usual.status
+        shift = len(data) * math.log(unit)
+        assert other.log_likelihood == pytest.approx(usual.log_likelihood - shift, abs=1e-9)
+
+
+def test_a_mixture_is_searched_where_values_lie_closer_together_than_around():
+    spread = np.random.default_rng(0).normal(size=300)
+    data = np.concatenate([spread, 1.7 + 1e-3 * spread[:9]])
+    found = fit(nll.mixture(td.Normal), data)
+    assert found.converged
+    assert float(found.params["scale"].min()) < 2e-3
+    assert float(found.params["loc"].max()) == pytest.approx(1.7, abs=2e-3)
+
+
+@pytest.mark.parametrize(("side", "probs"), [("right", 1.0), ("left", 0.0)])
+def test_the_value_at_a_boundary_is_that_of_the_limit(side, probs):
+    found = fit(td.ContinuousBernoulli, censored([0.3, 0.9, 0.98, 0.2], **{side: [1] * 4}))
+    assert (found.verdict, float(found.params["probs"])) == (Status.BOUNDARY, probs)
+    assert found.log_likelihood == 0.0
+
+
+def test_intervals_of_no_width_that_agree_are_equal_data():
+    exact = fit(nll.InverseGaussian, censored([2.0, 2.0], [2.0, 2.0]))
+    assert exact.status.startswith("no maximum: the data are all equal")
+    wide = fit(td.Weibull, censored([1.0, 1.0], [3.0, 3.0]))
+    assert "all equal" not in wide.status
+    assert wide.log_likelihood <= 0.0

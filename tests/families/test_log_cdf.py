@@ -115,6 +115,12 @@ CASES = [
         lambda x, concentration, rate: log_gamma_tails(concentration, rate * x),
     ),
     (
+        td.Gamma,
+        {"concentration": 1500.0, "rate": 1.0},
+        (1300.0, 3e4, 1e5),
+        lambda x, concentration, rate: log_gamma_tails(concentration, rate * x),
+    ),
+    (
         td.InverseGamma,
         {"concentration": 3.0, "rate": 2.0},
         (0.02, 0.5, 9.0, 1e4),

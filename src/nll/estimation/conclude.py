@@ -132,12 +132,14 @@ def _inside(solution: Solution, covariance: Tensor, verdict: Status, status: str
         params[away.name] = params[away.name].clone()
         if away.value == away.value:
             params[away.name].view(-1)[away.place] = away.value
-    if not verdict.ok:
-        covariance = torch.full_like(covariance, torch.nan)
+    covariance = covariance if verdict.ok else torch.full_like(covariance, torch.nan)
+    at = AtParameters(solution.objective, solution.units, solution.density)
+    # that of the boundary, unless it is NaN
+    value = max(solution.log_likelihood, at(flatten(params)) if divergent else -math.inf)
     extreme = abs(math.log2(solution.units.scale)) > _EXTREME
     if verdict.ok and extreme and not divergent and bool(covariance.isnan().any()):
         status += "; the covariance is beyond float64: rescale the data for standard errors"
-    return Estimate(params, covariance, solution.log_likelihood, verdict, status)
+    return Estimate(params, covariance, value, verdict, status)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from nll.solvers.matrices import inverse as inverse_of
 from nll.solvers.outcome import Optima, Optimum
 
 _FAR = 60.0  # of the logarithm of a parameter, or the like: there it is at its boundary
+_OVERFLOW = 350.0  # beyond which the square of its exponential leaves float64
 _UNKNOWN = 30.0  # an error of such a number at which its value is unknown
 _DOUBTFUL = 3.0  # an error of the logarithm of a parameter, or of a parameter in units of its size
 # A number is told, whatever its information, if the log-likelihood has fallen by the first, and by
@@ -130,8 +131,8 @@ def is_maximum(objective: Objective, top: Optimum) -> bool:
         return False
     if len(top.theta) > _MOST_PROFILED:
         return top.proved
-    inverse = inverse_of(top.sums.information)[None]
-    return bool((falls if top.proved else curved)(objective, top.theta[None], inverse)[0])
+    check, inverse = falls if top.proved else curved, inverse_of(top.sums.information)
+    return bool(check(objective, top.theta[None], inverse[None])[0])
 
 
 def look_around(objective: Objective, top: Optimum) -> Surroundings:
@@ -199,16 +200,18 @@ class _Lanes(NamedTuple):
 def _follow(objective: Objective, top: Optimum) -> _Lanes:
     numbers = _suspects(top)
     count, size = 2 * len(numbers), len(top.theta)
-    number, side = numbers.repeat(2), torch.ones(count, dtype=torch.float64)
-    side[: len(numbers)] = -1.0
-    fixed = torch.arange(size) == number[:, None]
+    side = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(len(numbers))
+    number, fixed = numbers.repeat(2), torch.arange(size) == numbers.repeat(2)[:, None]
     best = float(top.sums.log_likelihood)
     at = top.theta.expand(count, size).clone()
     real = objective.layout.unbounded[number]
-    way = at[torch.arange(count), number]
-    at[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
+    way, near = at[torch.arange(count), number], at.clone()
+    near[torch.arange(count), number] = torch.where(real, way, way.clamp(-_FAR, _FAR))
+    # outwards from nearer the boundary, unless it has fallen on the way back there
+    fallen = objective.log_likelihood(near) < best - noise(objective, best)
+    distant = fallen & (side * way > 0) & (way.abs() < _OVERFLOW)
+    at = torch.where(distant[:, None], at, near)
     value = torch.full((count,), best, dtype=torch.float64)
-    zero = torch.zeros_like(value)
     lanes = _Lanes(
         number,
         side,
@@ -216,7 +219,7 @@ def _follow(objective: Objective, top: Optimum) -> _Lanes:
         value.clone(),
         value.clone(),
         at.clone(),
-        zero,
+        torch.zeros_like(value),
         at,
         at.clone(),
         torch.zeros(count).bool(),
@@ -224,7 +227,9 @@ def _follow(objective: Objective, top: Optimum) -> _Lanes:
     # what one unit of information tells
     tells = top.sums.information.diagonal().abs().clamp(min=1e-300).rsqrt()
     remote = torch.maximum(4 * top.theta.abs(), 2 * tells)[number]
-    first = torch.where(real, _first_step(top.theta, tells)[number], 1.0)
+    # of a number that is a parameter itself: a part of its size, or of what its information tells
+    part = torch.maximum(torch.minimum(top.theta.abs(), tells) / 4, 1e-8 * tells)
+    first = torch.where(real, part[number], 1.0)
     step = first.clone()
     move = torch.zeros_like(at)  # of all numbers in the last round, for a step of 1
     open_ = torch.arange(count)
@@ -261,12 +266,10 @@ def _follow(objective: Objective, top: Optimum) -> _Lanes:
         wall = ~fine & (step[open_] < 1e-3 * first[open_])
         lanes.value[open_[wall]] = -torch.inf
         way = at[open_, number[open_]]
-        beyond = (way - top.theta[number[open_]]).abs() > remote[open_]
-        vast = (way - top.theta[number[open_]]).abs() > _VAST * remote[open_]
-        beyond &= ~(lanes.gain[open_] > RISE) | vast
-        still = lanes.gain[open_].abs() <= noise(objective, best)
+        away, gain = (way - top.theta[number[open_]]).abs(), lanes.gain[open_]
+        beyond = (away > remote[open_]) & (~(gain > RISE) | (away > _VAST * remote[open_]))
         outwards = side[open_] * top.theta[number[open_]] > 0
-        still &= outwards & ((way - top.theta[number[open_]]).abs() > _DISTANT)
+        still = (gain.abs() <= noise(objective, best)) & outwards & (away > _DISTANT)
         far = torch.where(real[open_], beyond, still | (side[open_] * way > _FAR))
         open_ = open_[~wall & ~far & ~(lanes.value[open_] < best - _FALLEN)]
         if not len(open_):
@@ -278,13 +281,6 @@ def higher(objective: Objective, first: Tensor, second: Tensor) -> Tensor:
     """Of two places for each lane the one where the likelihood is higher."""
     values = [objective.log_likelihood(theta).nan_to_num(-torch.inf) for theta in (first, second)]
     return torch.where((values[0] >= values[1])[:, None], first, second)
-
-
-def _first_step(theta: Tensor, tells: Tensor) -> Tensor:
-    """Of a number that is a parameter itself: a part of its size, or of what its information
-    tells.
-    """
-    return torch.maximum(torch.minimum(theta.abs(), tells) / 4, 1e-8 * tells)
 
 
 def _suspects(top: Optimum) -> Tensor:

@@ -159,12 +159,12 @@ def _is_degenerate(sample: Sample, options: FitOptions) -> bool:
     """
     family, observed = sample.family, sample.observed
     free = [name for name in family.parameters if name not in options.fixed]
-    by_formula = family.start is None and options.plain and observed.kind == "frequency"
+    plain = options.plain and observed.kind == "frequency" and not observed.incomplete
     # otherwise an error names the unknown parameter
     known = set(options.fixed) | set(options.start) <= set(family.parameters)
-    if by_formula or not known or family.discrete or len(free) < 2 or options.bounds:
-        return False
-    return observed.equal
+    exact = observed.ends is None or bool((observed.ends[0] == observed.ends[1]).any())
+    dense = exact and not family.discrete and len(free) > 1 and not options.bounds
+    return known and not (plain and family.start is None) and dense and observed.equal
 
 
 def _formula_options(sample: Sample, options: FitOptions) -> FitOptions:

@@ -51,8 +51,8 @@ class Solution:
     @property
     def params(self) -> Params:
         """The parameters, without the dimension of data sets."""
-        found = self.units.given(self.objective.layout.natural(self.theta))
-        return {name: value[0].detach() for name, value in found.items()}
+        natural = self.objective.layout.natural(self.theta)
+        return {name: v[0].detach() for name, v in self.units.given(natural).items()}
 
     @property
     def jacobian(self) -> Tensor:
@@ -96,20 +96,17 @@ def search(
         and _value(rival) > _value(best) + diagnostics.noise(objective, _value(best))
     ):
         # on its way to a limit that is higher
-        rival = maximise(objective, rival.theta[None], progress).one(0)
-        best = max(best, rival, key=_rank)
+        best = maximise(objective, rival.theta[None], progress).one(0)
     top, around = _followed(objective, best)
     lost = top.decrement != top.decrement
     if others is not None and (around is not None or lost):
         again = maximise_from(objective, others, progress, _FIRST_STEPS)
         tops += again
         best = max(again, key=_rank)
-        if lost or _better(objective, best, top, around or Surroundings()):
+        if lost or better(objective, best, top, around or Surroundings(), unbounded):
             top, around = _followed(objective, best)
-    reached = (
-        tuple(sorted((_value(found) for found in tops), reverse=True)) if len(tops) > 1 else ()
-    )
-    reached = tuple(value - density * math.log(units.scale) for value in reached)
+    several, shift = tops if len(tops) > 1 else [], density * math.log(units.scale)
+    reached = tuple(sorted((_value(found) - shift for found in several), reverse=True))
     return Solution(objective, top, units, density, around=around, starts=reached)
 
 
@@ -117,13 +114,18 @@ def _rank(found: Optimum) -> tuple[bool, float]:
     return found.reached, _value(found)
 
 
-def _better(objective: Objective, other: Optimum, top: Optimum, around: Surroundings) -> bool:
-    """Whether another search ended higher, or at a maximum where this one has none."""
-    if other.reached and (
-        not top.reached or around.endless or any(limit.endless for limit in around.limits)
-    ):
-        return diagnostics.is_maximum(objective, other)
-    return other.reached and _value(other) > _value(top) + diagnostics.noise(objective, _value(top))
+def better(
+    objective: Objective, other: Optimum, top: Optimum, around: Surroundings, unbounded: bool
+) -> bool:
+    """Whether another search ended higher, or at a maximum where this one has none; a lower maximum
+    is none where the likelihood has a bound.
+    """
+    gain, noise = _value(other) - _value(top), diagnostics.noise(objective, _value(top))
+    endless = around.endless or any(limit.endless for limit in around.limits)
+    endless |= not top.reached and (unbounded or around.rising or gain >= -noise)
+    return other.reached and (
+        gain > noise or (endless and diagnostics.is_maximum(objective, other))
+    )
 
 
 def _settled(objective: Objective, theta: Tensor) -> Optimum:
@@ -198,10 +200,9 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
     names = found.objective.layout.describe()
     endless = [away.label for away in runaways(found) if away.limit.endless]
     if endless:
-        towards = ", ".join(endless)
         return (
             Status.UNBOUNDED,
-            f"no maximum: the likelihood grows without bound towards {towards}",
+            f"no maximum: the likelihood grows without bound towards {', '.join(endless)}",
         )
     if around.endless:
         return (
@@ -210,10 +211,9 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
         )
     gone = ", ".join(away.label for away in runaways(found))
     if around.rising:
-        towards = f" towards {gone}" if gone else ""
         return Status.UNBOUNDED, (
             f"no maximum within {found.optimum.steps} Newton steps: the likelihood still "
-            f"rises{towards}"
+            f"rises{f' towards {gone}' if gone else ''}"
         )
     flat = [names[p] for p in around.flat]
     if flat and not around.limits:
@@ -227,11 +227,10 @@ def _beyond(found: Solution, around: Surroundings) -> tuple[Status, str]:
     if not all(limit.alone for limit in around.limits):
         return Status.UNBOUNDED, f"no maximum: the likelihood still rises towards {gone}"
     if around.unidentified:
-        rest = [names[p] for p in around.unidentified]
-        where = (
-            f"the likelihood rises towards {gone}, where the data do not tell {' and '.join(rest)}"
+        rest = " and ".join(names[p] for p in around.unidentified)
+        return Status.UNBOUNDED, (
+            f"no maximum: the likelihood rises towards {gone}, where the data do not tell {rest}"
         )
-        return Status.UNBOUNDED, f"no maximum: {where}"
     return (
         Status.BOUNDARY,
         f"at the boundary of the parameter space: {gone}; no standard error there",
@@ -362,8 +361,8 @@ class AtParameters(LogLikelihood):
             entry.name: vector[entry.flat].reshape(1, *entry.parameter.shape)
             for entry in self.layout.entries()
         }
-        value = self.objective.value(self.units.own(params))
-        return float(value[0]) - self.density * math.log(self.units.scale)
+        value = float(self.objective.value(self.units.own(params))[0])
+        return value - self.density * math.log(self.units.scale)
 
 
 def ordered(solution: Solution, order: Callable[[Params], Params]) -> Solution:

@@ -37,9 +37,7 @@ def search_family(sample: Sample, options: FitOptions) -> Solution:
     family, observed = sample.family, sample.observed
     units = units_of(observed.values, family.units) if options.free else Units()
     values = units.data(observed.values)
-    supplied = sample.given
-    if family.units:
-        supplied = {name: units.data(value) for name, value in supplied.items()}
+    supplied = {name: units.data(value) for name, value in sample.given.items()}
     columns = values.shape[1] if family.columns else 1
     space = layout(family.constraints(columns), options.fixed, options.bounds)
     rows = _segments(family, observed, values, supplied, units)
@@ -61,9 +59,8 @@ def search_family(sample: Sample, options: FitOptions) -> Solution:
             others,
             family.unbounded is not None,
         )
-    if options.free and family.ordered is not None:
-        return ordered(solution, family.ordered)
-    return solution
+    order = family.ordered if options.free else None
+    return solution if order is None else ordered(solution, order)
 
 
 def _densities(family: Family, observed: Observations) -> float:
@@ -196,9 +193,8 @@ class FamilyObjective(RowsObjective):
             )
         seed = int(rng.integers(1 << 62))
         values = self.units.data(self.sample.simulated(params, count, seed))
-        supplied = self.sample.given_each
-        if family.units:
-            supplied = {name: self.units.data(value) for name, value in supplied.items()}
+        given = self.sample.given_each
+        supplied = {name: self.units.data(value) for name, value in given.items()}
         columns = (value.expand(values.shape[1])[None] for value in supplied.values())
         ones = torch.ones(1, values.shape[1], dtype=torch.float64)
         rows = Segment(FamilyRows(family), (values, *columns), ones, once=True)
@@ -311,8 +307,7 @@ def search_likelihood(
 
 def fit_each(family: Family, values: Tensor, weights: Tensor) -> Each:
     """Fit each row of values (B or 1, m), weighted (B, m)."""
-    method = search_each if family.estimate is None else estimate_each
-    return method(family, values, weights)
+    return (search_each if family.estimate is None else estimate_each)(family, values, weights)
 
 
 def search_each(family: Family, values: Tensor, weights: Tensor) -> Each:

@@ -172,8 +172,7 @@ def maximise_fixed(
         information += torch.diag_embed(still.double())
         return Sums(every.log_likelihood, every.score.masked_fill(still, 0.0), information)
 
-    unit = objective.unit.expand(len(start))
-    return maximise_each(sums, start, unit, None, enough, most_steps)
+    return maximise_each(sums, start, objective.unit.expand(len(start)), None, enough, most_steps)
 
 
 def _sampled(objective: Objective) -> Objective | None:
@@ -185,8 +184,9 @@ def _sampled(objective: Objective) -> Objective | None:
 
 
 def _maximise_by_products(objective: Objective, start: Tensor, progress: Progress | None) -> Optima:
-    unit = float(objective.unit[0])
-    optimum = maximise_by_products(objective.slope, objective.curvature, start[0], unit, progress)
+    optimum = maximise_by_products(
+        objective.slope, objective.curvature, start[0], float(objective.unit[0]), progress
+    )
     batch = optimum.batched()
     if objective.layout.size > MOST_INFORMATION or not optimum.reached:
         return batch

@@ -233,12 +233,10 @@ class RowsObjective(Objective):
         segments = tuple(segment.rows(0, segment.width, step) for segment in self.segments)
         return replace(self, segments=segments)
 
-    def _taken(self, segment: Segment, which: Tensor | None) -> Segment:
-        return segment if which is None or self.count == 1 else segment.take(which)
-
     def _blocks(self, count: int, which: Tensor | None = None) -> Iterator[Segment]:
         for segment in self.segments:
-            yield from self._taken(segment, which).blocks(count)
+            some = segment if which is None or self.count == 1 else segment.take(which)
+            yield from some.blocks(count)
 
     def _derivative(
         self, block: Segment, theta: Tensor, again: bool = True

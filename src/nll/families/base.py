@@ -25,7 +25,12 @@ _ALTERNATIVES = ("logits", "precision_matrix", "scale_tril")  # to probs and cov
 
 # How parameters change with the units of the data.
 LOCATION_SCALE = {"loc": "location", "scale": "scale"}
-SCALE, RATE, RATE_AS_SCALE = {"scale": "scale"}, {"rate": "rate"}, {"rate": "scale"}
+SCALE, RATE, RATE_AS_SCALE, MEAN_AND_SHAPE = (
+    {"scale": "scale"},
+    {"rate": "rate"},
+    {"rate": "scale"},
+    {"loc": "scale", "concentration": "scale"},
+)
 
 
 class Tails(NamedTuple):

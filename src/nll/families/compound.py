@@ -140,10 +140,7 @@ class Shifted(Compound):
         self.loc = "location" if "loc" in self.inner.parameters else "loc"
         self.support = "a finite number"
         self.inside = torch.isfinite
-        roles = self.inner.units
-        if base is InverseGaussian:
-            roles = {"loc": "scale", "concentration": "scale"}
-        self.units = roles and {self.loc: "location", **roles}
+        self.units = self.inner.units and {self.loc: "location", **self.inner.units}
         self.mean_log_prob = self._mean_log_prob if self.inner.of_statistics else None
 
     @property

@@ -3,9 +3,10 @@ with respect to all parameters.
 
 Where there is no formula the density is integrated. In a variable in which it is log-concave, the
 tail that leads away from the mode falls off at least as fast as an exponential: Gauss and
-Legendre's rule over a few panels, the first ones short, gives it to rounding. Derivatives are those
-of the rule, whose nodes move with the end of the tail. The other tail is log(1 - the first), which
-is not small: at the mode of a log-concave density both hold at least 1 / e.
+Legendre's rule over a few panels, the first ones short, gives it to rounding. Its nodes stay where
+they are when the end of the tail moves: that adds the series of the integral about the end, which
+has the first two derivatives. The other tail is log(1 - the first), which is not small: at the mode
+of a log-concave density both hold at least 1 / e.
 """
 
 from __future__ import annotations
@@ -105,18 +106,30 @@ def integrated_tails(
     derivative: Tensor,
     end: Tensor,
     least: Tensor | float = 1e-8,
+    log_total: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tails:
     """The tails of a log-concave density at `end`, given the derivative of its logarithm there, and
     the size `least` of that derivative far out.
 
     `log_density` takes (..., k) points, with parameters that have a last dimension of 1.
+    `log_total` is the logarithm of its weighted sum at `end` plus (..., k) numbers, relative to the
+    density at `end`, if there is a better way to it.
     """
     end, derivative = torch.broadcast_tensors(end, derivative)
     side = torch.where(derivative.detach() >= 0, -1.0, 1.0)  # away from the mode
-    length = _length(log_density, derivative.detach(), end.detach(), side, least)
+    begin = end.detach()
+    length = _length(log_density, derivative.detach(), begin, side, least)
     nodes, log_weights = _rule()
-    points = end[..., None] + (side * length)[..., None] * nodes
-    tail = torch.logsumexp(log_density(points) + log_weights, -1) + length.log()
+    top, away = log_density(begin[..., None]), (side * length)[..., None] * nodes
+    log_scale = length.log() + (
+        torch.logsumexp(log_density(begin[..., None] + away) - top + log_weights, -1)
+        if log_total is None
+        else log_total(begin, away, log_weights)
+    )
+    moved = end - begin  # 0, with a derivative
+    lost = side * torch.exp(-log_scale) * (moved + derivative * moved.square() / 2)
+    tail = top[..., 0] + log_scale
+    tail = torch.where(tail.isfinite(), tail + torch.log1p(-lost), tail)
     # Rounding may leave something of a probability near 1.
     return tails_of_smaller(side < 0, tail.clamp(max=-1e-12))
 
@@ -133,8 +146,7 @@ def _length(
         length = _FALL / derivative.abs().clamp(min=least)
         top = log_density(end[..., None])[..., 0]
         for _ in range(64):
-            fall = top - log_density((end + side * length / 2)[..., None])[..., 0]
-            long = fall >= _FALL
+            long = top - log_density((end + side * length / 2)[..., None])[..., 0] >= _FALL
             if not bool(long.any()):
                 break
             length = torch.where(long, length / 2, length)
@@ -144,11 +156,25 @@ def _length(
 def gamma_tails(log_end: Tensor, shape: Tensor) -> Tails:
     """Of s = log(X / a), X with the standard gamma distribution: density a^a e^-a / Gamma(a) exp(-a
     (e^s - 1 - s)).
+
+    Its logarithm is linear in a but for the peak: what it falls by from the end on has a mean and a
+    variance in the tail, which are the first two derivatives of the integral.
     """
-    a = shape[..., None]
-    peak = log_scaled_peak(a)
+    peak, moved = log_scaled_peak(shape), shape - shape.detach()  # 0, with a derivative
+
+    def log_total(begin: Tensor, away: Tensor, log_weights: Tensor) -> Tensor:
+        fall = torch.expm1(begin)[..., None] * torch.expm1(away) + expm1_minus(away)
+        terms = log_weights - shape.detach()[..., None] * fall.nan_to_num()
+        share = torch.softmax(terms, -1)
+        mean = (share * fall).sum(-1).nan_to_num()
+        variance = (share * (fall - mean[..., None]).square()).sum(-1).nan_to_num()
+        return torch.logsumexp(terms, -1) - moved * (mean - moved * variance / 2)
+
     return integrated_tails(
-        lambda s: peak - a * expm1_minus(s), -shape * torch.expm1(log_end), log_end
+        lambda s: peak[..., None] - shape[..., None] * expm1_minus(s),
+        -shape * torch.expm1(log_end),
+        log_end,
+        log_total=log_total,
     )
 
 
@@ -210,7 +236,8 @@ def log_probability(
     open_low, open_high = low == -math.inf, high == math.inf
     bounded = ~open_low & ~open_high
     some = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high, inside))
-    at_low, at_high = tails(some, **params), tails(torch.where(open_high, some, high), **params)
+    at_low, last = tails(some, **params), torch.where(open_high, some, high)
+    at_high = tails(last, **params) if bool(bounded.any()) else at_low
     upper = at_low.below > -math.log(2)
     large = torch.where(upper, at_low.above, at_high.below)
     small = torch.where(upper, at_high.above, at_low.below)

@@ -19,7 +19,7 @@ from nll.solvers.parameters import Parameter, Params
 _TRIES = 8  # random starts
 _LEAST_SHARE = 1e-6  # of a component that means something
 # Shares of the values that a narrow component may hold, and how many places are tried for each.
-_NARROW_SHARES, _PLACES = (0.1, 0.2, 0.4), 3
+_NARROW_SHARES, _PLACES = (0.03, 0.1, 0.2, 0.4), 3
 _FEW = 0.05  # the share of a component at an end of the data, where a search starts
 
 
@@ -122,14 +122,12 @@ class Mixture(Compound):
         parts = [torch.where(slots == k, weights, 1e-3 * weights) for k in range(self.components)]
         starts = [start_of(self.inner, values, part) for part in parts]
         shares = torch.stack([part.sum(-1) for part in parts], -1)
-        probs = shares / shares.sum(-1, keepdim=True)
-        return {"probs": probs} | {
+        return {"probs": shares / shares.sum(-1, keepdim=True)} | {
             name: torch.stack([s[name] for s in starts], -1) for name in starts[0]
         }
 
     def start(self, values: Tensor, weights: Tensor) -> Params:
-        shares = [k / self.components for k in range(1, self.components)]
-        cuts = [quantile(values, weights, share) for share in shares]
+        cuts = [quantile(values, weights, k / self.components) for k in range(1, self.components)]
         return self.among(values, weights, sum((values > cut[..., None]).long() for cut in cuts))  # type: ignore[arg-type]
 
     def more_starts(self, values: Tensor, weights: Tensor) -> list[Params]:
@@ -166,11 +164,13 @@ class Mixture(Compound):
         """The values that lie closest together vs. the rest: a component may be narrow."""
         ordered, count = values.sort(-1).values, values.shape[-1]
         slots = []
-        for size in sorted({max(3, round(share * count)) for share in _NARROW_SHARES}):
-            if size >= count:
-                continue
-            width = ordered[..., size - 1 :] - ordered[..., : count - size + 1]
-            for first in _apart(width[0], size):
+        sizes = {max(3, round(share * count)) for share in _NARROW_SHARES}
+        for size in sorted(size for size in sizes if size < count):
+            begin = torch.arange(count - size + 1)
+            low, high = (begin - size).clamp(min=0), (begin + 2 * size - 1).clamp(max=count - 1)
+            width = ordered[..., begin + size - 1] - ordered[..., begin]
+            share = width / (ordered[..., high] - ordered[..., low])  # of the width around
+            for first in _apart(share[0], size):
                 low, high = ordered[..., first, None], ordered[..., first + size - 1, None]
                 near = (values >= low) & (values <= high)
                 others = 1 + (values > high).long() % (self.components - 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nll.data.weights import total, totals
-from nll.families.base import RATE, RATE_AS_SCALE, SCALE, Family, Tails, matrix
+from nll.families.base import MEAN_AND_SHAPE, RATE, RATE_AS_SCALE, SCALE, Family, Tails, matrix
 from nll.families.distributions import log_ndtr
 from nll.families.log_cdf import (
     beta_tails,
@@ -221,6 +221,8 @@ _NORMAL = Normal(torch.distributions.Normal)
 class Exponential(NonNegative):
     """A constant hazard: rate = 1 / mean."""
 
+    units = RATE
+
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         return {"rate": 1 / mean(values, weights)}
 
@@ -250,6 +252,8 @@ class HalfCauchy(NonNegative):
 
 class HalfNormal(NonNegative):
     """The absolute value of a normal variable: the scale is the root mean square."""
+
+    units = SCALE
 
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         unit = values.amax(-1).clamp(min=torch.finfo(torch.float64).tiny)
@@ -296,6 +300,8 @@ class FisherSnedecor(Positive):
 
 class InverseGaussian(Positive):
     """The first passage time of a Brownian motion with drift: loc = mean."""
+
+    units = MEAN_AND_SHAPE
 
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         """The concentration is the inverse of mean(1 / x) - 1 / mean, as a sum of terms that are

@@ -41,8 +41,6 @@ class RealLine(Family):
 class Normal(RealLine):
     """Mean and standard deviation."""
 
-    units = None
-
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         loc = mean(values, weights)
         low, high = values.amin(-1), values.amax(-1)  # ten times as fast as aminmax on a dimension

@@ -96,5 +96,9 @@ class ContinuousBernoulli(Family):
 
 
 def _share_below(x: Tensor, c: Tensor) -> Tensor:
-    """log((e^(c x) - 1) / (e^c - 1)): log x + g(c x) - g(c) with g(t) = log((e^t - 1) / t)."""
-    return x.log() + log_mean_exp(c * x) - log_mean_exp(c)
+    """log((e^(c x) - 1) / (e^c - 1)): log x + g(c x) - g(c) with g(t) = log((e^t - 1) / t).
+
+    For infinite c all lies at one end.
+    """
+    end, t = torch.where(c < 0, 0.0, -torch.inf), torch.where(c.isinf(), 0.0, c)
+    return torch.where(c.isinf(), end, x.log() + log_mean_exp(t * x) - log_mean_exp(t))

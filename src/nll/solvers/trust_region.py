@@ -22,7 +22,9 @@ from nll.solvers.outcome import MAX_SHRINKS, MAX_STEPS, Optima, Optimum, Progres
 TOLERANCE = 1e-10
 _FEW = 64  # parameters: above, a factorisation is tried before the eigenvalues are
 _SECULAR_STEPS = 60
-_FLAT = 1e-13  # a curvature, in units of the diagonal's, that is rounding
+# Curvatures, in units of the diagonal's: one that proves nothing, one that may be rounding, and one
+# that is; a gain, twice, for which a step is taken along one that may be.
+_WEAK, _FLAT, _ROUNDING, _GAIN = 1e-11, 1e-13, 1e-14, 1e-8
 # Near a maximum the decrements fall quadratically. Towards a limit at infinity they fall for ever
 # too, but each only by a factor of about e (2.7) or less: there Newton's step gains a fixed share
 # of the remaining rise.
@@ -50,8 +52,7 @@ def maximise(
     def batched(theta: Tensor, _: Tensor) -> Sums:
         return Sums(*(part[None] for part in sums(theta[0])))
 
-    units = torch.tensor([unit], dtype=start.dtype)
-    return maximise_each(batched, start[None], units, progress, enough).one(0)
+    return maximise_each(batched, start[None], start.new_tensor([unit]), progress, enough).one(0)
 
 
 def decrement_of(sums: Sums) -> float:
@@ -139,8 +140,9 @@ def _step(
         model = _scaled(_of(state.sums, moved))
         state.decrement[moved], _ = model.first_look()
         near = before <= NEAR * unit[moved].clamp(max=1.0)
-        near = near if model.level is None else near & ~model.level
-        state.proved[moved] |= near & (state.decrement[moved] <= CONTRACTION * before)
+        proved = state.proved[moved] | near & (state.decrement[moved] <= CONTRACTION * before)
+        # on the way to a ridge the decrements fall as quickly
+        state.proved[moved] = proved if model.level is None else proved & ~model.level
     return taken
 
 
@@ -167,7 +169,7 @@ class _Scaled(NamedTuple):
     factor: Tensor | None
     # otherwise its eigenvalues (B, P), ascending, the eigenvectors, and the score along them
     eigen: tuple[Tensor, ...]
-    level: Tensor | None = None  # (B), whether a direction was left alone
+    level: Tensor | None = None  # (B), whether some direction is level, or nearly
 
     def length(self, step: Tensor) -> Tensor:
         return (step / self.unit).square().sum(1).sqrt()
@@ -218,9 +220,11 @@ def _scaled(sums: Sums) -> _Scaled:
 def _with_eigenvalues(scaled: _Scaled) -> _Scaled:
     values, vectors = torch.linalg.eigh(scaled.information)
     g = (vectors.mT @ scaled.score[..., None])[..., 0]
-    flat = (values.abs() < _FLAT) & (g.abs() < _FLAT**0.5)
+    # unless a small curvature is more than rounding, and promises a gain
+    promising = (values > _ROUNDING) & (g.square() > _GAIN * values)
+    flat = (values.abs() < _FLAT) & (g.abs() < _FLAT**0.5) & ~promising
     eigen = torch.where(flat, 1.0, values), vectors, torch.where(flat, 0.0, g)
-    return scaled._replace(factor=None, eigen=eigen, level=flat.any(1))
+    return scaled._replace(factor=None, eigen=eigen, level=(values < _WEAK).any(1))
 
 
 def step_within(g: Tensor, values: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
