@@ -130,8 +130,8 @@ def fit(
     family = _family(formula, column, family)
     _require_compatible(options_of(context), family, column is not None)
     source = Source(table, dialect_of(sep, decimal, encoding))
-    covariance = "sandwich" if robust else "observed"
-    options = Options(baseline, alpha, firth, covariance, cluster, weights, missing.policy)
+    kind = "sandwich" if robust else "observed"
+    options = Options(baseline, alpha, firth, kind, cluster, weights, missing.policy)
     try:
         with terminal.Stages(console) as stages:
             if formula is not None:

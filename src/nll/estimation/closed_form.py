@@ -15,8 +15,7 @@ from nll.data.weights import total
 from nll.estimation.likelihood import LogLikelihood
 from nll.families.base import Family, Sample
 from nll.solvers.outcome import Status
-from nll.solvers.parameters import Parameter, Params
-from nll.solvers.vectors import flatten, unflatten
+from nll.solvers.parameters import Parameter, Params, flatten, unflatten
 
 _TINY = torch.finfo(torch.float64).tiny
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,7 @@ from nll.estimation.result import Fit
 from nll.families.base import Family, Sample
 from nll.families.registry import FAMILIES
 from nll.solvers.outcome import Status
-from nll.solvers.parameters import said
-from nll.solvers.vectors import flatten
+from nll.solvers.parameters import flatten, said
 
 _EXTREME = 100  # powers of 2 of the data's unit, beyond which a covariance may leave float64
 _ALL_EQUAL = (
@@ -118,7 +117,7 @@ def by_search(
         df=layout.size,
         decrement=solution.optimum.decrement,
         steps=solution.optimum.steps,
-        search=_Cached(solution),
+        search=partial(replace, solution),  # the same, and it can be pickled
         supports={name: parameter.constraint for name, parameter in layout.parameters.items()},
         starts=solution.starts,
         **details,
@@ -140,16 +139,6 @@ def _inside(solution: Solution, covariance: Tensor, verdict: Status, status: str
     if verdict.ok and extreme and not divergent and bool(covariance.isnan().any()):
         status += "; the covariance is beyond float64: rescale the data for standard errors"
     return Estimate(params, covariance, value, verdict, status)
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """A search that has been made."""
-
-    solution: Solution
-
-    def __call__(self) -> Solution:
-        return self.solution
 
 
 # ---- Verdicts ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from nll.data.classes import label_codes
 from nll.estimation.inference.wald import require_level, wald_within
 from nll.estimation.models import fit_each
 from nll.families.base import Sample
-from nll.solvers.vectors import unflatten
+from nll.solvers.parameters import unflatten
 
 if TYPE_CHECKING:
     from nll.estimation.result import Fit

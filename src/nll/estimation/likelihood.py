@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
-from nll.solvers.parameters import Parameter, Params, moved
+from nll.solvers.parameters import Layout, Parameter, Params
 
 
 class LogLikelihood(ABC):
@@ -36,6 +36,27 @@ class LogLikelihood(ABC):
     def parameters(self) -> Mapping[str, Parameter]:
         """The parameters in the vector; none if each number stands for itself."""
         return {}
+
+
+def moved(parameters: Mapping[str, Parameter], vector: Tensor, index: int, step: float) -> Tensor:
+    """Move one number of the flattened parameters, and with it those that its constraint ties to
+    it: the other shares of a simplex keep their ratios, and a symmetric matrix stays symmetric.
+    """
+    result = vector.clone()
+    result[index] += step
+    for entry in Layout(dict(parameters)).entries():
+        place, constraint = index - entry.flat.start, entry.parameter.constraint
+        if not entry.flat.start <= index < entry.flat.stop:
+            continue
+        if isinstance(constraint, type(constraints.simplex)):
+            result[entry.flat] *= (1 - vector[index] - step) / (1 - vector[index])
+            result[index] = vector[index] + step
+        elif constraint is constraints.positive_definite:
+            size = entry.parameter.shape[-1]
+            row, column = divmod(place, size)
+            if row != column:
+                result[entry.flat.start + column * size + row] += step
+    return result
 
 
 @dataclass(frozen=True)

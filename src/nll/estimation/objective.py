@@ -50,9 +50,9 @@ class Objective(ABC):
         """The unit of each log-likelihood, (B): the total weight of the rows."""
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """The number of rows that are added up."""
+        return len(self.weights)
 
     @property
     @abstractmethod

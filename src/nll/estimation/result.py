@@ -23,7 +23,7 @@ from nll.estimation.likelihood import LogLikelihood
 from nll.estimation.maximise import Solution
 from nll.families.base import Sample
 from nll.solvers.outcome import Status
-from nll.solvers.vectors import flatten, unflatten
+from nll.solvers.parameters import flatten, unflatten
 
 Labels = tuple[tuple[str, ...], ...]  # the names along each dimension of a parameter
 

@@ -116,10 +116,6 @@ class InDataUnits(Objective):
         return self.replicates.abs().sum(1)
 
     @property
-    def width(self) -> int:
-        return len(self.weights)
-
-    @property
     def weights(self) -> Tensor:
         return self.likelihood.weights
 
@@ -144,8 +140,7 @@ class InDataUnits(Objective):
     def _to_solver(self) -> Tensor:
         return torch.linalg.inv(self.to_data)
 
-    def _solver(self, theta: Tensor) -> Tensor:
-        """The solver's parameters (b, P)."""
+    def _solver(self, theta: Tensor) -> Tensor:  # its parameters, (b, P)
         coef, rest = self._split(theta - self.shift)
         return torch.cat([(coef @ self._to_solver.mT).flatten(1), rest], 1)
 
@@ -169,10 +164,8 @@ def in_data_units(
     shift: Tensor | None = None,
 ) -> InDataUnits:
     """Return the log-likelihood by coefficients of a shape, and a positive second parameter."""
-    parameters = {"coef": Parameter(shape=coef)}
-    if second is not None:
-        parameters[second] = Parameter(constraints.positive)
-    layout = Layout(parameters)
+    positive = {} if second is None else {second: Parameter(constraints.positive)}
+    layout = Layout({"coef": Parameter(shape=coef), **positive})
     shift = torch.zeros(layout.size, dtype=torch.float64) if shift is None else shift
     return InDataUnits(likelihood, layout, to_data, shift, likelihood.weights[None])
 

@@ -180,25 +180,18 @@ class Layout:
         ]
 
 
-def moved(parameters: Mapping[str, Parameter], vector: Tensor, index: int, step: float) -> Tensor:
-    """Move one number of the flattened parameters, and with it those that its constraint ties to
-    it: the other shares of a simplex keep their ratios, and a symmetric matrix stays symmetric.
-    """
-    result = vector.clone()
-    result[index] += step
-    for entry in Layout(dict(parameters)).entries():
-        place, constraint = index - entry.flat.start, entry.parameter.constraint
-        if not entry.flat.start <= index < entry.flat.stop:
-            continue
-        if isinstance(constraint, type(constraints.simplex)):
-            result[entry.flat] *= (1 - vector[index] - step) / (1 - vector[index])
-            result[index] = vector[index] + step
-        elif constraint is constraints.positive_definite:
-            size = entry.parameter.shape[-1]
-            row, column = divmod(place, size)
-            if row != column:
-                result[entry.flat.start + column * size + row] += step
-    return result
+def flatten(params: Mapping[str, Tensor]) -> Tensor:
+    """Return all numbers in one vector (N)."""
+    return torch.cat([value.reshape(-1) for value in params.values()])
+
+
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
+    """Cut (N, ...) into tensors (*shape, ...), with the names and shapes of `like`."""
+    pieces = vector.split([value.numel() for value in like.values()])
+    return {
+        name: piece.reshape((*value.shape, *vector.shape[1:]))
+        for (name, value), piece in zip(like.items(), pieces, strict=True)
+    }
 
 
 def _inside(value: Tensor, constraint: Constraint) -> Tensor:

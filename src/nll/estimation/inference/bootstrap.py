@@ -22,8 +22,7 @@ from nll.estimation.maximise import Solution, inward
 from nll.estimation.models import fit_each
 from nll.estimation.objective import Objective, maximise
 from nll.families.base import Sample
-from nll.solvers.parameters import Params
-from nll.solvers.vectors import flatten, unflatten
+from nll.solvers.parameters import Params, flatten, unflatten
 
 _NUMBERS = 1 << 22  # drawn at once
 METHODS = ("percentile", "basic", "bca")

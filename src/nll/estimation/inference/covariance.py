@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nll.solvers.matrices import inverse
-
-__all__ = ["by_cluster", "inverse", "meat", "sandwich", "transformed"]
+from nll.solvers.matrices import inverse as inverse
 
 
 def transformed(covariance: Tensor, jacobian: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference import tests, wald
 from nll.estimation.inference.tests import Test
-from nll.solvers.parameters import Params
-from nll.solvers.vectors import flatten, unflatten
+from nll.solvers.parameters import Params, flatten, unflatten
 
 # name -> the bounds
 SCALES = {"identity": (-math.inf, math.inf), "log": (0.0, math.inf), "logit": (0.0, 1.0)}

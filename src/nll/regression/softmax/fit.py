@@ -173,8 +173,7 @@ def conclude(
 
 
 def _log_likelihood(objective: SoftmaxLikelihood, optimum: Optimum) -> float:
-    """Return the log-likelihood without a penalty."""
-    if objective.penalised:
+    if objective.penalised:  # the sums have the penalty
         return float(objective.log_likelihood(optimum.theta))
     return float(optimum.sums.log_likelihood)
 

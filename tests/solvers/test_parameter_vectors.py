@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nll.solvers.vectors import flatten, unflatten
+from nll.solvers.parameters import flatten, unflatten
 
 PARAMS = {"loc": torch.tensor(1.0), "coef": torch.arange(6.0).reshape(2, 3)}
 
