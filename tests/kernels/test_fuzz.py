@@ -33,7 +33,7 @@ STREAMED = 1 << 24  # bytes of a gradient that is written past the caches
 ROUNDINGS = 4.0
 
 few = settings(max_examples=300, deadline=None, derandomize=True, database=None)
-many = settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(few, max_examples=5_000, suppress_health_check=list(HealthCheck))
 
 
 def doubled(value: Any) -> Any:
@@ -131,7 +131,10 @@ def bounds(
     if sums is torch.float64:
         reading = reading + z.abs() + lse.abs()
     of_p = ROUNDINGS + reading + distance + (0.25 * near if call.dtype.itemsize == 2 else 0.0)
-    of_sum = ROUNDINGS + (p * of_p).sum(dim, keepdim=True)
+    # A block of at most 4096 exponentials is added up in 64 sums side by side: an addition to the
+    # one that holds the largest, 1, may lose half a unit of it.
+    added = min(classes, 4096) / 64 / 2
+    of_sum = ROUNDINGS + added + (p * of_p).sum(dim, keepdim=True)
 
     labelled = target.shape != x.shape
     w = along(torch.ones(classes, dtype=x.dtype) if weight is None else weight, x).expand_as(x)
