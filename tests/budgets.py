@@ -50,7 +50,6 @@ WITHOUT_TEST_FILE = {
     "estimation/models.py",
     "estimation/objective.py",
     "estimation/options.py",
-    "estimation/rows.py",
     "estimation/samples.py",
     "families/base.py",
     "families/counts.py",
