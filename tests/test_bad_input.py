@@ -39,7 +39,8 @@ TRIALS = "expected total_count to be a positive integer, got "
         ),
         case(
             ValueError,
-            "expected a family whose class tells its parameters (arg_constraints), got Independent",
+            "expected a family whose class declares its parameters (arg_constraints), got "
+            "Independent",
             td.Independent,
             [1.0],
         ),

@@ -133,6 +133,6 @@ def _with_files(data: Any, wanted: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _sorted(values: list[Any]) -> list[Any]:
-    """A CSV file has no type that tells whole numbers from others."""
+    """Sort values; whole numbers of a file without types become integers."""
     whole = all(isinstance(value, float) and value.is_integer() for value in values)
     return sorted(map(int, values) if whole else values)

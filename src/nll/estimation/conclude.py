@@ -15,12 +15,13 @@ from nll.data.classes import cluster_codes
 from nll.data.observations import Observations
 from nll.estimation import closed_form
 from nll.estimation.closed_form import Estimate, FamilyLogLikelihood
-from nll.estimation.diagnostics import Limit, Surroundings
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import AtParameters, Solution, judge, runaways
 from nll.estimation.objective import MOST_INFORMATION, maximise_fixed
 from nll.estimation.options import FitOptions
 from nll.estimation.result import Fit
+from nll.estimation.search.solution import AtParameters, Solution, runaways
+from nll.estimation.search.surroundings import Limit, Surroundings
+from nll.estimation.search.verdict import judge
 from nll.families.base import Family, Sample
 from nll.families.registry import FAMILIES
 from nll.solvers.outcome import Status

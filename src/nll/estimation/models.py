@@ -12,13 +12,14 @@ from torch import Tensor
 from nll.data.observations import Observations, observe_parts
 from nll.data.weights import total, totals
 from nll.estimation.closed_form import Each, all_equal, estimate_each
-from nll.estimation.diagnostics import ended
 from nll.estimation.likelihood import JointLikelihood, Likelihood, LikelihoodRows
-from nll.estimation.maximise import Solution, ordered, search
 from nll.estimation.objective import Objective, maximise
 from nll.estimation.options import FitOptions
 from nll.estimation.rows import PlainRows, RowsObjective, Segment
 from nll.estimation.samples import family_starts, known_ends, likelihood_starts
+from nll.estimation.search.maximum import ended
+from nll.estimation.search.search import search
+from nll.estimation.search.solution import Solution, ordered
 from nll.families.base import (
     Family,
     FamilyBlockMeans,

@@ -20,7 +20,7 @@ from nll.estimation.inference.bootstrap import Bootstrap, bootstrap
 from nll.estimation.inference.delta import Derived, derived
 from nll.estimation.inference.tests import Test
 from nll.estimation.likelihood import LogLikelihood
-from nll.estimation.maximise import Solution
+from nll.estimation.search.solution import Solution
 from nll.families.base import Sample
 from nll.solvers.outcome import Status
 from nll.solvers.parameters import flatten, unflatten

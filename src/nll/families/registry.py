@@ -85,7 +85,7 @@ def family_of(distribution: Any) -> Family:
     name = distribution.__name__
     if not isinstance(arguments, dict) or not arguments:
         raise ValueError(
-            f"expected a family whose class tells its parameters (arg_constraints), got {name}"
+            f"expected a family whose class declares its parameters (arg_constraints), got {name}"
         )
     wanted = [
         n for n in inspect.signature(distribution).parameters if n in arguments and n != "logits"

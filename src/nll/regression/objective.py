@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Solution
 from nll.estimation.objective import Objective
+from nll.estimation.search.solution import Solution
 from nll.solvers.outcome import Optimum, Sums
 from nll.solvers.parameters import Layout, Parameter, Params
 from nll.solvers.trust_region import decrement_of

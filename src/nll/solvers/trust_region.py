@@ -88,7 +88,7 @@ def maximise_each(
     active = _finite(here).nonzero()[:, 0]
     if len(active):
         state.decrement[active], newton = _scaled(_of(here, active)).first_look()
-        # at least as far as one observation tells
+        # at least one standard error of a single observation
         radius[active] = torch.maximum(newton, unit[active].sqrt())
         if enough is not None:
             state.reached[active] = state.decrement[active] <= enough * unit[active]

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from nll.data.weights import total
-from nll.estimation.diagnostics import ended
 from nll.estimation.inference import covariance as cov
 from nll.estimation.inference.wald import require_level
-from nll.estimation.maximise import Solution, inward
 from nll.estimation.models import fit_each
 from nll.estimation.objective import Objective, maximise
+from nll.estimation.search.maximum import ended
+from nll.estimation.search.solution import Solution, inward
 from nll.families.base import Sample
 from nll.solvers.parameters import Params, flatten, unflatten
 

@@ -15,7 +15,7 @@ from nll.families.base import Sample
 from nll.solvers.parameters import Entry, Params
 
 if TYPE_CHECKING:
-    from nll.estimation.maximise import Solution
+    from nll.estimation.search.solution import Solution
 
 POINTS = 25  # of a profile; fewer where there are many rows
 _MANY = 1 << 17

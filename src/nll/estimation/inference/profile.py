@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nll.estimation.diagnostics import higher
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Solution, boundary, inward, runaways
 from nll.estimation.objective import maximise_fixed
+from nll.estimation.search.profiles import higher
+from nll.estimation.search.solution import Solution, boundary, inward, runaways
 
 _MOST_STEPS = 60
 _FINITE = 700.0  # its exponential is finite

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nll.estimation.diagnostics import higher
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import Solution, inward
 from nll.estimation.objective import maximise_fixed
+from nll.estimation.search.profiles import higher
+from nll.estimation.search.solution import Solution, inward
 
 
 class Test(NamedTuple):

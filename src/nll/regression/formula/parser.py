@@ -291,8 +291,8 @@ def matrices(table: pd.DataFrame, spec: Any, replaced: Mapping[str, Any] | None 
             built = columns.get_model_matrix(spec, na_action="ignore")
     except Exception as error:  # a transform can fail in any way
         cause = error.__cause__ or error
-        told = isinstance(cause, FormulaError)
-        introduction = "" if told else "expected a table that the formula can take, got "
+        explained = isinstance(cause, FormulaError)
+        introduction = "" if explained else "expected a table that the formula can take, got "
         raise ValueError(introduction + _first_line(cause)) from None
     sides: Any = built._flatten() if hasattr(built, "_flatten") else [built]
     for side in sides:

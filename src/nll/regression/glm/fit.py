@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nll.data.observations import Observations, require_support
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import AtParameters
+from nll.estimation.search.solution import AtParameters
 from nll.regression import existence
 from nll.regression.covariance import CovarianceOptions, estimate_covariance
 from nll.regression.design_matrix import Columns

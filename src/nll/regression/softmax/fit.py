@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nll.data.classes import label
 from nll.estimation.inference import covariance as cov
-from nll.estimation.maximise import AtParameters
 from nll.estimation.objective import MANY_PARAMETERS, MOST_INFORMATION
+from nll.estimation.search.solution import AtParameters
 from nll.regression import existence, ridge
 from nll.regression.after.influence import Influence, influence
 from nll.regression.after.predictions import Predictor

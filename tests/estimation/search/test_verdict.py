@@ -53,11 +53,11 @@ def test_flat_directions_are_named():
     x = drawn(td.Normal, {"loc": 0.0, "scale": 1.0}, 50)
     real = constraints.real
     twin = Likelihood(lambda x, a, b: td.Normal(a + b, 1.0).log_prob(x), {"a": real, "b": real})
-    never("flat direction: the data do not tell a - b;", twin, x)
+    never("flat direction: the data do not identify a - b;", twin, x)
     idle = Likelihood(
         lambda x, mu, nu: td.Normal(mu, 1.0).log_prob(x) + 0 * nu, {"mu": real, "nu": real}
     )
-    never("flat direction: the data do not tell nu;", idle, x)
+    never("flat direction: the data do not identify nu;", idle, x)
 
 
 def test_a_likelihood_that_is_nan_at_the_start_names_the_row():

@@ -1,5 +1,5 @@
-"""Verdicts: "converged" only at a maximum; boundaries, limits and rises without end are told apart,
-in any unit.
+"""Verdicts: "converged" only at a maximum; boundaries, limits and rises without end each have
+their own, in any unit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.distributions import constraints
 
 import nll
 from nll import censored, fit, truncated
-from nll.estimation.diagnostics import Surroundings
-from nll.estimation.maximise import better
+from nll.estimation.search.search import better
+from nll.estimation.search.surroundings import Surroundings
 from nll.solvers.outcome import Status
 
 REAL, POSITIVE = constraints.real, constraints.positive
@@ -88,7 +88,7 @@ def test_a_limit_at_a_boundary_is_one(family, data, boundary):
             LOGIT,
             [-2, -1, -0.5, 0.5, 1, 2.0],
             [0, 0, 0, 1, 1, 1.0],
-            "no maximum: .* towards b = inf, .* tell a",
+            "no maximum: .* towards b = inf, .* identify a",
         ),
         (
             LOGIT,
@@ -367,7 +367,7 @@ def test_a_maximum_far_out_is_the_formulas_from_any_start(family, start):
     assert found.log_likelihood == pytest.approx(fit(family, data).log_likelihood, abs=1e-6)
 
 
-def test_two_counts_do_not_tell_two_parameters():
+def test_two_counts_do_not_identify_two_parameters():
     found = fit(nll.zero_inflated(td.Poisson), truncated([0, 0, 0, 1, 1], high=1.0))
     assert not found.converged
 

@@ -1,0 +1,1 @@
+"""The search for a maximum, the proof that one was reached, and the verdict."""
