@@ -6,6 +6,8 @@ it comes upon something higher inside, the search ended too soon.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ _LONGEST = 5.0  # step of the logarithm of a parameter, or the like
 _ENOUGH = 1e-8  # a decrement at which a profile is known
 _DISTANT = 15.0  # how far such a number is followed outwards where nothing changes
 _EARLY = 3  # rounds after which the information is compared with that at the start
+_BEYOND = 1e3  # times the size of a number: past the end of where it has a likelihood
 _MOST_LANES = 32  # profiles followed at once
 # of the log-likelihood in a round: more at the end of the way is no approach to a limit
 RISE = 1e-2
@@ -79,10 +82,14 @@ class Profiles:
         """The moved numbers at the end of their ways, (L)."""
         return self._own(self.last)
 
-    @property
+    @cached_property
     def near(self) -> Tensor:
-        """Whether the way of a parameter itself came up against a wall, (L)."""
-        return self.real & (self.step <= self.first)  # its steps grew shorter
+        """Whether the way of a parameter itself leads to a wall, (L): there is no likelihood far
+        beyond its end.
+        """
+        beyond = self.end + self.side * (self.remote + _BEYOND * (1 + self.end.abs()))
+        place = torch.where(self.fixed, beyond[:, None], self.last)
+        return self.real & ~self.objective.log_likelihood(place).isfinite()
 
     def follow(self) -> None:
         """Go on until each has fallen, come to a wall, or led far out."""
