@@ -216,6 +216,31 @@ template <class A, class T> NLL_INLINE void store_part(T* p, Vec<A> v, int count
   store<A>(part, v);
   std::memcpy(p, part, size_t(count) * sizeof(T));
 }
+#if defined(__AVX512BW__)
+NLL_INLINE __m256i some_of_16_bits(const void* p, int count) {
+  return _mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p);
+}
+template <> NLL_INLINE Vec<float> load_part<float, bf16>(const bf16* p, int count, float fill) {
+  const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(some_of_16_bits(p, count)), 16);
+  return (Vec<float>)_mm512_mask_mov_ps(_mm512_set1_ps(fill), __mmask16((1u << count) - 1),
+                                        (__m512)wide);
+}
+template <> NLL_INLINE Vec<float> load_part<float, f16>(const f16* p, int count, float fill) {
+  return (Vec<float>)_mm512_mask_cvtph_ps(_mm512_set1_ps(fill), __mmask16((1u << count) - 1),
+                                          some_of_16_bits(p, count));
+}
+template <class T> NLL_INLINE void store_16_bits(T* p, Vec<float> v, int count) {
+  T all[16];
+  store<float>(all, v);
+  _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), *(const __m256i_u*)all);
+}
+template <> NLL_INLINE void store_part<float, bf16>(bf16* p, Vec<float> v, int count) {
+  store_16_bits(p, v, count);
+}
+template <> NLL_INLINE void store_part<float, f16>(f16* p, Vec<float> v, int count) {
+  store_16_bits(p, v, count);
+}
+#endif
 #if defined(__AVX512F__)
 template <> NLL_INLINE Vec<float> load_part<float, float>(const float* p, int count, float fill) {
   return (Vec<float>)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16((1u << count) - 1), p);
@@ -254,6 +279,59 @@ template <class A> NLL_INLINE Vec<A> first_lanes(Vec<A> v, int count) {
   typename Simd<A>::I lane;
   for (int i = 0; i < Simd<A>::W; i++) lane[i] = i;
   return lane < count ? v : Vec<A>{};
+}
+
+// A byte of a mask; and which lanes of a vector count, those whose byte is not 0.
+struct Flag {
+  uint8_t byte;
+};
+#if defined(__AVX512BW__)
+template <class A> using Lanes = __mmask16;
+template <class A> NLL_INLINE Lanes<A> lanes(const Flag* p, int count = Simd<A>::W) {
+  const __m128i bytes = count == 16 ? _mm_loadu_si128((const __m128i*)p)
+                                    : _mm_maskz_loadu_epi8(__mmask16((1u << count) - 1), p);
+  return _mm_test_epi8_mask(bytes, bytes);
+}
+NLL_INLINE Vec<float> where(__mmask16 some, Vec<float> v, Vec<float> other) {
+  return (Vec<float>)_mm512_mask_blend_ps(some, (__m512)other, (__m512)v);
+}
+NLL_INLINE Vec<double> where(__mmask16 some, Vec<double> v, Vec<double> other) {
+  return (Vec<double>)_mm512_mask_blend_pd(__mmask8(some), (__m512d)other, (__m512d)v);
+}
+#else
+template <class A> using Lanes = typename Simd<A>::I;
+template <class A> NLL_INLINE Lanes<A> lanes(const Flag* p, int count = Simd<A>::W) {
+  typedef uint8_t Bytes __attribute__((vector_size(Simd<A>::W)));
+  Bytes bytes = {};
+  std::memcpy(&bytes, p, count == Simd<A>::W ? sizeof bytes : size_t(count));
+  return __builtin_convertvector(bytes, Lanes<A>) != 0;
+}
+template <class I, class V> NLL_INLINE V where(I some, V v, V other) { return some ? v : other; }
+#endif
+// The same as a vector of numbers, all ones where it counts, to be moved about.
+#if defined(__AVX512DQ__)
+NLL_INLINE Vec<float> ones(__mmask16 some, float) { return (Vec<float>)_mm512_movm_epi32(some); }
+NLL_INLINE Vec<double> ones(__mmask16 some, double) {
+  return (Vec<double>)_mm512_movm_epi64(__mmask8(some));
+}
+NLL_INLINE __mmask16 lanes_of(Vec<float> ones) { return _mm512_movepi32_mask((__m512i)ones); }
+NLL_INLINE __mmask16 lanes_of(Vec<double> ones) { return _mm512_movepi64_mask((__m512i)ones); }
+#else
+template <class I, class A> NLL_INLINE Vec<A> ones(I some, A) { return (Vec<A>)some; }
+NLL_INLINE Lanes<float> lanes_of(Vec<float> ones) { return (Lanes<float>)ones; }
+NLL_INLINE Lanes<double> lanes_of(Vec<double> ones) { return (Lanes<double>)ones; }
+#endif
+template <> NLL_INLINE Vec<float> load<float, Flag>(const Flag* p) {
+  return ones(lanes<float>(p), 0.0f);
+}
+template <> NLL_INLINE Vec<double> load<double, Flag>(const Flag* p) {
+  return ones(lanes<double>(p), 0.0);
+}
+template <> NLL_INLINE Vec<float> load_part<float, Flag>(const Flag* p, int count, float) {
+  return ones(lanes<float>(p, count), 0.0f);
+}
+template <> NLL_INLINE Vec<double> load_part<double, Flag>(const Flag* p, int count, double) {
+  return ones(lanes<double>(p, count), 0.0);
 }
 
 // As many numbers as a vector of doubles has, in float64 for a while.

@@ -37,6 +37,8 @@ struct CrossEntropy {
   const void* probabilities;  // contiguous (outer, classes, inner) of A, or null
   const void* weight;         // (classes) of A, or null
   const void* row_factor;     // (rows) of A: f, or null for ones
+  const void* allowed;  // bytes, 0 for a class of probability 0: (classes) or, by row, contiguous
+  bool allowed_by_row;  // (outer, classes, inner); null: all are allowed
   int64_t ignore_index;
   double smoothing, inverse_temperature, softcap;  // softcap 0: none
   double z_loss;

@@ -58,6 +58,15 @@ struct Tiling {
   int64_t count() const { return outer * per_outer(); }
 };
 
+// Call f with each of some flags as a constant.
+template <bool... known, class F> NLL_INLINE void choose(F f) {
+  f(std::bool_constant<known>{}...);
+}
+template <bool... known, class F, class... Rest>
+NLL_INLINE void choose(F f, bool first, Rest... rest) {
+  first ? choose<known..., true>(f, rest...) : choose<known..., false>(f, rest...);
+}
+
 // ---- One long row, or a block of it -------------------------------------------------------------
 
 // Scores of one cache line, soon to be read.
@@ -75,6 +84,20 @@ template <class T> NLL_INLINE Acc<T> maximum(const T* x, int64_t n) {
   for (; i < n; i += W)
     m[0] = larger(load_part_or_all<A>(x + i, int(std::min<int64_t>(W, n - i)), none), m[0]);
   return largest<A>(larger(larger(m[0], m[1]), larger(m[2], m[3])));
+}
+
+// The largest of those that are allowed.
+template <class T> Acc<T> maximum(const T* x, int64_t n, const Flag* may) {
+  using A = Acc<T>;
+  constexpr int W = Simd<A>::W;
+  const Vec<A> none = splat(-std::numeric_limits<A>::infinity());
+  Vec<A> m = none;
+  for (int64_t i = 0; i < n; i += W) {
+    const int count = int(std::min<int64_t>(W, n - i));
+    const Vec<A> v = load_part_or_all<A>(x + i, count, A(0));
+    m = larger(where(lanes<A>(may + i, count), v, none), m);
+  }
+  return largest<A>(m);
 }
 
 // Visit n numbers in vectors, f(index, count), and write each result: past the caches if

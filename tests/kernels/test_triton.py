@@ -82,7 +82,9 @@ def test_a_wrong_label_has_no_gradient_and_is_told_of_at_backward(late, kernels)
     wait()
     with pytest.raises(IndexError, match="got 7 at row 3"):
         torch.autograd.grad(loss, x)
-    *_, gradient = kernels.cross_entropy(x.detach(), y, None, None, Options(reduction="sum"), True)
+    *_, gradient = kernels.cross_entropy(
+        x.detach(), y, None, None, None, Options(reduction="sum"), True
+    )
     assert gradient[3].count_nonzero() == 0
     assert gradient[:3].isfinite().all()
     with pytest.raises(IndexError):
@@ -119,7 +121,7 @@ def test_the_linear_layer_s_labels_are_checked_too(late, kernels):
     x, y = problem()
     y[2] = 7
     options = Options(reduction="sum")
-    kernels.cross_entropy_block(x.detach().clone(), y, None, None, options, True)
+    kernels.cross_entropy_block(x.detach().clone(), y, None, None, None, options, True)
     with pytest.raises(IndexError, match="got 7 at row 2"):
         nll.check_labels()
 

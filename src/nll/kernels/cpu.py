@@ -79,6 +79,7 @@ def cross_entropy(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,
     options: Options,
     with_gradient: bool,
 ) -> tuple[Tensor, RowSums, Tensor | None]:
@@ -89,7 +90,8 @@ def cross_entropy(
     loss = rows if options.reduction == "none" else torch.empty((), dtype=dtype, device="cpu")
     gradient = empty(input.shape, input.dtype) if with_gradient else None
     mode = _GRADIENT if with_gradient else _FORWARD
-    _run(input, target, weight, row_factor, options, mode, sums, gradient, loss=loss, rows=rows)
+    tensors = input, target, weight, row_factor, allowed
+    _run(*tensors, options, mode, sums, gradient, loss=loss, rows=rows)
     return loss, sums, gradient
 
 
@@ -103,6 +105,7 @@ def cross_entropy_block(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,
     options: Options,
     with_gradient: bool,
 ) -> Tensor:
@@ -113,6 +116,7 @@ def cross_entropy_block(
         target,
         weight,
         row_factor,
+        allowed,
         options,
         _GRADIENT if with_gradient else _FORWARD,
         RowSums(*sums),
@@ -129,6 +133,7 @@ def cross_entropy_backward(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,
     options: Options,
     sums: RowSums,
     upstream: Tensor | None,
@@ -142,6 +147,7 @@ def cross_entropy_backward(
         target,
         weight,
         row_factor,
+        allowed,
         options,
         _BACKWARD,
         sums,
@@ -157,6 +163,7 @@ def _run(
     target,
     weight,
     row_factor,
+    allowed,
     options,
     mode,
     sums,
@@ -175,6 +182,8 @@ def _run(
         for tensor in (None if of_labels else target, weight, row_factor)
     )
     sizes, strides = outer_class_inner(input, class_dim(input))
+    by_row = allowed is not None and allowed.shape == input.shape
+    allowed = None if allowed is None else allowed.contiguous()
     wrong = _cpu.cross_entropy(
         input.data_ptr(),
         _TYPES[input.dtype],
@@ -187,6 +196,8 @@ def _run(
         address(probabilities),
         address(weight),
         address(row_factor),
+        address(allowed),
+        by_row,
         options.ignore_index,
         options.label_smoothing,
         1.0 / options.temperature,

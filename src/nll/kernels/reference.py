@@ -188,9 +188,9 @@ def cross_entropy_block(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,
     options: Options,
     with_gradient: bool,
-    allowed: Tensor | None = None,  # (C) or (N, C); this backend alone takes it
 ) -> Tensor:
     rows, squared_lse = row_losses(logits, target, weight, allowed, options)
     rows = rows if squared_lse is None else rows + options.z_loss * squared_lse
@@ -206,6 +206,7 @@ def cross_entropy_gradient(
     target: Tensor,
     weight: Tensor | None,
     row_weights: Tensor | None,
+    allowed: Tensor | None,
     options: Options,
 ) -> Tensor:
     """`grad` times the gradient of `cross_entropy` with respect to its input."""
@@ -223,7 +224,9 @@ def cross_entropy_gradient(
         z_loss = options.z_loss * total / kept.masked_fill(kept == 0.0, torch.inf)
         options = options._replace(z_loss=z_loss)
     y = y if y.dim() == 2 else y.reshape(-1)
-    rows = _row_gradients(x.reshape(-1, x.shape[-1]), y, weight, None, options)
+    if allowed is not None:
+        allowed = allowed.expand_as(input).movedim(dim, -1).reshape(-1, x.shape[-1])
+    rows = _row_gradients(x.reshape(-1, x.shape[-1]), y, weight, allowed, options)
     return (rows.view(x.shape) * factor.unsqueeze(-1)).movedim(-1, dim).to(input.dtype)
 
 

@@ -75,6 +75,7 @@ class BlockKernels(Protocol):
         target: Tensor,
         weight: Tensor | None,
         row_factor: Tensor | None,  # (N)
+        allowed: Tensor | None,  # (C) or (N, C)
         options: Options,  # with reduction "sum"
         with_gradient: bool,
     ) -> Tensor: ...
@@ -102,7 +103,7 @@ class BlockKernels(Protocol):
 
 
 class Kernels(BlockKernels, Protocol):
-    """Compiled row kernels and their first derivatives, outside autograd; all classes allowed."""
+    """Compiled row kernels and their first derivatives, outside autograd."""
 
     # Return the reduced loss, each row's sums and, from the same pass over the logits, the
     # gradient. IndexError for a label out of range.
@@ -112,6 +113,7 @@ class Kernels(BlockKernels, Protocol):
         target: Tensor,
         weight: Tensor | None,
         row_factor: Tensor | None,  # multiplies the rows and enters the denominator of "mean"
+        allowed: Tensor | None,  # broadcasts against the input
         options: Options,
         with_gradient: bool,  # for an upstream gradient of 1; not with reduction "none"
     ) -> tuple[Tensor, RowSums, Tensor | None]: ...
@@ -123,6 +125,7 @@ class Kernels(BlockKernels, Protocol):
         target: Tensor,
         weight: Tensor | None,
         row_factor: Tensor | None,
+        allowed: Tensor | None,
         options: Options,
         sums: RowSums,
         upstream: Tensor | None,

@@ -23,7 +23,7 @@ STORABLE = frozenset({torch.float32, torch.float64, torch.bfloat16})
 
 
 class Compiled:
-    """A `types.Backend` made of compiled kernels, for all classes allowed."""
+    """A `types.Backend` made of compiled kernels."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -49,8 +49,7 @@ class Compiled:
         options: Options,
         in_place: bool = False,  # the backward pass overwrites the input with the gradient
     ) -> Tensor:
-        assert allowed is None
-        tensors = input, target, weight, row_weights
+        tensors = input, target, weight, row_weights, allowed
         if not (torch.is_grad_enabled() and input.requires_grad):
             return self.kernels.cross_entropy(*tensors, options, with_gradient=False)[0]
         return _CrossEntropy.apply(self.kernels, *tensors, options, in_place)  # type: ignore[return-value]
@@ -78,20 +77,21 @@ class _CrossEntropy(torch.autograd.Function):
         target: Tensor,
         weight,
         row_weights,
+        allowed,
         options: Options,
         in_place: bool,
     ) -> Tensor:
         store = options.reduction != "none" and not in_place and input.dtype in STORABLE
         loss, ctx.sums, ctx.gradient = kernels.cross_entropy(
-            input, target, weight, row_weights, options, store
+            input, target, weight, row_weights, allowed, options, store
         )
         ctx.kernels, ctx.options, ctx.in_place, ctx.spent = kernels, options, in_place, False
-        ctx.save_for_backward(input, target, weight, row_weights)
+        ctx.save_for_backward(input, target, weight, row_weights, allowed)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        return None, _gradient(ctx, grad), None, None, None, None, None
+        return None, _gradient(ctx, grad), None, None, None, None, None, None
 
 
 def _gradient(ctx: Any, grad: Tensor) -> Tensor:
@@ -118,22 +118,23 @@ def times(gradient: Tensor, factor: Tensor) -> Tensor:
 def gradient_by_definition(grad: Tensor, saved: Any, options: Options) -> Tensor:
     """Return the gradient by the reference's formula: differentiable, and for batched `grad`."""
 
-    def loss(input: Tensor, target: Tensor, weight: Any, row_weights: Any) -> Tensor:
-        return reference.cross_entropy(input, target, weight, row_weights, None, options)
+    def loss(*tensors: Any) -> Tensor:
+        return reference.cross_entropy(*tensors, options)
 
-    return _torch.separate_gradients(loss, saved, (True, False, False, False), grad)[0]  # type: ignore[return-value]
+    wanted = True, *[False] * (len(saved) - 1)
+    return _torch.separate_gradients(loss, saved, wanted, grad)[0]  # type: ignore[return-value]
 
 
 def gradient_from_sums(
     kernels: Kernels, grad: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool
 ) -> Tensor:
     """Return the gradient, recomputed from the sums of the forward pass."""
-    input, target, weight, factor = saved
+    input, target, weight, factor, allowed = saved
     upstream: Tensor | None = grad
     if options.reduction == "none":
         factor, upstream = grad if factor is None else grad * factor, None
     return kernels.cross_entropy_backward(
-        input, target, weight, factor, options, sums, upstream, in_place
+        input, target, weight, factor, allowed, options, sums, upstream, in_place
     )
 
 

@@ -102,7 +102,10 @@ def route(
         reason = "PyTorch's operators, because use_backend asks for it"
         return Route(name, BACKENDS[name], reason)
     on_triton = input.device.type == "cuda" or name == "triton"
-    missing = _missing_for_triton(input) if on_triton else _missing_for_cpu(input, target, weight)
+    if on_triton:
+        missing = _missing_for_triton(input, allowed)
+    else:
+        missing = _missing_for_cpu(input, target, weight)
     obstacle = missing or _obstacle(input, target, weight, row_weights, allowed)
     if obstacle is not None:
         return Route("reference", reference, f"PyTorch's operators, because {obstacle}")
@@ -142,9 +145,7 @@ def _obstacle(
     allowed: Tensor | None,
 ) -> str | None:
     """Why no kernels take a loss of these tensors; "because ..."."""
-    others = [tensor for tensor in (target, weight, row_weights) if tensor is not None]
-    if allowed is not None:
-        return "the kernels do not take allowed_classes"
+    others = [t for t in (target, weight, row_weights, allowed) if t is not None]
     if input.dim() == 0 or _torch.certainly(input.numel() == 0):
         return "there is at most one logit"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in others):
@@ -180,11 +181,13 @@ def _missing_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None
     return None if on_cpu and bool(weight.isfinite().all()) else "class weights are not finite"
 
 
-def _missing_for_triton(input: Tensor) -> str | None:
+def _missing_for_triton(input: Tensor, allowed: Tensor | None = None) -> str | None:
     if TRITON_MISSING is not None:
         return TRITON_MISSING
     if input.device.type != ("cpu" if INTERPRETED else "cuda"):
         return f"there are no kernels for a tensor on {input.device.type}"
+    if allowed is not None:
+        return "the kernels do not take allowed_classes"
     return "the kernels do not take float64" if input.dtype is torch.float64 else None
 
 

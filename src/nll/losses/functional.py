@@ -172,15 +172,15 @@ def cross_entropy(
     if inplace_backward and autograd.overwrites(input):
         arguments.inplace_backward(input)
     options = Options(ignore_index, reduction, label_smoothing, temperature, softcap, z_loss)
-    tensors = input, target, weight, row_weights
-    route = dispatch.route(*tensors, allowed)
+    tensors = input, target, weight, row_weights, allowed
+    route = dispatch.route(*tensors)
     if route.backend is not reference and torch.compiler.is_compiling():
         return operators.cross_entropy(options, tensors)[0]  # type: ignore[return-value]
     dispatch.guard_labels(route, input, target, ignore_index)
     try:
         if not inplace_backward:
-            return route.backend.cross_entropy(*tensors, allowed, options)
-        return autograd.cross_entropy_in_place(route.backend, *tensors, allowed, options)
+            return route.backend.cross_entropy(*tensors, options)
+        return autograd.cross_entropy_in_place(route.backend, *tensors, options)
     except IndexError as error:
         classes = input.shape[class_dim(input)]
         raise arguments.label_error(target, classes, ignore_index) or error from None

@@ -107,16 +107,17 @@ def cross_entropy_of_first(
 def route_of_blocks(problem: Problem, options: Options) -> dispatch.Route:
     """Return the route of the blocks, which autograd does not see."""
     logits = like(problem, logits_dtype(problem.input))
-    allowed = None if _mask(problem, options) else problem.allowed
+    allowed = None if _filled(problem, options) else problem.allowed
     factor = problem.row_weights
     factor = None if factor is None else factor.to(sum_dtype(problem.input))
     return dispatch.route(logits, problem.target, problem.weight, factor, allowed)
 
 
-def _mask(problem: Problem, options: Options) -> bool:
-    """Whether a logit of -inf is enough to exclude a class."""
+def _filled(problem: Problem, options: Options) -> bool:
+    """Whether logits of -inf exclude classes for kernels that take no mask."""
     return (
         problem.allowed is not None
+        and problem.input.device.type == "cuda"
         and problem.target.dim() == 1
         and options.softcap is None
         and options.label_smoothing == 0.0
@@ -136,25 +137,24 @@ def _one_pass(
     x, with_gradient = problem.input, any(wanted)
     products = products_of(x, problem.head, problem.bias, plan, wanted)
     losses = x.new_zeros(len(x), dtype=sum_dtype(x))
-    mask, kernels = _mask(problem, options), route_of_blocks(problem, options).kernels
+    filled, kernels = _filled(problem, options), route_of_blocks(problem, options).kernels
     options = options._replace(reduction="sum")
     for rows in kept_blocks(problem.target, options.ignore_index, plan.rows):
         block = x[rows]
         logits = products.logits(block)
         allowed = _of_rows(problem.allowed, rows)
-        if mask:
+        if filled:
             logits.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]
-        elsewhere = {} if mask or allowed is None else {"allowed": allowed}
         losses[rows] = kernels.cross_entropy_block(
             logits,
             problem.target[rows],
             problem.weight,
             None if factor is None else factor[rows],
+            None if filled else allowed,
             options,
             with_gradient,
-            **elsewhere,
         )
-        if mask and with_gradient:  # a label that is not allowed has a gradient, but a fixed logit
+        if filled and with_gradient:  # also at a label that is not allowed
             logits.masked_fill_(~allowed, 0.0)  # type: ignore[operator]
         if with_gradient:
             products.add(rows, block, logits)

@@ -261,14 +261,14 @@ def unfilled(tensors: Tensors, wanted: Sequence[bool], *dtypes: torch.dtype) -> 
 
 def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tensors]:
     """The loss, and each row's sums (2, rows) for the backward pass."""
-    input, target, weight, row_weights = tensors
-    route = dispatch.route(input, target, weight, row_weights)
+    input, target = tensors[:2]
+    route = dispatch.route(*tensors)
     try:
         if route.backend is not reference:
             loss, sums, _ = route.kernels.cross_entropy(*tensors, options, False)
             return (loss, torch.stack(sums)), ()
         dispatch.guard_labels(route, input, target, options.ignore_index)
-        loss = reference.cross_entropy(input, target, weight, row_weights, None, options)
+        loss = reference.cross_entropy(*tensors, options)
     except IndexError as error:
         classes = input.shape[class_dim(input)]
         raise arguments.label_error(target, classes, options.ignore_index) or error from None
@@ -286,19 +286,15 @@ def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tenso
 
 
 def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
-    input, target, weight, row_weights = tensors
-    route, (grad,) = dispatch.route(input, target, weight, row_weights), grads
+    route, (grad,) = dispatch.route(*tensors), grads
     if route.backend is reference:
-        return (
-            reference.cross_entropy_gradient(grad, input, target, weight, row_weights, options),
-        )
+        return (reference.cross_entropy_gradient(grad, *tensors, options),)
     sums = RowSums(*saved[0])
     return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, sums, False),)
 
 
 def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:
-    input, target, weight, row_weights = tensors
-    return (reference.cross_entropy(input, target, weight, row_weights, None, options),)
+    return (reference.cross_entropy(*tensors, options),)
 
 
 OPTIONS = (
@@ -307,7 +303,7 @@ OPTIONS = (
 )
 cross_entropy = Loss(
     name="cross_entropy",
-    tensors="Tensor input, Tensor target, Tensor? weight, Tensor? row_weights",
+    tensors="Tensor input, Tensor target, Tensor? weight, Tensor? row_weights, Tensor? allowed",
     options=OPTIONS,
     options_type=Options,
     n_inputs=1,

@@ -23,6 +23,7 @@ def cross_entropy(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,  # None: `dispatch` sends no masks here
     options: Options,
     with_gradient: bool,
 ) -> tuple[Tensor, RowSums, Tensor | None]:
@@ -47,6 +48,7 @@ def cross_entropy_backward(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,  # None: `dispatch` sends no masks here
     options: Options,
     sums: RowSums,
     upstream: Tensor | None,
@@ -79,6 +81,7 @@ def cross_entropy_block(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,  # None: `dispatch` sends no masks here
     options: Options,
     with_gradient: bool,
 ) -> Tensor:
