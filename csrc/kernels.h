@@ -63,6 +63,8 @@ struct Statistics {
   void* gradient;  // null, or the scores' own buffer, contiguous: they are overwritten with their
                    // gradient
   const int64_t* labels;  // (rows)
+  const void* allowed;  // bytes, (classes) or, by row, (rows, classes); null: all classes
+  bool allowed_by_row;
   double inverse_temperature, softcap;
   void *log_prob, *lse,
       *entropy;  // (rows) of A; for the gradient the entropy of the forward pass, and

@@ -114,13 +114,15 @@ NB_MODULE(_cpu, m) {
   m.def(
       "statistics",
       [](Address data, int type, int64_t rows, int64_t classes, int64_t row_stride,
-         Address gradient, Address labels, double inverse_temperature, double softcap,
-         Address log_prob, Address lse, Address entropy, Address shift, Address log_sum,
+         Address gradient, Address labels, Address allowed, bool allowed_by_row,
+         double inverse_temperature, double softcap, Address log_prob, Address lse, Address entropy, Address shift, Address log_sum,
          Address rank, Address by_log_prob, Address by_lse, Address by_entropy, int threads) {
         chosen->statistics(
             {{at<const void*>(data), nll::Type(type), rows, classes, 1, row_stride, 1, 1},
              at<void*>(gradient),
              at<const int64_t*>(labels),
+             at<const void*>(allowed),
+             allowed_by_row,
              inverse_temperature,
              softcap,
              at<void*>(log_prob),

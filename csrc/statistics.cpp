@@ -30,7 +30,9 @@ template <class T> struct Row {
     double e = 0, ed = 0;  // sum exp(z - shift), sum exp(z - shift) (z - shift)
     int64_t above = 0;     // scores above the label's; and, if `or_equal`, as large
   };
-  template <bool or_equal> void add(Sums& to, const T* x, int64_t n, A label, A shift) const {
+  // Of n classes those that are allowed; null: all.
+  template <bool or_equal>
+  void add(Sums& to, const T* x, const Flag* may, int64_t n, A label, A shift) const {
     typename Simd<A>::I lane;
     for (int l = 0; l < W; l++) lane[l] = l;
     for (int64_t begin = 0; begin < n; begin += 64 * W) {
@@ -39,7 +41,8 @@ template <class T> struct Row {
       for (int64_t i = begin, end = std::min(n, begin + 64 * W); i < end; i += W) {
         const int count = int(std::min<int64_t>(W, end - i)), j = int(i / W % 4);
         const Vec<A> v = load_part_or_all<A>(x + i, count, A(0)), d = z_of(v) - shift;
-        const auto there = lane < count, counts = or_equal ? v >= label : v > label;
+        auto there = lane < count, counts = or_equal ? v >= label : v > label;
+        if (may) there &= (typename Simd<A>::I)load_part_or_all<A>(may + i, count, A(0));
         const Vec<A> v_e = there ? exp_of(d) : Vec<A>{};
         e[j] += v_e;
         ed[j] += v_e == A(0) ? Vec<A>{} : v_e * d;  // 0 log 0 = 0
@@ -54,12 +57,16 @@ template <class T> struct Row {
   void forward(int64_t row) const {
     const int64_t n = k.x.classes, y = k.labels[row];
     const T* x = static_cast<const T*>(k.x.data) + row * k.x.outer_stride;
-    const A label = load_one<A>(x + y), z = first(z_of(splat(label))),
-            top = first(z_of(splat(maximum(x, n))));
+    const A none = -std::numeric_limits<A>::infinity();
+    const Flag* may = allowed(row);
+    const bool can = !may || may[y].byte;
+    const A label = can ? load_one<A>(x + y) : none, z = can ? first(z_of(splat(label))) : none,
+            largest = may ? maximum(x, n, may) : maximum(x, n),
+            top = may && largest == none ? none : first(z_of(splat(largest)));
     const A shift = std::isfinite(top) ? top : A(0);
     Sums others;
-    add<true>(others, x, y, label, shift);
-    add<false>(others, x + y + 1, n - y - 1, label, shift);
+    add<true>(others, x, may, y, label, shift);
+    add<false>(others, x + y + 1, may ? may + y + 1 : may, n - y - 1, label, shift);
     const double d = double(z) - double(shift), e = double(first(exp_of(splat(A(d))))),
                  sum = e + others.e;
     const double log_sum = std::log(sum);
@@ -79,15 +86,21 @@ template <class T> struct Row {
     const A a = at(k.by_log_prob, row), b = at(k.by_lse, row), c = at(k.by_entropy, row),
             entropy = at(k.entropy, row);
     const A shift = at(k.shift, row), log_sum = at(k.log_sum, row), label = load_one<A>(x + y);
+    const Flag* may = allowed(row);
     auto of = [&](Vec<A> v, A at_label) NLL_INLINE_LAMBDA {
       const Vec<A> log_p = (z_of(v) - shift) - log_sum, p = exp_of(log_p);
       const Vec<A> more = p == A(0) ? Vec<A>{} : p * ((b - a) - c * (log_p + entropy));
       return (at_label + more) * score_slope<A>(v, inverse_temperature, softcap);
     };
     write<A>(x, n, false, [&](int64_t i, int count) NLL_INLINE_LAMBDA {
-      return of(load_part_or_all<A>(x + i, count, A(0)), A(0));
+      const Vec<A> g = of(load_part_or_all<A>(x + i, count, A(0)), A(0));
+      return may ? where(lanes<A>(may + i, count), g, Vec<A>{}) : g;
     });
-    store_one<A>(x + y, first(of(splat(label), a)));
+    if (!may || may[y].byte) store_one<A>(x + y, first(of(splat(label), a)));
+  }
+  const Flag* allowed(int64_t row) const {
+    const Flag* first = static_cast<const Flag*>(k.allowed);
+    return first && k.allowed_by_row ? first + row * k.x.classes : first;
   }
   static A at(const void* numbers, int64_t row) { return static_cast<const A*>(numbers)[row]; }
 };

@@ -246,6 +246,7 @@ OPERATOR_CALLS = {
     "rows": {"reduction": "none", "softcap": 5.0, "temperature": 0.5},
     "probabilities": {"target": "probabilities", "z_loss": 0.01},
     "weights": {"weight": True, "row_weights": True, "z_loss": 0.01},
+    "allowed classes": {"allowed": True, "label_smoothing": 0.1},
 }
 
 
@@ -260,7 +261,8 @@ def test_the_operator_that_the_compiler_sees(name, dtype):
         y = torch.rand(20, 300, generator=draw).to(dtype)
     weight = torch.rand(300, generator=draw).to(dtype) if options.pop("weight", None) else None
     row_weights = torch.rand(20, generator=draw) if options.pop("row_weights", None) else None
-    arguments = (x, y, weight, row_weights, *Options(**options))
+    allowed = torch.arange(300) < 290 if options.pop("allowed", None) else None
+    arguments = (x, y, weight, row_weights, allowed, *Options(**options))
     torch.library.opcheck(torch.ops.nll.cross_entropy.default, arguments)
     loss, *sums = torch.ops.nll.cross_entropy(*arguments)
     sums = [tensor.detach() for tensor in sums]
@@ -270,7 +272,10 @@ def test_the_operator_that_the_compiler_sees(name, dtype):
         ([grad], sums, x.detach(), *arguments[1:], [True]),
     )
     torch.testing.assert_close(
-        loss, nll.cross_entropy(x, y, weight, row_weights=row_weights, **options)
+        loss,
+        nll.cross_entropy(
+            x, y, weight, row_weights=row_weights, allowed_classes=allowed, **options
+        ),
     )
 
 

@@ -54,7 +54,7 @@ def test_statistics(classes, dtype, scores, instruction_set):
             continue
         here = z.to(dtype)
         slopes = torch.randn(3, 9, generator=draw).to(cpu.accumulator(dtype))
-        found = cpu.statistics_block(here, y, temperature, softcap, True)
+        found = cpu.statistics_block(here, y, None, temperature, softcap, True)
         truth, gradient = statistics_of(here, y, slopes, softcap, temperature)
         # the truth's
         eps = torch.finfo(cpu.accumulator(dtype)).eps * (
@@ -66,7 +66,7 @@ def test_statistics(classes, dtype, scores, instruction_set):
         of_label = here.gather(1, y[:, None])
         before = (here > of_label) | ((here == of_label) & (torch.arange(classes) < y[:, None]))
         assert torch.equal(found.rank, before.sum(1))
-        cpu.statistics_block_backward(here, y, temperature, softcap, found, tuple(slopes))
+        cpu.statistics_block_backward(here, y, None, temperature, softcap, found, tuple(slopes))
         within = torch.finfo(dtype).eps * gradient.abs() + 64 * eps * reach[:, None] / temperature
         assert (
             (here.double() - gradient).abs() <= within + torch.finfo(dtype).smallest_normal
@@ -78,7 +78,9 @@ def test_statistics_of_special_scores():
         [[0.0, torch.nan, 1.0], [-torch.inf] * 3, [torch.inf, 0.0, 0.0], [0.0, torch.inf, 1.0]]
     )
     for backend in (cpu, reference):
-        found = backend.statistics_block(z, torch.zeros(4, dtype=torch.int64), 1.0, None, True)
+        found = backend.statistics_block(
+            z, torch.zeros(4, dtype=torch.int64), None, 1.0, None, True
+        )
         log_prob, lse, entropy, rank = found[:4]
         assert log_prob.isnan().tolist() == [True, True, True, False]
         assert log_prob[3] == -torch.inf
@@ -90,7 +92,7 @@ def test_statistics_of_special_scores():
 def test_a_confident_label_has_its_log_probability_to_the_last_digit():
     z = torch.zeros(3, 4)
     z[:, 1] = torch.tensor([15.0, 25.0, 45.0])
-    found = cpu.statistics_block(z, torch.ones(3, dtype=torch.int64), 1.0, None, False)
+    found = cpu.statistics_block(z, torch.ones(3, dtype=torch.int64), None, 1.0, None, False)
     torch.testing.assert_close(
         found.log_prob.double(), -torch.log1p(3.0 * torch.exp(-z[:, 1].double())), rtol=1e-6, atol=0
     )

@@ -273,10 +273,10 @@ def test_statistics(kernels):
         y = torch.randint(0, classes, (9,), generator=draw).to(DEVICE)
         y[0] = 0
         z[1, y[1]] = z[1].max()  # equal scores: the first counts
-        found = kernels.statistics_block(z, y, 0.7, 3.0 if classes == 600 else None, True)
+        found = kernels.statistics_block(z, y, None, 0.7, 3.0 if classes == 600 else None, True)
         with nll.use_backend("reference"):
             truth = dispatch.route(z).kernels.statistics_block(
-                z.double(), y, 0.7, 3.0 if classes == 600 else None, True
+                z.double(), y, None, 0.7, 3.0 if classes == 600 else None, True
             )
         for ours, true in zip(found[:3], truth[:3], strict=True):
             torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-5)

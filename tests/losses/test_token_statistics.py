@@ -254,3 +254,59 @@ def test_bad_clusters():
         ValueError, match="expected clusters to be 'token' or 'sequence', got 'document'"
     ):
         nll.perplexity([], clusters="document")
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("with_head", [False, True])
+def test_allowed_classes_are_those_that_are_left(with_head, by_row, softcap):
+    """The statistics are those of the allowed classes alone."""
+    classes, n = 30, 12
+    x, head = normal(n, classes, seed=4), None
+    if with_head:
+        x, head = normal(n, 5), normal(classes, 5, seed=1)
+    z = x if head is None else x @ head.T
+    few = torch.arange(classes) % 3 != 1
+    allowed = few.expand(n, classes).clone() if by_row else few
+    position = torch.arange(20)  # among those that are left
+    y = few.nonzero()[position[:n], 0]
+    y[3] = -100
+    point = x.clone().requires_grad_()
+    ours = nll.token_statistics(
+        point,
+        y,
+        linear_weight=head,
+        allowed_classes=allowed,
+        softcap=softcap,
+        entropy=True,
+        topk=3,
+        max_memory=2000,
+    )
+    left = z[:, few].clone().requires_grad_()
+    short = torch.where(y == -100, -100, position[:n])
+    theirs = nll.token_statistics(left, short, softcap=softcap, entropy=True, topk=3)
+    for name in ("log_prob", "lse", "entropy", "correct", "rank", "topk_log_prob", "kept"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
+    index = few.nonzero()[:, 0][theirs.topk_index.clamp(min=0)]
+    kept = y != -100
+    assert torch.equal(ours.topk_index[kept], index[kept])
+    weights = normal(3, n, seed=5)
+    outputs = [(s.log_prob, s.lse, s.entropy) for s in (ours, theirs)]
+    slopes = [
+        torch.autograd.grad(sum((w * o).sum() for w, o in zip(weights, out, strict=True)), t)[0]
+        for out, t in zip(outputs, (point, left), strict=True)
+    ]
+    expected = torch.zeros_like(z).index_copy_(1, few.nonzero()[:, 0], slopes[1])
+    torch.testing.assert_close(slopes[0], expected if head is None else expected @ head)
+
+
+def test_a_label_that_is_not_allowed_comes_last():
+    x = torch.tensor([[3.0, 1.0, 2.0, 9.0]], dtype=torch.float64, requires_grad=True)
+    allowed = torch.tensor([True, True, True, False])
+    found = nll.token_statistics(x, torch.tensor([3]), allowed_classes=allowed, topk=4)
+    assert found.log_prob.item() == -math.inf
+    assert found.rank.item() == 3
+    assert not found.correct.item()
+    assert found.topk_index[0, :3].tolist() == [0, 2, 1]
+    assert found.topk_log_prob[0, 3].item() == -math.inf
+    torch.testing.assert_close(found.lse, x[:, :3].logsumexp(1))

@@ -253,9 +253,13 @@ def operators() -> dict:
         return torch.randn(shape, generator=draw).to(dtype)
 
     ops, table = torch.ops.nll, {}
-    more = {"": (None, None), " with weights": (normal(CLASSES).abs(), normal(6).abs())}
+    mask = torch.arange(CLASSES) != 4
+    more = {
+        "": (None, None, None),
+        " with weights": (normal(CLASSES).abs(), normal(6).abs(), mask),
+    }
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for said, (weight, row_weights) in more.items():
+        for said, (weight, row_weights, allowed) in more.items():
             for reduction in ("mean", "none"):
                 z, q = normal(6, CLASSES, dtype=dtype), normal(6, CLASSES, dtype=dtype).softmax(1)
                 options = (
@@ -269,18 +273,21 @@ def operators() -> dict:
                 of = f"{reduction}, {dtype}{said}"
                 table[f"cross_entropy {of}"] = (
                     ops.cross_entropy,
-                    (z, LABELS, weight, row_weights, *options),
+                    (z, LABELS, weight, row_weights, allowed, *options),
                 )
                 table[f"cross_entropy {of}, probabilities"] = (
                     ops.cross_entropy,
-                    (z, q, weight, row_weights, *options),
+                    (z, q, weight, row_weights, allowed, *options),
                 )
                 sums = torch.stack(
                     [z.float().amax(1), (z.float() - z.float().amax(1, keepdim=True)).exp().sum(1)]
                 )
                 slope = torch.ones(6 if reduction == "none" else ())
-                arguments = [slope], [sums], z, LABELS, weight, row_weights, *options, [True]
-                table[f"cross_entropy_backward {of}"] = ops.cross_entropy_backward, arguments
+                tensors = z, LABELS, weight, row_weights, allowed
+                table[f"cross_entropy_backward {of}"] = (
+                    ops.cross_entropy_backward,
+                    ([slope], [sums], *tensors, *options, [True]),
+                )
                 x, head, bias = (
                     normal(6, 4, dtype=dtype),
                     normal(CLASSES, 4, dtype=dtype),
@@ -293,7 +300,7 @@ def operators() -> dict:
                     LABELS,
                     weight,
                     row_weights,
-                    None,
+                    allowed,
                     *options,
                     MEMORY,
                 )
@@ -309,7 +316,19 @@ def operators() -> dict:
         for entropy, topk in ((False, 0), (True, 3)):
             x, head = normal(6, 4, dtype=dtype), normal(CLASSES, 4, dtype=dtype)
             for of, of_head in ((x, head), (normal(6, CLASSES, dtype=dtype), None)):
-                asked = of, of_head, None, label, kept, 0.7, None, entropy, topk, MEMORY
+                asked = (
+                    of,
+                    of_head,
+                    None,
+                    label,
+                    kept,
+                    mask if topk else None,
+                    0.7,
+                    None,
+                    entropy,
+                    topk,
+                    MEMORY,
+                )
                 at = f"{dtype}, {entropy}, {of_head is None}"
                 table[f"token_statistics {at}"] = ops.token_statistics, asked
                 number, of_entropy = torch.ones(6), torch.ones(6 if entropy else (6, 0))

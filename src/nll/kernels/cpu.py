@@ -219,20 +219,27 @@ def _run(
 
 
 def statistics_block(
-    logits: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+    logits: Tensor,
+    label: Tensor,
+    allowed: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    entropy: bool,
 ) -> RowStatistics:
     logits = class_contiguous(logits)
     dtype = accumulator(logits.dtype)
     log_prob, lse, h, *sums = torch.empty(5, len(logits), dtype=dtype, device="cpu")
     rank = torch.empty_like(label, memory_format=torch.contiguous_format)
     statistics = RowStatistics(log_prob, lse, h, rank, *sums)
-    _statistics(logits, None, label, temperature, softcap, statistics, (None, None, None))
+    options = allowed, temperature, softcap
+    _statistics(logits, None, label, *options, statistics, (None, None, None))
     return statistics
 
 
 def statistics_block_backward(
     logits: Tensor,
     label: Tensor,
+    allowed: Tensor | None,
     temperature: float,
     softcap: float | None,
     statistics: RowStatistics,
@@ -243,11 +250,13 @@ def statistics_block_backward(
         statistics = statistics._replace(entropy=zero)
     contiguous = (tensor.contiguous() for tensor in statistics)  # type: ignore[union-attr]
     grads = grads if len(grads) == 3 else (*grads, zero)
-    _statistics(logits, logits, label, temperature, softcap, RowStatistics(*contiguous), grads)
+    options = allowed, temperature, softcap
+    _statistics(logits, logits, label, *options, RowStatistics(*contiguous), grads)
 
 
-def _statistics(logits, gradient, label, temperature, softcap, statistics, grads) -> None:
+def _statistics(logits, gradient, label, allowed, temperature, softcap, statistics, grads) -> None:
     label = label.contiguous()
+    allowed = None if allowed is None else allowed.contiguous()
     grads = [None if grad is None else resolved(grad).contiguous() for grad in grads]
     _cpu.statistics(
         logits.data_ptr(),
@@ -256,6 +265,8 @@ def _statistics(logits, gradient, label, temperature, softcap, statistics, grads
         logits.stride(0),
         address(gradient),
         label.data_ptr(),
+        address(allowed),
+        allowed is not None and allowed.dim() == 2,
         1.0 / temperature,
         softcap or 0.0,
         statistics.log_prob.data_ptr(),

@@ -152,6 +152,11 @@ def scaled_logits(
         z = softcap * torch.tanh(z / softcap)
     if temperature != 1.0:
         z = z / temperature
+    return masked(z, allowed)
+
+
+def masked(z: Tensor, allowed: Tensor | None) -> Tensor:
+    """-inf for classes that are not allowed."""
     return z if allowed is None else z.masked_fill(~allowed, -torch.inf)
 
 
@@ -268,16 +273,24 @@ def _as_probabilities(
 
 
 def statistics_block(
-    logits: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+    logits: Tensor,
+    label: Tensor,
+    allowed: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    entropy: bool,
 ) -> RowStatistics:
-    z = scaled_logits(logits, temperature, softcap)
+    z = scaled_logits(logits, temperature, softcap, allowed)
     shift = _largest(z, 1)
     above = z - shift.unsqueeze(1)
     log_sum = above.exp().sum(1).log()
     log_p = above - log_sum.unsqueeze(1)
     label = label.unsqueeze(1)
-    of_label, place = logits.gather(1, label), torch.arange(logits.shape[1], device=logits.device)
-    rank = ((logits > of_label) | ((logits == of_label) & (place < label))).sum(1)
+    place = torch.arange(logits.shape[1], device=logits.device)
+    logits = masked(logits, allowed)
+    of_label = logits.gather(1, label)
+    before = (logits > of_label) | ((logits == of_label) & (place < label))
+    rank = (before if allowed is None else before & allowed).sum(1)
     h = _entropy(log_p) if entropy else None
     return RowStatistics(
         log_p.gather(1, label).squeeze(1), shift + log_sum, h, rank, shift, log_sum
@@ -292,13 +305,14 @@ def _entropy(log_p: Tensor) -> Tensor:
 def statistics_block_backward(
     logits: Tensor,
     label: Tensor,
+    allowed: Tensor | None,
     temperature: float,
     softcap: float | None,
     statistics: RowStatistics,
     grads: tuple[Tensor, ...],
 ) -> None:
     a, b, *c = grads
-    z = scaled_logits(logits, temperature, softcap)
+    z = scaled_logits(logits, temperature, softcap, allowed)
     log_p = (z - statistics.shift.unsqueeze(1)) - statistics.log_sum.unsqueeze(1)
     factor = (b - a).unsqueeze(1)
     p = log_p.exp()
@@ -309,14 +323,21 @@ def statistics_block_backward(
     gradient = (p * factor).scatter_add_(1, label.unsqueeze(1), a.unsqueeze(1))
     if softcap is not None:
         gradient *= 1.0 - torch.tanh(logits.to(p.dtype) / softcap).square()
+    if allowed is not None:
+        gradient.masked_fill_(~allowed, 0.0)
     logits.copy_(gradient.div_(temperature))
 
 
 def differentiable_statistics(
-    input: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+    input: Tensor,
+    label: Tensor,
+    allowed: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    entropy: bool,
 ) -> tuple[Tensor, ...]:
     """log p of the label, lse and, if requested, the entropy, by operators that autograd knows."""
-    z = scaled_logits(input, temperature, softcap)
+    z = scaled_logits(input, temperature, softcap, allowed)
     log_p = _log_softmax(z, 1)
     log_prob, lse = log_p.gather(1, label.unsqueeze(1)).squeeze(1), log_sum_exp(z, 1)
     return (log_prob, lse, _entropy(log_p)) if entropy else (log_prob, lse)

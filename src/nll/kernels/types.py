@@ -85,6 +85,7 @@ class BlockKernels(Protocol):
         self,
         logits: Tensor,
         label: Tensor,
+        allowed: Tensor | None,  # (C) or (N, C)
         temperature: float,
         softcap: float | None,
         entropy: bool,  # the compiled kernels always compute it: it costs them nothing
@@ -95,6 +96,7 @@ class BlockKernels(Protocol):
         self,
         logits: Tensor,  # contiguous
         label: Tensor,
+        allowed: Tensor | None,
         temperature: float,
         softcap: float | None,
         statistics: RowStatistics,

@@ -49,9 +49,9 @@ class Compiled:
         options: Options,
         in_place: bool = False,  # the backward pass overwrites the input with the gradient
     ) -> Tensor:
-        tensors = input, target, weight, row_weights, allowed
+        tensors: Any = input, target, weight, row_weights, allowed
         if not (torch.is_grad_enabled() and input.requires_grad):
-            return self.kernels.cross_entropy(*tensors, options, with_gradient=False)[0]
+            return self.kernels.cross_entropy(*tensors, options=options, with_gradient=False)[0]
         return _CrossEntropy.apply(self.kernels, *tensors, options, in_place)  # type: ignore[return-value]
 
 
@@ -118,8 +118,8 @@ def times(gradient: Tensor, factor: Tensor) -> Tensor:
 def gradient_by_definition(grad: Tensor, saved: Any, options: Options) -> Tensor:
     """Return the gradient by the reference's formula: differentiable, and for batched `grad`."""
 
-    def loss(*tensors: Any) -> Tensor:
-        return reference.cross_entropy(*tensors, options)
+    def loss(input: Any, target: Any, weight: Any, row_weights: Any, allowed: Any) -> Tensor:
+        return reference.cross_entropy(input, target, weight, row_weights, allowed, options)
 
     wanted = True, *[False] * (len(saved) - 1)
     return _torch.separate_gradients(loss, saved, wanted, grad)[0]  # type: ignore[return-value]

@@ -26,6 +26,7 @@ from nll.losses.matmul import (
     kept_blocks,
     linear,
     logits_dtype,
+    mask_of,
     plan,
     products_of,
     rows_by_definition,
@@ -95,7 +96,7 @@ def cross_entropy_of_first(
         input=problem.input[index],
         target=problem.target[index],
         row_weights=None if weights is None else weights[index],
-        allowed=_of_rows(problem.allowed, index),
+        allowed=mask_of(problem.allowed, index),
     )
     loss = cross_entropy(first, options, max_memory)
     if options.reduction == "none":
@@ -142,7 +143,7 @@ def _one_pass(
     for rows in kept_blocks(problem.target, options.ignore_index, plan.rows):
         block = x[rows]
         logits = products.logits(block)
-        allowed = _of_rows(problem.allowed, rows)
+        allowed = mask_of(problem.allowed, rows)
         if filled:
             logits.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]
         losses[rows] = kernels.cross_entropy_block(
@@ -159,10 +160,6 @@ def _one_pass(
         if with_gradient:
             products.add(rows, block, logits)
     return losses, products.gradients
-
-
-def _of_rows(allowed: Tensor | None, rows: slice | Tensor) -> Tensor | None:
-    return allowed if allowed is None or allowed.dim() == 1 else allowed[rows]
 
 
 class _Normalised(NamedTuple):

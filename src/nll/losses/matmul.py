@@ -131,6 +131,11 @@ def kept_blocks(target: Tensor, ignore_index: int, step: int):
     return blocks(len(target), step) if len(target) else ()
 
 
+def mask_of(allowed: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    """Return the mask of allowed classes, (C) or (N, C), of some rows."""
+    return allowed if allowed is None or allowed.dim() == 1 else allowed[rows]
+
+
 # ---- The products of one block -------------------------------------------------------------------
 
 

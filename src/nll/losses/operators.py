@@ -268,7 +268,7 @@ def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tens
             loss, sums, _ = route.kernels.cross_entropy(*tensors, options, False)
             return (loss, torch.stack(sums)), ()
         dispatch.guard_labels(route, input, target, options.ignore_index)
-        loss = reference.cross_entropy(*tensors, options)
+        loss = reference.cross_entropy(*tensors, options=options)
     except IndexError as error:
         classes = input.shape[class_dim(input)]
         raise arguments.label_error(target, classes, options.ignore_index) or error from None
@@ -288,13 +288,13 @@ def _shapes(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tenso
 def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Tensors:
     route, (grad,) = dispatch.route(*tensors), grads
     if route.backend is reference:
-        return (reference.cross_entropy_gradient(grad, *tensors, options),)
+        return (reference.cross_entropy_gradient(grad, *tensors, options=options),)
     sums = RowSums(*saved[0])
     return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, sums, False),)
 
 
 def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:
-    return (reference.cross_entropy(*tensors, options),)
+    return (reference.cross_entropy(*tensors, options=options),)
 
 
 OPTIONS = (

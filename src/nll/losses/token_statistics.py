@@ -21,6 +21,7 @@ from nll.losses.matmul import (
     autocast,
     kept_blocks,
     linear,
+    mask_of,
     plan,
     products_of,
     rows_by_definition,
@@ -73,6 +74,7 @@ def token_statistics(
     temperature: float = 1.0,
     softcap: float | None = None,
     ignore_index: int = -100,
+    allowed_classes: Tensor | None = None,
     entropy: bool = False,
     topk: int = 0,
     max_memory: int | None = None,
@@ -85,6 +87,8 @@ def token_statistics(
         linear_weight: (C, F), of the input's dtype.
         linear_bias: (C), of the input's dtype.
         temperature, softcap, ignore_index: as for `cross_entropy`.
+        allowed_classes: mask of bool, (C) or (..., C). The other classes have probability 0 and no
+            rank; a label that is one of them has log-probability -inf and comes after all others.
         entropy: whether to compute the entropy.
         topk: number of most likely classes to return, with their log-probabilities.
         max_memory: bytes for everything except arguments, results and gradients, as for
@@ -106,9 +110,10 @@ def token_statistics(
     labels = arguments.row_labels(target, rows, ignore_index)
     classes = classes_of(layer)
     arguments.topk(topk, classes)
+    allowed = arguments.allowed_rows(allowed_classes, rows, classes)
     options = Options(float(temperature), softcap, entropy, topk, max_memory)
     try:
-        flat = statistics_of(options, layer, labels.reshape(-1), ignore_index)
+        flat = statistics_of(options, layer, labels.reshape(-1), ignore_index, allowed)
     except IndexError as error:
         raise arguments.label_error(target, classes, ignore_index) or error from None
     shaped: Any = [None if t is None else t.reshape((*rows, *t.shape[1:])) for t in flat]
@@ -118,9 +123,7 @@ def token_statistics(
 def layer_of(
     input: Tensor, head: Tensor | None, bias: Tensor | None, max_memory: int | None
 ) -> tuple[Layer, torch.Size]:
-    """Check logits or a linear layer; return them with all rows in one dimension, and the rows'
-    shape.
-    """
+    """Check logits or a linear layer; return them as a matrix, and the rows' shape."""
     if head is None:
         arguments.logits(input, bias, max_memory)
         rows = input.shape[:-1]
@@ -131,7 +134,11 @@ def layer_of(
 
 
 def statistics_of(
-    options: Options, layer: Layer, target: Tensor, ignore_index: int
+    options: Options,
+    layer: Layer,
+    target: Tensor,
+    ignore_index: int,
+    allowed: Tensor | None = None,
 ) -> TokenStatistics:
     """Return the statistics, in blocks within a budget; IndexError for a label out of range."""
     kept = target != ignore_index
@@ -139,10 +146,10 @@ def statistics_of(
     label = target.masked_fill(~kept | wrong, 0)
     if not LOSS.needs_definition(layer):
         dispatch.look_at_labels(target, classes_of(layer), ignore_index)
-    outputs: Any = LOSS(options, (*layer, label, kept))
+    outputs: Any = LOSS(options, (*layer, label, kept, allowed))
     log_prob, lse, entropy, rank, top, index = outputs[:_ALL]
     log_prob = log_prob.masked_fill(wrong, torch.nan)
-    correct = (rank == 0) & ~log_prob.isnan() & kept
+    correct = (rank == 0) & ~log_prob.isnan() & (log_prob > -math.inf) & kept
     ignored, of_top = ~kept, ~kept.unsqueeze(-1)
     return TokenStatistics(
         log_prob.masked_fill(ignored, 0.0),
@@ -162,32 +169,37 @@ def classes_of(layer: Layer) -> int:
 
 
 def _definition(options: Options, tensors: Any, factors: Any) -> Outputs:
-    input, head, bias, label, kept = tensors
+    input, head, bias, label, kept, allowed = tensors
+    by_row = allowed is not None and allowed.dim() == 2
 
     def smooth(rows: Any, shared: Any) -> Any:
-        logits = linear(rows[0], *shared)
-        outputs = reference.differentiable_statistics(logits, rows[1], *options[:3])
+        logits, may = linear(rows[0], *shared[:2]), rows[2] if by_row else shared[2]
+        outputs = reference.differentiable_statistics(logits, rows[1], may, *options[:3])
         return (*outputs, *[logits[:, :0]] * (_SMOOTH - len(outputs))), ()
 
     def everything(rows: Any, shared: Any) -> Any:
-        logits = linear(rows[0], *shared)
-        statistics = reference.statistics_block(logits, rows[1], *options[:3])
-        return _outputs(statistics, logits, options), ()
+        logits, may = linear(rows[0], *shared[:2]), rows[2] if by_row else shared[2]
+        statistics = reference.statistics_block(logits, rows[1], may, *options[:3])
+        return _outputs(statistics, logits, may, options), ()
 
     function = Rowwise(everything, _ALL, Rowwise(smooth, _SMOOTH))
     step, _ = rows_by_definition(input, classes_of((input, head, bias)), options.max_memory)
-    outputs = over_blocks(function, (input, label), (head, bias), step)[0]
+    every = (input, label, allowed if by_row else None), (head, bias, None if by_row else allowed)
+    outputs = over_blocks(function, *every, step)[0]
     ignored = ~kept
     return *(t if t.dim() == 2 else t.masked_fill(ignored, 0) for t in outputs[:_SMOOTH]), *outputs[
         _SMOOTH:
     ]
 
 
-def _outputs(statistics: RowStatistics, logits: Tensor, options: Options) -> Outputs:
+def _outputs(
+    statistics: RowStatistics, logits: Tensor, allowed: Tensor | None, options: Options
+) -> Outputs:
     best, index = logits[:, :0], statistics.rank.new_empty(len(logits), 0)
     if options.topk:
-        best, index = torch.topk(logits, options.topk, 1)
-    z = reference.scaled_logits(best, options.temperature, options.softcap)
+        best, index = torch.topk(reference.masked(logits, allowed), options.topk, 1)
+    possible = None if allowed is None else allowed.expand_as(logits).gather(1, index)
+    z = reference.scaled_logits(best, options.temperature, options.softcap, possible)
     top = (z - statistics.shift.unsqueeze(1)) - statistics.log_sum.unsqueeze(1)
     entropy = statistics.entropy if options.entropy else top[:, :0]
     return statistics.log_prob, statistics.lse, entropy, statistics.rank, top, index  # type: ignore[return-value]
@@ -198,15 +210,16 @@ def _outputs(statistics: RowStatistics, logits: Tensor, options: Options) -> Out
 
 def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Outputs, tuple]:
     """The outputs, 0 for rows that are ignored; and each row's shift and log_sum."""
-    input, head, bias, label, kept = tensors
+    input, head, bias, label, kept, allowed = tensors
     blocks = plan(input, head, options.max_memory)
     results = _zeros(input, options)
     products = products_of(input, head, bias, blocks, NOTHING)
     for rows in kept_blocks(kept, False, blocks.rows):
         logits, of_rows = products.logits(input[rows]), label[rows]
-        kernels = dispatch.route(logits, of_rows).kernels
-        statistics = kernels.statistics_block(logits, of_rows, *options[:3])
-        outputs = *_outputs(statistics, logits, options), statistics.shift, statistics.log_sum
+        may = mask_of(allowed, rows)
+        kernels = dispatch.route(logits, of_rows, allowed=may).kernels
+        statistics = kernels.statistics_block(logits, of_rows, may, *options[:3])
+        outputs = *_outputs(statistics, logits, may, options), statistics.shift, statistics.log_sum
         for result, output in zip(results, outputs, strict=True):
             result[rows] = output
     return results, ()
@@ -227,20 +240,20 @@ def _zeros(input: Tensor, options: Options) -> Outputs:
 
 
 def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: Any) -> Outputs:
-    input, head, bias, label, kept = tensors
+    input, head, bias, label, kept, allowed = tensors
     blocks = plan(input, head, options.max_memory)
     products = products_of(input, head, bias, blocks, wanted)
     grads = grads if options.entropy else grads[:2]
     for rows in kept_blocks(kept, False, blocks.rows):
-        x, of_rows = input[rows], label[rows]
+        x, of_rows, may = input[rows], label[rows], mask_of(allowed, rows)
         logits = products.logits(x)
         entropy, shift, log_sum = (numbers[rows] for numbers in saved)
-        unread = shift
+        # the first two are not read
         statistics = RowStatistics(
-            unread, unread, entropy if options.entropy else None, of_rows, shift, log_sum
+            shift, shift, entropy if options.entropy else None, of_rows, shift, log_sum
         )
-        dispatch.route(logits, of_rows).kernels.statistics_block_backward(
-            logits, of_rows, *options[:2], statistics, tuple(grad[rows] for grad in grads)
+        dispatch.route(logits, of_rows, allowed=may).kernels.statistics_block_backward(
+            logits, of_rows, may, *options[:2], statistics, tuple(grad[rows] for grad in grads)
         )
         products.add(rows, x, logits)
     return tuple(None if g is None else g.to(input.dtype) for g in products.gradients)  # type: ignore[misc]
@@ -248,7 +261,7 @@ def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: A
 
 LOSS = operators.Loss(
     name="token_statistics",
-    tensors="Tensor input, Tensor? head, Tensor? bias, Tensor label, Tensor kept",
+    tensors="Tensor input, Tensor? head, Tensor? bias, Tensor label, Tensor kept, Tensor? allowed",
     options="float temperature, float? softcap, bool entropy, SymInt topk, SymInt? max_memory",
     options_type=Options,
     n_inputs=3,
@@ -260,7 +273,6 @@ LOSS = operators.Loss(
     gradients=_gradients,
     definition=_definition,
 )
-
 
 _LARGEST_LOG = math.log(sys.float_info.max)
 

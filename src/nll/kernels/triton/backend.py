@@ -95,7 +95,12 @@ def cross_entropy_block(
 
 
 def statistics_block(
-    logits: Tensor, label: Tensor, temperature: float, softcap: float | None, entropy: bool
+    logits: Tensor,
+    label: Tensor,
+    allowed: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+    entropy: bool,
 ) -> RowStatistics:
     logits = class_contiguous(logits)
     log_prob, lse, h, *sums = torch.empty(5, len(logits), dtype=torch.float32, device=logits.device)
@@ -108,6 +113,7 @@ def statistics_block(
 def statistics_block_backward(
     logits: Tensor,
     label: Tensor,
+    allowed: Tensor | None,
     temperature: float,
     softcap: float | None,
     statistics: RowStatistics,

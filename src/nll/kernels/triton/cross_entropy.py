@@ -1,5 +1,4 @@
-"""Cross entropy of logits z with labels or probabilities, as `csrc/cross_entropy.cpp` computes it
-on a CPU:
+"""Cross entropy of logits z with labels or probabilities, as `csrc/row_loss.h` defines it:
 
   l = -sum_c q_c w_c log p_c,  p = softmax(z),  q = (1 - s) target + s / C
   dl/dz_c = (sum_k q_k w_k) p_c - q_c w_c,      dlse^2/dz_c = 2 lse p_c
