@@ -160,6 +160,13 @@ _NO_MEMORY = (
 )
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether products of bfloat16 matrices use instructions that this processor has for them."""
+    names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"
+    checks = (getattr(torch.cpu, name, None) for name in names)
+    return any(check is not None and check() for check in checks)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory has run out."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)

@@ -26,10 +26,10 @@ NOTHING: Wanted = (False, False, False)
 
 # ---- Block sizes ---------------------------------------------------------------------------------
 
-# Logits in memory at once by default. More make the products faster, which read the head once per
-# block: with 50 000 classes these are 180 rows. Measured in docs/memory.md. An accelerator takes
-# longer to read the head, and the float32 sum of its gradient, than to multiply so few rows.
-LOGITS, LOGITS_ON_ACCELERATOR = 10_000_000, 1 << 28
+# Logits in memory at once by default, and at least so many rows: each block reads the head and the
+# sum of its gradient twice, which takes a CPU as long as multiplying about 50 rows. Measured in
+# docs/memory.md. An accelerator multiplies faster by more than it reads faster.
+LOGITS, ROWS, LOGITS_ON_ACCELERATOR = 10_000_000, 256, 1 << 28
 
 # Numbers of the head that are multiplied at once. The workspace of the library for matrix products
 # grows with them; its speed does not.
@@ -39,8 +39,9 @@ _SLAB = 1 << 20
 _DERIVATIVE_TENSORS = 20
 
 
-def default_logits(input: Tensor) -> int:
-    return LOGITS if input.device.type in ("cpu", "meta") else LOGITS_ON_ACCELERATOR
+def default_logits(input: Tensor, classes: int) -> int:
+    on_cpu = input.device.type in ("cpu", "meta")
+    return max(LOGITS, ROWS * classes) if on_cpu else LOGITS_ON_ACCELERATOR
 
 
 class Plan(NamedTuple):
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
 
     rows: int
     classes: int
+    piece: int  # classes whose gradient in a half type is added to the float32 sum at once
     dtype: torch.dtype  # of the operands
     logits: torch.dtype  # of a block's logits, and of the gradient with respect to them
     bytes: int  # besides the arguments, the gradients and float32 sums of them
@@ -59,26 +61,30 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
     Without a head the input is logits.
     """
     size = input.element_size()
-    budget = default_logits(input) * size if max_memory is None else max_memory
+    classes = input.shape[1] if head is None else head.shape[0]
+    budget = default_logits(input, classes) * size if max_memory is None else max_memory
     if head is None:
         by_row = max(1, input.shape[1] * size)
         rows = max(1, min(len(input), budget // by_row))
-        return Plan(rows, input.shape[1], input.dtype, input.dtype, rows * by_row)
-    classes, features = head.shape
+        return Plan(rows, classes, classes, input.dtype, input.dtype, rows * by_row)
+    features, on_cpu = head.shape[1], input.device.type == "cpu"
     dtype, logits, slab, constant = input.dtype, logits_dtype(input), classes, 0
+    piece = _slab(classes, features, budget // 24 if on_cpu else _SLAB)
     by_row = classes * logits.itemsize + 2 * features * size
     if input.dtype in HALF and not multiplies_fast(input):
         dtype = torch.float32
-        slab = _slab(classes, features, budget // 24)
+        slab = piece
         constant = 8 * slab * features  # converted, and repacked
         by_row += 8 * features + (4 * slab if logits is not dtype else 0)
     elif input.dtype is torch.float16:
         by_row += classes * size  # the gradient in the type of the operands
-    elif input.device.type == "cpu" and input.dtype not in HALF:
+    elif on_cpu and input.dtype in HALF:
+        constant = 6 * piece * features  # a product, and in float32
+    elif on_cpu:
         slab = _slab(classes, features, budget // 8)
         constant = size * slab * features  # the library repacks it
     rows = max(1, min(len(input), (budget - constant) // max(by_row, 1)))
-    return Plan(rows, slab, dtype, logits, constant + rows * by_row)
+    return Plan(rows, slab, piece, dtype, logits, constant + rows * by_row)
 
 
 def _slab(classes: int, features: int, budget: int) -> int:
@@ -95,7 +101,7 @@ def rows_by_definition(input: Tensor, classes: int, max_memory: int | None) -> t
     by_row = _DERIVATIVE_TENSORS * size * (classes + features)
     budget = max_memory
     if budget is None:
-        budget = max(default_logits(input), 2 * classes * features) * size
+        budget = max(default_logits(input, classes), 2 * classes * features) * size
     rows = max(1, min(input.shape[0], budget // max(by_row, 1)))
     return rows, rows * by_row
 
@@ -113,13 +119,12 @@ def sum_dtype(input: Tensor) -> torch.dtype:
 
 
 def multiplies_fast(input: Tensor) -> bool:
-    """Whether the device multiplies matrices of a half type faster than float32; on CPUs AMX
-    does.
+    """Whether the device multiplies matrices of a half type faster than float32; a CPU does with
+    instructions for bfloat16.
     """
     if input.device.type != "cpu":
         return True
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return input.dtype is torch.bfloat16 and supported is not None and supported()
+    return input.dtype is torch.bfloat16 and _torch.multiplies_bfloat16()
 
 
 def kept_blocks(target: Tensor, ignore_index: int, step: int):
@@ -217,8 +222,9 @@ class Products:
         if _adds_in_float32(a.device, a.dtype):
             torch.addmm(total, a, b, out_dtype=total.dtype, beta=self.started, out=total)
             return
-        for rows in blocks(len(a), max(64, _SLAB // (b.shape[1] + 1))):
-            total[rows] = a[rows] @ b if self.started == 0 else total[rows] + a[rows] @ b
+        for rows in blocks(len(a), self.plan.piece):
+            piece, term = total[rows], (a[rows] @ b).to(total.dtype)
+            piece.add_(term) if self.started else piece.copy_(term)
 
     @property
     def gradients(self) -> Gradients:
