@@ -30,28 +30,48 @@ template <class T> struct Row {
     double e = 0, ed = 0;  // sum exp(z - shift), sum exp(z - shift) (z - shift)
     int64_t above = 0;     // scores above the label's; and, if `or_equal`, as large
   };
+  using I = typename Simd<A>::I;
+  // Four vectors of one sum each; and how often a score comes before the label.
+  struct Four {
+    Vec<A> e[4] = {}, ed[4] = {};
+    I above[4] = {};
+    void flush(Sums& to) {
+      to.e += total<A>(e);
+      to.ed += total<A>(ed);
+      const I counted = (above[0] + above[1]) + (above[2] + above[3]);
+      for (int l = 0; l < W; l++) to.above += counted[l];
+      *this = Four();
+    }
+  };
+  template <bool or_equal>
+  NLL_INLINE void count(Four& in, int j, Vec<A> v, I there, A label, A shift) const {
+    const I before = or_equal ? v >= label : v > label;
+    const Vec<A> d = z_of(v) - shift, e = there ? exp_of(d) : Vec<A>{};
+    in.e[j] += e;
+    in.ed[j] += e == A(0) ? Vec<A>{} : e * d;  // 0 log 0 = 0
+    in.above[j] -= there & before;
+  }
   // Of n classes those that are allowed; null: all.
   template <bool or_equal>
   void add(Sums& to, const T* x, const Flag* may, int64_t n, A label, A shift) const {
-    typename Simd<A>::I lane;
+    I lane;
     for (int l = 0; l < W; l++) lane[l] = l;
-    for (int64_t begin = 0; begin < n; begin += 64 * W) {
-      Vec<A> e[4] = {}, ed[4] = {};
-      typename Simd<A>::I above = {};
-      for (int64_t i = begin, end = std::min(n, begin + 64 * W); i < end; i += W) {
-        const int count = int(std::min<int64_t>(W, end - i)), j = int(i / W % 4);
-        const Vec<A> v = load_part_or_all<A>(x + i, count, A(0)), d = z_of(v) - shift;
-        auto there = lane < count, counts = or_equal ? v >= label : v > label;
-        if (may) there &= (typename Simd<A>::I)load_part_or_all<A>(may + i, count, A(0));
-        const Vec<A> v_e = there ? exp_of(d) : Vec<A>{};
-        e[j] += v_e;
-        ed[j] += v_e == A(0) ? Vec<A>{} : v_e * d;  // 0 log 0 = 0
-        above -= there & counts;
-      }
-      to.e += total<A>(e);
-      to.ed += total<A>(ed);
-      for (int l = 0; l < W; l++) to.above += above[l];
+    auto there = [&](int64_t i, int some) NLL_INLINE_LAMBDA {
+      return may ? (I)load_part_or_all<A>(may + i, some, A(0)) : I(lane < some);
+    };
+    Four sums;
+    int64_t i = 0;
+    for (; i + 4 * W <= n; i += 4 * W) {
+      for (int j = 0; j < 4; j++)
+        count<or_equal>(sums, j, load<A>(x + i + j * W), there(i + j * W, W), label, shift);
+      if (i % (64 * W) == 60 * W) sums.flush(to);
     }
+    for (; i < n; i += W) {
+      const int some = int(std::min<int64_t>(W, n - i));
+      const Vec<A> v = load_part_or_all<A>(x + i, some, A(0));
+      count<or_equal>(sums, 0, v, there(i, some), label, shift);
+    }
+    sums.flush(to);
   }
 
   void forward(int64_t row) const {
