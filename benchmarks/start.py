@@ -1,9 +1,9 @@
-"""How long `import nll` and the start of the command take: medians of fresh processes, in turn,
-and of the differences and ratios within a turn.
+"""How long `import nll` and the start of the command take: medians of fresh processes, in turn.
 
     python benchmarks/start.py [--rounds 15]
 
-The command is compared with a Typer application of two commands that do nothing.
+The imports are timed inside of their process, the command from outside, next to a Typer application
+of two subcommands that do nothing; ratios are medians of those within a turn.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 
 BARE = """
 import typer
@@ -35,33 +36,49 @@ def two(name: str, count: int = 1) -> None:
 
 app()
 """
+IMPORTS = """
+from time import perf_counter
+
+times = [perf_counter()]
+import torch; times.append(perf_counter())
+import nll; times.append(perf_counter())
+nll.fit; times.append(perf_counter())
+print(*times)
+"""
 COMPLETE = {"_NLL_COMPLETE": "complete_bash", "COMP_WORDS": "nll fit --", "COMP_CWORD": "2"}
 
 
-def cases(bare: str) -> list[tuple[str, list[str], dict[str, str]]]:
-    """Return names, programs and their variables; each is compared with the last above it whose
-    name has no "nll".
-    """
-    python, command = sys.executable, str(Path(sys.executable).with_name("nll"))
-    return [
-        ("import torch", [python, "-c", "import torch"], {}),
-        ("import torch, nll", [python, "-c", "import torch, nll"], {}),
-        ("import torch, nll; nll.fit", [python, "-c", "import torch, nll; nll.fit"], {}),
-        ("bare --help", [python, bare, "--help"], {}),
+def run(*arguments: str, **variables: str) -> str:
+    """Return what a fresh process prints; bytecode is cached, as it is for users."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        arguments, env=kept | variables, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+def imports() -> list[float]:
+    """Return the seconds of `import torch`, then of `import nll`, then of the first `nll.fit`."""
+    times = list(map(float, run(sys.executable, "-c", IMPORTS).split()))
+    return [later - time for time, later in pairwise(times)]
+
+
+def starts(bare: str) -> dict[str, float]:
+    """Return the seconds of a start of the command, or of the bare application, by name."""
+    command = str(Path(sys.executable).with_name("nll"))
+    seconds = {}
+    for name, arguments, variables in (
+        ("bare --help", [sys.executable, bare, "--help"], {}),
         ("nll --help", [command, "--help"], {}),
         ("nll --version", [command, "--version"], {}),
         ("nll fit --<TAB>", [command], COMPLETE),
-        ("bare one --help", [python, bare, "one", "--help"], {}),
+        ("bare one --help", [sys.executable, bare, "one", "--help"], {}),
         ("nll fit --help", [command, "fit", "--help"], {}),
-    ]
-
-
-def seconds(arguments: list[str], variables: dict[str, str]) -> float:
-    """Return how long a fresh process takes."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    start = time.perf_counter()
-    subprocess.run(arguments, env=kept | variables, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    ):
+        start = perf_counter()
+        run(*arguments, **variables)
+        seconds[name] = perf_counter() - start
+    return seconds
 
 
 def main() -> None:
@@ -71,15 +88,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder, "bare.py")
         bare.write_text(BARE, "utf-8")
-        names, *programs = zip(*cases(str(bare)), strict=True)
-        turns = [list(map(seconds, *programs)) for _ in range(rounds + 1)][1:]
-    base = 0
-    for i, name in enumerate(names):
-        base = base if "nll" in name else i
-        time_of = statistics.median(turn[i] for turn in turns)
-        more = statistics.median(turn[i] - turn[base] for turn in turns)
-        ratio = statistics.median(turn[i] / turn[base] for turn in turns)
-        print(f"{name:28}{1e3 * time_of:6.0f} ms {1e3 * more:+6.0f} ms {ratio:6.2f}")
+        turns = [(imports(), starts(str(bare))) for _ in range(rounds + 1)][1:]
+    for i, name in enumerate(("import torch", "then import nll", "then nll.fit")):
+        print(f"{name:20}{1e3 * statistics.median(times[i] for times, _ in turns):6.0f} ms")
+    for name in turns[0][1]:
+        base = "bare one --help" if name == "nll fit --help" else "bare --help"
+        time = statistics.median(seconds[name] for _, seconds in turns)
+        ratio = statistics.median(seconds[name] / seconds[base] for _, seconds in turns)
+        compared = f"{ratio:6.2f} times {base}" if name.startswith("nll") else ""
+        print(f"{name:20}{1e3 * time:6.0f} ms{compared}")
 
 
 if __name__ == "__main__":
