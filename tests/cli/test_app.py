@@ -78,6 +78,13 @@ def test_completions_are_subcommands_and_options(script):
     assert completions(script, "compare", "--criterion", "a") == ["aic", "aicc"]
 
 
+def test_completions_are_families(script):
+    assert completions(script, "fit", "--family", "n") == [
+        *("normal", "negative_binomial", "normal_mixture")
+    ]
+    assert completions(script, "derive", "half") == ["half_normal", "half_cauchy"]
+
+
 def test_the_command_without_its_packages_says_how_to_get_them(monkeypatch):
     import importlib.util
 

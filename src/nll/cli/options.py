@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -81,3 +81,12 @@ def one_of(option: str, name: str, names: Collection[str]) -> str:
     if name not in names:
         raise ValueError(f"expected {option} to be one of {', '.join(names)}, got {name!r}")
     return name
+
+
+def completing(*names: str) -> Callable[[str], list[str]]:
+    """Return what the shell calls to complete one of the names."""
+
+    def completions(incomplete: str) -> list[str]:
+        return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+    return completions

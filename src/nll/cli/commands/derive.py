@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nll.cli.names import DERIVATIONS
-from nll.cli.options import Decimal, Encoding, Sep, dialect_of, one_of
+from nll.cli.options import Decimal, Encoding, Sep, completing, dialect_of, one_of
 from nll.cli.output import require_places, show
 from nll.data.csv_files import Dialect
 from nll.data.files import write_text
@@ -24,7 +24,14 @@ class Language(str, Enum):
 
 
 def derive(
-    family: Annotated[str, typer.Argument(help=", ".join(DERIVATIONS), show_default=False)],
+    family: Annotated[
+        str,
+        typer.Argument(
+            help=", ".join(DERIVATIONS),
+            show_default=False,
+            autocompletion=completing(*DERIVATIONS),
+        ),
+    ],
     data: Annotated[str | None, typer.Option(help="Comma-separated values, e.g. 1,0,1,1.")] = None,
     table: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file with the data, in --column.")

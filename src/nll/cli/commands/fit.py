@@ -20,6 +20,7 @@ from nll.cli.options import (
     Sep,
     Table,
     Weights,
+    completing,
     dialect_of,
     one_of,
     options_of,
@@ -40,7 +41,8 @@ def fit(
         str | None,
         typer.Option(
             help=f"With a formula: {', '.join(REGRESSIONS)} (default: softmax). "
-            f"With --column: {', '.join(DISTRIBUTIONS)}."
+            f"With --column: {', '.join(DISTRIBUTIONS)}.",
+            autocompletion=completing(*REGRESSIONS, *DISTRIBUTIONS),
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Reference class.")] = None,
