@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from nll.cli.bench import CASES, Case, contenders
+from nll.cli.benchmark import CASES, Case, contenders
 
 
 @pytest.mark.parametrize("contender", ["nll", "eager", "compile"])

@@ -29,7 +29,6 @@ RESULTS = {
 WITHOUT_TEST_FILE = {
     "_torch.py",
     "_version.py",
-    "cli/app.py",
     "cli/observed.py",
     "cli/options.py",
     "cli/streamed.py",

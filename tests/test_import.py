@@ -1,12 +1,17 @@
-"""`import nll` is light, and needs PyTorch and NumPy alone."""
+"""`import nll` is light, needs PyTorch and NumPy alone, and knows every name."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+import nll
 
 HEAVY = (
     "torch._dynamo",
@@ -62,9 +67,8 @@ def test_what_import_does_not_import():
     added = python(code).split()
     assert "nll.losses.functional" in added
     assert [name for name in added if name.startswith(HEAVY)] == []
-    assert [
-        name for name in added if name.startswith(("nll.regression", "nll.report", "nll.cli"))
-    ] == []
+    layers = {name.split(".")[1] for name in added if name.startswith("nll.")}
+    assert layers == {"_torch", "_version", "kernels", "losses"}
 
 
 def test_without_any_optional_package():
@@ -130,10 +134,76 @@ def test_the_command_without_its_packages(argument, code, says):
     assert says in (done.stderr if code else done.stdout)
 
 
-def test_names():
-    import nll
+@pytest.mark.parametrize("imports", ["import torch, nll", "import nll, torch"])
+def test_the_operators_are_registered(imports):
+    """An exported program, loaded after nothing but `import nll`, finds them."""
+    code = f"{imports}; print(torch.ops.nll.cross_entropy.default)"
+    assert python(code) == "nll.cross_entropy.default\n"
 
+
+@pytest.mark.slow
+def test_an_exported_program_is_loaded_after_import_nll(tmp_path):
+    path = str(tmp_path / "loss.pt2")
+    python(f"""
+    import torch, nll
+
+    class Loss(torch.nn.Module):
+        def forward(self, features, head, labels):
+            return nll.linear_cross_entropy(features, head, labels)
+
+    tensors = torch.randn(40, 16), torch.randn(200, 16), torch.arange(40)
+    program = torch.export.export(Loss(), tensors)
+    assert "torch.ops.nll." in str(program.graph)
+    torch.export.save(program, {path!r})
+    """)
+    assert python(f"import nll, torch; print(type(torch.export.load({path!r})).__name__)") == (
+        "ExportedProgram\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "original", "command"),
+    [
+        (["/usr/bin/nll", "fit"], [], True),
+        (["C:\\bin\\nll.exe".replace("\\", "/")], [], True),
+        (["-m", "--help"], ["python", "-W", "error", "-m", "nll", "--help"], True),
+        (["-m"], ["python", "-m", "pytest"], False),
+        (["-m", "nll"], ["python", "-m", "timeit", "nll"], False),
+        (["-m", "a", "b", "c"], ["python"], False),
+        (["-c"], ["python", "-c", "import nll", "nll"], False),
+        (["train.py", "nll"], ["python", "train.py", "nll"], False),
+        ([], ["python"], False),
+    ],
+)
+def test_only_the_command_waits_with_the_losses(arguments, original, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "orig_argv", original)
+    assert nll._is_command() is command
+
+
+def test_names():
     assert set(nll.__all__) <= set(dir(nll))
-    assert all(getattr(nll, name) is not None for name in nll.__all__)
+    assert {*nll._HOME, "__version__"} == set(nll.__all__)
+    for name, home in nll._HOME.items():
+        assert getattr(nll, name) is getattr(importlib.import_module(home), name)
     with pytest.raises(AttributeError, match=r"^module 'nll' has no attribute 'regress'$"):
         _ = nll.regress
+
+
+def test_the_homes_are_those_that_type_checkers_read():
+    tree = ast.parse(inspect.getsource(nll))
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If) and not node.orelse][:1]
+    stated = {a.name: node.module for node in checked.body for a in node.names}
+    assert stated == nll._HOME
+
+
+def test_star_help_and_pickle():
+    code = """
+    from nll import *
+    import nll, pickle, pydoc
+
+    assert fit is nll.fit and "nll.estimation.fit" in pydoc.render_doc(nll.fit)
+    assert pickle.loads(pickle.dumps(nll.fit)) is fit
+    print(sorted(set(nll.__all__) - set(globals())))
+    """
+    assert python(code) == "[]\n"

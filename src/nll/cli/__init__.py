@@ -1,4 +1,4 @@
-"""The command `nll`: every subcommand is a module here."""
+"""The command `nll`: every subcommand is a module of `commands`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> None:
 
         app()
     elif sys.argv[1:] == ["info"]:
-        from nll.cli.info import info
+        from nll.cli.commands.info import info
 
         info()
     elif sys.argv[1:] == ["--version"]:

@@ -10,19 +10,18 @@ from typing import Annotated
 import typer
 
 from nll._version import __version__
-from nll.cli.bench import bench
-from nll.cli.compare import compare
-from nll.cli.derive import derive
-from nll.cli.fit import fit
-from nll.cli.info import info
+from nll.cli.commands.bench import bench
+from nll.cli.commands.compare import compare
+from nll.cli.commands.derive import derive
+from nll.cli.commands.fit import fit
+from nll.cli.commands.info import info
+from nll.cli.commands.predict import predict, score
 from nll.cli.output import Commands
-from nll.cli.predict import predict, score
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

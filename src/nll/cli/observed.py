@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from nll.data.observations import Censored, censored
-from nll.regression.formula import design as designs
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from nll.cli.tables import name_of, read_table
 from nll.data.csv_files import Dialect
+from nll.data.observations import Censored, censored
+from nll.regression.formula import design as designs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,19 +1,15 @@
-"""Options that several subcommands share."""
+"""Options that several subcommands share; light, as the help needs them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch.distributions import Normal
 
-from nll.families.compound import INFLATED, SHIFTED, shifted, zero_inflated
-from nll.families.mixture import mixture
-from nll.families.registry import FAMILIES
+from nll.data.csv_files import Dialect
 
 
 class Missing(str, Enum):
@@ -28,6 +24,10 @@ class Missing(str, Enum):
         return "drop" if self is Missing.drop else "raise"
 
 
+Table = Annotated[
+    Path,
+    typer.Argument(help="A CSV or Parquet file; - reads the standard input.", show_default=False),
+]
 MissingRows = Annotated[
     Missing, typer.Option(help="Rows with missing values: stop with an error, or drop them.")
 ]
@@ -52,16 +52,18 @@ Level = Annotated[float, typer.Option(min=0.01, max=0.9999, help="Confidence lev
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write the result as JSON; - prints it to stdout.")
 ]
+Sep = Annotated[
+    str | None, typer.Option(help="Column separator of a CSV file; , and ; are detected.")
+]
+Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a CSV file, . or a comma.")]
+Encoding = Annotated[
+    str | None, typer.Option(help="Encoding of a CSV file, such as latin-1; the default is UTF-8.")
+]
 
 
-def snake(name: str) -> str:
-    """Return a class name as the command spells it: student_t."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-_SINGLE = [family for family in FAMILIES.values() if not (family.columns or family.given)]
-_COMPOUND = (*map(shifted, SHIFTED), *map(zero_inflated, INFLATED), mixture(Normal))
-DISTRIBUTIONS = {snake(family.name): family for family in (*_SINGLE, *_COMPOUND)}
+def dialect_of(sep: str | None, decimal: str | None, encoding: str | None) -> Dialect:
+    """Return the dialect that the options describe; ValueError for impossible values."""
+    return Dialect("\t" if sep in ("\\t", "tab") else sep, decimal, encoding).check()
 
 
 def options_of(context: typer.Context) -> list[str]:
@@ -79,3 +81,12 @@ def one_of(option: str, name: str, names: Collection[str]) -> str:
     if name not in names:
         raise ValueError(f"expected {option} to be one of {', '.join(names)}, got {name!r}")
     return name
+
+
+def completing(*names: str) -> Callable[[str], list[str]]:
+    """Return what the shell calls to complete one of the names."""
+
+    def completions(incomplete: str) -> list[str]:
+        return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+    return completions

@@ -15,9 +15,6 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nll._torch import out_of_memory
-from nll.data.arrays import MissingValuesError
-from nll.data.classes import label
 from nll.data.files import write_text
 
 
@@ -39,16 +36,19 @@ class Commands(TyperGroup):
 def _reported() -> Iterator[None]:
     try:
         yield
+    except (typer.Exit, typer.Abort):  # RuntimeErrors, but no mistakes
+        raise
     except OSError as error:
         # A closed pipe, or a full disk, must not be tried again at exit.
         with suppress(OSError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(f"cannot read or write: {error}")
-    except MissingValuesError as error:
-        _fail(error.with_remedy("--missing drop"))
     except (ValueError, TypeError) as error:
-        _fail(str(error))
+        remedied = getattr(error, "with_remedy", None)  # of a MissingValuesError
+        _fail(str(error) if remedied is None else remedied("--missing drop"))
     except (MemoryError, RuntimeError, SystemError) as error:
+        from nll._torch import out_of_memory
+
         if not out_of_memory(error):
             raise
         _fail("out of memory; softmax regression can read the table in blocks (--checkpoint)")
@@ -128,4 +128,8 @@ def _finite(value: Any) -> Any:
         return [_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, (bool, int, float, str)) else label(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    from nll.data.classes import label
+
+    return label(value)

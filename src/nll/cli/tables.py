@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 import pyarrow as pa
-import typer
 
 from nll.data.arrays import require_different
 from nll.data.arrow import read_whole, readable, rounds
 from nll.data.csv_files import Dialect
 from nll.data.files import SUFFIXES
 
-Table = Annotated[
-    Path,
-    typer.Argument(help="A CSV or Parquet file; - reads the standard input.", show_default=False),
-]
-Sep = Annotated[
-    str | None, typer.Option(help="Column separator of a CSV file; , and ; are detected.")
-]
-Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a CSV file, . or a comma.")]
-Encoding = Annotated[
-    str | None, typer.Option(help="Encoding of a CSV file, such as latin-1; the default is UTF-8.")
-]
 _PLAIN = Dialect()
-
-
-def dialect_of(sep: str | None, decimal: str | None, encoding: str | None) -> Dialect:
-    """Return the dialect that the options describe; ValueError for impossible values."""
-    return Dialect("\t" if sep in ("\\t", "tab") else sep, decimal, encoding).check()
 
 
 def known_file(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def replacing(path: str | Path, temporary: Path | None = None) -> Iterator[Binar
                 yield file
             return
         target = Path(os.path.realpath(path))
-        new = temporary or target.with_name(f".nll-{secrets.token_hex(8)}")
+        new = temporary or target.with_name(f".nll-{os.urandom(8).hex()}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             with open(os.open(new, flags, 0o666), "wb") as file:

@@ -204,6 +204,17 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
     return torch.empty(shape, dtype=dtype, device=device)
 
 
+def instruction_set() -> str:
+    """Return the instruction set of the compiled loops, or why there are none."""
+    return cpu.MISSING or cpu.instruction_set()
+
+
+def compiled_loops() -> str:
+    """Describe the compiled loops, or say why there are none."""
+    about = (cpu.__doc__ or "").partition("\n")[0].rstrip(".")
+    return cpu.MISSING or f"{about}; instruction set {cpu.instruction_set()}"
+
+
 # ---- Choosing a backend --------------------------------------------------------------------------
 
 

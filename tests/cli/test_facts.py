@@ -7,11 +7,9 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import nll
-from nll.cli import info, main
-from nll.cli.app import app
+from nll.cli import facts as info
 from nll.kernels import cpu
 
 
@@ -25,14 +23,6 @@ def test_facts():
     assert {"Backend reference", "Backend cpu"} <= set(facts)
     for package in ("scikit-learn", "pandas", "formulaic", "matplotlib", "rich"):
         assert facts[package] == version(package)
-
-
-def test_printed():
-    result = CliRunner().invoke(app, ["info"])
-    assert result.exit_code == 0
-    text = " ".join(result.stdout.split())
-    for name, value in info.facts():
-        assert f"{name} {value}" in text
 
 
 def test_the_compiled_library_is_described_or_missed(monkeypatch):
@@ -61,27 +51,3 @@ def test_what_is_missing_is_named_with_its_remedy(package, says, monkeypatch):
     facts = dict(info.facts())
     assert facts[package] == says
     assert [name for name, value in facts.items() if value.startswith("missing: ")] == [package]
-
-
-def test_the_command_without_its_packages_says_how_to_get_them(monkeypatch):
-    import importlib.util
-
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: None if name in ("formulaic", "jinja2") else found(name),
-    )
-    with pytest.raises(
-        SystemExit,
-        match=r"^nll: the command needs formulaic, jinja2: pip install "
-        r"'nll\[cli\]'",
-    ):
-        main()
-
-
-def test_no_subcommand_shows_the_help():
-    result = CliRunner().invoke(app, [])
-    assert result.exit_code == 2
-    for name in ("fit", "info"):
-        assert name in result.stdout + result.stderr

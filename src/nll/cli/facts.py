@@ -1,4 +1,4 @@
-"""`nll info`: what is installed and what is missing. It needs only PyTorch and NumPy."""
+"""What is installed and what is missing. It needs only PyTorch and NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import nll
-from nll.kernels import cpu, reference
+from nll.kernels import reference
 from nll.losses import dispatch
 
 # package -> what it is for, and the extra that installs it
@@ -27,13 +27,6 @@ _OPTIONAL = {
 }
 
 
-def info() -> None:
-    """Show versions, devices, threads and backends, and what is missing."""
-    entries = facts()
-    width = max(len(name) for name, _ in entries)
-    print("\n".join(f"{name:{width}}  {value}" for name, value in entries))
-
-
 def facts() -> list[tuple[str, str]]:
     """Return pairs of a name and its value."""
     entries = [
@@ -44,22 +37,13 @@ def facts() -> list[tuple[str, str]]:
         ("Threads", f"{torch.get_num_threads()} (set by torch.set_num_threads)"),
         ("Devices", ", ".join(_devices())),
         ("Backend reference", _first_line(reference)),
-        ("Backend cpu", _cpu()),
+        ("Backend cpu", dispatch.compiled_loops()),
         ("Backend triton", _triton()),
     ]
     for package, (purpose, extra) in _OPTIONAL.items():
         missing = f"missing: no {purpose}; pip install 'nll[{extra}]'"
         entries.append((package, _version(package) or missing))
     return entries
-
-
-def instruction_set() -> str:
-    """Return the instruction set of the CPU kernels, or why there are none."""
-    return cpu.MISSING or cpu.instruction_set()
-
-
-def _cpu() -> str:
-    return cpu.MISSING or f"{_first_line(cpu)}; instruction set {cpu.instruction_set()}"
 
 
 def _devices() -> list[str]:

@@ -9,15 +9,11 @@ from typing import Annotated
 
 import typer
 
-from nll.cli.options import one_of, snake
+from nll.cli.names import DERIVATIONS
+from nll.cli.options import Decimal, Encoding, Sep, completing, dialect_of, one_of
 from nll.cli.output import require_places, show
-from nll.cli.tables import Decimal, Encoding, Sep, dialect_of, read_table
 from nll.data.csv_files import Dialect
 from nll.data.files import write_text
-from nll.derivation import derive as derive_family
-from nll.derivation import render
-from nll.derivation.densities import TABLE
-from nll.regression.formula import design
 
 
 class Language(str, Enum):
@@ -27,11 +23,15 @@ class Language(str, Enum):
     zh = "zh"
 
 
-FAMILIES = {snake(family.__name__): family for family in TABLE}
-
-
 def derive(
-    family: Annotated[str, typer.Argument(help=", ".join(FAMILIES), show_default=False)],
+    family: Annotated[
+        str,
+        typer.Argument(
+            help=", ".join(DERIVATIONS),
+            show_default=False,
+            autocompletion=completing(*DERIVATIONS),
+        ),
+    ],
     data: Annotated[str | None, typer.Option(help="Comma-separated values, e.g. 1,0,1,1.")] = None,
     table: Annotated[
         Path | None, typer.Option(help="CSV or Parquet file with the data, in --column.")
@@ -54,13 +54,19 @@ def derive(
 
     Exit codes: 0; 1 the data have no maximum (the text says why); 2 invalid input.
     """
-    one_of("the family", family, FAMILIES)
+    one_of("the family", family, DERIVATIONS)
     if latex and html is not None:
         raise ValueError("--latex cannot be combined with --html")
     require_places([table], [], html)
     fixed = {} if total_count is None else {"total_count": float(total_count)}
     numbers = _data(data, table, column, dialect_of(sep, decimal, encoding))
-    derivation = derive_family(FAMILIES[family], numbers, **fixed)
+    from nll.cli.families import snake
+    from nll.derivation import derive as derive_family
+    from nll.derivation import render
+    from nll.derivation.densities import TABLE
+
+    classes = {snake(listed.__name__): listed for listed in TABLE}
+    derivation = derive_family(classes[family], numbers, **fixed)
     form = render.html if html else render.latex if latex else render.text
     text = form(derivation, language.value)
     if html is None:
@@ -81,6 +87,9 @@ def _data(
     if data is not None and table is not None:
         raise ValueError("--data cannot be combined with --table")
     if table is not None and column is not None:
+        from nll.cli.tables import read_table
+        from nll.regression.formula import design
+
         frame = read_table(table, [column], dialect)
         design.require_columns([column], [str(name) for name in frame.columns])
         return design.numbers(frame[column], column).tolist()

@@ -1,4 +1,4 @@
-"""`nll bench`: compare the losses with PyTorch's on this machine.
+"""The losses compared with PyTorch's on this machine: the cases of `nll bench`.
 
 Each case runs the loss and the gradient of the logits. The contenders take turns and medians are
 compared: on a shared machine the times vary, the ratios hardly do.
@@ -16,19 +16,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import typer
 from torch import Tensor
 from torch.utils import benchmark
 
 import nll
 from nll.cli import terminal
-from nll.cli.info import instruction_set
-from nll.cli.output import require_places, write_json
 from nll.kernels import memory
+from nll.losses import dispatch
 
 Step = Callable[[Tensor], Tensor]  # logits -> their gradient
 
@@ -216,7 +214,7 @@ def machine(device: str) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "instruction_set": instruction_set(),
+        "instruction_set": dispatch.instruction_set(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -242,43 +240,27 @@ def row(result: dict[str, Any], compiled: bool) -> dict[str, str]:
     }
 
 
-def bench(
-    only: Annotated[
-        str, typer.Option(help="Only the cases whose name or dtype contains this text.")
-    ] = "",
-    rounds: Annotated[int, typer.Option(min=2, help="Number of timing rounds.")] = 9,
-    device: Annotated[str, typer.Option(help="Device to benchmark: cpu or cuda.")] = "cpu",
-    compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Also compare with torch.compile.")
-    ] = True,
-    json_path: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write the figures as JSON; - prints them to stdout."),
-    ] = None,
-) -> None:
-    """Compare the losses with PyTorch's on this machine: time, memory, error against float64."""
-    require_places([], [], json_path)
-    chosen = [case for case in CASES if only in f"{case.name} {case.dtype}"]
-    if not chosen:
-        names = ", ".join(case.name for case in CASES)
-        raise typer.BadParameter(f"no case matches {only!r}: {names}", param_hint="--only")
-    devices = ["cpu", *["cuda"] * torch.cuda.is_available()]
-    if device not in devices:
-        raise typer.BadParameter(
-            f"expected {' or '.join(devices)}, got {device!r}", param_hint="--device"
-        )
+def devices() -> list[str]:
+    """Return the devices that can be measured here."""
+    return ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+def run(cases: list[Case], rounds: int, compiled: bool, device: str) -> dict[str, Any]:
+    """Measure the cases, naming each on stderr; return the machine and the results."""
     console, about = terminal.console(stderr=True), machine(device)
     results = []
-    for case in chosen:
+    for case in cases:
         console.print(f"{case.name} {case.shape}", style="dim")
         results.append(measure(case, rounds, compiled, device))
         gc.collect()
-    if json_path is not None:
-        write_json({"machine": about, "results": results}, json_path)
-    if str(json_path) != "-":
-        out = terminal.console(stderr=False)
-        rows = [row(result, compiled) for result in results]
-        cells = [list(one.values()) for one in rows]
-        out.print(terminal.grid(list(rows[0]), cells, narrowest=26))
-        cpu = "{processor}, {threads} threads, {instruction_set}".format(**about)
-        out.print(f"\n{about['accelerator'] or cpu}; PyTorch {about['torch']}.\n{_NOTE}")
+    return {"machine": about, "results": results}
+
+
+def show(figures: dict[str, Any], compiled: bool) -> None:
+    """Print the figures as a table, with the machine."""
+    out, about = terminal.console(stderr=False), figures["machine"]
+    rows = [row(result, compiled) for result in figures["results"]]
+    cells = [list(one.values()) for one in rows]
+    out.print(terminal.grid(list(rows[0]), cells, narrowest=26))
+    cpu = "{processor}, {threads} threads, {instruction_set}".format(**about)
+    out.print(f"\n{about['accelerator'] or cpu}; PyTorch {about['torch']}.\n{_NOTE}")

@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from nll.cli import terminal
-from nll.cli.options import Json, Level, Missing, MissingRows, Weights
+from nll.cli.options import (
+    Decimal,
+    Encoding,
+    Json,
+    Level,
+    Missing,
+    MissingRows,
+    Sep,
+    Table,
+    Weights,
+    dialect_of,
+)
 from nll.cli.output import require_places, show, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of, read_table
 from nll.data.files import replacing
-from nll.regression.saved import load
-from nll.regression.scoring import predict_table, score_table
 
 SavedModel = Annotated[
     Path, typer.Argument(help="A model saved by `nll fit --save`.", show_default=False)
@@ -44,6 +51,10 @@ def predict(
     suffix = "" if output is None else output.suffix.lower()
     if output is not None and suffix not in (".csv", ".parquet"):
         raise ValueError(f"expected an output named .csv or .parquet, got {output.name}")
+    from nll.cli.tables import read_table
+    from nll.regression.saved import load
+    from nll.regression.scoring import predict_table
+
     saved = load(model)
     rows = read_table(table, saved.terms.variables or None, dialect_of(sep, decimal, encoding))
     predictions = predict_table(
@@ -73,8 +84,13 @@ def score(
 
     Exit codes: 0; 2 invalid input.
     """
-    console = terminal.console(stderr=str(json_file) == "-")
     require_places([table, model], [], json_file)
+    from nll.cli import terminal
+    from nll.cli.tables import read_table
+    from nll.regression.saved import load
+    from nll.regression.scoring import score_table
+
+    console = terminal.console(stderr=str(json_file) == "-")
     saved = load(model)
     wanted = [*saved.terms.variables, saved.response, *([weights] if weights else [])]
     rows = read_table(table, list(dict.fromkeys(wanted)), dialect_of(sep, decimal, encoding))

@@ -5,32 +5,24 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 
-from nll.cli import terminal
-from nll.cli.observed import Source, read_observed
+from nll.cli.names import DISTRIBUTIONS
 from nll.cli.options import (
-    DISTRIBUTIONS,
     CensoredRight,
+    Decimal,
+    Encoding,
     Event,
     Json,
     Missing,
     MissingRows,
+    Sep,
+    Table,
     Weights,
+    dialect_of,
     one_of,
 )
 from nll.cli.output import require_places, write_json
-from nll.cli.tables import Decimal, Encoding, Sep, Table, dialect_of
-from nll.selection.compare import compare as compare_families
-
-# The default candidates, as far as their support contains the data.
-_COUNTS = ("poisson", "geometric", "negative_binomial")
-_MEASUREMENTS = (
-    *("normal", "laplace", "student_t", "gumbel", "skew_normal"),
-    *("exponential", "gamma", "weibull", "log_normal", "inverse_gaussian", "beta"),
-)
 
 
 class Criterion(str, Enum):
@@ -74,9 +66,14 @@ def compare(
 
     Exit codes: 0 one ranks best; 1 no fit converged; 2 invalid input.
     """
-    console = terminal.console(stderr=str(json_file) == "-")
     require_places([table], [], json_file)
-    source = Source(table, dialect_of(sep, decimal, encoding))
+    dialect = dialect_of(sep, decimal, encoding)
+    from nll.cli import families as kinds
+    from nll.cli import terminal
+    from nll.cli.observed import Source, read_observed
+    from nll.selection.compare import compare as compare_families
+
+    console, source = terminal.console(stderr=str(json_file) == "-"), Source(table, dialect)
     with terminal.Stages(console) as stages:
         stages.say(f"Reading {source.name}")
         observed = read_observed(
@@ -87,10 +84,10 @@ def compare(
             event=event,
             missing=missing.policy,
         )
-        names = _usual(observed.complete) if families is None else _named(families)
+        names = kinds.usual(observed.complete) if families is None else _named(families)
         stages.say(f"Comparing {', '.join(names)}")
         comparison = compare_families(
-            {name: DISTRIBUTIONS[name].distribution for name in names},
+            {name: kinds.DISTRIBUTIONS[name].distribution for name in names},
             observed.data,
             criterion=criterion.value,
             weights=observed.weights,
@@ -111,10 +108,3 @@ def _named(families: str) -> list[str]:
         if names.count(name) > 1:
             raise ValueError(f"expected different --families, got {name!r} twice")
     return names
-
-
-def _usual(values: np.ndarray) -> list[str]:
-    x = torch.from_numpy(values)
-    whole = bool(DISTRIBUTIONS["poisson"].inside(x).all())
-    candidates = _COUNTS if whole else _MEASUREMENTS
-    return [name for name in candidates if bool(DISTRIBUTIONS[name].inside(x).all())]
