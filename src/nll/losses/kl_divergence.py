@@ -171,8 +171,10 @@ def _in_blocks(options: Options, tensors: Any, wanted: Any) -> Any:
     model = products_of(x, head, bias, plans[0]._replace(rows=rows), wanted[:3])
     target = products_of(y, target_head, target_bias, plans[1]._replace(rows=rows), wanted[3:])
     for rows in blocks(len(x), step):
-        log_p = _log_probabilities(model.logits(x[rows]), options.temperature)
-        of_target = _target(target.logits(y[rows]), target_head is not None, options, log_p.dtype)
+        log_p = _log_probabilities(model.logits(x[rows], rows), options.temperature)
+        of_target = _target(
+            target.logits(y[rows], rows), target_head is not None, options, log_p.dtype
+        )
         yield rows, (model, target), log_p, *of_target
 
 

@@ -142,7 +142,7 @@ def _one_pass(
     options = options._replace(reduction="sum")
     for rows in kept_blocks(problem.target, options.ignore_index, plan.rows):
         block = x[rows]
-        logits = products.logits(block)
+        logits = products.logits(block, rows)
         allowed = mask_of(problem.allowed, rows)
         if filled:
             logits.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]

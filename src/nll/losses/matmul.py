@@ -179,7 +179,7 @@ class Products:
         memory = self.converted_block
         return columns if memory is None else memory[: columns.numel()].view(columns.shape)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, rows: slice | Tensor) -> Tensor:
         """Return the logits of a block, to be overwritten with their gradient."""
         z = self.block[: len(x)]
         x = x.to(self.plan.dtype)
@@ -241,7 +241,7 @@ class _Float16Products(Products):
     loss scale and row weights cost no digits.
     """
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, rows: slice | Tensor) -> Tensor:
         z = self.block[: len(x)].copy_(_in_float32(x, self.head.t()))
         return z if self.bias is None else z.add_(self.bias)
 
@@ -265,20 +265,35 @@ class _Logits:
     """Logits supplied by the caller, in place of a layer's products."""
 
     def __init__(self, input: Tensor, wanted: bool) -> None:
-        self.gradient = (
-            torch.zeros_like(input, memory_format=torch.contiguous_format) if wanted else None
-        )
+        self.gradient = dispatch.empty(input.shape, input.dtype, input.device) if wanted else None
+        self.filled = False  # whether every row is written, or 0
         self.dtype = input.dtype
 
-    def logits(self, z: Tensor) -> Tensor:
-        """Return logits that may be overwritten, if a gradient is requested."""
-        return z if self.gradient is None else z.clone(memory_format=torch.contiguous_format)
+    def logits(self, z: Tensor, rows: slice | Tensor) -> Tensor:
+        """Return logits that may be overwritten, if a gradient is requested; those of neighbouring
+        rows where their gradient is wanted.
+        """
+        if self.gradient is None:
+            return z
+        if isinstance(rows, slice):  # and so are all others
+            self.filled = True
+            return self.gradient[rows].copy_(z)
+        self._fill()
+        return z.clone(memory_format=torch.contiguous_format)
+
+    def _fill(self) -> None:
+        if self.gradient is not None and not self.filled:
+            self.gradient.zero_()
+            self.filled = True
 
     def add(self, rows: slice | Tensor, z: Tensor, g: Tensor) -> None:
-        self.gradient[rows] = g  # type: ignore[index]
+        there = isinstance(rows, slice) and self.gradient[rows].data_ptr() == g.data_ptr()  # type: ignore[index]
+        if not there:
+            self.gradient[rows] = g  # type: ignore[index]
 
     @property
     def gradients(self) -> Gradients:
+        self._fill()
         return self.gradient, None, None
 
 

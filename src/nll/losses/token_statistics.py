@@ -215,7 +215,7 @@ def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Outputs, tupl
     results = _zeros(input, options)
     products = products_of(input, head, bias, blocks, NOTHING)
     for rows in kept_blocks(kept, False, blocks.rows):
-        logits, of_rows = products.logits(input[rows]), label[rows]
+        logits, of_rows = products.logits(input[rows], rows), label[rows]
         may = mask_of(allowed, rows)
         kernels = dispatch.route(logits, of_rows, allowed=may).kernels
         statistics = kernels.statistics_block(logits, of_rows, may, *options[:3])
@@ -246,7 +246,7 @@ def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: A
     grads = grads if options.entropy else grads[:2]
     for rows in kept_blocks(kept, False, blocks.rows):
         x, of_rows, may = input[rows], label[rows], mask_of(allowed, rows)
-        logits = products.logits(x)
+        logits = products.logits(x, rows)
         entropy, shift, log_sum = (numbers[rows] for numbers in saved)
         # the first two are not read
         statistics = RowStatistics(
