@@ -17,6 +17,7 @@ constexpr int64_t kBlock = 4096;         // scores of a long row that are summed
 constexpr int64_t kAhead = 1024;         // scores between what is summed and what is fetched
 constexpr int64_t kShort = 160;          // up to so many classes, rows lie side by side
 constexpr int64_t kTileBytes = 1 << 16;  // of scores in a tile
+constexpr int64_t kCached = 1 << 19;     // bytes that stay in a cache until they are read again
 constexpr int64_t kWorth = 1 << 17;      // scores that are worth a thread
 constexpr int64_t kStream = 1 << 24;  // bytes of a result that are better written past the caches
 
@@ -53,6 +54,7 @@ struct Tiling {
     position_stride = side ? x.outer_stride : x.inner_stride;
     int64_t fits = kTileBytes / (element * std::max<int64_t>(x.classes, 1));
     width = std::max<int64_t>(64, std::min<int64_t>(fits / 64 * 64, 512));
+    width = std::min(width, (positions + 15) / 16 * 16);
   }
   int64_t per_outer() const { return (positions + width - 1) / width; }
   int64_t count() const { return outer * per_outer(); }

@@ -20,6 +20,7 @@ template <class T> struct Tiles : RowLoss<T> {
   struct Tile {
     using I = typename Simd<A>::Element;
     int64_t width;
+    bool keeps;  // the exponentials for the gradient, which computes those again that leave the cache
     std::vector<A> copy, q_copy, may_copy, e;   // (classes, width)
     std::vector<A> shift, p, spread, at_label;  // of each row: m, and what its gradient is made of
     std::vector<A> classes;                     // that are allowed, if smoothing needs them
@@ -27,10 +28,11 @@ template <class T> struct Tiles : RowLoss<T> {
     std::vector<double> sum, target, mass, score, label_e, label_weight, kept, factor;
     Tile(int64_t classes, int64_t width, bool probabilities, bool masks)
         : width(width),
+          keeps(classes * width * int64_t(sizeof(A)) <= kCached),
           copy(size_t(classes * width)),
           q_copy(size_t(probabilities ? classes * width : 0)),
           may_copy(size_t(masks ? classes * width : 0)),
-          e(size_t(classes * width)),
+          e(size_t(keeps ? classes * width : 0)),
           shift(size_t(width)),
           p(size_t(width)),
           spread(size_t(width)),
@@ -145,7 +147,8 @@ template <class T> struct Tiles : RowLoss<T> {
       store<A>(&t.classes[size_t(i)], classes);
     }
     auto none = m == splat(A(-kInfinity));
-    sum_lanes(t, in, i, none ? Vec<A>{} : m);
+    const bool known = k.mode == Mode::backward && !t.keeps && !spread;
+    if (!known) sum_lanes(t, in, i, none ? Vec<A>{} : m);
     if (k.mode == Mode::backward) return;
     store<A>(&t.shift[size_t(i)], m);
     for (int l = 0; any(none) && l < W; l++)
@@ -158,7 +161,7 @@ template <class T> struct Tiles : RowLoss<T> {
     for (int64_t c = 0; c < C; c++) {
       Vec<A> score = z_at(in, c, i) - shift, v = exponential(score);
       s += v;
-      store<A>(e + c * t.width, v);
+      if (t.keeps) store<A>(e + c * t.width, v);
       if (c % 8 == 7 || c == C - 1) {  // beside a 1 each small number loses a bit
         add_to<A>(sum, s);
         s = Vec<A>{};
@@ -180,6 +183,11 @@ template <class T> struct Tiles : RowLoss<T> {
     if (k.mode != Mode::backward) std::memcpy(&t.sum[size_t(i)], sum, sizeof sum);
   }
 
+  NLL_INLINE double label_e(const Tile& t, int64_t label, int64_t i) const {
+    if (t.keeps) return double(t.e[size_t(label * t.width + i)]);
+    const A m = t.shift[size_t(i)], score = A(t.score[size_t(i)]);
+    return double(exponential(splat(m == A(-kInfinity) ? score : score - m))[0]);
+  }
   // What the rows count, and the slopes of their gradients.
   void close_tile(Tile& t, const Input& in, int64_t row, int64_t count) const {
     for (int64_t i = 0; k.labels && i < count; i++) {
@@ -191,8 +199,8 @@ template <class T> struct Tiles : RowLoss<T> {
       t.score[size_t(i)] = !kept                ? 0
                            : can(in, label, i) ? double(z_of(in.x.one(label, i)))
                                                : -kInfinity;
-      t.label_e[size_t(i)] = kept ? double(t.e[size_t(label * t.width + i)]) : 0;
-      if (!kept &&
+      t.label_e[size_t(i)] = kept ? label_e(t, label, i) : 0;
+      if (!kept && t.keeps &&
           !(t.sum[size_t(i)] <= std::numeric_limits<double>::max()))  // times 0 it is to be 0
         for (int64_t c = 0; c < C; c++) t.e[size_t(c * t.width + i)] = 0;
     }
@@ -227,7 +235,14 @@ template <class T> struct Tiles : RowLoss<T> {
 
   NLL_INLINE Vec<A> tile_gradient(const Tile& t, const Input& in, int64_t c,
                                   int64_t i) const {
-    Vec<A> g = load<A>(&t.e[size_t(c * t.width + i)]) * load<A>(&t.p[size_t(i)]);
+    const Vec<A> p = load<A>(&t.p[size_t(i)]);
+    Vec<A> g;
+    if (t.keeps) g = load<A>(&t.e[size_t(c * t.width + i)]) * p;
+    else {
+      const Vec<A> m = load<A>(&t.shift[size_t(i)]), none = splat(A(-kInfinity));
+      const Vec<A> e = exponential(z_at(in, c, i) - (m == none ? Vec<A>{} : m));
+      g = p == A(0) ? Vec<A>{} : e * p;  // an ignored row may have any scores
+    }
     if (spread) g -= lane_spread(t, in, c, i) * load<A>(&t.spread[size_t(i)]);
     if (k.labels) {
       typename Simd<A>::I label;
