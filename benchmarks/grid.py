@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from clock import in_turn, seconds
 from torch import Tensor
 
 import nll
@@ -93,18 +94,6 @@ def problem(
     return step(lambda: plainly(x, y, masks)), step(lambda: nll.cross_entropy(x, y, **options))
 
 
-def in_turn(steps: tuple[Step, ...], rounds: int) -> list[float]:
-    """Median seconds of each."""
-    times: list[list[float]] = [[] for _ in steps]
-    for round_ in range(-2, rounds):
-        for step, seconds in zip(steps, times, strict=True):
-            start = perf_counter()
-            step()
-            if round_ >= 0:
-                seconds.append(perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
@@ -120,8 +109,13 @@ def main() -> None:
             for layout in ("classes last", "classes first"):
                 for name in options_of(1, 1):
                     steps = problem(rows, classes, dtype, layout, name)
-                    more = 10 if rows * classes < 1 << 16 else 1
-                    eager, ours = in_turn(steps, arguments.rounds * more)
+                    repeats = 10 if rows * classes < 1 << 16 else 1
+                    measures = {
+                        str(i): partial(seconds, "cpu", step, repeats)
+                        for i, step in enumerate(steps)
+                    }
+                    times = in_turn(measures, arguments.rounds).values()
+                    eager, ours = map(statistics.median, times)
                     room = max(MANY * eager, eager + 1e-5) if eager < FEW else eager
                     what = f"({rows}, {classes}) {type_name}, {layout}{name and ', '}{name}"
                     ratios.append(ours / eager)

@@ -79,7 +79,9 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
     elif input.dtype is torch.float16:
         by_row += classes * size  # the gradient in the type of the operands
     elif on_cpu and input.dtype in HALF:
-        constant = 6 * piece * features  # a product, and in float32
+        slab = _slab(classes, features, budget // 8)
+        by_row += size * slab  # the library copies columns
+        constant = size * slab * features + 6 * piece * features  # a product, and in float32
     elif on_cpu:
         slab = _slab(classes, features, budget // 8)
         constant = size * slab * features  # the library repacks it
