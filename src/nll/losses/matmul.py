@@ -35,8 +35,7 @@ LOGITS, ROWS, LOGITS_ON_ACCELERATOR = 10_000_000, 256, 1 << 28
 # grows with them; its speed does not.
 _SLAB = 1 << 20
 
-# Tensors of a block that a derivative holds, with every option of the loss.
-_DERIVATIVE_TENSORS = 20
+_DERIVATIVE_TENSORS = 20  # of a block that a derivative holds, with every option of the loss
 
 
 def default_logits(input: Tensor, classes: int) -> int:
@@ -272,9 +271,7 @@ class _Logits:
         self.dtype = input.dtype
 
     def logits(self, z: Tensor, rows: slice | Tensor) -> Tensor:
-        """Return logits that may be overwritten, if a gradient is requested; those of neighbouring
-        rows where their gradient is wanted.
-        """
+        """Return logits that may be overwritten: neighbours where their gradient goes."""
         if self.gradient is None:
             return z
         if isinstance(rows, slice):  # and so are all others
@@ -289,9 +286,9 @@ class _Logits:
             self.filled = True
 
     def add(self, rows: slice | Tensor, z: Tensor, g: Tensor) -> None:
-        there = isinstance(rows, slice) and self.gradient[rows].data_ptr() == g.data_ptr()  # type: ignore[index]
-        if not there:
-            self.gradient[rows] = g  # type: ignore[index]
+        assert self.gradient is not None
+        if not isinstance(rows, slice) or self.gradient[rows].data_ptr() != g.data_ptr():
+            self.gradient[rows] = g
 
     @property
     def gradients(self) -> Gradients:
