@@ -35,6 +35,8 @@ LOGITS, ROWS, LOGITS_ON_ACCELERATOR = 10_000_000, 256, 1 << 28
 # grows with them; its speed does not.
 _SLAB = 1 << 20
 
+_CONVERTED = 1 << 16  # numbers in a half type that PyTorch copies in float32 to add them to a sum
+
 _DERIVATIVE_TENSORS = 20  # of a block that a derivative holds, with every option of the loss
 
 
@@ -80,7 +82,7 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
     elif on_cpu and input.dtype in HALF:
         slab = _slab(classes, features, budget // 8)
         by_row += size * slab  # the library copies columns
-        constant = size * slab * features + 6 * piece * features  # a product, and in float32
+        constant = size * slab * features + size * piece * features  # and a product
     elif on_cpu:
         slab = _slab(classes, features, budget // 8)
         constant = size * slab * features  # the library repacks it
@@ -161,7 +163,7 @@ class Products:
         self.of_head = dispatch.empty(head.shape, total, device) if of_head else None
         self.of_bias = torch.zeros(len(head), dtype=total, device=device) if of_bias else None
         self.block = dispatch.empty((plan.rows, len(head)), plan.logits, device)
-        self.converted_head, self.converted_block = None, None
+        self.converted_head, self.converted_block, self.term = None, None, None
         if plan.dtype is not head.dtype:
             shape = plan.classes, head.shape[1]
             self.converted_head = dispatch.empty(shape, plan.dtype, device)
@@ -224,8 +226,20 @@ class Products:
             torch.addmm(total, a, b, out_dtype=total.dtype, beta=self.started, out=total)
             return
         for rows in blocks(len(a), self.plan.piece):
-            piece, term = total[rows], (a[rows] @ b).to(total.dtype)
-            piece.add_(term) if self.started else piece.copy_(term)
+            a_piece, piece = a[rows], total[rows]
+            term = torch.mm(a_piece, b, out=self._term(a_piece))
+            if not self.started:
+                piece.copy_(term)
+                continue
+            for few in blocks(len(term), max(1, _CONVERTED // term.shape[1])):
+                piece[few].add_(term[few])  # through a copy of the term in float32
+
+    def _term(self, a: Tensor) -> Tensor:
+        """Memory of a product in a half type that is added to the float32 sum."""
+        if self.term is None:
+            shape = min(self.plan.piece, self.plan.classes), self.head.shape[1]
+            self.term = dispatch.empty(shape, a.dtype, a.device)
+        return self.term[: len(a)]
 
     @property
     def gradients(self) -> Gradients:
