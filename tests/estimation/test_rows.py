@@ -35,3 +35,18 @@ def test_other_weights_are_those_of_the_rows():
     theta = torch.tensor([[0.3]], dtype=torch.float64)
     value = objective.observations.reweighted(weights).log_likelihood(theta)
     torch.testing.assert_close(value, expected.observations.log_likelihood(theta))
+
+
+def test_a_singular_matrix_costs_its_own_place_alone():
+    pairs = torch.tensor([[0.0, 1.0], [1.0, 0.5], [2.0, 2.5], [3.0, 1.0]], dtype=torch.float64)
+    objective = nll.fit(td.MultivariateNormal, pairs).search().objective
+    places = torch.eye(objective.layout.size, dtype=torch.float64)[:3]
+    places[1] = 1e5  # variances that are infinite
+    value = objective.log_likelihood(places)
+    assert value[1].isnan()
+    for i in (0, 2):
+        torch.testing.assert_close(value[[i]], objective.log_likelihood(places[[i]]))
+    weights = torch.ones(3, len(pairs), dtype=torch.float64)
+    torch.testing.assert_close(
+        objective.observations.reweighted(weights).log_likelihood(places), value, equal_nan=True
+    )

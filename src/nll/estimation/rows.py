@@ -135,10 +135,24 @@ class RowsObjective(Objective):
 
     def value(self, params: Params) -> Tensor:
         count = len(next(iter(params.values())))
+        try:
+            return self._value(params, count)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return torch.cat([self._one_value(params, i) for i in range(count)])
+
+    def _one_value(self, params: Params, i: int) -> Tensor:
+        """The log-likelihood of one of them; NaN for a singular matrix."""
+        try:
+            one = {name: value[[i]] for name, value in params.items()}
+            return self._value(one, 1, torch.tensor([i]))
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return torch.full((1,), torch.nan, dtype=torch.float64)
+
+    def _value(self, params: Params, count: int, which: Tensor | None = None) -> Tensor:
         total = torch.zeros(count, dtype=torch.float64)
         with torch.no_grad():
             params = {name: value.unsqueeze(1) for name, value in params.items()}
-            for block in self._blocks(count):
+            for block in self._blocks(count, which):
                 total += _weighted(block, block.log_prob(block.parts, params)).sum(1)
         return total
 
