@@ -75,6 +75,20 @@ struct Statistics {
   int threads;
 };
 
+// Contiguous rows of two models' scores of the same classes.
+struct Divergence {
+  void *model, *target;  // (rows, classes), overwritten with their gradients
+  Type type;             // f32, f64 or bf16
+  int64_t rows, classes;
+  bool layer;  // whether the target is scores, or probabilities: not reversed, not overwritten
+  double inverse_temperature, target_inverse_temperature;
+  bool reverse;
+  const void* factor;  // (rows) of A: what a row's gradients are multiplied by; null: 1
+  bool by_model, by_target;  // whether the gradients are wanted
+  void* divergence;          // (rows) of A
+  int threads;
+};
+
 enum class Square : int {
   none = 0,
   information = 1,
@@ -112,6 +126,7 @@ struct Kernels {
   void (*log_softmax)(const LogSoftmax&);
   void (*log_softmax_backward)(const LogSoftmax&);
   void (*statistics)(const Statistics&);
+  void (*divergence)(const Divergence&);
   void (*softmax_sums)(const SoftmaxSums&);
   void (*zero)(void* data, int64_t bytes, int threads);
   void (*exponential)(const float* x, float* y, int64_t n);  // for its test

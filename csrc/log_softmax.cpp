@@ -141,6 +141,7 @@ void exponentials(const float* x, float* y, int64_t n) {
 
 int64_t cross_entropy(const CrossEntropy&);
 void statistics(const Statistics&);
+void divergence(const Divergence&);
 void softmax_sums(const SoftmaxSums&);
 
 void log_softmax(const LogSoftmax& k) { dispatch(k, false); }
@@ -158,7 +159,7 @@ void zero(void* data, int64_t bytes, int threads) {
 #define NLL_TEXT(name) #name
 #define NLL_NAME(name) NLL_TEXT(name)
 extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax, log_softmax_backward,
-                                statistics,        softmax_sums,  zero,        exponentials};
+                                statistics,        divergence,    softmax_sums, zero, exponentials};
 
 }  // namespace NLL_ISA
 }  // namespace nll

@@ -138,6 +138,17 @@ NB_MODULE(_cpu, m) {
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
+      "divergence",
+      [](Address model, Address target, int type, int64_t rows, int64_t classes, bool layer,
+         double inverse_temperature, double target_inverse_temperature, bool reverse,
+         Address factor, bool by_model, bool by_target, Address divergence, int threads) {
+        chosen->divergence({at<void*>(model), at<void*>(target), nll::Type(type), rows, classes,
+                            layer, inverse_temperature, target_inverse_temperature, reverse,
+                            at<const void*>(factor), by_model, by_target, at<void*>(divergence),
+                            threads});
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
       "softmax_sums",
       [](Address x, int type, int64_t rows, int64_t columns, int64_t row_stride,
          int64_t column_stride, Address centre, Address scale, bool intercept, int64_t classes,

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from nll.losses.dispatch import check_labels, use_backend
     from nll.losses.explain import Explanation, explain
     from nll.losses.functional import cross_entropy, linear_cross_entropy, log_softmax, nll_loss
-    from nll.losses.kl_divergence import linear_kl_divergence
+    from nll.losses.layer.kl_divergence import linear_kl_divergence
+    from nll.losses.layer.sampled import sampled_cross_entropy
     from nll.losses.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
-    from nll.losses.sampled import sampled_cross_entropy
     from nll.losses.token_statistics import (
         Estimate,
         TokenStatistics,
@@ -119,13 +119,13 @@ _HOME = {
     "goodness_of_fit": "nll.selection.goodness_of_fit",
     "importance": "nll.data.weights",
     "linear_cross_entropy": "nll.losses.functional",
-    "linear_kl_divergence": "nll.losses.kl_divergence",
+    "linear_kl_divergence": "nll.losses.layer.kl_divergence",
     "log_softmax": "nll.losses.functional",
     "mixture": "nll.families.mixture",
     "most_likely": "nll.selection.most_likely",
     "nll_loss": "nll.losses.functional",
     "perplexity": "nll.losses.token_statistics",
-    "sampled_cross_entropy": "nll.losses.sampled",
+    "sampled_cross_entropy": "nll.losses.layer.sampled",
     "sampling": "nll.data.weights",
     "shifted": "nll.families.compound",
     "token_statistics": "nll.losses.token_statistics",

@@ -17,7 +17,8 @@ from cases import DEVICES
 
 import nll
 from nll.kernels.types import Options
-from nll.losses import dispatch, linear
+from nll.losses import dispatch
+from nll.losses.layer import linear
 
 pytestmark = pytest.mark.skipif(
     dispatch.TRITON_MISSING is not None, reason=f"{dispatch.TRITON_MISSING}"

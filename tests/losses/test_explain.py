@@ -9,13 +9,14 @@ from layers import layer_of
 
 import nll
 from nll.kernels import reference
-from nll.losses import autograd, functional, matmul
+from nll.losses import autograd, functional
+from nll.losses.layer import block_sizes
 
 
 def test_explain_tells_the_plan():
     x, head, y = layer_of(1000, 300, torch.float32)
     told = nll.explain(nll.linear_cross_entropy, x, head, y, max_memory=200_000)
-    how = matmul.plan(x, head, 200_000)
+    how = block_sizes.plan(x, head, 200_000)
     assert (told.rows, told.blocks, told.bytes) == (how.rows, -(-1000 // how.rows), how.bytes)
     assert told.bytes <= 200_000
     assert str(told).startswith(told.backend)

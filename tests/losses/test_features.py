@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nll
-from nll.losses import matmul
+from nll.losses.layer import block_sizes
 
 PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 ROWS, FEATURES, CLASSES = 6, 3, 5
@@ -367,8 +367,8 @@ def test_classes_over_processes():
 
 def test_processors_without_amx_multiply_half_types_in_float32(given):
     x, head = given.x.bfloat16(), given.head.bfloat16()
-    fast = matmul.multiplies_fast(x)
-    assert matmul.plan(x, head, None).dtype is (torch.bfloat16 if fast else torch.float32)
+    fast = block_sizes.multiplies_fast(x)
+    assert block_sizes.plan(x, head, None).dtype is (torch.bfloat16 if fast else torch.float32)
 
 
 def test_the_page_names_every_test():

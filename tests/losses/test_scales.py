@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import nll
-from nll.losses import dispatch, matmul
+from nll.losses import dispatch
+from nll.losses.layer import block_sizes
 
 ROWS, CLASSES, FEATURES = 512, 300, 16
 
@@ -156,7 +157,7 @@ def test_products_of_float16_on_an_accelerator(size, monkeypatch):
     """Where float16 is multiplied as it is, its gradient by the scores is stored as shares of each
     row's largest.
     """
-    monkeypatch.setattr(matmul, "multiplies_fast", lambda input: True)
+    monkeypatch.setattr(block_sizes, "multiplies_fast", lambda input: True)
     layer = Layer(torch.float16)
     for weights in (
         {"weight": layer.weight * size},

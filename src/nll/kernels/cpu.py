@@ -24,7 +24,7 @@ except ImportError as error:
         f"builds it"
     )
 
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _FORWARD, _GRADIENT, _BACKWARD = 0, 1, 2
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -186,7 +186,7 @@ def _run(
     allowed = None if allowed is None else allowed.contiguous()
     wrong = _cpu.cross_entropy(
         input.data_ptr(),
-        _TYPES[input.dtype],
+        TYPES[input.dtype],
         sizes,
         strides,
         mode,
@@ -260,7 +260,7 @@ def _statistics(logits, gradient, label, allowed, temperature, softcap, statisti
     grads = [None if grad is None else resolved(grad).contiguous() for grad in grads]
     _cpu.statistics(
         logits.data_ptr(),
-        _TYPES[logits.dtype],
+        TYPES[logits.dtype],
         *logits.shape,
         logits.stride(0),
         address(gradient),
@@ -297,7 +297,7 @@ def _log_softmax(input: Tensor, result: Tensor | None, dim: int) -> Tensor:
     sizes, strides = outer_class_inner(input, dim)
     _cpu.log_softmax(
         input.data_ptr(),
-        _TYPES[input.dtype],
+        TYPES[input.dtype],
         sizes,
         strides,
         address(result),
@@ -319,7 +319,11 @@ def pick_backward(grad: Tensor, target: Tensor, like: Tensor, ignore_index: int)
     return out.scatter_(dim, target.masked_fill(~kept, 0).unsqueeze(dim), value.unsqueeze(dim))
 
 
-# ---- Softmax regression --------------------------------------------------------------------------
+# ---- KL divergence and softmax regression --------------------------------------------------------
+
+
+def divergence(*arguments: Any) -> None:
+    _cpu.divergence(*arguments)
 
 
 def softmax_sums(*arguments: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from nll.kernels.types import Options
-from nll.losses import dispatch, functional, linear, matmul, token_statistics
+from nll.losses import dispatch, functional, token_statistics
+from nll.losses.layer import block_sizes, linear
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _token_statistics(
     classes = token_statistics.classes_of(layer)
     if token_statistics.LOSS.needs_definition(layer):
         return _by_definition(flat, classes, max_memory)
-    logits = flat.new_zeros((), dtype=None if head is None else matmul.logits_dtype(flat))
+    logits = flat.new_zeros((), dtype=None if head is None else block_sizes.logits_dtype(flat))
     route = dispatch.route(logits.expand(len(flat), classes), target.reshape(-1))
     return _in_blocks(route, flat, head, max_memory)
 
@@ -119,7 +120,7 @@ def _explained(route: dispatch.Route, *blocks: int) -> Explanation:
 
 
 def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanation:
-    step, size = matmul.rows_by_definition(input, classes, budget)
+    step, size = block_sizes.rows_by_definition(input, classes, budget)
     n = max(1, len(input))
     return _explained(dispatch.DEFINITION, min(step, n), -(-n // step), size)
 
@@ -127,7 +128,7 @@ def _by_definition(input: Tensor, classes: int, budget: int | None) -> Explanati
 def _in_blocks(
     route: dispatch.Route, input: Tensor, head: Tensor | None, budget: int | None
 ) -> Explanation:
-    plan = matmul.plan(input, head, budget)
+    plan = block_sizes.plan(input, head, budget)
     return _explained(route, plan.rows, -(-max(1, len(input)) // plan.rows), plan.bytes)
 
 

@@ -14,7 +14,8 @@ from nll import _torch
 from nll.kernels import reductions, reference
 from nll.kernels.layout import class_dim, rows_shape
 from nll.kernels.types import Options
-from nll.losses import arguments, autograd, dispatch, linear, matmul, operators
+from nll.losses import arguments, autograd, dispatch, operators
+from nll.losses.layer import block_sizes, linear, matmul
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -37,7 +38,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     """
     arguments.log_softmax(input, dim, dtype)
     device = input.device.type
-    if dtype is None and input.dtype in matmul.HALF and device != "cpu":
+    if dtype is None and input.dtype in block_sizes.HALF and device != "cpu":
         dtype = None if _torch.autocast_dtype(device) is None else torch.float32
     input = input if dtype is None else input.to(dtype)
     return dispatch.route_of_logits(input).backend.log_softmax(input, dim)

@@ -16,17 +16,8 @@ from nll import _torch
 from nll.kernels import reference
 from nll.kernels.types import RowStatistics
 from nll.losses import arguments, dispatch, operators
-from nll.losses.matmul import (
-    NOTHING,
-    autocast,
-    kept_blocks,
-    linear,
-    mask_of,
-    plan,
-    products_of,
-    rows_by_definition,
-    sum_dtype,
-)
+from nll.losses.layer.block_sizes import plan, rows_by_definition, sum_dtype
+from nll.losses.layer.matmul import NOTHING, autocast, kept_blocks, linear, mask_of, products_of
 from nll.losses.rowwise import Rowwise, over_blocks
 
 

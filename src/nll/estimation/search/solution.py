@@ -121,9 +121,13 @@ def boundary(constraint: Any, side: float) -> float:
 
 
 def inward(solution: Solution) -> Tensor:
-    """(1, P): where the search ended, the numbers that ran off to a boundary moved back inside."""
+    """(1, P): where the search ended, the numbers that ran off to a boundary moved back inside; one
+    that came to a wall stays.
+    """
     theta = solution.theta.clone()
     for away in runaways(solution):
+        if away.limit.place is not None:
+            continue
         theta[0, away.number] = away.limit.side * float(
             theta[0, away.number].abs().clamp(max=_INSIDE)
         )

@@ -18,7 +18,8 @@ from nll import _torch
 from nll.kernels import reference
 from nll.losses import arguments
 from nll.losses.functional import cross_entropy
-from nll.losses.matmul import autocast, linear, sum_dtype
+from nll.losses.layer.block_sizes import sum_dtype
+from nll.losses.layer.matmul import autocast, linear
 
 
 def sampled_cross_entropy(

@@ -18,19 +18,21 @@ from torch import Tensor
 from nll.kernels import reductions, reference
 from nll.kernels.types import Options
 from nll.losses import autograd, dispatch, operators
-from nll.losses.matmul import (
+from nll.losses.layer.block_sizes import (
     HALF,
-    Gradients,
     Plan,
+    logits_dtype,
+    plan,
+    rows_by_definition,
+    sum_dtype,
+)
+from nll.losses.layer.matmul import (
+    Gradients,
     Wanted,
     kept_blocks,
     linear,
-    logits_dtype,
     mask_of,
-    plan,
     products_of,
-    rows_by_definition,
-    sum_dtype,
 )
 from nll.losses.rowwise import Rowwise, over_blocks
 
@@ -250,19 +252,19 @@ def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: 
         problem, options = problem._replace(row_weights=factor), options._replace(reduction="sum")
         by = 1.0
     _, gradients, scale = _value(problem, options, flat.max_memory, wanted)
-    return _multiplied(gradients, by * scale, problem.head.dtype, consume=True)
+    return multiplied(gradients, by * scale, problem.head.dtype, consume=True)  # type: ignore[return-value]
 
 
 def _scaled(dtype: torch.dtype, stored: Any, grads: Any, consume: bool) -> Gradients:
     *gradients, scale = stored
-    return _multiplied(gradients, grads[0] * scale, dtype, consume)
+    return multiplied(gradients, grads[0] * scale, dtype, consume)  # type: ignore[return-value]
 
 
-def _multiplied(
-    gradients: Any, factor: Tensor | float, dtype: torch.dtype, consume: bool
-) -> Gradients:
-    """The gradients times a factor, in float32 or better, in the type of the layer; without waiting
-    for an accelerator.
+def multiplied(
+    gradients: Any, factor: Tensor | float, dtype: torch.dtype | None, consume: bool
+) -> tuple[Tensor | None, ...]:
+    """Return gradients times a factor, multiplied in float32 or better, in the type of the layer or
+    in their own; without waiting for an accelerator.
     """
     if isinstance(factor, Tensor) and (factor.device.type != "cpu" or not consume):
         results = (None if g is None else autograd.times(g, factor) for g in gradients)
@@ -271,7 +273,7 @@ def _multiplied(
     else:
         number = float(factor)
         results = (None if g is None else g.mul_(number) for g in gradients)
-    return tuple(None if g is None else g.to(dtype) for g in results)  # type: ignore[return-value]
+    return tuple(None if g is None else g.to(dtype or g.dtype) for g in results)
 
 
 def _stores(flat: _Options) -> bool:

@@ -1,0 +1,1 @@
+"""Losses of an output layer, whose logits are never in memory all at once."""
