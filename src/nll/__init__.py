@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nll.losses.explain import Explanation, explain
     from nll.losses.functional import cross_entropy, linear_cross_entropy, log_softmax, nll_loss
     from nll.losses.layer.kl_divergence import linear_kl_divergence
-    from nll.losses.layer.sampled import sampled_cross_entropy
     from nll.losses.modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss
+    from nll.losses.sampled import sampled_cross_entropy
     from nll.losses.token_statistics import (
         Estimate,
         TokenStatistics,
@@ -125,7 +125,7 @@ _HOME = {
     "most_likely": "nll.selection.most_likely",
     "nll_loss": "nll.losses.functional",
     "perplexity": "nll.losses.token_statistics",
-    "sampled_cross_entropy": "nll.losses.layer.sampled",
+    "sampled_cross_entropy": "nll.losses.sampled",
     "sampling": "nll.data.weights",
     "shifted": "nll.families.compound",
     "token_statistics": "nll.losses.token_statistics",

@@ -46,7 +46,8 @@ def growth(rows, classes, budget, dtype, what, features):
     return status("VmHWM") - before - sum(g.numel() * g.element_size() for g in found)
 
 dtype, what, features = getattr(torch, sys.argv[1]), globals()[sys.argv[3]], int(sys.argv[4])
-growth(1500 if what is first else 100, 20000, int(sys.argv[2]), dtype, what, features)  # the libraries' own
+warm = 1500 if what is first else 100
+growth(warm, 20000, int(sys.argv[2]), dtype, what, features)  # the libraries' own memory
 memory.release()
 print(growth(4000, 20000, int(sys.argv[2]), dtype, what, features))
 """

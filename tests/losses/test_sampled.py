@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import nll
-from nll.losses.layer import sampled as _sampled
+from nll.losses import sampled as _sampled
 
 
 def layer(rows: int = 8, classes: int = 200, features: int = 6):
