@@ -86,8 +86,8 @@ def problem(
 
     def step(loss: Callable[[], Tensor]) -> Step:
         def run() -> None:
-            x.grad = None
             loss().sum().backward()
+            x.grad = None  # each frees its own memory
 
         return run
 

@@ -341,16 +341,23 @@ def operators() -> dict:
         y, other = normal(6, 3, dtype=dtype), normal(CLASSES, 3, dtype=dtype)
         q = normal(6, CLASSES, dtype=dtype).softmax(1)
         for target, target_head in ((y, other), (q, None)):
-            sides = x, head, None, target, target_head, None, 1.0, 2.0, False, MEMORY
-            table[f"linear_kl_divergence {dtype}, {target_head is None}"] = (
-                ops.linear_kl_divergence,
-                sides,
-            )
-            wanted = [True, True, False, True, target_head is not None, False]
-            table[f"linear_kl_divergence_backward {dtype}, {target_head is None}"] = (
-                ops.linear_kl_divergence_backward,
-                ([torch.ones(6)], [], *sides, wanted),
-            )
+            for reduction, row_weights in (("none", None), ("mean", normal(6).abs())):
+                sides = x, head, None, target, target_head, None, row_weights
+                asked = *sides, 1.0, 2.0, False, reduction, MEMORY
+                at = f"{dtype}, {target_head is None}, {reduction}"
+                for wanted in (
+                    [True, True, False, True, target_head is not None, False],
+                    [False, True, False, False, False, False],
+                ):
+                    table[f"linear_kl_divergence {at}, {wanted}"] = (
+                        ops.linear_kl_divergence,
+                        (*asked, wanted),
+                    )
+                    slope = torch.ones(6 if reduction == "none" else ())
+                    table[f"linear_kl_divergence_backward {at}, {wanted}"] = (
+                        ops.linear_kl_divergence_backward,
+                        ([slope], [], *asked, wanted),
+                    )
     return table
 
 

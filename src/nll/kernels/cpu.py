@@ -67,6 +67,13 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return memory.empty(shape, dtype, _cpu.use_huge_pages)
 
 
+def _result(like: Tensor) -> Tensor:
+    """Memory for a contiguous result of a tensor's shape and type."""
+    if like.numel() * like.element_size() < memory.POOLED:
+        return like.new_empty(like.shape)
+    return empty(like.shape, like.dtype)
+
+
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
@@ -85,10 +92,10 @@ def cross_entropy(
 ) -> tuple[Tensor, RowSums, Tensor | None]:
     input = strided(input)
     shape, dtype = rows_shape(input), accumulator(input.dtype)
-    rows, shift, total = (torch.empty(shape, dtype=dtype, device="cpu") for _ in range(3))
-    sums = RowSums(shift, total)
-    loss = rows if options.reduction == "none" else torch.empty((), dtype=dtype, device="cpu")
-    gradient = empty(input.shape, input.dtype) if with_gradient else None
+    new = input.new_empty  # takes half as long as torch.empty
+    rows, sums = new(shape, dtype=dtype), RowSums(new(shape, dtype=dtype), new(shape, dtype=dtype))
+    loss = rows if options.reduction == "none" else new((), dtype=dtype)
+    gradient = _result(input) if with_gradient else None
     mode = _GRADIENT if with_gradient else _FORWARD
     tensors = input, target, weight, row_factor, allowed
     _run(*tensors, options, mode, sums, gradient, loss=loss, rows=rows)
@@ -141,7 +148,7 @@ def cross_entropy_backward(
 ) -> Tensor:
     logits = strided(input)
     overwrite = in_place and logits is input
-    gradient = input.detach() if overwrite else empty(input.shape, input.dtype)
+    gradient = input.detach() if overwrite else _result(input)
     _run(
         logits,
         target,
@@ -177,10 +184,10 @@ def _run(
     of_labels = target.shape != input.shape
     labels = target.contiguous() if of_labels else None
     # Converted tensors need a name: the library sees addresses alone.
-    probabilities, weight, row_factor = (
-        None if tensor is None else resolved(tensor).to(sums.shift.dtype).contiguous()
-        for tensor in (None if of_labels else target, weight, row_factor)
-    )
+    dtype = sums.shift.dtype
+    probabilities = None if of_labels else _converted(target, dtype)
+    weight = None if weight is None else _converted(weight, dtype)
+    row_factor = None if row_factor is None else _converted(row_factor, dtype)
     sizes, strides = outer_class_inner(input, class_dim(input))
     by_row = allowed is not None and allowed.shape == input.shape
     allowed = None if allowed is None else allowed.contiguous()
@@ -213,6 +220,10 @@ def _run(
     )
     if wrong >= 0:
         raise IndexError(f"label out of range at row {wrong}")
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return resolved(tensor).to(dtype).contiguous()
 
 
 # ---- Statistics of labels ------------------------------------------------------------------------

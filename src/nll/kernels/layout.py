@@ -23,6 +23,8 @@ def rows_shape(input: Tensor) -> torch.Size:
 def outer_class_inner(input: Tensor, dim: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Return sizes and strides, the dimensions before `dim` and those after it each merged."""
     size, stride = input.shape, input.stride()
+    if len(size) == 2 and dim == 1:  # the same, sooner
+        return (size[0], size[1], 1), (stride[0] if size[0] != 1 else 1, stride[1], 1)
     sizes = math.prod(size[:dim]), size[dim], math.prod(size[dim + 1 :])
     return sizes, (
         _joint_stride(size[:dim], stride[:dim]),
@@ -43,6 +45,8 @@ def strided(input: Tensor, dim: int = 1) -> Tensor:
     cannot be merged.
     """
     input = resolved(input)
+    if input.dim() <= 2:
+        return input
     size, stride = input.shape, input.stride()
     for group in (range(dim), range(dim + 1, input.dim())):
         expected = None

@@ -440,7 +440,7 @@ def _memory(max_memory: int | None) -> None:
 
 def _integer(name: str, value: int, low: int | None = None, high: int | None = None) -> None:
     """Check an integer and, with bounds, its range."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if type(value) is not int and (not isinstance(value, Integral) or isinstance(value, bool)):
         raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
     if low is not None and (value < low or (high is not None and value > high)):
         bounds = f"of at least {low}" if high is None else f"in [{low}, {high}]"

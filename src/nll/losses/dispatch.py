@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nll import _torch
-from nll.kernels import cpu, reference
+from nll.kernels import cpu, reductions, reference
 from nll.kernels.layout import class_dim
 from nll.kernels.types import Backend
 from nll.losses import autograd
@@ -74,7 +75,7 @@ class Route(NamedTuple):
 PYTORCH = Route(
     "pytorch",
     reference,
-    "its own cross_entropy, which is faster for a small problem without options",
+    "its own cross_entropy, which is faster for a small problem without other options",
 )
 DEFINITION = Route(
     "reference",
@@ -119,22 +120,30 @@ def route_of_logits(input: Tensor) -> Route:
     return _FUSED if torch.compiler.is_compiling() else route(input)
 
 
-def is_small(input: Tensor, target: Tensor) -> bool:
-    """Whether PyTorch's own cross entropy of (N, C) logits is faster than ours, and the same.
-
-    In float16 and bfloat16, or for uint8 labels, its result differs.
+def is_small(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether PyTorch's own cross entropy of (N, C) or (N, C, d) logits is faster than ours, and
+    the same; of uint8 labels it differs.
     """
     return (
         not torch.compiler.is_compiling()
         and _forced.get() is None
         and type(input) in _torch.PLAIN
         and type(target) in _torch.PLAIN
-        and input.dim() == 2
-        and input.numel() + LOGITS_PER_ROW * input.shape[0] < SMALL
-        and (input.dtype is torch.float32 or input.dtype is torch.float64)
+        and 2 <= input.dim() <= 3
+        and input.numel() + LOGITS_PER_ROW * target.numel() < SMALL
+        and input.dtype in cpu.TYPES
         and target.dtype is torch.int64
         and input.device.type == "cpu"
+        and (weight is None or _is_readable(weight, input))
     )
+
+
+def _is_readable(weight: Tensor, input: Tensor) -> bool:
+    """Whether class weights are of the right type and constant, and the loss may be looked at."""
+    right = weight.dtype is input.dtype or (
+        input.dtype in reductions.HALF and weight.dtype is torch.float32
+    )
+    return right and not weight.requires_grad and _torch.readable(input, weight)
 
 
 def _obstacle(
@@ -145,20 +154,23 @@ def _obstacle(
     allowed: Tensor | None,
 ) -> str | None:
     """Why no kernels take a loss of these tensors; "because ..."."""
-    others = [t for t in (target, weight, row_weights, allowed) if t is not None]
     if input.dim() == 0 or _torch.certainly(input.numel() == 0):
         return "there is at most one logit"
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in others):
-        return "a gradient with respect to the target or weights is requested"
-    if torch.compiler.is_exporting() and any(tensor.is_floating_point() for tensor in others):
-        return "an exported program may need a gradient with respect to the target or weights"
-    if any(
-        tensor.device != input.device or type(tensor) not in _torch.PLAIN
-        for tensor in (input, *others)
-    ):
+    differentiable, exporting = torch.is_grad_enabled(), torch.compiler.is_exporting()
+    device, plain = input.device, _torch.PLAIN
+    if type(input) not in plain:
         return "the tensors are on different devices, or of a subclass of Tensor"
-    if not all(_fits(tensor.dtype, input.dtype) for tensor in others if tensor.is_floating_point()):
-        return "the target or a weight has a wider type than the logits"
+    for tensor in (target, weight, row_weights, allowed):
+        if tensor is None:
+            continue
+        if differentiable and tensor.requires_grad:
+            return "a gradient with respect to the target or weights is requested"
+        if exporting and tensor.is_floating_point():
+            return "an exported program may need a gradient with respect to the target or weights"
+        if tensor.device != device or type(tensor) not in plain:
+            return "the tensors are on different devices, or of a subclass of Tensor"
+        if tensor.is_floating_point() and not _fits(tensor.dtype, input.dtype):
+            return "the target or a weight has a wider type than the logits"
     if _torch.transforming():
         return "forward mode or torch.func is active"
     if not torch.compiler.is_compiling() and _torch.watched():
@@ -178,7 +190,9 @@ def _missing_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None
     if weight is None or compiling:
         return None
     on_cpu = weight.device.type == "cpu" and _torch.readable(weight)
-    return None if on_cpu and bool(weight.isfinite().all()) else "class weights are not finite"
+    # a sum that overflows is as rare as weights that are not finite
+    finite = on_cpu and math.isfinite(weight.detach().sum().item())
+    return None if finite else "class weights are not finite"
 
 
 def _missing_for_triton(input: Tensor, allowed: Tensor | None = None) -> str | None:

@@ -5,6 +5,7 @@ Logits have the shape (C), (N, C) or (N, C, d1, ..., dk); the rows have the same
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -154,11 +155,13 @@ def cross_entropy(
         >>> nll.cross_entropy(logits, torch.tensor([0, 1]), allowed_classes=torch.arange(4) < 2)
         tensor(0.6931)
     """
-    absent = weight, row_weights, allowed_classes, softcap, size_average, reduce
+    absent = row_weights, allowed_classes, softcap, size_average, reduce
     numbers = label_smoothing, temperature, z_loss
-    if _pytorch_takes(input, target, absent, numbers, inplace_backward):
+    if _pytorch_takes(input, target, weight, reduction, absent, numbers, inplace_backward):
         try:
-            return pytorch_cross_entropy(input, target, None, _CODES[reduction], ignore_index)
+            loss = _by_pytorch(input, target, weight, reduction, ignore_index)
+            if loss is not None:
+                return loss
         except _INVALID as error:
             # The checks below say what is wrong. A subclass is not about the arguments: checkpoints
             # and hooks raise those to stop.
@@ -194,12 +197,32 @@ _INVALID = (IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def _pytorch_takes(
-    input: Tensor, target: Tensor, absent: tuple, numbers: tuple, inplace_backward: bool
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    absent: tuple,
+    numbers: tuple,
+    inplace_backward: bool,
 ) -> bool:
     if inplace_backward or any(argument is not None for argument in absent):
         return False
     usual = all(type(number) is float for number in numbers) and numbers == (0.0, 1.0, 0.0)
-    return usual and dispatch.is_small(input, target)
+    of_labels = weight is None or reduction != "none"  # the loss is looked at
+    return usual and of_labels and dispatch.is_small(input, target, weight)
+
+
+def _by_pytorch(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, ignore_index: int
+) -> Tensor | None:
+    """The loss by PyTorch's operator, in float32 for half types; None if it may not be the same."""
+    logits = input.float() if input.dtype in block_sizes.HALF else input
+    if weight is None:
+        return pytorch_cross_entropy(logits, target, None, _CODES[reduction], ignore_index)
+    weight = weight.to(logits.dtype)
+    loss = pytorch_cross_entropy(logits, target, weight, _CODES[reduction], ignore_index)
+    # a class of weight 0 and probability 0 counts for nothing here, and is NaN there
+    return loss if math.isfinite(loss.item()) else None
 
 
 def route_of_cross_entropy(
@@ -214,7 +237,8 @@ def route_of_cross_entropy(
     """Return the route of a call of `cross_entropy` with valid arguments."""
     numbers = tuple(options[name] for name in ("label_smoothing", "temperature", "z_loss"))
     absent = *(options[name] for name in ("softcap", "size_average", "reduce")), allowed_classes
-    if _pytorch_takes(input, target, (weight, row_weights, *absent), numbers, inplace_backward):
+    absent, reduction = (row_weights, *absent), options["reduction"]
+    if _pytorch_takes(input, target, weight, reduction, absent, numbers, inplace_backward):
         return dispatch.PYTORCH
     return dispatch.route(input, target, weight, row_weights, allowed_classes)
 
