@@ -86,26 +86,29 @@ def maximise_each(
     state = Optima(start.clone(), here, nothing, zero, no, zero.clone(), no.clone())
     radius = nothing.clone()
     active = _finite(here).nonzero()[:, 0]
+    model = _scaled(_of(here, active))
     if len(active):
-        state.decrement[active], newton = _scaled(_of(here, active)).first_look()
+        state.decrement[active], newton = model.first_look()
         # at least one standard error of a single observation
         radius[active] = torch.maximum(newton, unit[active].sqrt())
         if enough is not None:
             state.reached[active] = state.decrement[active] <= enough * unit[active]
-            active = active[~state.reached[active]]
+            ongoing = ~state.reached[active]
+            active, model = active[ongoing], model.of(ongoing)
     while len(active):
         if progress is not None:
             value = float(state.sums.log_likelihood.sum())
             progress(int(state.steps.max()), value, float(state.decrement.max()))
         tolerance = TOLERANCE * unit[active]
         small = state.decrement[active] <= tolerance  # before this step
-        taken = _step(state, radius, sums, active, unit)
+        taken, model = _step(state, radius, sums, active, unit, model)
         if enough is None:
             state.reached[active] = small & (~taken | (state.decrement[active] <= tolerance))
         else:
             state.reached[active] = state.decrement[active] <= enough * unit[active]
         ongoing = ~state.reached[active] & (state.shrunk[active] < MAX_SHRINKS)
-        active = active[ongoing & (state.steps[active] < most_steps)]
+        ongoing &= state.steps[active] < most_steps
+        active, model = active[ongoing], model.of(ongoing)
     return state._replace(proved=state.proved & state.reached)
 
 
@@ -115,10 +118,12 @@ def _step(
     sums: Callable[[Tensor, Tensor], Sums],
     active: Tensor,
     unit: Tensor,
-) -> Tensor:
-    """Try a step of each active search, in place; return which were taken."""
+    model: _Scaled,
+) -> tuple[Tensor, _Scaled]:
+    """Try a step of each active search, in place, by its quadratic model; return which were taken,
+    and the models then.
+    """
     at = _of(state.sums, active)
-    model = _scaled(at)
     step, expected, inside = model.step(radius[active])
     there = sums(state.theta[active] + step, active)
     gain = there.log_likelihood - at.log_likelihood
@@ -137,13 +142,14 @@ def _step(
         part[moved] = new[taken]
     if len(moved):
         before = state.decrement[moved]
-        model = _scaled(_of(state.sums, moved))
-        state.decrement[moved], _ = model.first_look()
+        model = _scaled(_of(state.sums, active))
+        ahead = model if len(moved) == len(active) else model.of(taken)
+        state.decrement[moved], _ = ahead.first_look()
         near = before <= NEAR * unit[moved].clamp(max=1.0)
         proved = state.proved[moved] | near & (state.decrement[moved] <= CONTRACTION * before)
         # on the way to a ridge the decrements fall as quickly
-        state.proved[moved] = proved if model.level is None else proved & ~model.level
-    return taken
+        state.proved[moved] = proved if ahead.level is None else proved & ~ahead.level
+    return taken, model
 
 
 def _of(sums: Sums, which: Tensor) -> Sums:
@@ -170,6 +176,15 @@ class _Scaled(NamedTuple):
     # otherwise its eigenvalues (B, P), ascending, the eigenvectors, and the score along them
     eigen: tuple[Tensor, ...]
     level: Tensor | None = None  # (B), whether some direction is level, or nearly
+
+    def of(self, which: Tensor) -> _Scaled:
+        """The models of some, by a mask."""
+        if bool(which.all()):
+            return self
+        factor, level = (None if t is None else t[which] for t in (self.factor, self.level))
+        eigen = tuple(part[which] for part in self.eigen)
+        each = self.unit[which], self.score[which], self.information[which]
+        return _Scaled(*each, factor, eigen, level)
 
     def length(self, step: Tensor) -> Tensor:
         return (step / self.unit).square().sum(1).sqrt()
