@@ -248,6 +248,13 @@ template <> NLL_INLINE Vec<float> load_part<float, float>(const float* p, int co
 template <> NLL_INLINE void store_part<float, float>(float* p, Vec<float> v, int count) {
   _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
 }
+template <>
+NLL_INLINE Vec<double> load_part<double, double>(const double* p, int count, double fill) {
+  return (Vec<double>)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), __mmask8((1u << count) - 1), p);
+}
+template <> NLL_INLINE void store_part<double, double>(double* p, Vec<double> v, int count) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), (__m512d)v);
+}
 #elif defined(__AVX2__)
 NLL_INLINE __m256i lanes_below(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

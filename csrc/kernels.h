@@ -119,6 +119,22 @@ struct SoftmaxSums {
   int threads;
 };
 
+// The same on sparse columns, rows of few numbers. Everything is float64 and as given.
+struct SparseSums {
+  const int64_t* start;   // (rows + 1): where the numbers of each row begin
+  const int32_t* column;  // of each number
+  const double* number;
+  int64_t rows, columns, classes;
+  const int64_t* labels;                  // (rows)
+  const double* weight;                   // (rows), or null for ones
+  const double* offset;                   // (rows, K), added to the scores, or null
+  const double *slopes, *constants;       // (columns, K - 1), (K - 1)
+  const double *direction, *direction_constants;  // the same, or null
+  double* probabilities;  // (rows, K - 1) to be written or, for a direction, read; or null
+  double *value, *products;  // (1); (columns + 1, K - 1): the sums of r_k x_j, then of r_k
+  int threads;
+};
+
 struct Kernels {
   const char* name;
   int64_t (*cross_entropy)(const CrossEntropy&);  // -1, or the first row whose label is out of
@@ -128,6 +144,7 @@ struct Kernels {
   void (*statistics)(const Statistics&);
   void (*divergence)(const Divergence&);
   void (*softmax_sums)(const SoftmaxSums&);
+  void (*sparse_sums)(const SparseSums&);
   void (*zero)(void* data, int64_t bytes, int threads);
   void (*exponential)(const float* x, float* y, int64_t n);  // for its test
 };

@@ -143,6 +143,7 @@ int64_t cross_entropy(const CrossEntropy&);
 void statistics(const Statistics&);
 void divergence(const Divergence&);
 void softmax_sums(const SoftmaxSums&);
+void sparse_sums(const SparseSums&);
 
 void log_softmax(const LogSoftmax& k) { dispatch(k, false); }
 void log_softmax_backward(const LogSoftmax& k) { dispatch(k, true); }
@@ -158,8 +159,9 @@ void zero(void* data, int64_t bytes, int threads) {
 
 #define NLL_TEXT(name) #name
 #define NLL_NAME(name) NLL_TEXT(name)
-extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax, log_softmax_backward,
-                                statistics,        divergence,    softmax_sums, zero, exponentials};
+extern const Kernels kernels = {NLL_NAME(NLL_ISA), cross_entropy, log_softmax,
+                                log_softmax_backward, statistics, divergence,
+                                softmax_sums, sparse_sums, zero, exponentials};
 
 }  // namespace NLL_ISA
 }  // namespace nll

@@ -181,6 +181,21 @@ NB_MODULE(_cpu, m) {
       },
       nb::call_guard<nb::gil_scoped_release>());
   m.def(
+      "sparse_sums",
+      [](Address start, Address column, Address number, int64_t rows, int64_t columns,
+         int64_t classes, Address labels, Address weight, Address offset, Address slopes,
+         Address constants, Address direction, Address direction_constants, Address probabilities,
+         Address value, Address products, int threads) {
+        chosen->sparse_sums({at<const int64_t*>(start), at<const int32_t*>(column),
+                             at<const double*>(number), rows, columns, classes,
+                             at<const int64_t*>(labels), at<const double*>(weight),
+                             at<const double*>(offset), at<const double*>(slopes),
+                             at<const double*>(constants), at<const double*>(direction),
+                             at<const double*>(direction_constants), at<double*>(probabilities),
+                             at<double*>(value), at<double*>(products), threads});
+      },
+      nb::call_guard<nb::gil_scoped_release>());
+  m.def(
       "zero",
       [](Address data, int64_t bytes, int threads) {
         chosen->zero(at<void*>(data), bytes, threads);

@@ -4,10 +4,18 @@ operators.
 
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from nll.kernels import cpu
-from nll.kernels.multinomial import Rows, Standard, by_operators, row_sums
+from nll.kernels.multinomial import (
+    Rows,
+    SparseRows,
+    Standard,
+    by_operators,
+    row_sums,
+    sparse_sums,
+)
 
 SETS = ["operators", *cpu.instruction_sets()]
 SQUARES = [None, "information", "scores", "weighted scores"]
@@ -185,3 +193,78 @@ def test_no_rows_add_up_to_nothing(implementation):
     found = implementation(rows, standard, theta, square="information")
     assert float(found.log_likelihood) == 0.0
     assert not bool(found.square.any())
+
+
+# ---- Sparse columns ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=cpu.instruction_sets())
+def instruction_set(request):
+    cpu.use_instructions(request.param)
+    yield request.param
+    cpu.use_instructions(SETS[1])
+
+
+def sparse(x: Tensor, rows: Rows) -> SparseRows:
+    csr = csr_array(x.numpy())
+    start, column, number = map(torch.from_numpy, (csr.indptr, csr.indices, csr.data))
+    of_rows = rows.labels, rows.weights, rows.offset
+    return SparseRows(start.long(), column.int(), number, *of_rows)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 8, 9, 20])
+def test_sparse_rows(classes, weighted, offset, instruction_set):
+    n, q = 9000, 7  # more than one part
+    rows, _, theta = problem(n, q, classes, weighted=weighted, offset=offset)
+    kept = torch.rand(n, q, generator=torch.Generator().manual_seed(1)) < 0.3
+    x = rows.x * kept  # some rows have no number at all
+    assert bool((kept.sum(1) == 0).any())
+    along = torch.randn(theta.shape, generator=torch.Generator().manual_seed(2)).double()
+    unchanged = Standard(torch.zeros(q).double(), torch.ones(q).double(), True)
+
+    def given(coef):
+        return coef[:, 1:].T, coef[:, 0]
+
+    p = torch.full((n, classes - 1), torch.nan, dtype=torch.float64)
+    value, sums = sparse_sums(sparse(x, rows), given(theta), None, p)
+    truth = by_operators(rows._replace(x=x), unchanged, theta, None, None)
+    torch.testing.assert_close(value, truth.log_likelihood, rtol=1e-13, atol=0)
+    score = torch.cat([truth.score[:, 1:], truth.score[:, :1]], 1).T
+    torch.testing.assert_close(sums, score, rtol=1e-11, atol=1e-10)
+    truth = by_operators(rows._replace(x=x), unchanged, theta, along, None)
+    product = torch.cat([truth.score[:, 1:], truth.score[:, :1]], 1).T
+    for probabilities in (p, None):
+        _, sums = sparse_sums(sparse(x, rows), given(theta), given(along), probabilities)
+        torch.testing.assert_close(sums, product, rtol=1e-11, atol=1e-10)
+
+
+def test_sparse_sums_do_not_depend_on_the_threads():
+    rows, _, theta = problem(20_000, 6, 4)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(sparse_sums(sparse(rows.x, rows), (theta[:, 1:].T, theta[:, 0])))
+    torch.set_num_threads(before)
+    for value, sums in found[1:]:
+        assert torch.equal(value, found[0][0])
+        assert torch.equal(sums, found[0][1])
+
+
+def test_sparse_rows_that_are_fitted_almost_surely_keep_their_digits(instruction_set):
+    x, labels = torch.tensor([[80.0], [-80.0]], dtype=torch.float64), torch.tensor([1, 0])
+    one = torch.ones(1, 1, dtype=torch.float64)
+    value, sums = sparse_sums(sparse(x, Rows(x, labels)), (one, torch.zeros(1).double()))
+    tail = torch.tensor(-80.0, dtype=torch.float64).exp()
+    torch.testing.assert_close(value, -2 * tail, rtol=1e-13, atol=0)
+    torch.testing.assert_close(sums[0, 0], 160 * tail, rtol=1e-13, atol=0)
+
+
+def test_sparse_rows_of_weight_0_count_for_nothing(instruction_set):
+    x = torch.tensor([[1.0], [3000.0]], dtype=torch.float64)
+    rows = Rows(x, torch.tensor([1, 0]), torch.tensor([1.0, 0.0]).double())
+    one = torch.ones(1, 1, dtype=torch.float64)
+    value, _ = sparse_sums(sparse(x, rows), (one, torch.zeros(1).double()))
+    torch.testing.assert_close(value, torch.nn.functional.logsigmoid(x[0, 0]))

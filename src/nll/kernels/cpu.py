@@ -339,3 +339,7 @@ def divergence(*arguments: Any) -> None:
 
 def softmax_sums(*arguments: Any) -> None:
     _cpu.softmax_sums(*arguments)
+
+
+def sparse_sums(*arguments: Any) -> None:
+    _cpu.sparse_sums(*arguments)

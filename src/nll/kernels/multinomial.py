@@ -84,6 +84,54 @@ def row_sums(
     return by_operators(rows, standard, theta, direction, square)
 
 
+class SparseRows(NamedTuple):
+    """Rows of few numbers, as they are stored one after another, with the class of each row."""
+
+    start: Tensor  # (n + 1) int64, where the numbers of each row begin
+    column: Tensor  # int32, of each number
+    number: Tensor  # float64
+    labels: Tensor  # (n) int64, from 0 to K - 1
+    weights: Tensor | None = None  # (n); None: ones
+    offset: Tensor | None = None  # (n, K), added to the logits
+
+
+Coefficients = tuple[Tensor, Tensor]  # slopes (q, K - 1) and constants (K - 1)
+SPARSE = cpu.MISSING is None  # whether `sparse_sums` is there
+
+
+def sparse_sums(
+    rows: SparseRows,
+    theta: Coefficients,
+    direction: Coefficients | None = None,
+    probabilities: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the log-likelihood, and the sums (q + 1, K - 1) of r_k x_j and of r_k; with a
+    direction, those of the information times it.
+
+    The call fills `probabilities` (n, K - 1), contiguous; with a direction it reads those of an
+    earlier call, and the log-likelihood is not computed.
+    """
+    columns, others = theta[0].shape
+    value = torch.zeros((), dtype=torch.float64)
+    sums = torch.empty(columns + 1, others, dtype=torch.float64)
+    # Copies need a name: the library sees addresses alone.
+    of_rows = [None if part is None else part.contiguous() for part in rows]
+    coefficients = [part.contiguous() for part in (*theta, *(direction or ()))]
+    cpu.sparse_sums(
+        *map(cpu.address, of_rows[:3]),
+        len(rows.labels),
+        columns,
+        others + 1,
+        *map(cpu.address, of_rows[3:]),
+        *(*map(cpu.address, coefficients), 0, 0)[:4],
+        cpu.address(probabilities),
+        value.data_ptr(),
+        sums.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return value, sums
+
+
 def probability_buffer(classes: int, rows: int) -> Tensor | None:
     """Return memory for the `probabilities` of `row_sums`; None where nothing would fill it."""
     return cpu.empty((classes, rows), torch.float64) if cpu.MISSING is None else None

@@ -75,7 +75,7 @@ class Route(NamedTuple):
 PYTORCH = Route(
     "pytorch",
     reference,
-    "its own cross_entropy, which is faster for a small problem without other options",
+    "its own cross_entropy, which is faster for a small problem without options",
 )
 DEFINITION = Route(
     "reference",

@@ -22,7 +22,17 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from nll.data.prefetch import blocks
-from nll.kernels.multinomial import Rows, RowSums, Square, Standard, row_sums
+from nll.kernels.multinomial import (
+    SPARSE,
+    Coefficients,
+    Rows,
+    RowSums,
+    SparseRows,
+    Square,
+    Standard,
+    row_sums,
+    sparse_sums,
+)
 from nll.regression.design_matrix import (
     Product,
     Response,
@@ -93,6 +103,8 @@ class SparseColumns(StoredColumns):
     def row_sums(self, response: Response, theta: Tensor, square: Square | None = None) -> RowSums:
         if square is not None and self.dense_products:
             return self._by_dense_rows(response, theta, square)
+        if square is None and SPARSE:
+            return RowSums(*self._sums(response, theta), None)
         value, score = torch.zeros((), dtype=torch.float64), _Score(self, len(theta))
         pairs = None if square is None else _Pairs(self, len(theta))
         for x, rows, log_p in self._log_probabilities(response, theta):
@@ -108,15 +120,21 @@ class SparseColumns(StoredColumns):
 
     def curvature(self, response: Response, theta: Tensor) -> Product:
         """Keep the probabilities where they do not take much memory."""
+        few = self.length * (len(theta) + 1) <= _KEPT
+        if SPARSE:
+            p = torch.empty(self.length, len(theta), dtype=torch.float64) if few else None
+            if p is not None:
+                self._sums(response, theta, None, p)
+            return lambda direction: self._sums(response, theta, direction, p)[1]
 
         def probabilities() -> Iterator[tuple[Any, Response, Tensor]]:
             for x, rows, log_p in self._log_probabilities(response, theta):
                 yield x, rows, log_p[:, 1:].exp()
 
-        kept = list(probabilities()) if self.length * (len(theta) + 1) <= _KEPT else None
+        kept = list(probabilities()) if few else None
 
         def times(direction: Tensor) -> Tensor:
-            slopes, constants = self._of_source(direction)
+            slopes, constants = (part.numpy() for part in self._of_source(direction))
             score = _Score(self, len(direction))
             for x, rows, p in kept or probabilities():
                 moved = torch.from_numpy(x @ slopes + constants)
@@ -127,11 +145,34 @@ class SparseColumns(StoredColumns):
 
         return times
 
+    @cached_property
+    def _numbers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the numbers of each row begin, their columns, and themselves."""
+        parts = (self.source.indptr, np.int64), (self.source.indices, np.int32)
+        every = *parts, (self.source.data, np.float64)
+        start, column, number = (torch.from_numpy(part.astype(dtype)) for part, dtype in every)
+        return start, column, number
+
+    def _sums(
+        self,
+        response: Response,
+        theta: Tensor,
+        direction: Tensor | None = None,
+        probabilities: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The log-likelihood and the score, or the information times a direction."""
+        rows = SparseRows(*self._numbers, _labels(response), response.weights, response.offset)
+        along = None if direction is None else self._of_source(direction)
+        value, sums = sparse_sums(rows, self._of_source(theta), along, probabilities)
+        score = _Score(self, len(theta))
+        score.products, score.residuals = sums[:-1].numpy(), sums[-1]
+        return value, score.total()
+
     def _log_probabilities(
         self, response: Response, theta: Tensor
     ) -> Iterator[tuple[Any, Response, Tensor]]:
         """Yield blocks of rows: as given, their response and log-probabilities."""
-        slopes, constants = self._of_source(theta)
+        slopes, constants = (part.numpy() for part in self._of_source(theta))
         for at, x in self.row_blocks(len(theta) + 1):
             rows, z = response.at(at), torch.from_numpy(x @ slopes + constants)
             z = torch.cat([torch.zeros_like(z[:, :1]), z], 1)
@@ -147,7 +188,7 @@ class SparseColumns(StoredColumns):
             each.append(row_sums(Rows(x, *response.at(at)), standard, theta, square=square))
         return RowSums(*(sum(parts[1:], parts[0]) for parts in zip(*each, strict=True)))  # type: ignore[type-var]
 
-    def _of_source(self, coef: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _of_source(self, coef: Tensor) -> Coefficients:
         """Return the solver's coefficients (k, p) as those of the columns given (q, k), and
         constants (k).
         """
@@ -155,7 +196,7 @@ class SparseColumns(StoredColumns):
             coef = torch.linalg.solve_triangular(self.factor, coef.T, upper=True).T
         slopes = coef[:, int(self.intercept) :] * self.standard.scale
         constants = -slopes @ self.standard.centre + (coef[:, 0] if self.intercept else 0.0)
-        return slopes.T.contiguous().numpy(), constants.numpy()
+        return slopes.T.contiguous(), constants
 
 
 def _labels(rows: Response) -> Tensor:
