@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from nll.data.arrays import numbers, require_rows, shown
 
 _BLOCK = 1 << 16  # values at once: their temporaries stay in the cache
+_ROW = 1 << 12  # values of one partial sum
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,52 @@ def first_two_totals(
         sums.append(torch.stack([weighted.sum(-1), squares]))
     first, second = torch.stack(sums).sum(0)
     return scale * first, scale * second
+
+
+def by_row(values: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a reduction of the values (n), a row (b) at a time; reduce: (k, b) -> (k).
+
+    The rows are long enough for the speed of the memory, without temporaries, and short enough for
+    the rounding errors of their sums to be small, and to average out.
+    """
+    if len(values) < _ROW:
+        return reduce(values[None])
+    whole = len(values) // _ROW * _ROW
+    return torch.cat([reduce(values[:whole].view(-1, _ROW)), reduce(values[None, whole:])])
+
+
+def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the mean and the variance of values (n) from the sums of their rows and one reading,
+    two for values far from 0; None where digits would be lost.
+
+    The squares within rows and between them: Chan, Golub and LeVeque (1983), "Algorithms for
+    computing the sample variance".
+    """
+    if len(values) < _BLOCK or not values.is_contiguous():
+        return None
+    sizes = torch.full_like(sums, _ROW)
+    sizes[-1] = len(values) % _ROW
+    rough = sums.sum() / len(values)
+    mean = rough + (sums - sizes * rough).sum() / len(values)
+    between = (sums - sizes * mean).square() / sizes.clamp(min=1)
+    for centre in (torch.zeros_like(mean), mean):
+        squares = by_row(values, partial(_distances, centre=centre)).square()
+        within = squares - (sums - sizes * centre).square() / sizes.clamp(min=1)
+        variance = (within + between).sum() / len(values)
+        if not 1e-200 < float(variance) < 1e200:
+            return None
+        # Rows cancel to one part in 1 + (mean / sd)^2, and their rounding errors average out.
+        if float(squares.sum() / len(values) / variance) < min(8.0, len(sums) ** 0.5):
+            break
+    return (mean, variance) if float(mean.square() / variance) < 1e12 else None
+
+
+def _distances(rows: Tensor, centre: Tensor) -> Tensor:
+    """Return the Euclidean norm of each row (k, b) less the centre."""
+    if not bool(centre):
+        return torch.linalg.vector_norm(rows, dim=1)
+    centres = centre.expand(1, rows.shape[1])
+    return torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
 
 
 def _blocks(values: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
