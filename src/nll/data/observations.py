@@ -192,7 +192,7 @@ class Observations:
 
     @cached_property
     def sums(self) -> Tensor:
-        """The sums of the values, some at a time."""
+        """The sums of the rows that `by_row` cuts the values into; of columns, the sum of all."""
         if self.values.dim() > 1:
             return self.values.sum().reshape(1)
         return by_row(self.values, lambda rows: rows.sum(1))
@@ -313,7 +313,7 @@ def require_support(
     """Raise ValueError naming the first row and value outside the support of a model; `interval`:
     whether the support is one, so that its ends decide.
     """
-    if interval and observed.finite and bool(inside(_LINE).all()):
+    if interval and bool(inside(_LINE).all()) and observed.finite:
         return
     if interval and bool(inside(torch.stack(observed.values.aminmax())).all()):
         return

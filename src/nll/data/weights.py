@@ -173,7 +173,7 @@ def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | N
         variance = (within + between).sum() / len(values)
         if not 1e-200 < float(variance) < 1e200:
             return None
-        # Rows cancel to one part in 1 + (mean / sd)^2, and their rounding errors average out.
+        # About 0 the squares lose a factor of 1 + (mean / sd)^2; the rows' errors average out.
         if float(squares.sum() / len(values) / variance) < min(8.0, len(sums) ** 0.5):
             break
     return (mean, variance) if float(mean.square() / variance) < 1e12 else None

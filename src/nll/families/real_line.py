@@ -44,7 +44,7 @@ class Normal(RealLine):
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
         loc, n = mean(values, weights), total(weights)
 
-        def standardised(unit: Tensor | None) -> Tensor:
+        def variance_in(unit: Tensor | None) -> Tensor:
             """The variance in a unit, without the rounding error of the mean."""
 
             def standard(x: Tensor) -> Tensor:
@@ -54,14 +54,14 @@ class Normal(RealLine):
             first, second = first_two_totals(weights, values, standard)
             return (second / n - (first / n).square()).clamp(min=0)
 
-        variance = standardised(None)
+        variance = variance_in(None)
         if bool(((variance > 1e-200) & (variance < 1e200)).all()):
             return {"loc": loc, "scale": variance.sqrt()}
         low, high = values.amin(-1), values.amax(-1)  # ten times as fast as aminmax on a dimension
         unit = torch.maximum(loc - low, high - loc).clamp(min=torch.finfo(torch.float64).tiny)
         # The squares overflow above 1e154.
         unit = torch.where((unit > 1e-100) & (unit < 1e100), 1.0, unit)
-        return {"loc": loc, "scale": unit * standardised(unit).sqrt()}
+        return {"loc": loc, "scale": unit * variance_in(unit).sqrt()}
 
     def estimate_by_sums(self, values: Tensor, sums: Tensor) -> Params | None:
         moments = mean_and_variance(values, sums)
