@@ -280,7 +280,7 @@ INSIDE = 0.02 + 0.96 * np.random.default_rng(0).beta(2, 3, 60)  # of every suppo
 def test_no_fit_writes_into_its_data(family):
     known = FAMILIES[family]
     data = np.floor(2 * INSIDE) if known.discrete else INSIDE.copy()
-    if known.columns:  # shares that add to 1, or, far from that, a plane
+    if known.columns:  # shares that add to 1; or a curve in the plane
         data = np.stack([data, (1 if family is not td.MultivariateNormal else data**2) - data], 1)
     before = data.copy()
     view = data.view()

@@ -154,8 +154,8 @@ def by_row(values: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return the mean and the variance of values (n) from the sums of their rows and one reading,
-    two for values far from 0; None where digits would be lost.
+    """Return the mean and the variance of values (n) from the sums of their rows and one reading
+    more, seldom two; None where digits would be lost, or for few values.
 
     The squares within rows and between them: Chan, Golub and LeVeque (1983), "Algorithms for
     computing the sample variance".
@@ -167,7 +167,10 @@ def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | N
     rough = sums.sum() / len(values)
     mean = rough + (sums - sizes * rough).sum() / len(values)
     between = (sums - sizes * mean).square() / sizes.clamp(min=1)
-    for centre in (torch.zeros_like(mean), mean):
+    far = float(mean.square() / between.mean())  # (mean / sd)^2 if the rows are alike
+    if not far < 1e14:
+        return None
+    for centre in (torch.zeros_like(mean), mean)[int(far > 8.0) :]:
         squares = by_row(values, partial(_distances, centre=centre)).square()
         within = squares - (sums - sizes * centre).square() / sizes.clamp(min=1)
         variance = (within + between).sum() / len(values)
