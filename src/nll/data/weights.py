@@ -178,8 +178,8 @@ def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | N
             return None
         # About 0 the squares lose a factor of 1 + (mean / sd)^2; the rows' errors average out.
         if float(squares.sum() / len(values) / variance) < min(8.0, len(sums) ** 0.5):
-            break
-    return (mean, variance) if float(mean.square() / variance) < 1e12 else None
+            return (mean, variance) if float(mean.square() / variance) < 1e12 else None
+    return None
 
 
 def _distances(rows: Tensor, centre: Tensor) -> Tensor:
