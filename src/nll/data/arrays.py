@@ -180,8 +180,15 @@ def tensor_of(array: np.ndarray) -> Tensor:
     """
     array = np.ascontiguousarray(array)
     if not array.flags.writeable:
-        interface = {**array.__array_interface__, "data": (array.ctypes.data, False)}
-        array = np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
+        array = np.asarray(
+            SimpleNamespace(
+                __array_interface__={
+                    **array.__array_interface__,
+                    "data": (array.ctypes.data, False),  # not read-only
+                },
+                owner=array,
+            )
+        )
     return torch.from_numpy(array)
 
 

@@ -30,8 +30,8 @@ from nll.data.weights import (
 )
 
 _FEW = 1 << 14  # numbers that are read in the time of a call
-_LARGEST = torch.finfo(torch.float64).max
-_LINE = torch.tensor([-_LARGEST, _LARGEST], dtype=torch.float64)  # the ends of the real line
+# The ends of the real line.
+_LINE = torch.finfo(torch.float64).max * torch.tensor([-1.0, 1.0], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,11 @@ class Observations:
     @cached_property
     def sums(self) -> Tensor:
         """The sums of the rows that `by_row` cuts the values into; of columns, the sum of all."""
-        if self.values.dim() > 1:
-            return self.values.sum().reshape(1)
-        return by_row(self.values, lambda rows: rows.sum(1))
+        return (
+            by_row(self.values, lambda rows: rows.sum(1))
+            if self.values.dim() == 1
+            else self.values.sum().reshape(1)
+        )
 
     @property
     def finite(self) -> bool:
@@ -314,10 +316,10 @@ def require_support(
     """Raise ValueError naming the first row and value outside the support of a model; `interval`:
     whether the support is one, so that its ends decide.
     """
-    many = observed.values.numel() > _FEW
-    if interval and many and bool(inside(_LINE).all()) and observed.finite:
-        return
-    if interval and bool(inside(torch.stack(observed.values.aminmax())).all()):
+    if interval and (
+        (observed.values.numel() > _FEW and bool(inside(_LINE).all()) and observed.finite)
+        or bool(inside(torch.stack(observed.values.aminmax())).all())
+    ):
         return
     ok = inside(observed.values)
     ok = ok.all(1) if ok.dim() == 2 else ok

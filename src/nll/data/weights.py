@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -162,32 +161,32 @@ def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | N
     """
     if len(values) < _BLOCK or not values.is_contiguous():
         return None
-    sizes = torch.full_like(sums, _ROW)
-    sizes[-1] = len(values) % _ROW
+    sizes = (len(values) - _ROW * torch.arange(len(sums), dtype=torch.float64)).clamp(max=_ROW)
     rough = sums.sum() / len(values)
     mean = rough + (sums - sizes * rough).sum() / len(values)
     between = (sums - sizes * mean).square() / sizes.clamp(min=1)
     far = float(mean.square() / between.mean())  # (mean / sd)^2 if the rows are alike
-    if not far < 1e14:
-        return None
-    for centre in (torch.zeros_like(mean), mean)[int(far > 8.0) :]:
-        squares = by_row(values, partial(_distances, centre=centre)).square()
+    for centre in (torch.zeros_like(mean), mean)[int(far > 8.0) :] if far < 1e14 else ():
+        squares = by_row(
+            values,
+            lambda rows, c=centre: (
+                torch.cdist(
+                    rows, c.expand(1, rows.shape[1]), compute_mode="donot_use_mm_for_euclid_dist"
+                )[:, 0]
+                if bool(c)
+                else torch.linalg.vector_norm(rows, dim=1)
+            ),
+        ).square()
         within = squares - (sums - sizes * centre).square() / sizes.clamp(min=1)
         variance = (within + between).sum() / len(values)
-        if not 1e-200 < float(variance) < 1e200:
-            return None
         # About 0 the squares lose a factor of 1 + (mean / sd)^2; the rows' errors average out.
-        if float(squares.sum() / len(values) / variance) < min(8.0, len(sums) ** 0.5):
-            return (mean, variance) if float(mean.square() / variance) < 1e12 else None
+        if (
+            1e-200 < float(variance) < 1e200
+            and float(squares.sum() / len(values) / variance) < min(8.0, len(sums) ** 0.5)
+            and float(mean.square() / variance) < 1e12
+        ):
+            return mean, variance
     return None
-
-
-def _distances(rows: Tensor, centre: Tensor) -> Tensor:
-    """Return the Euclidean norm of each row (k, b) less the centre."""
-    if not bool(centre):
-        return torch.linalg.vector_norm(rows, dim=1)
-    centres = centre.expand(1, rows.shape[1])
-    return torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
 
 
 def _blocks(values: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -45,13 +45,14 @@ class Normal(RealLine):
         loc, n = mean(values, weights), total(weights)
 
         def variance_in(unit: Tensor | None) -> Tensor:
-            """The variance in a unit, without the rounding error of the mean."""
-
-            def standard(x: Tensor) -> Tensor:
-                z = x - loc[..., None]
-                return z if unit is None else z / unit[..., None]
-
-            first, second = first_two_totals(weights, values, standard)
+            first, second = first_two_totals(
+                weights,
+                values,
+                lambda x: (
+                    x - loc[..., None] if unit is None else (x - loc[..., None]) / unit[..., None]
+                ),
+            )
+            # The mean is rounded; its rounding error is not part of the variance.
             return (second / n - (first / n).square()).clamp(min=0)
 
         variance = variance_in(None)
