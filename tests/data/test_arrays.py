@@ -145,3 +145,18 @@ def test_a_sparse_matrix_is_refused_in_words():
         r"its toarray",
     ):
         nll.fit(td.Normal, csr_array([[1.0]]))
+
+
+def test_a_regression_does_not_write_into_read_only_columns():
+    rng = np.random.default_rng(0)
+    x, offset = rng.normal(size=(80, 2)), rng.normal(size=(80, 3))
+    y = rng.integers(3, size=80)
+    before = [array.copy() for array in (x, offset, y)]
+    right = nll.SoftmaxRegression().fit(x.copy(), y.copy(), offset=offset.copy())
+    views = [array.view() for array in (x, offset, y)]
+    for view in views:
+        view.flags.writeable = False
+    found = nll.SoftmaxRegression().fit(views[0], views[2], offset=views[1])
+    assert np.array_equal(found.coef_, right.coef_)
+    for array, old in zip((x, offset, y), before, strict=True):
+        assert np.array_equal(array, old)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
 import nll
 from nll.data.observations import observe
-from nll.data.weights import first_two_totals, frequencies, kind_of, scaled, total, totals
+from nll.data.weights import (
+    by_row,
+    first_two_totals,
+    frequencies,
+    kind_of,
+    mean_and_variance,
+    scaled,
+    total,
+    totals,
+)
 
 W = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
 X = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)
@@ -63,3 +75,59 @@ def test_several_weights_of_one_data_set():
 def test_weights_that_cannot_be_used(weights, message):
     with pytest.raises(ValueError, match=message):
         frequencies(weights, 3, rows=[10, 11, 12])
+
+
+def exact(values: np.ndarray) -> tuple[float, float]:
+    """The mean and the variance, in rational numbers."""
+    whole = [int(x) for x in values * 2.0**30]  # as the values are multiples of 2^-30
+    mean = Fraction(sum(whole), len(whole))
+    variance = Fraction(sum(x * x for x in whole), len(whole)) - mean**2
+    return float(mean / 2**30), float(variance / 2**60)
+
+
+def drawn(mean: float, sd: float, n: int) -> np.ndarray:
+    values = np.random.default_rng(0).normal(mean, sd, n)
+    return np.round(values * 2.0**30) / 2.0**30
+
+
+@pytest.mark.parametrize("n", [1 << 16, 100_001, 1 << 18])
+@pytest.mark.parametrize(
+    ("mean", "sd"), [(0, 1), (3, 2), (-3, 2), (3, 1), (-100, 2), (1e4, 0.5), (1e6, 10)]
+)
+def test_the_mean_and_variance_of_many_values_are_right_to_the_last_digits(mean, sd, n):
+    values = drawn(mean, sd, n)
+    found = mean_and_variance(torch.from_numpy(values), observe(values).sums)
+    assert found is not None
+    right = exact(values)
+    assert float(found[0]) == pytest.approx(right[0], rel=3e-16, abs=3e-16 * sd)
+    assert float(found[1]) == pytest.approx(right[1], rel=2e-15, abs=0.0)
+
+
+def test_sorted_values_differ_between_rows():
+    values = np.sort(drawn(3, 2, 100_001))
+    found = mean_and_variance(torch.from_numpy(values), observe(values).sums)
+    assert found is not None
+    assert [float(x) for x in found] == pytest.approx(exact(values), rel=2e-15, abs=0.0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full(70_000, 0.1),
+        np.zeros(70_000),
+        drawn(1e8, 1e-3, 70_000),
+        drawn(0, 1, 70_000) * 1e200,
+        drawn(0, 1, 70_000) * 1e-200,
+        drawn(0, 1, 140_000)[::2],
+        drawn(0, 1, 1000),
+    ],
+    ids=["equal", "zero", "far from 0", "huge", "tiny", "with gaps", "few"],
+)
+def test_what_would_lose_digits_or_time_is_left_to_other_sums(values):
+    assert (
+        mean_and_variance(torch.as_tensor(values), by_row(torch.as_tensor(values), sum_1)) is None
+    )
+
+
+def sum_1(rows: torch.Tensor) -> torch.Tensor:
+    return rows.sum(1)

@@ -231,3 +231,61 @@ def test_memory_in_any_order_gives_the_same():
         assert fit(td.Gamma, view).log_likelihood == pytest.approx(
             fit(td.Gamma, x).log_likelihood, rel=1e-13
         )
+
+
+MANY = 70_001
+
+
+def many(scale: float = 2.0, shift: float = 3.0) -> np.ndarray:
+    return shift + scale * np.random.default_rng(0).normal(size=MANY)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [many(), many(1e-3, 1e8), many(1e300, 0.0), many(1e-300, 0.0), many(1e-90, 0.0), many(1.0, 50)],
+    ids=["near 0", "far from 0", "huge", "tiny", "small", "off 0"],
+)
+def test_rows_that_count_once_give_a_normal_distribution_what_weights_of_1_give(data):
+    once, weighted = fit(td.Normal, data), fit(td.Normal, data, weights=np.ones(MANY))
+    close = pytest.approx(float(weighted.params["scale"]), rel=2e-15, abs=0.0)
+    assert float(once.params["scale"]) == close
+    slack = 4e-16 * np.abs(data).mean()
+    assert float(once.params["loc"]) == pytest.approx(float(weighted.params["loc"]), abs=slack)
+    assert once.status == weighted.status
+    assert once.log_likelihood == pytest.approx(weighted.log_likelihood, rel=1e-14)
+
+
+def test_many_equal_values_have_no_normal_distribution():
+    found = fit(td.Normal, np.full(MANY, 0.1))
+    assert (float(found.params["loc"]), float(found.params["scale"])) == (0.1, 0.0)
+    assert found.status.startswith("no maximum: the data are all equal")
+
+
+def test_many_values_in_any_memory_have_one_normal_distribution():
+    whole = np.round(many() * 100)
+    right = fit(td.Normal, whole)
+    table = torch.tensor(np.stack([whole, whole], 1))
+    for data in (whole.astype(np.int32), whole.astype(np.float32), whole[::-1], table[:, 1]):
+        found = fit(td.Normal, data)
+        assert float(found.params["loc"]) == float(right.params["loc"])
+        assert float(found.params["scale"]) == pytest.approx(
+            float(right.params["scale"]), rel=1e-15
+        )
+
+
+INSIDE = 0.02 + 0.96 * np.random.default_rng(0).beta(2, 3, 60)  # of every support but integers
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
+def test_no_fit_writes_into_its_data(family):
+    known = FAMILIES[family]
+    data = np.floor(2 * INSIDE) if known.discrete else INSIDE.copy()
+    if known.columns:  # shares that add to 1; or a curve in the plane
+        data = np.stack([data, (1 if family is not td.MultivariateNormal else data**2) - data], 1)
+    before = data.copy()
+    view = data.view()
+    view.flags.writeable = False
+    given = {name: 5 if name == "total_count" else 0.0 for name in known.given}
+    found = fit(family, view, fixed=given)
+    assert family.__name__ in found.summary()
+    assert np.array_equal(data, before)

@@ -10,6 +10,7 @@ import difflib
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,9 +173,23 @@ def require_exact(array: np.ndarray, what: str, first: int = 0) -> None:
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """Share the array's memory, unless it is read-only or has negative strides."""
+    """Share the array's memory, unless it has gaps or negative strides.
+
+    Memory that is read-only stays as it is, as data are never written to; but PyTorch, which has
+    no such memory, would warn.
+    """
     array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    if not array.flags.writeable:
+        array = np.asarray(
+            SimpleNamespace(
+                __array_interface__={
+                    **array.__array_interface__,
+                    "data": (array.ctypes.data, False),  # not read-only
+                },
+                owner=array,
+            )
+        )
+    return torch.from_numpy(array)
 
 
 def shown(value: Any) -> str:

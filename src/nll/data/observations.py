@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,16 @@ from nll.data.arrays import (
 )
 from nll.data.classes import categories_as_numbers
 from nll.data.weights import (
+    by_row,
     frequencies,
     kind_of,
     scaled,
     total,
 )
+
+_FEW = 1 << 14  # numbers that are read in the time of a call
+# The ends of the real line.
+_LINE = torch.finfo(torch.float64).max * torch.tensor([-1.0, 1.0], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,20 @@ class Observations:
             window=window,
         )
 
+    @cached_property
+    def sums(self) -> Tensor:
+        """The sums of the rows that `by_row` cuts the values into; of columns, the sum of all."""
+        return (
+            by_row(self.values, lambda rows: rows.sum(1))
+            if self.values.dim() == 1
+            else self.values.sum().reshape(1)
+        )
+
+    @property
+    def finite(self) -> bool:
+        """Whether all values are finite, and their sum."""
+        return math.isfinite(float(self.sums.sum()))
+
     @property
     def equal(self) -> bool:
         """Whether all rows are the same."""
@@ -213,9 +233,11 @@ def observe(
     if values.dim() not in (1, 2):
         raise ValueError(f"expected data of shape (n) or (n, k), got {tuple(values.shape)}")
     n = len(values)
-    if weights is None and math.isfinite(float(values.sum())) and n:  # nothing is missing
+    if weights is None and n:
         ones = torch.ones((), dtype=torch.float64).expand(n)
-        return Observations(values, ones, None, n, categories=categories, once=True)
+        observed = Observations(values, ones, None, n, categories=categories, once=True)
+        if observed.finite:  # nothing is missing
+            return observed
     kind = kind_of(weights)
     frequency = frequencies(weights, n)
     lacking = values.isnan() if values.dim() == 1 else values.isnan().any(1)
@@ -294,7 +316,10 @@ def require_support(
     """Raise ValueError naming the first row and value outside the support of a model; `interval`:
     whether the support is one, so that its ends decide.
     """
-    if interval and bool(inside(torch.stack(observed.values.aminmax())).all()):
+    if interval and (
+        (observed.values.numel() > _FEW and bool(inside(_LINE).all()) and observed.finite)
+        or bool(inside(torch.stack(observed.values.aminmax())).all())
+    ):
         return
     ok = inside(observed.values)
     ok = ok.all(1) if ok.dim() == 2 else ok

@@ -12,6 +12,7 @@ from torch import Tensor
 from nll.data.arrays import numbers, require_rows, shown
 
 _BLOCK = 1 << 16  # values at once: their temporaries stay in the cache
+_ROW = 1 << 12  # values of one partial sum
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,55 @@ def first_two_totals(
         sums.append(torch.stack([weighted.sum(-1), squares]))
     first, second = torch.stack(sums).sum(0)
     return scale * first, scale * second
+
+
+def by_row(values: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a reduction of the values (n), a row (b) at a time; reduce: (k, b) -> (k).
+
+    The rows are long enough for the speed of the memory, without temporaries, and short enough for
+    the rounding errors of their sums to be small, and to average out.
+    """
+    if len(values) < _ROW:
+        return reduce(values[None])
+    whole = len(values) // _ROW * _ROW
+    return torch.cat([reduce(values[:whole].view(-1, _ROW)), reduce(values[None, whole:])])
+
+
+def mean_and_variance(values: Tensor, sums: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the mean and the variance of values (n) from the sums of their rows and one reading
+    more, seldom two; None where digits would be lost, or for few values.
+
+    The squares within rows and between them: Chan, Golub and LeVeque (1983), "Algorithms for
+    computing the sample variance".
+    """
+    if len(values) < _BLOCK or not values.is_contiguous():
+        return None
+    sizes = (len(values) - _ROW * torch.arange(len(sums), dtype=torch.float64)).clamp(max=_ROW)
+    rough = sums.sum() / len(values)
+    mean = rough + (sums - sizes * rough).sum() / len(values)
+    between = (sums - sizes * mean).square() / sizes.clamp(min=1)
+    far = float(mean.square() / between.mean())  # (mean / sd)^2 if the rows are alike
+    for centre in (torch.zeros_like(mean), mean)[int(far > 8.0) :] if far < 1e14 else ():
+        squares = by_row(
+            values,
+            lambda rows, c=centre: (
+                torch.cdist(
+                    rows, c.expand(1, rows.shape[1]), compute_mode="donot_use_mm_for_euclid_dist"
+                )[:, 0]
+                if bool(c)
+                else torch.linalg.vector_norm(rows, dim=1)
+            ),
+        ).square()
+        within = squares - (sums - sizes * centre).square() / sizes.clamp(min=1)
+        variance = (within + between).sum() / len(values)
+        # About 0 the squares lose a factor of 1 + (mean / sd)^2; the rows' errors average out.
+        if (
+            1e-200 < float(variance) < 1e200
+            and float(squares.sum() / len(values) / variance) < min(8.0, len(sums) ** 0.5)
+            and float(mean.square() / variance) < 1e12
+        ):
+            return mean, variance
+    return None
 
 
 def _blocks(values: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

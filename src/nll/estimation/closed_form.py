@@ -40,7 +40,11 @@ def estimate(sample: Sample) -> Estimate:
     size = total(weights) if family.size is None else family.size(values, weights, **sample.given)
     if float(size) == 0.0:
         raise ValueError(f"expected at least one trial for {family.name}, got none")
-    params = family.estimate(values, weights, **sample.given)
+    params = (
+        observed.once
+        and family.estimate_by_sums is not None
+        and family.estimate_by_sums(values, observed.sums)
+    ) or family.estimate(values, weights, **sample.given)
     covariance = family.covariance(params, float(size))
     verdict, status, unknown = _judge(sample, params)
     covariance = covariance.masked_fill(unknown | unknown[:, None], torch.nan)

@@ -54,6 +54,8 @@ class Family:
     simplex: bool = False  # the probabilities add to 1: one parameter fewer is free
     # The estimate as a formula.
     estimate: Callable[..., Params] | None = None  # (values, weights, **given)
+    # (values, sums of their rows): for rows that count once, in less time; None: by `estimate`
+    estimate_by_sums: Callable[..., Params | None] | None = None
     variances: Callable[
         ..., tuple[Tensor, ...]
     ]  # (**parameters), of independent errors, times size

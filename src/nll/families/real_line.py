@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from nll.data.weights import first_two_totals, total
+from nll.data.weights import first_two_totals, mean_and_variance, total
 from nll.families.base import LOCATION_SCALE, Family, Tails, matrix
 from nll.families.distributions import log_ndtr
 from nll.families.log_cdf import (
@@ -42,22 +42,31 @@ class Normal(RealLine):
     """Mean and standard deviation."""
 
     def estimate(self, values: Tensor, weights: Tensor) -> Params:
-        loc = mean(values, weights)
+        loc, n = mean(values, weights), total(weights)
+
+        def variance_in(unit: Tensor | None) -> Tensor:
+            first, second = first_two_totals(
+                weights,
+                values,
+                lambda x: (
+                    x - loc[..., None] if unit is None else (x - loc[..., None]) / unit[..., None]
+                ),
+            )
+            # The mean is rounded; its rounding error is not part of the variance.
+            return (second / n - (first / n).square()).clamp(min=0)
+
+        variance = variance_in(None)
+        if bool(((variance > 1e-200) & (variance < 1e200)).all()):
+            return {"loc": loc, "scale": variance.sqrt()}
         low, high = values.amin(-1), values.amax(-1)  # ten times as fast as aminmax on a dimension
         unit = torch.maximum(loc - low, high - loc).clamp(min=torch.finfo(torch.float64).tiny)
         # The squares overflow above 1e154.
         unit = torch.where((unit > 1e-100) & (unit < 1e100), 1.0, unit)
-        plain = bool((unit == 1).all())
+        return {"loc": loc, "scale": unit * variance_in(unit).sqrt()}
 
-        def standard(x: Tensor) -> Tensor:
-            z = x - loc[..., None]
-            return z if plain else z / unit[..., None]
-
-        first, second = first_two_totals(weights, values, standard)
-        n = total(weights)
-        # The mean is rounded; its rounding error is not part of the variance.
-        variance = (second / n - (first / n).square()).clamp(min=0)
-        return {"loc": loc, "scale": unit * variance.sqrt()}
+    def estimate_by_sums(self, values: Tensor, sums: Tensor) -> Params | None:
+        moments = mean_and_variance(values, sums)
+        return None if moments is None else {"loc": moments[0], "scale": moments[1].sqrt()}
 
     def variances(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         return scale**2, scale**2 / 2
