@@ -90,3 +90,69 @@ class Other:
     @staticmethod
     def log_softmax(input, dim):
         return "other"
+
+
+# ---- Small problems ------------------------------------------------------------------------------
+
+
+def backend_of(x, y, **options) -> str:
+    return nll.explain(nll.cross_entropy, x, y, **options).backend
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_pytorch_takes_small_problems(dtype):
+    x, y = torch.randn(8, 10).to(dtype), torch.randint(0, 10, (8,))
+    w = torch.rand(10).to(dtype)
+    assert backend_of(x, y) == "pytorch"
+    assert backend_of(x, y, weight=w) == "pytorch"
+    assert backend_of(x.T.contiguous()[None], y[None]) == "pytorch"
+    assert backend_of(x, y, weight=w, reduction="none") != "pytorch"
+    assert backend_of(x, y, weight=w.clone().requires_grad_()) != "pytorch"
+    assert backend_of(x, y, weight=w.to(torch.float64), softcap=2.0) != "pytorch"
+    assert backend_of(x, y.to(torch.uint8)) != "pytorch"
+    assert backend_of(x, y, temperature=2.0) != "pytorch"
+    assert backend_of(torch.zeros(512, 1000, dtype=dtype), torch.zeros(512).long()) != "pytorch"
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(8, 10), (3, 10, 4)], ids=str)
+def test_small_problems_are_the_same_by_pytorch(shape, weighted, dtype, reduction):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=draw).to(dtype)
+    y = torch.randint(0, 10, (shape[0], *shape[2:]), generator=draw)
+    y[0] = -100
+    options = {"weight": torch.rand(10, generator=draw).to(dtype)} if weighted else {}
+    found = []
+    for name in (None, "reference"):
+        leaf = x.clone().requires_grad_()
+        with dispatch.forcing(name):
+            loss = nll.cross_entropy(leaf, y, reduction=reduction, **options)
+        (gradient,) = torch.autograd.grad((3.0 * loss).sum(), leaf)
+        found.append((loss.detach(), gradient))
+    (loss, gradient), (expected, slope) = found
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient, slope, rtol=2 * eps, atol=max(1e-7, eps * 1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_class_of_weight_0_and_probability_0_counts_for_nothing(dtype):
+    """PyTorch's loss is NaN."""
+    x = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]).to(dtype).requires_grad_()
+    y, weight = torch.tensor([1, 0]), torch.tensor([1.0, 0.0]).to(dtype)
+    loss = nll.cross_entropy(x, y, weight=weight)
+    torch.testing.assert_close(loss, torch.tensor(2.0).log())
+    (gradient,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(gradient.float(), torch.tensor([[0.0, 0.0], [-0.5, 0.5]]))
+
+
+def test_weights_whose_sum_leaves_their_type_are_finite():
+    x, y = torch.zeros(2, 131072, dtype=torch.float16), torch.tensor([0, 1])
+    weight = torch.ones(131072, dtype=torch.float16)
+    assert backend_of(x, y, weight=weight) == "cpu"
+    weight[5] = torch.inf
+    assert backend_of(x, y, weight=weight) == "reference"

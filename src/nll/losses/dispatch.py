@@ -46,6 +46,7 @@ _OF_A_DEVICE = ("cpu", "triton")  # the others take every tensor
 # from C++, ours from Python, some 30 microseconds later. A row adds some, as PyTorch processes rows
 # one at a time.
 SMALL, LOGITS_PER_ROW = 1 << 17, 64
+SMALL_HALF = 1 << 15  # of a half type, which PyTorch's operator takes in float32
 
 _forced: ContextVar[str | None] = ContextVar("nll backend", default=None)
 
@@ -130,8 +131,9 @@ def is_small(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
         and type(input) in _torch.PLAIN
         and type(target) in _torch.PLAIN
         and 2 <= input.dim() <= 3
-        and input.numel() + LOGITS_PER_ROW * target.numel() < SMALL
         and input.dtype in cpu.TYPES
+        and input.numel() + LOGITS_PER_ROW * target.numel()
+        < (SMALL_HALF if input.dtype in reductions.HALF else SMALL)
         and target.dtype is torch.int64
         and input.device.type == "cpu"
         and (weight is None or _is_readable(weight, input))
@@ -190,8 +192,9 @@ def _missing_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None
     if weight is None or compiling:
         return None
     on_cpu = weight.device.type == "cpu" and _torch.readable(weight)
-    # a sum that overflows is as rare as weights that are not finite
-    finite = on_cpu and math.isfinite(weight.detach().sum().item())
+    # a sum that overflows float32 is as rare as weights that are not finite
+    wide = torch.promote_types(weight.dtype, torch.float32) if on_cpu else None
+    finite = on_cpu and math.isfinite(weight.detach().sum(dtype=wide).item())
     return None if finite else "class weights are not finite"
 
 
