@@ -43,8 +43,8 @@ if TRITON_MISSING is None:
 _OF_A_DEVICE = ("cpu", "triton")  # the others take every tensor
 
 # Below this many logits the compiled loops cost more than they save: PyTorch's operators are called
-# from C++, ours from Python, some 30 microseconds later. A row adds some, as PyTorch processes rows
-# one at a time.
+# from C++, ours from Python, some 30 microseconds later. A row of (N, C) adds some, as PyTorch
+# processes rows one at a time.
 SMALL, LOGITS_PER_ROW = 1 << 17, 64
 SMALL_HALF = 1 << 15  # of a half type, which PyTorch's operator takes in float32
 
@@ -132,7 +132,7 @@ def is_small(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
         and type(target) in _torch.PLAIN
         and 2 <= input.dim() <= 3
         and input.dtype in cpu.TYPES
-        and input.numel() + LOGITS_PER_ROW * target.numel()
+        and input.numel() + LOGITS_PER_ROW * len(input)
         < (SMALL_HALF if input.dtype in reductions.HALF else SMALL)
         and target.dtype is torch.int64
         and input.device.type == "cpu"
