@@ -147,9 +147,9 @@ def _one_pass(
     x, head, bias, y, target_head, target_bias, _ = tensors
     by, compiled = (any(wanted[:3]), any(wanted[3:])), dispatch.route(x, y).kernels is cpu
     block, held = divergence.block_function(compiled, target_head is not None, by, options.of_block)
-    budget = None if options.max_memory is None else max(1, options.max_memory // held)
+    budget = None if options.max_memory is None else max(1, options.max_memory // 2)
     plans = plan(x, head, budget), plan(y, target_head, budget)
-    step = min(p.rows for p in plans)
+    step = max(1, 2 * min(p.rows for p in plans) // held)  # both sides' logits are 2 of them
     model = products_of(x, head, bias, plans[0]._replace(rows=step), wanted[:3])
     target = products_of(y, target_head, target_bias, plans[1]._replace(rows=step), wanted[3:])
     divergences = x.new_zeros(len(x), dtype=sum_dtype(x))
