@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,12 @@ def in_turn(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
         for name, measure in measures.items():
             found[name] += [measure()] * (turn > 1)
     return found
+
+
+def medians(calls: Iterable[Callable[[], Any]], rounds: int, repeats: int = 1) -> list[float]:
+    """The median seconds of calls on a processor, taken in turn."""
+    measures = {str(i): partial(seconds, "cpu", call, repeats) for i, call in enumerate(calls)}
+    return [statistics.median(times) for times in in_turn(measures, rounds).values()]
 
 
 def held(device: str, step: Callable[[], Any]) -> int | None:

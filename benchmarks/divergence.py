@@ -9,13 +9,12 @@ Ratios to PyTorch: with the default memory, and with a fifth of one model's logi
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from clock import in_turn, seconds
+from clock import medians
 from torch import Tensor
 
 import nll
@@ -47,11 +46,7 @@ def compared(layers: tuple[Tensor, ...], reverse: bool, rounds: int) -> list[flo
     fifth = len(x) * len(head) * x.element_size() // 5
     ours = partial(nll.linear_kl_divergence, *layers, reverse=reverse)
     losses = partial(plain, *layers, reverse), ours, partial(ours, max_memory=fifth)
-    calls = {
-        str(i): partial(seconds, "cpu", partial(step, loss, x, head))
-        for i, loss in enumerate(losses)
-    }
-    return [statistics.median(times) for times in in_turn(calls, rounds).values()]
+    return medians((partial(step, loss, x, head) for loss in losses), rounds)
 
 
 def main() -> None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clock import in_turn, seconds
+from clock import medians
 from torch import Tensor
 
 import nll
@@ -110,12 +109,7 @@ def main() -> None:
                 for name in options_of(1, 1):
                     steps = problem(rows, classes, dtype, layout, name)
                     repeats = 10 if rows * classes < 1 << 16 else 1
-                    measures = {
-                        str(i): partial(seconds, "cpu", step, repeats)
-                        for i, step in enumerate(steps)
-                    }
-                    times = in_turn(measures, arguments.rounds).values()
-                    eager, ours = map(statistics.median, times)
+                    eager, ours = medians(steps, arguments.rounds, repeats)
                     room = max(MANY * eager, eager + 1e-5) if eager < FEW else eager
                     what = f"({rows}, {classes}) {type_name}, {layout}{name and ', '}{name}"
                     ratios.append(ours / eager)

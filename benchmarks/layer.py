@@ -9,13 +9,12 @@ Ratios to the plain pair: with the default memory, and with a tenth of the logit
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from clock import in_turn, seconds
+from clock import medians
 from torch import Tensor
 
 import nll
@@ -50,17 +49,14 @@ def main() -> None:
         head = head.to(dtype).requires_grad_()
         y = torch.randint(0, classes, (rows,), generator=draw)
         tenth = rows * classes * x.element_size() // 10
-        losses = {
-            "plain": lambda x, head, y: F.cross_entropy(F.linear(x, head), y),
-            "product": lambda x, head, y: nll.cross_entropy(F.linear(x, head), y),
-            "default": nll.linear_cross_entropy,
-            "tenth": partial(nll.linear_cross_entropy, max_memory=tenth),
-        }
-        calls = {name: partial(step, loss, x, head, y) for name, loss in losses.items()}
-        times = in_turn(
-            {name: partial(seconds, "cpu", call) for name, call in calls.items()}, arguments.rounds
+        losses = (
+            lambda x, head, y: F.cross_entropy(F.linear(x, head), y),
+            lambda x, head, y: nll.cross_entropy(F.linear(x, head), y),
+            nll.linear_cross_entropy,
+            partial(nll.linear_cross_entropy, max_memory=tenth),
         )
-        plain, *others = (statistics.median(t) for t in times.values())
+        calls = (partial(step, loss, x, head, y) for loss in losses)
+        plain, *others = medians(calls, arguments.rounds)
         ratios = " | ".join(f"{t / plain:.2f}" for t in others)
         kind = str(dtype)[6:]
         print(

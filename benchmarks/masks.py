@@ -10,11 +10,10 @@ each row, and one for each row that allows all.
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
 
 import torch
-from clock import in_turn, seconds
+from clock import medians
 from torch import Tensor
 
 import nll
@@ -53,19 +52,16 @@ def main() -> None:
     for dtype in DTYPES:
         for rows, classes in SIZES:
             labels = torch.randint(0, max(classes - classes // 20, 1), (rows,), generator=draw)
-            few = {"without": None, **masks(rows, classes, labels, draw)}
+            few = [None, *masks(rows, classes, labels, draw).values()]
             for with_gradient in (False, True):
                 x = torch.randn(rows, classes, generator=draw).to(dtype)
                 x.requires_grad_(with_gradient)
-                calls = {n: partial(step, x, labels, m, with_gradient) for n, m in few.items()}
-                times = in_turn(
-                    {n: partial(seconds, "cpu", c) for n, c in calls.items()}, arguments.rounds
-                )
-                medians = [statistics.median(t) for t in times.values()]
-                ratios = " | ".join(f"{t / medians[0]:.2f}" for t in medians[1:])
+                calls = [partial(step, x, labels, m, with_gradient) for m in few]
+                without, *others = medians(calls, arguments.rounds)
+                ratios = " | ".join(f"{t / without:.2f}" for t in others)
                 name = f"({rows}, {classes}) {str(dtype)[6:]}"
                 kind = "with gradient" if with_gradient else "loss"
-                print(f"| {name} | {kind} | {1e3 * medians[0]:.2f} ms | {ratios} |", flush=True)
+                print(f"| {name} | {kind} | {1e3 * without:.2f} ms | {ratios} |", flush=True)
 
 
 if __name__ == "__main__":
