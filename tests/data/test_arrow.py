@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from nll.data.arrow import classes_of, numbers_of, read_whole, rounds
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 
 BIG = 2**60 + 1
 

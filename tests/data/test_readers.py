@@ -12,7 +12,7 @@ import pyarrow.dataset
 import pytest
 import torch
 
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.readers import blocks_in, pieces, stamps
 
 TABLE = pd.DataFrame({"a": np.arange(10.0), "b": list("uvuvuvuvuv"), "c": np.arange(10) / 4})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nll.cli.tables import name_of, read_table
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.observations import Censored, censored
 from nll.regression.formula import design as designs
 

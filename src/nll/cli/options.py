@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 
 
 class Missing(str, Enum):

@@ -8,7 +8,7 @@ from typing import Any
 
 from nll.cli.observed import Source
 from nll.cli.tables import known_file
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.readers import blocks_in
 
 # Bytes in memory from which a table is read in blocks; a smaller one is faster to read at once.

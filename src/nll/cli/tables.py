@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nll.data.arrays import require_different
 from nll.data.arrow import read_whole, readable, rounds
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.files import SUFFIXES
 
 _PLAIN = Dialect()

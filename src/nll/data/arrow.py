@@ -22,7 +22,7 @@ from nll.data.arrays import (
     require_exact,
 )
 from nll.data.classes import Coded, object_array, of_array, plain_class
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.files import PARQUET, files_of
 from nll.data.prefetch import ahead, height_of
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nll.data.arrays import require_dense
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.files import files_of
 from nll.data.prefetch import height_of
 

@@ -12,7 +12,7 @@ import typer
 from nll.cli.names import DERIVATIONS
 from nll.cli.options import Decimal, Encoding, Sep, completing, dialect_of, one_of
 from nll.cli.output import require_places, show
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 from nll.data.files import write_text
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from nll.data.prefetch import blocks
 from nll.estimation.inference import wald
 from nll.regression.contrasts import Classes, without
-from nll.regression.tables import plain, require_finite
+from nll.regression.columns import plain, require_finite
 
 
 @dataclass(frozen=True, eq=False)

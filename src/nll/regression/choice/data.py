@@ -15,7 +15,7 @@ from torch import Tensor
 from nll.data.arrays import absent, array_of, floats
 from nll.data.classes import cluster_codes, label, require_one_type
 from nll.data.weights import Weights, frequencies, kind_of, scaled
-from nll.regression.tables import plain, require_finite
+from nll.regression.columns import plain, require_finite
 
 
 @dataclass(frozen=True)

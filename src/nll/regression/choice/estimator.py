@@ -29,7 +29,7 @@ from nll.regression.covariance import KINDS, CovarianceOptions
 from nll.regression.design_matrix import Columns
 from nll.regression.ridge import require_alpha
 from nll.regression.softmax.fit import code_of
-from nll.regression.tables import plain
+from nll.regression.columns import plain
 from nll.solvers.outcome import Progress
 
 

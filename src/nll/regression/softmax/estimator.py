@@ -20,7 +20,7 @@ from nll.regression.softmax.fit import code_of, fit_softmax
 from nll.regression.softmax.fitted import FittedSoftmax
 from nll.regression.softmax.inputs import Given, Training
 from nll.regression.softmax.streamed import fit_streamed
-from nll.regression.tables import known_finite
+from nll.regression.columns import known_finite
 from nll.solvers.outcome import Progress
 
 

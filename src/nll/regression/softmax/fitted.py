@@ -25,7 +25,7 @@ from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import influence_on
 from nll.regression.softmax.inputs import class_factors, classes_given, offset_of
 from nll.regression.softmax.objective import InMemory
-from nll.regression.tables import columns_given, length, shared
+from nll.regression.columns import columns_given, length, shared
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 

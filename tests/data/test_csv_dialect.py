@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from nll.data.csv_files import Dialect
+from nll.data.csv_dialect import Dialect
 
 
 @pytest.mark.parametrize(
