@@ -135,16 +135,18 @@ def distinct(rows: Segment) -> Segment:
     vary = [part.shape[1] == rows.width > 1 for part in rows.parts]
     if not any(vary):
         return rows
-    columns = [part[0] for part, varies in zip(rows.parts, vary, strict=True) if varies]
-    unique, place = torch.stack(columns).unique(dim=1, return_inverse=True)
-    if 2 * unique.shape[1] > rows.width:
-        return rows
-    column = iter(unique)
+    place = torch.zeros(rows.width, dtype=torch.int64)
+    for part, varies in zip(rows.parts, vary, strict=True):
+        if varies:  # the column's values join the rows so far: far quicker than unique rows
+            values, code = part[0].unique(return_inverse=True)
+            codes, place = (place * len(values) + code).unique(return_inverse=True)
+            if 2 * len(codes) > rows.width:
+                return rows
+    first = torch.empty_like(codes).scatter_(0, place, torch.arange(rows.width))
     parts = [
-        next(column)[None] if varies else part
-        for part, varies in zip(rows.parts, vary, strict=True)
+        part[:, first] if varies else part for part, varies in zip(rows.parts, vary, strict=True)
     ]
-    weights = torch.zeros_like(unique[0]).index_add_(0, place, rows.weights[0])
+    weights = rows.weights.new_zeros(len(codes)).index_add_(0, place, rows.weights[0])
     return Segment(rows.log_prob, tuple(parts), weights[None])
 
 
