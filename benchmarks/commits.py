@@ -32,7 +32,7 @@ import nll
 
 Call = Callable[[], Any]
 VALGRIND = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
-OFTEN = 5
+LONG = 0.1  # seconds of the calls whose instructions are counted
 
 
 def loss(*shape: int, dtype: torch.dtype = torch.float32, **options: Any) -> Call:
@@ -181,7 +181,8 @@ class Version:
         )
 
     def seconds(self, name: str, repeats: int = 1) -> float:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         print(f"{name}|{repeats}", file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if line.startswith("seconds"):
@@ -205,8 +206,8 @@ def times(old: str, names: list[str], rounds: int) -> None:
         print(f"{name:42}{1e3 * before:11.3f} ms{1e3 * after:11.3f} ms{ratio:7.2f}", flush=True)
 
 
-def instructions(python: str, name: str) -> float:
-    """Return the instructions of one call."""
+def instructions(python: str, name: str, often: int) -> float:
+    """Return the instructions of one call, of several."""
 
     def count(repeats: int) -> int:
         done = subprocess.run(
@@ -219,7 +220,7 @@ def instructions(python: str, name: str) -> float:
         )
         return int(re.findall(r"I\s+refs:\s+([\d,]+)", done.stderr)[0].replace(",", ""))
 
-    return (count(OFTEN + 1) - count(1)) / OFTEN
+    return (count(often + 1) - count(1)) / often
 
 
 def main() -> None:
@@ -238,8 +239,11 @@ def main() -> None:
     print(f"{'call':42}{'old':>14}{'new':>14}{'ratio':>7}")
     if not options.instructions:
         return times(options.old, names, options.rounds)
+    here = Version(sys.executable)
     for name in names:
-        before, after = (instructions(python, name) for python in (options.old, sys.executable))
+        often = max(3, int(LONG / min(here.seconds(name) for _ in range(3))))
+        pythons = options.old, sys.executable
+        before, after = (instructions(python, name, often) for python in pythons)
         print(f"{name:42}{before:14.4g}{after:14.4g}{after / before:7.2f}", flush=True)
     return None
 

@@ -2,6 +2,7 @@
 
     python benchmarks/offline.py
     python benchmarks/offline.py --specialisations
+    python benchmarks/offline.py --instructions
 
 Registers and shared memory limit how many programs run side by side; a spilled register is written
 to memory and read again, which no kernel may do at the sizes that it is launched with.
@@ -10,6 +11,9 @@ A launch compiles a kernel for the whole numbers that it is called with: 1 becom
 compiler, a multiple of 16 is known as one, and a number that 32 bits do not hold has 64. Neither
 Triton's interpreter nor the table does so; `--specialisations` compiles such kernels, and prints no
 table.
+
+`--instructions` prints what the loss and gradient of long rows take on sm_90: instructions for each
+number, as the difference of two sizes of a tile, and reads and writes of 16 bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"
@@ -34,19 +39,34 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, make_backend
 
-from nll.kernels.triton.tiles import tile
+from nll.kernels.triton.statistics import MOST
+from nll.kernels.triton.tiles import ALIGNED, IN_LINES, SHIFTED, STRIDED, compiled_for, tile
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-FLOATS = {"smoothing", "inverse_temperature", "softcap"}
-LABELS = {"target", "first", "offender", "rank"}
-POINTERS = {"x", "y", "out", "gradient"}  # of the scores' type
-WHOLE_NUMBERS = {"rows", "classes", "inner", "step", "stride", "count", "ignore_index"}
-NO_OPTIONS = {"WEIGHT": False, "FACTOR": False, "SMOOTH": False, "CAP": False, "Z": False}
-ALL_OPTIONS = {"WEIGHT": True, "FACTOR": True, "SMOOTH": True, "CAP": True, "Z": True}
+FLOATS = {"smoothing", "inverse_temperature", "softcap", "z_loss"}
+LABELS = {"target", "counters", "offender", "rank"}
+DOUBLE = {"numbers", "totals"}
+POINTERS = {"x", "gradient", "result"}  # of the scores' type
+WHOLE_NUMBERS = {
+    "rows",
+    "classes",
+    "inner",
+    "step",
+    "stride",
+    "count",
+    "lead",
+    "start",
+    "ignore_index",
+}
+OPTIONS = ("WEIGHT", "FACTOR", "SMOOTH", "ALLOWED", "CAP", "Z")
+NO_OPTIONS = dict.fromkeys(OPTIONS, False)
+ALL_OPTIONS = dict.fromkeys(OPTIONS, True)
+
+ITEMSIZE = {"bf16": 2, "fp32": 4}
 
 # Classes, and how many rows lie side by side: short rows, a whole long one, parts of a longer,
 # class second.
@@ -54,8 +74,10 @@ SHAPES = {
     "C = 10": (10, 1),
     "C = 1000": (1000, 1),
     "C = 8192": (8192, 1),
+    "C = 32768": (32768, 1),
+    "C = 50257": (50257, 1),
     "C = 131072": (131072, 1),
-    "class second": (21, 64),
+    "class second": (21, 512),
 }
 
 # How a launch specialises a whole number; what it notes of a number or an address divisible by 16.
@@ -75,11 +97,13 @@ class Variant:
     probabilities: bool = False
 
 
-def variants(shapes: dict[str, tuple[int, int]] = SHAPES) -> Iterator[Variant]:
+def variants(shapes: dict[str, tuple[int, int]] = SHAPES, dtype: str = "bf16") -> Iterator[Variant]:
     """The kernels at the sizes of their tiles for these shapes."""
     for said, shape in shapes.items():
-        t = tile(*shape)
-        sizes = {"ROWS": t.rows, "BLOCK": t.classes}
+        size = ITEMSIZE[dtype]
+        lie = (
+            STRIDED if shape[1] > 1 or shape[0] < IN_LINES else SHIFTED if shape[0] % 8 else ALIGNED
+        )
         modes = {
             "forward": (True, False),
             "forward with gradient": (True, True),
@@ -91,25 +115,21 @@ def variants(shapes: dict[str, tuple[int, int]] = SHAPES) -> Iterator[Variant]:
                 (True, ALL_OPTIONS),
                 (False, ALL_OPTIONS),
             ):
+                t = tile(*shape, size, options is ALL_OPTIONS)
+                sizes = {"ROWS": t.rows, "BLOCK": t.classes, "SIDE": shape[1] > 1}
                 constants = {"FORWARD": forward, "GRADIENT": gradient, "LABELS": labelled}
-                constants |= {"MEAN": True, "WHOLE": t.whole, "PARTS": 8, **sizes, **options}
+                constants |= {"MEAN": True, "WHOLE": t.whole, "Z_TENSOR": False, "LIE": lie.value}
+                constants |= {"SAVED": True, "UPSTREAM": not forward}
+                constants |= {**sizes, **options}
                 of = "labels" if labelled else "probabilities"
                 how = f"{said}, {of}, {mode}" + (", every option" if options is ALL_OPTIONS else "")
                 yield Variant(
                     "cross_entropy", "cross_entropy_kernel", how, t.warps, constants, not labelled
                 )
-        for backward in (False, True):
-            constants = {"BACKWARD": backward, "WHOLE": t.whole, **sizes}
-            yield Variant(
-                "log_softmax",
-                "log_softmax_kernel",
-                f"{said}{', backward' * backward}",
-                t.warps,
-                constants,
-            )
         if said == "class second":
             continue
-        block = {"CAP": True, "ROWS": t.rows, "BLOCK": min(t.classes, 4096)}
+        t = tile(*shape, size)
+        block = {"CAP": True, "ALLOWED": True, "ROWS": t.rows, "BLOCK": min(t.classes, MOST)}
         yield Variant("statistics", "statistics_kernel", said, min(t.warps, 4), block)
         yield Variant(
             "statistics",
@@ -118,13 +138,11 @@ def variants(shapes: dict[str, tuple[int, int]] = SHAPES) -> Iterator[Variant]:
             min(t.warps, 4),
             {"ENTROPY": True, **block},
         )
-        sizes = {"ROWS": t.rows, "BLOCK": min(t.classes, 4096)}
-        yield Variant("log_softmax", "pick_backward_kernel", said, min(t.warps, 4), sizes)
-    yield Variant("cross_entropy", "rescale_kernel", "", 4, {"BLOCK": 4096})
-    yield Variant("log_softmax", "pick_kernel", "", 4, {"ROWS": 1024, "PARTS": 8})
+    yield Variant("rescale", "rescale_kernel", "", 4, {"COPY": True, "BLOCK": 4096})
     constants = {"LABELS": True, "WEIGHT": True, "FACTOR": True, "BLOCK": 1024, "PARTS": 64}
     yield Variant("labels", "census_kernel", "", 4, constants)
-    yield Variant("labels", "report_kernel", "", 4, {"PARTS": 64})
+    constants = {"MEAN": True, "BLOCK": 1024, "PARTS": 64}
+    yield Variant("totals", "total_kernel", "", 4, constants)
 
 
 def kernel_of(variant: Variant) -> Any:
@@ -138,14 +156,21 @@ def compiled(variant: Variant, target: GPUTarget, dtype: str) -> Any:
     """
     kernel = kernel_of(variant)
     second = variant.said.startswith("class second")
-    known = {f"{tensor}_{'inner' if second else 'class'}" for tensor in "xgoq"} | (
+    known = {f"{tensor}_{'inner' if second else 'class'}" for tensor in "xgoqa"} | (
         set() if second else {"inner"}
     )
     constants = {**variant.constants, **dict.fromkeys(known & set(kernel.arg_names), 1)}
     signature = {name: kind(name, variant, dtype) for name in kernel.arg_names}
     signature |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(kernel, signature, constexprs=constants)
-    return triton.compile(source, target=target, options={"num_warps": variant.warps})
+    return triton.compile(source, target=target, options=how(variant, target))
+
+
+def how(variant: Variant, target: GPUTarget) -> dict[str, int]:
+    """The options of a launch."""
+    return compiled_for(
+        variant.warps, variant.constants.get("CAP", False), target.backend == "cuda"
+    )
 
 
 def kind(name: str, variant: Variant, dtype: str) -> str:
@@ -154,6 +179,10 @@ def kind(name: str, variant: Variant, dtype: str) -> str:
         return f"*{dtype}"
     if name in LABELS:
         return "*i64"
+    if name in DOUBLE:
+        return "*fp64"
+    if name == "allowed":
+        return "*i1"
     if is_number(name):
         return "i32"
     return f"*{dtype}" if name in POINTERS else "fp32" if name in FLOATS else "*fp32"
@@ -263,7 +292,7 @@ def check(special: Specialisation, target: GPUTarget, dtype: str) -> None:
     }
     source = ASTSource(kernel, signature, constexprs=constants, attrs=known)
     if special.wholly:
-        triton.compile(source, target=target, options={"num_warps": variant.warps})
+        triton.compile(source, target=target, options=how(variant, target))
         return
     backend, context = make_backend(target), ir.context()
     ir.load_dialects(context)
@@ -310,6 +339,57 @@ def print_table() -> int:
     return spilled
 
 
+def print_instructions() -> int:
+    """Print what the kernels of long rows take for each number without options; addresses, sizes
+    and strides as in a launch.
+    """
+    print("| type | classes | instructions a number | reads, writes of 16 bytes |")
+    print("|---|---|---|---|")
+    for dtype in ITEMSIZE:
+        for variant in variants({f"C = {c}": (c, 1) for c in (50257, 131072)}, dtype):
+            if not variant.said.endswith("labels, forward with gradient"):
+                continue
+            small, large = (
+                launched(replace(variant, constants={**variant.constants, "BLOCK": size}), dtype)
+                for size in (4096, 8192)
+            )
+            each = (instructions(large) - instructions(small)) / (4096 / (32 * variant.warps))
+            wide = [
+                len(re.findall(rf"{what}\.global\S*\.v4", small.asm["ptx"]))
+                for what in ("ld", "st")
+            ]
+            classes = variant.said.split(",")[0].removeprefix("C = ")
+            print(f"| {dtype} | {classes} | {each:.1f} | {wide[0]}, {wide[1]} |", flush=True)
+    return 0
+
+
+def launched(variant: Variant, dtype: str) -> Any:
+    """The kernel as it is launched for contiguous logits, for sm_90."""
+    kernel = kernel_of(variant)
+    ones = {"inner", *(name for name in kernel.arg_names if name.endswith("_class"))}
+    constants = {**variant.constants, **dict.fromkeys(ones, 1)}
+    signature = {name: kind(name, variant, dtype) for name in kernel.arg_names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    zero = {"lead", "start", "q_outer", "q_inner", "a_outer", "a_inner"}
+    known = {
+        (i,): DIVISIBLE_BY_16
+        for i, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or name in zero
+    }
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=known)
+    return triton.compile(source, target=TARGETS["sm_90"], options=how(variant, TARGETS["sm_90"]))
+
+
+def instructions(kernel: Any) -> int:
+    """How many there are, without padding."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [Path(triton.__path__[0], "backends/nvidia/bin/nvdisasm"), "-c", file.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?!NOP)\S", listing))
+
+
 def main() -> int:
     """Do what is asked; the exit status is 1 if a kernel spills, or does not compile."""
     parser = argparse.ArgumentParser(description="Compile Triton kernels for absent accelerators.")
@@ -318,7 +398,10 @@ def main() -> int:
         action="store_true",
         help="compile the kernels for numbers that a launch specialises, and print no table",
     )
+    parser.add_argument("--instructions", action="store_true", help="count those of a number")
     asked = parser.parse_args()
+    if asked.instructions:
+        return print_instructions()
     return int((check_specialisations() if asked.specialisations else print_table()) > 0)
 
 

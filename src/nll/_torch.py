@@ -211,6 +211,8 @@ def _alias(tensor: Tensor | None, wanted: bool, create: bool) -> Tensor | None:
 
 def matrix(tensor: Tensor) -> Tensor:
     """Return (..., F) as (rows, F); F may be 0."""
+    if tensor.dim() == 2:
+        return tensor
     width = tensor.shape[-1]
     return (
         tensor.reshape(tensor.shape[:-1].numel(), 0)

@@ -33,6 +33,16 @@ def test_every_kernel_compiles_for_absent_accelerators_and_spills_nothing():
     assert {row.split()[1] for row in rows} == set(written)
 
 
+def test_long_rows_take_few_instructions_and_whole_lines():
+    run = offline("--instructions")
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = [line.strip("| ").split(" | ") for line in run.stdout.splitlines()[2:]]
+    assert len(rows) == 4
+    for dtype, classes, each, lines in rows:
+        assert lines == {"bf16": "4, 2", "fp32": "8, 4"}[dtype], classes  # all of a tile
+        assert float(each) <= {"bf16": 11.0, "fp32": 13.5}[dtype], classes
+
+
 def test_every_kernel_compiles_for_the_numbers_that_a_launch_specialises():
     run = offline("--specialisations")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]

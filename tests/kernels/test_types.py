@@ -5,7 +5,7 @@ from inspect import isfunction, signature
 import pytest
 
 from nll.kernels import cpu, reference
-from nll.kernels.types import Backend, BlockKernels, Kernels
+from nll.kernels.types import Backend, BlockKernels, Kernels, LogKernels
 from nll.losses import autograd, dispatch
 
 
@@ -23,7 +23,7 @@ def functions(protocol) -> dict:
         (reference, Backend),
         (reference, BlockKernels),
         (autograd.CPU, Backend),
-        (cpu, Kernels),
+        (cpu, LogKernels),
         pytest.param(
             "triton",
             Kernels,

@@ -135,7 +135,7 @@ def distinct(rows: Segment) -> Segment:
     vary = [part.shape[1] == rows.width > 1 for part in rows.parts]
     if not any(vary):
         return rows
-    place = torch.zeros(rows.width, dtype=torch.int64)
+    codes = place = torch.zeros(rows.width, dtype=torch.int64)
     for part, varies in zip(rows.parts, vary, strict=True):
         if varies:  # the column's values join the rows so far: far quicker than unique rows
             values, code = part[0].unique(return_inverse=True)

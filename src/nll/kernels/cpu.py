@@ -13,7 +13,7 @@ from nll._torch import resolved
 from nll.kernels import memory
 from nll.kernels.layout import class_contiguous, class_dim, outer_class_inner, rows_shape, strided
 from nll.kernels.reference import nll_loss
-from nll.kernels.types import Options, RowStatistics, RowSums
+from nll.kernels.types import Options, RowStatistics
 
 try:
     _cpu: Any = import_module("nll.kernels._cpu")
@@ -89,11 +89,11 @@ def cross_entropy(
     allowed: Tensor | None,
     options: Options,
     with_gradient: bool,
-) -> tuple[Tensor, RowSums, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     input = strided(input)
     shape, dtype = rows_shape(input), accumulator(input.dtype)
     new = input.new_empty  # takes half as long as torch.empty
-    rows, sums = new(shape, dtype=dtype), RowSums(new(shape, dtype=dtype), new(shape, dtype=dtype))
+    rows, sums = new(shape, dtype=dtype), new((2, *shape), dtype=dtype)
     loss = rows if options.reduction == "none" else new((), dtype=dtype)
     gradient = _result(input) if with_gradient else None
     mode = _GRADIENT if with_gradient else _FORWARD
@@ -116,8 +116,9 @@ def cross_entropy_block(
     options: Options,
     with_gradient: bool,
 ) -> Tensor:
-    rows, *sums = torch.empty(3, len(logits), dtype=accumulator(logits.dtype), device="cpu")
-    loss = torch.empty((), dtype=rows.dtype, device="cpu")
+    dtype = accumulator(logits.dtype)
+    shapes = (len(logits),), (2, len(logits)), ()
+    rows, sums, loss = (logits.new_empty(shape, dtype=dtype) for shape in shapes)
     _run(
         logits,
         target,
@@ -126,7 +127,7 @@ def cross_entropy_block(
         allowed,
         options,
         _GRADIENT if with_gradient else _FORWARD,
-        RowSums(*sums),
+        sums,
         logits if with_gradient else None,
         in_place=with_gradient,
         loss=loss,
@@ -142,7 +143,7 @@ def cross_entropy_backward(
     row_factor: Tensor | None,
     allowed: Tensor | None,
     options: Options,
-    sums: RowSums,
+    sums: Tensor,
     upstream: Tensor | None,
     in_place: bool,
 ) -> Tensor:
@@ -184,7 +185,7 @@ def _run(
     of_labels = target.shape != input.shape
     labels = target.contiguous() if of_labels else None
     # Converted tensors need a name: the library sees addresses alone.
-    dtype = sums.shift.dtype
+    dtype, shift = sums.dtype, sums.data_ptr()
     probabilities = None if of_labels else _converted(target, dtype)
     weight = None if weight is None else _converted(weight, dtype)
     row_factor = None if row_factor is None else _converted(row_factor, dtype)
@@ -214,8 +215,8 @@ def _run(
         upstream,
         address(loss),
         address(rows),
-        sums.shift.data_ptr(),
-        sums.total.data_ptr(),
+        shift,
+        shift + sums.nbytes // 2,
         torch.get_num_threads(),
     )
     if wrong >= 0:

@@ -23,13 +23,6 @@ class Options(NamedTuple):
     z_loss: float | Tensor = 0.0
 
 
-class RowSums(NamedTuple):
-    """Per-row sums that the forward pass saves: logsumexp = shift + log(total)."""
-
-    shift: Tensor
-    total: Tensor
-
-
 class RowStatistics(NamedTuple):
     """Statistics of each row's label under softmax(z)."""
 
@@ -107,8 +100,8 @@ class BlockKernels(Protocol):
 class Kernels(BlockKernels, Protocol):
     """Compiled row kernels and their first derivatives, outside autograd."""
 
-    # Return the reduced loss, each row's sums and, from the same pass over the logits, the
-    # gradient. IndexError for a label out of range.
+    # Return the reduced loss, each row's sums (2, rows), a shift and the total of its exponentials,
+    # and, from the same pass over the logits, the gradient. IndexError for a label out of range.
     def cross_entropy(
         self,
         input: Tensor,
@@ -118,7 +111,7 @@ class Kernels(BlockKernels, Protocol):
         allowed: Tensor | None,  # broadcasts against the input
         options: Options,
         with_gradient: bool,  # for an upstream gradient of 1; not with reduction "none"
-    ) -> tuple[Tensor, RowSums, Tensor | None]: ...
+    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
 
     # Return `upstream` times the gradient; in place, in the memory of the logits.
     def cross_entropy_backward(
@@ -129,13 +122,17 @@ class Kernels(BlockKernels, Protocol):
         row_factor: Tensor | None,
         allowed: Tensor | None,
         options: Options,
-        sums: RowSums,
+        sums: Tensor,
         upstream: Tensor | None,
         in_place: bool,
     ) -> Tensor: ...
 
     # Multiply a stored gradient by a factor in float32 or better, in place.
     def rescaled(self, gradient: Tensor, factor: Tensor) -> Tensor: ...
+
+
+class LogKernels(Kernels, Protocol):
+    """Kernels of log-probabilities too; on an accelerator PyTorch's own are as fast."""
 
     # Return x - log sum exp x along a dimension, contiguous.
     def log_softmax(self, input: Tensor, dim: int) -> Tensor: ...

@@ -223,7 +223,7 @@ def linear_target(target: Tensor, rows: torch.Size, classes: int) -> Tensor:
     """Check the shape of labels (...) or probabilities (..., C); return (N) or (N, C)."""
     _tensor("target", target)
     if _torch.same_shape(target.shape, rows):
-        return target.reshape(-1)
+        return target if target.dim() == 1 else target.reshape(-1)
     if not _torch.same_shape(target.shape, (*rows, classes)):
         raise ValueError(
             f"expected labels of the rows' shape {tuple(rows)} or probabilities of shape "

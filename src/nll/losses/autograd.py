@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nll import _torch
 from nll.kernels import reference
-from nll.kernels.types import Backend, Kernels, Options, RowSums
+from nll.kernels.types import Backend, Kernels, LogKernels, Options
 
 # Types whose gradient may be stored before its factor is known: float16 would lose digits.
 STORABLE = frozenset({torch.float32, torch.float64, torch.bfloat16})
@@ -126,7 +126,7 @@ def gradient_by_definition(grad: Tensor, saved: Any, options: Options) -> Tensor
 
 
 def gradient_from_sums(
-    kernels: Kernels, grad: Tensor, saved: Any, options: Options, sums: RowSums, in_place: bool
+    kernels: Kernels, grad: Tensor, saved: Any, options: Options, sums: Tensor, in_place: bool
 ) -> Tensor:
     """Return the gradient, recomputed from the sums of the forward pass."""
     input, target, weight, factor, allowed = saved
@@ -205,7 +205,7 @@ class _LogSoftmax(torch.autograd.Function):
     """(input, dim) -> y = log softmax; the gradient is g - exp(y) sum g."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Kernels, input: Tensor, dim: int) -> Tensor:
+    def forward(ctx: Any, kernels: LogKernels, input: Tensor, dim: int) -> Tensor:
         result = kernels.log_softmax(input, dim)
         ctx.kernels, ctx.dim = kernels, dim
         ctx.save_for_backward(result)
@@ -227,7 +227,7 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernels: Kernels, input: Tensor, target: Tensor, ignore_index: int
+        ctx: Any, kernels: LogKernels, input: Tensor, target: Tensor, ignore_index: int
     ) -> Tensor:
         ctx.kernels, ctx.ignore_index = kernels, ignore_index
         ctx.save_for_backward(input, target)

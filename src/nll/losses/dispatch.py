@@ -86,6 +86,7 @@ DEFINITION = Route(
 )
 _CPU = Route("cpu", autograd.CPU, "the compiled loops")
 _TRITON = Route("triton", autograd.TRITON, "Triton kernels")
+_FAST = Route("reference", reference, "PyTorch's operators, which are fast on an accelerator")
 _FUSED = Route("reference", reference, "PyTorch's operators, which the compiler fuses")
 
 
@@ -104,21 +105,32 @@ def route(
         reason = "PyTorch's operators, because use_backend asks for it"
         return Route(name, BACKENDS[name], reason)
     on_triton = input.device.type == "cuda" or name == "triton"
-    if on_triton:
-        missing = _missing_for_triton(input, allowed)
-    else:
-        missing = _missing_for_cpu(input, target, weight)
+    missing = _missing_for_triton(input) if on_triton else _missing_for_cpu(input, target, weight)
     obstacle = missing or _obstacle(input, target, weight, row_weights, allowed)
     if obstacle is not None:
         return Route("reference", reference, f"PyTorch's operators, because {obstacle}")
     return _TRITON if on_triton else _CPU
 
 
+def on_triton(*tensors: Tensor | None) -> bool:
+    """Whether the kernels of an accelerator take these tensors, as results of their own."""
+    there = [t for t in tensors if t is not None]
+    return bool(there) and all(
+        t.numel() > 0
+        and (t.device.type == "cuda" or forced() == "triton")
+        and _missing_for_triton(t) is None
+        for t in there
+    )
+
+
 def route_of_logits(input: Tensor) -> Route:
     """Return the route of `log_softmax` or `nll_loss`, each one operator of PyTorch's, which the
-    compiler handles best itself.
+    compiler handles best itself, and an accelerator at the speed of its memory.
     """
-    return _FUSED if torch.compiler.is_compiling() else route(input)
+    if torch.compiler.is_compiling():
+        return _FUSED
+    found = route(input)
+    return _FAST if found.backend is autograd.TRITON else found
 
 
 def is_small(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
@@ -198,13 +210,11 @@ def _missing_for_cpu(input: Tensor, target: Tensor | None, weight: Tensor | None
     return None if finite else "class weights are not finite"
 
 
-def _missing_for_triton(input: Tensor, allowed: Tensor | None = None) -> str | None:
+def _missing_for_triton(input: Tensor) -> str | None:
     if TRITON_MISSING is not None:
         return TRITON_MISSING
     if input.device.type != ("cpu" if INTERPRETED else "cuda"):
         return f"there are no kernels for a tensor on {input.device.type}"
-    if allowed is not None:
-        return "the kernels do not take allowed_classes"
     return "the kernels do not take float64" if input.dtype is torch.float64 else None
 
 

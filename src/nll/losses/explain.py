@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from nll.kernels.types import Options
 from nll.losses import dispatch, functional, token_statistics
 from nll.losses.layer import block_sizes, linear
 
@@ -74,15 +73,12 @@ def _cross_entropy(**arguments: Any) -> Explanation:
     return _explained(functional.route_of_cross_entropy(**arguments))
 
 
-def _linear_cross_entropy(
-    label_smoothing: float, softcap: float | None, max_memory: int | None, **arguments: Any
-) -> Explanation:
+def _linear_cross_entropy(max_memory: int | None, **arguments: Any) -> Explanation:
     tensors = {name: arguments[name] for name in _TENSORS}
     problem = functional.problem_of(**tensors, max_memory=max_memory)
     if linear.LOSS.needs_definition(problem):
         return _by_definition(problem.input, len(problem.head), max_memory)
-    options = Options(label_smoothing=label_smoothing, softcap=softcap)
-    route = linear.route_of_blocks(problem, options)
+    route = linear.route_of_blocks(problem)
     return _in_blocks(route, problem.input, problem.head, max_memory)
 
 

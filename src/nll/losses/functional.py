@@ -279,7 +279,8 @@ def linear_cross_entropy(
             (in float16: all of them; in bfloat16: that of linear_weight); at least one row's logits
             are materialised. None: room for 256 rows or 10 million logits, whichever is more (40
             MB in float32 up to 39 000 classes, 131 MB with 128 000); on an accelerator
-            for 268 million. `explain` predicts what a call takes.
+            for 4096 rows or 537 million logits, whichever is less. `explain` predicts what a call
+            takes.
         valid_rows: an upper bound of the labels that are not ignored. On an accelerator, which is
             not asked how many there are, only so many rows are multiplied. With more of them the
             loss is NaN; on a CPU that raises ValueError.

@@ -18,7 +18,7 @@ from torch import Tensor
 from nll import _torch
 from nll.kernels import reference
 from nll.kernels.layout import class_dim, rows_shape
-from nll.kernels.types import Options, RowSums
+from nll.kernels.types import Options
 from nll.losses import arguments, autograd, dispatch
 
 Tensors = Sequence[Tensor | None]
@@ -243,8 +243,15 @@ def _untracked(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.no_grad()(_torch.without_autocast(function))
 
 
-def _present(tensors: Tensors, like: Tensor) -> list[Tensor]:
-    return [like.new_empty(0) if t is None else t for t in tensors]
+def _present(tensors: Any, like: Tensor) -> list[Tensor]:
+    numbers = [number(t, like) if isinstance(t, float) else t for t in tensors]
+    return [like.new_empty(0) if t is None else t for t in numbers]
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """Return a number as the operators store it, in float64 where the device has it."""
+    wide = like.device.type in ("cpu", "cuda")
+    return like.new_full((), value, dtype=torch.float64 if wide else torch.float32)
 
 
 def unfilled(tensors: Tensors, wanted: Sequence[bool], *dtypes: torch.dtype) -> Tensors:
@@ -266,7 +273,7 @@ def _forward(options: Options, tensors: Any, wanted: Any) -> tuple[Tensors, Tens
     try:
         if route.backend is not reference:
             loss, sums, _ = route.kernels.cross_entropy(*tensors, options, False)
-            return (loss, torch.stack(sums)), ()
+            return (loss, sums), ()
         dispatch.guard_labels(route, input, target, options.ignore_index)
         loss = reference.cross_entropy(*tensors, options=options)
     except IndexError as error:
@@ -289,8 +296,7 @@ def _gradients(options: Options, tensors: Any, wanted: Any, saved: Any, grads: A
     route, (grad,) = dispatch.route(*tensors), grads
     if route.backend is reference:
         return (reference.cross_entropy_gradient(grad, *tensors, options=options),)
-    sums = RowSums(*saved[0])
-    return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, sums, False),)
+    return (autograd.gradient_from_sums(route.kernels, grad, tensors, options, saved[0], False),)
 
 
 def _definition(options: Options, tensors: Any, factors: Any) -> Tensors:

@@ -1,67 +1,52 @@
 """Cross entropy of logits z with labels or probabilities, as `csrc/row_loss.h` defines it:
 
-  l = -sum_c q_c w_c log p_c,  p = softmax(z),  q = (1 - s) target + s / C
+  l = -sum_c q_c w_c log p_c,  p = softmax(z),  q = (1 - s) target + s / A
   dl/dz_c = (sum_k q_k w_k) p_c - q_c w_c,      dlse^2/dz_c = 2 lse p_c
 
-One launch reads the logits once, updating the largest logit and the sum of exponentials as it goes
-(Milakov and Gimelshein 2018, Online normalizer calculation for softmax), and writes the gradient: a
-row that fits a tile stays in registers between the two, a longer one is read again from cache.
+over the A allowed classes. One launch reads the logits once, updating the largest logit and the sum
+of exponentials as it goes (Milakov and Gimelshein 2018, Online normalizer calculation for softmax),
+and writes the gradient: a row that fits a tile stays in registers between the two, in its own type,
+a longer one is read again from cache. Exponentials are powers of 2, p_c = 2^d_c / total.
+
+In general d = (y - m) log2(e) / temperature with m the largest capped logit y: the largest has
+d = 0, and no digit is lost. Of half types and labels alone d = y log2(e) / temperature - m is one
+instruction less ("fused"), with m the largest product: its rounding error is the same in all
+classes, and leaves p alone.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from nll.kernels.layout import class_dim
-from nll.kernels.triton import labels
+from nll.kernels.triton.row_terms import (
+    add_tile,
+    class_weights_of,
+    exponent,
+    gradient_of,
+    logits_of,
+)
 from nll.kernels.triton.tiles import (
-    add_exponentials,
+    LN2,
+    LOG2E,
+    SHIFTED,
+    allowed_of,
+    begin_of,
+    body,
+    compiled_for,
     derivative,
+    ends,
+    launch,
     layout,
-    offsets,
-    on,
-    scaled,
+    lines,
+    lines_of,
+    programs,
+    rows_of,
     tile,
 )
-from nll.kernels.types import Options, RowSums
-
-
-@triton.jit
-def load_tile(x, begin, c, class_stride, classes, read):
-    """The numbers of rows that begin at `begin`, in the classes c, and the mask of valid ones."""
-    mask = read[:, None] & (c < classes)[None, :]
-    return tl.load(
-        x + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0
-    ), mask
-
-
-@triton.jit
-def spread_target(
-    target,
-    begin,
-    c,
-    class_stride,
-    classes,
-    read,
-    weight,
-    smoothing,
-    LABELS: tl.constexpr,
-    WEIGHT: tl.constexpr,
-):
-    """u_c = q_c w_c, without the one-hot term at the label."""
-    mask = read[:, None] & (c < classes)[None, :]
-    u = tl.where(mask, smoothing / classes, 0.0)
-    if not LABELS:
-        q = tl.load(
-            target + begin[:, None] + c[None, :].to(tl.int64) * class_stride, mask, other=0.0
-        ).to(tl.float32)
-        u += (1.0 - smoothing) * q
-    if WEIGHT:
-        u *= tl.load(weight + c, c < classes, other=0.0).to(tl.float32)[None, :]
-    return u
+from nll.kernels.types import Options
 
 
 @triton.jit
@@ -71,13 +56,12 @@ def cross_entropy_kernel(
     target,  # (rows) labels, or probabilities of the logits' shape
     weight,  # (classes)
     factor,  # (rows)
+    allowed,  # of the logits' shape
     upstream,  # (1) the gradient of the result
-    shift,  # (rows) the largest logit, and
-    total,  # (rows) sum exp(z - shift)
+    sums,  # (2, rows) m and the total of 2^d
     loss,  # (rows)
-    sums,  # (2, PARTS) of the census
-    first,  # (PARTS)
-    offender,  # (2) in host memory: the row and the label, or -1
+    totals,  # (2) the rows' total weight in the mean of the loss, and of the z-loss
+    z_loss,  # a number, or (1)
     rows,
     classes,
     inner,
@@ -90,170 +74,196 @@ def cross_entropy_kernel(
     q_outer,
     q_class,
     q_inner,
+    a_outer,
+    a_class,
+    a_inner,
+    lead,
+    start,  # the first row's place in everything but the logits, the gradient and the sums
     ignore_index,
     smoothing,
     inverse_temperature,
     softcap,
-    z_loss,  # (1)
-    # compute loss, shift and total; otherwise read shift and total
+    # compute loss and sums; otherwise read the sums
     FORWARD: tl.constexpr,
     GRADIENT: tl.constexpr,
     LABELS: tl.constexpr,
     WEIGHT: tl.constexpr,
     FACTOR: tl.constexpr,
     SMOOTH: tl.constexpr,
+    ALLOWED: tl.constexpr,
     CAP: tl.constexpr,
     Z: tl.constexpr,
+    Z_TENSOR: tl.constexpr,
+    SAVED: tl.constexpr,  # whether the sums are stored
     MEAN: tl.constexpr,
+    UPSTREAM: tl.constexpr,
+    LIE: tl.constexpr,
     WHOLE: tl.constexpr,
+    SIDE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
-    SPREAD: tl.constexpr = SMOOTH or not LABELS
-    program = tl.program_id(0)
-    row = program * ROWS + tl.arange(0, ROWS)
-    there = row < rows
-    scale = 1.0
-    if not FORWARD:
-        scale = tl.load(upstream).to(tl.float32)
-    if FORWARD and program == 0:
-        labels.report(target, first, offender, classes, ignore_index, PARTS)
+    row, outer, i, there = rows_of(tl.program_id(0), rows, inner, ROWS, SIDE)
+    begin = begin_of(outer, i, x_outer, x_inner, SIDE)
+    place = row + start
+    q_begin = begin_of(outer + start, i, q_outer, q_inner, SIDE)
+    a_begin = begin_of(outer + start, i, a_outer, a_inner, SIDE)
+    FUSED: tl.constexpr = x.dtype.element_ty.primitive_bitwidth == 16 and LABELS and not SMOOTH
 
     # ---- The rows
     kept = there
     read = there
-    column = tl.arange(0, BLOCK)
-    begin = offsets(row, inner, x_outer, x_inner)
-    q_begin = row
     at_label = tl.zeros([ROWS], tl.float32)
-    z_label = tl.zeros([ROWS], tl.float32)
-    label = tl.zeros([ROWS], tl.int64)
+    label = tl.zeros([ROWS], tl.int32)
     if LABELS:
-        label = tl.load(target + row, there, other=0)
-        kept = there & (label != ignore_index)
-        read = kept & (label >= 0) & (label < classes)
-        label = tl.where(read, label, 0)
+        long = tl.load(target + place, there, other=0).to(tl.int64)
+        kept = there & (long != ignore_index)
+        read = kept & (long >= 0) & (long < classes)
+        label = tl.where(read, long, 0).to(tl.int32)
         at_label += 1.0 - smoothing
         if WEIGHT:
             at_label *= tl.load(weight + label, read, other=0.0).to(tl.float32)
-        if FORWARD:
-            z_label = scaled(
-                tl.load(x + begin + label * x_class, read, other=0.0),
-                inverse_temperature,
-                softcap,
-                CAP,
-            )
-            z_label = tl.where(at_label == 0.0, 0.0, z_label)  # 0 log 0 = 0
-    else:
-        q_begin = offsets(row, inner, q_outer, q_inner)
+    if LABELS:
+        x_label = tl.load(x + begin + label.to(tl.int64) * x_class, read, other=0.0)
+        label_may = allowed_of(allowed, a_begin, label[:, None], a_class, read[:, None], ALLOWED)
     f = tl.full([ROWS], 1.0, tl.float32)
     if FACTOR:
-        f = tl.load(factor + row, there, other=0.0).to(tl.float32)
-    by_weight = 1.0
-    by_count = 1.0
-    ratio = 1.0
+        f = tl.load(factor + place, there, other=0.0).to(tl.float32)
+    by_weight, by_count, ratio = 1.0, 1.0, 1.0
     if MEAN:
-        total_weight = tl.sum(tl.load(sums + tl.arange(0, PARTS)), 0)
         # with total weight 0 the gradient is 0
+        total_weight = tl.load(totals).to(tl.float32)
         by_weight = tl.where(total_weight == 0.0, 0.0, 1.0 / total_weight)
         if Z:
-            count = tl.sum(tl.load(sums + PARTS + tl.arange(0, PARTS)), 0)
-            by_count = tl.where(count == 0.0, 0.0, 1.0 / count)
+            n = tl.load(totals + 1).to(tl.float32)
+            by_count = tl.where(n == 0.0, 0.0, 1.0 / n)
             ratio = total_weight * by_count
 
-    # ---- Their sums: expected = sum_c u_c (z_c - top), all_u = sum_c u_c
+    # ---- Their sums
+    # Rows side by side are read whatever their labels, several by one instruction.
+    reads = there if SIDE else read
+    head, full = lines_of(x, begin, lead, classes, LIE)
     if WHOLE:
-        x_whole, mask = load_tile(x, begin, column, x_class, classes, read)
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    all_e = tl.zeros([ROWS], tl.float32)
-    expected = tl.zeros([ROWS], tl.float32)
-    all_u = tl.zeros([ROWS], tl.float32)
-    if not FORWARD:
-        top = tl.load(shift + row, read, other=0.0)
-        all_e = tl.load(total + row, read, other=1.0)
-    for c in range(0, classes, BLOCK):
-        u = tl.zeros([ROWS, BLOCK], tl.float32)
-        if SPREAD:
-            u = spread_target(
-                target,
-                q_begin,
-                c + column,
-                q_class,
-                classes,
-                read,
-                weight,
-                smoothing,
-                LABELS,
-                WEIGHT,
+        whole, at_whole, mask_whole = body(
+            x, begin, head, full, 0, x_class, classes, reads, LIE, BLOCK
+        )
+        x_whole = tl.load(whole, mask_whole, other=float("-inf"))
+    if LIE == SHIFTED:
+        both, at_ends, mask_ends = ends(x, begin, head, full, classes, reads)
+        both_ends = (tl.load(both, mask_ends, other=float("-inf")), at_ends, mask_ends)
+    others = (target, q_begin, q_class, allowed, a_begin, a_class)
+    others += (weight, smoothing, inverse_temperature, softcap)
+    none = tl.zeros([ROWS], tl.float32)
+    row_sums = (none + float("-inf"), none, none, none, none, none, none)
+    if FORWARD or SMOOTH or not LABELS:
+        if LIE == SHIFTED:
+            row_sums = add_tile(
+                row_sums, both_ends, others, FUSED, FORWARD, LABELS, WEIGHT, SMOOTH, ALLOWED, CAP
             )
-        if FORWARD:
-            if WHOLE:
-                xs, here = x_whole, mask
-            else:
-                xs, here = load_tile(x, begin, c + column, x_class, classes, read)
-            z = tl.where(here, scaled(xs, inverse_temperature, softcap, CAP), float("-inf"))
-            before = top
-            top, all_e = add_exponentials(top, all_e, z)
-            if SPREAD:
-                base = tl.where(top == float("-inf"), 0.0, top)
-                moved = tl.where(before == float("-inf"), 0.0, before - base)
-                counts = here & (u != 0.0)  # 0 log 0 = 0
-                expected += moved * all_u + tl.sum(
-                    tl.where(counts, u * (z - base[:, None]), 0.0), 1
-                )
-        if SPREAD:
-            all_u += tl.sum(u, 1)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    log_sum = tl.log(all_e)
-    lse = top + log_sum
-
-    # ---- Their losses
-    if FORWARD:
-        value = at_label * ((top - z_label) + log_sum)
-        if SPREAD:
-            spread = log_sum * all_u - expected
-            value += spread
-        if Z:
-            value += tl.load(z_loss) * ratio * lse * lse
-        value = tl.where((f == 0.0) & (value == float("inf")), 0.0, f * value)  # 0 log 0 = 0
-        value = tl.where(read, value, tl.where(kept, float("nan"), 0.0))
-        tl.store(loss + row, value, there)
-        tl.store(shift + row, top, there)
-        tl.store(total + row, all_e, there)
-
-    # ---- The gradient by z: p * by_p - by_u * u_c, and minus by_u * at_label at the label
-    if GRADIENT:
-        by_u = scale * f * by_weight
-        by_p = by_u * (all_u + at_label)
-        if Z:
-            by_p += scale * f * by_count * tl.load(z_loss) * 2.0 * lse
-        by_p = by_p / all_e
-        g_begin = offsets(row, inner, g_outer, g_inner)
         for c in range(0, classes, BLOCK):
             if WHOLE:
-                xs, here = x_whole, mask
+                xs, at, mask = x_whole, at_whole, mask_whole
             else:
-                xs, here = load_tile(x, begin, c + column, x_class, classes, read)
-            z = scaled(xs, inverse_temperature, softcap, CAP)
-            g = tl.exp(z - top[:, None]) * by_p[:, None]
-            if SPREAD:
-                at = c + column
-                u = spread_target(
-                    target, q_begin, at, q_class, classes, read, weight, smoothing, LABELS, WEIGHT
-                )
-                g -= by_u[:, None] * u
-            if LABELS:
-                g -= tl.where(
-                    (c + column)[None, :] == label[:, None], (by_u * at_label)[:, None], 0.0
-                )
-            g = tl.where(read[:, None], g * derivative(xs, inverse_temperature, softcap, CAP), 0.0)
-            to = gradient + g_begin[:, None] + (c + column)[None, :].to(tl.int64) * g_class
-            tl.store(
-                to,
-                g.to(gradient.dtype.element_ty),
-                there[:, None] & (c + column < classes)[None, :],
+                to, at, mask = body(x, begin, head, full, c, x_class, classes, reads, LIE, BLOCK)
+                xs = tl.load(to, mask, other=float("-inf"))
+            row_sums = add_tile(
+                row_sums,
+                (xs, at, mask),
+                others,
+                FUSED,
+                FORWARD,
+                LABELS,
+                WEIGHT,
+                SMOOTH,
+                ALLOWED,
+                CAP,
             )
+    m, total, all_q, all_qd, all_w, all_wd, n_allowed = row_sums
+    if not FORWARD:
+        m = tl.load(sums + row, read, other=0.0)
+        total = tl.load(sums + rows + row, read, other=1.0)
+    m = tl.where(m == float("-inf"), 0.0, m)
+    share = none + smoothing / classes
+    if SMOOTH and ALLOWED:
+        share = smoothing / n_allowed
+    all_u = all_q + share * all_w
+    if LABELS:
+        y_label = logits_of(x_label[:, None], label_may, softcap, CAP, ALLOWED)
+        y_label = tl.sum(y_label, 1)
+        d_label = exponent(y_label, inverse_temperature * LOG2E, m, FUSED)
+
+    # ---- Their losses
+    largest = m * (LN2 if FUSED else inverse_temperature)
+    log_total = tl.log2(total) * LN2
+    lse = largest + log_total
+    by_z = z_loss
+    if Z_TENSOR:
+        by_z = tl.load(z_loss).to(tl.float32)
+    if FORWARD:
+        value = all_u * log_total - (all_qd + share * all_wd)
+        if LABELS:
+            z_label = d_label * LN2 if FUSED else (y_label - m) * inverse_temperature
+            of_label = log_total - z_label
+            of_label = tl.where(of_label < 0.0, 0.0, of_label)  # by rounding alone
+            of_label = tl.where((at_label == 0.0) & (of_label == float("inf")), 0.0, of_label)
+            value += at_label * of_label
+        if Z:
+            value += by_z * ratio * lse * lse
+        value = tl.where((f == 0.0) & (value == float("inf")), 0.0, f * value)  # 0 log 0 = 0
+        value = tl.where(read, value, tl.where(kept, float("nan"), 0.0))
+        tl.store(loss + place, value, there)
+        if SAVED:
+            tl.store(sums + row, m, there)
+            tl.store(sums + rows + row, total, there)
+
+    # ---- The gradient by x: by_p 2^d - by_u u, and minus by_u at_label at the label
+    if GRADIENT:
+        tl.debug_barrier()  # every thread has read the label's number, which may be overwritten
+        by_u = f * inverse_temperature
+        if UPSTREAM:
+            by_u *= tl.load(upstream).to(tl.float32)
+        by_p = by_u * by_weight * (all_u + at_label)
+        if Z:
+            by_p += by_u * by_count * by_z * 2.0 * lse
+        by_u = tl.where(read, by_u * by_weight, 0.0)
+        by_p = tl.where(read, by_p / total, 0.0)
+        g_begin = begin_of(outer, i, g_outer, g_inner, SIDE)
+        # by_p > 0: one instruction less for each number
+        FOLDED: tl.constexpr = FUSED and FORWARD and not (WEIGHT or FACTOR or Z)
+        factors = (m - tl.log2(by_p) if FOLDED else m, by_p, by_u, share)
+        if LIE == SHIFTED:
+            g_ends = gradient_of(
+                both_ends, factors, others, FUSED, LABELS, WEIGHT, SMOOTH, ALLOWED, CAP, FOLDED
+            )
+            both, at_ends, mask_ends = ends(gradient, g_begin, head, full, classes, there)
+            tl.store(both, g_ends.to(gradient.dtype.element_ty), mask_ends)
+        for c in range(0, classes, BLOCK):
+            if WHOLE:
+                xs, at, mask = x_whole, at_whole, mask_whole
+            else:
+                to, at, mask = body(x, begin, head, full, c, x_class, classes, reads, LIE, BLOCK)
+                xs = tl.load(to, mask, other=0.0)
+            g = gradient_of(
+                (xs, at, mask), factors, others, FUSED, LABELS, WEIGHT, SMOOTH, ALLOWED, CAP, FOLDED
+            )
+            if SIDE:
+                g = tl.where(read[:, None], g, 0.0)
+            to, at, mask = body(
+                gradient, g_begin, head, full, c, g_class, classes, there, LIE, BLOCK
+            )
+            tl.store(to, g.to(gradient.dtype.element_ty), mask)
+        if LABELS:  # the label's number once more, when all are written
+            tl.debug_barrier()
+            g_label = tl.exp2(d_label) * by_p - by_u * at_label
+            if SMOOTH:
+                w = class_weights_of(weight, label[:, None], label_may, WEIGHT)
+                g_label -= by_u * share * tl.sum(w, 1)
+            if CAP:
+                g_label *= derivative(x_label, 1.0, softcap, CAP)
+            if ALLOWED:
+                g_label = tl.where(tl.max(label_may.to(tl.int32), 1) > 0, g_label, 0.0)
+            at_label_of = gradient + g_begin + label.to(tl.int64) * g_class
+            tl.store(at_label_of, g_label.to(gradient.dtype.element_ty), read)
 
 
 def run(
@@ -261,83 +271,67 @@ def run(
     target: Tensor,
     weight: Tensor | None,
     row_factor: Tensor | None,
+    allowed: Tensor | None,
     options: Options,
     rows: Tensor | None,
-    sums: RowSums,
+    sums: Tensor | None,
     gradient: Tensor | None,
+    totals: Tensor | None,  # of the census; for no mean, None
     upstream: Tensor | None = None,
-) -> labels.Census:
+    start: int = 0,
+) -> None:
     """Launch the kernel: fill `rows` and the sums where there are rows, and the gradient for an
-    `upstream` where there is one.
+    `upstream` where there is one. The logits may be those of some rows, from `start` on.
     """
     dim = class_dim(input)
-    probabilities = target.shape == input.shape
-    x, g = layout(input, dim), layout(input if gradient is None else gradient, dim)
+    probabilities = target.dim() == input.dim()
+    to = input if gradient is None else gradient
+    x, g = layout(input, dim), layout(to, dim)
     q = layout(target, dim)[3:] if probabilities else (0, 0, 0)
-    census = labels.census(
-        target, weight, row_factor, x.rows, x.classes, options.ignore_index, not probabilities
+    a = (0, 0, 0) if allowed is None else layout(allowed, dim)[3:]
+    smooth, capped = options.label_smoothing > 0.0, options.softcap is not None
+    spread = probabilities or smooth or weight is not None or allowed is not None
+    shape = tile(x.classes, x.inner, input.itemsize, spread or capped)
+    lie, lead = lines(x, input.data_ptr(), input.itemsize, (g, to.data_ptr()))
+    unused = target
+    others = weight, row_factor, allowed, upstream, sums, rows, totals
+    z_loss, z_tensor = options.z_loss, isinstance(options.z_loss, Tensor)
+    launch(
+        cross_entropy_kernel,
+        programs(x, shape.rows),
+        input.device,
+        input,
+        to,
+        target,
+        *(unused if tensor is None else tensor for tensor in others),
+        z_loss,
+        *x,
+        *g[3:],
+        *q,
+        *a,
+        lead,
+        start,
+        options.ignore_index,
+        options.label_smoothing,
+        1.0 / options.temperature,
+        options.softcap or 1.0,
+        FORWARD=rows is not None,
+        GRADIENT=gradient is not None,
+        LABELS=not probabilities,
+        WEIGHT=weight is not None,
+        FACTOR=row_factor is not None,
+        SMOOTH=smooth,
+        ALLOWED=allowed is not None,
+        CAP=capped,
+        Z=z_tensor or z_loss != 0.0,
+        Z_TENSOR=z_tensor,
+        SAVED=sums is not None,
+        MEAN=options.reduction == "mean",
+        UPSTREAM=upstream is not None,
+        LIE=lie,
+        WHOLE=shape.whole,
+        SIDE=x.inner > 1,
+        ROWS=shape.rows,
+        BLOCK=shape.classes,
+        **compiled_for(shape.warps, spread or capped),
     )
-    shape = tile(x.classes, x.inner)
-    unused, z_loss = census.sums, options.z_loss
-    with_z_loss = isinstance(z_loss, Tensor) or z_loss != 0.0
-    if not isinstance(z_loss, Tensor):
-        z_loss = (
-            torch.full((), z_loss, dtype=torch.float32, device=input.device)
-            if with_z_loss
-            else unused
-        )
-    with on(input.device):
-        cross_entropy_kernel[(triton.cdiv(x.rows, shape.rows),)](
-            input,
-            input if gradient is None else gradient,
-            target,
-            unused if weight is None else weight,
-            unused if row_factor is None else row_factor,
-            unused if upstream is None else upstream,
-            sums.shift,
-            sums.total,
-            unused if rows is None else rows,
-            census.sums,
-            census.first,
-            census.offender,
-            *x,
-            *g[3:],
-            *q,
-            options.ignore_index,
-            options.label_smoothing,
-            1.0 / options.temperature,
-            options.softcap or 1.0,
-            z_loss,
-            FORWARD=rows is not None,
-            GRADIENT=gradient is not None,
-            LABELS=not probabilities,
-            WEIGHT=weight is not None,
-            FACTOR=row_factor is not None,
-            SMOOTH=options.label_smoothing > 0.0,
-            CAP=options.softcap is not None,
-            Z=with_z_loss,
-            MEAN=options.reduction == "mean",
-            WHOLE=shape.whole,
-            ROWS=shape.rows,
-            BLOCK=shape.classes,
-            PARTS=len(census.first),
-            num_warps=shape.warps,
-        )
-    return census
-
-
-@triton.jit
-def rescale_kernel(gradient, factor, count, BLOCK: tl.constexpr):
-    """The gradient times a factor, in float32, unless that is 1."""
-    by = tl.load(factor).to(tl.float32)
-    if by != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        g = tl.load(gradient + at, at < count, other=0.0).to(tl.float32)
-        tl.store(gradient + at, (g * by).to(gradient.dtype.element_ty), at < count)
-
-
-def rescale(gradient: Tensor, factor: Tensor) -> None:
-    with on(gradient.device):
-        rescale_kernel[(triton.cdiv(gradient.numel(), 4096),)](
-            gradient, factor, gradient.numel(), BLOCK=4096
-        )

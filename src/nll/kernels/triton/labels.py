@@ -7,16 +7,16 @@ them there.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from nll.kernels.triton.tiles import on
+from nll.kernels.triton.tiles import launch
+from nll.kernels.triton.totals import BLOCK, Scratch, is_last, scratch_of, sum_of_parts
 
-MOST_PARTS, BLOCK = 64, 1024
 NOWHERE = tl.constexpr(0x7FFFFFFFFFFFFFFF)
 
 
@@ -25,8 +25,9 @@ def census_kernel(
     target,  # (rows)
     weight,  # (classes)
     factor,  # (rows)
-    sums,  # (2, PARTS): the rows' total weight in the mean of the loss, and of the z-loss
-    first,  # (PARTS): the first row whose label is wrong
+    numbers,  # see `totals.Scratch`
+    counters,  # then (PARTS): the first row of each part whose label is wrong
+    offender,  # (4) in host memory
     rows,
     step,
     classes,
@@ -48,7 +49,7 @@ def census_kernel(
         one = here.to(tl.float32)
         of_loss = one
         if LABELS:
-            label = tl.load(target + row, here, other=0)
+            label = tl.load(target + row, here, other=0).to(tl.int64)
             kept = here & (label != ignore_index)
             wrong = kept & ((label < 0) | (label >= classes))
             wrong_at = tl.minimum(wrong_at, tl.where(wrong, row, NOWHERE))
@@ -62,42 +63,23 @@ def census_kernel(
             of_loss = of_loss * f
         total += of_loss
         count += one
-    tl.store(sums + part, tl.sum(total, 0))
-    tl.store(sums + PARTS + part, tl.sum(count, 0))
+    sums = numbers + 2
+    first = counters + 2
+    tl.store(sums + part, tl.sum(total, 0).to(tl.float64))
+    tl.store(sums + PARTS + part, tl.sum(count, 0).to(tl.float64))
     tl.store(first + part, tl.min(wrong_at, 0))
-
-
-@triton.jit
-def report(target, first, offender, classes, ignore_index, PARTS: tl.constexpr):
-    """Report the first wrong label to the host, unless an earlier one is still unread; the row is
-    written last.
-    """
-    row = tl.min(tl.load(first + tl.arange(0, PARTS)), 0)
-    if row != NOWHERE:
-        if tl.load(offender) < 0:
-            tl.store(offender + 1, tl.load(target + row))
-            # A launch turns a 1 into a constant, which has no `.to`.
-            tl.store(offender + 2, tl.cast(classes, tl.int64))
-            tl.store(offender + 3, tl.cast(ignore_index, tl.int64))
-            tl.store(offender, row)
-
-
-@triton.jit
-def report_kernel(target, first, offender, classes, ignore_index, PARTS: tl.constexpr):
-    """`report`, where no loss kernel does it."""
-    report(target, first, offender, classes, ignore_index, PARTS)
-
-
-class Census(NamedTuple):
-    """The results of `census_kernel`."""
-
-    sums: Tensor  # (2, parts), float32
-    first: Tensor  # (parts), int64
-    offender: Tensor  # (4) in host memory: row, label, classes, ignore_index
-
-    @property
-    def total_weight(self) -> Tensor:
-        return self.sums[0].sum(dtype=torch.float64)
+    if is_last(counters, PARTS):
+        tl.store(numbers, sum_of_parts(sums, PARTS))
+        tl.store(numbers + 1, sum_of_parts(sums + PARTS, PARTS))
+        wrong_row = tl.min(tl.load(first + tl.arange(0, PARTS), cache_modifier=".cg"), 0)
+        if wrong_row != NOWHERE:
+            # To the host, unless it has not read an earlier one; the row is written last.
+            if tl.load(offender) < 0:
+                tl.store(offender + 1, tl.load(target + wrong_row).to(tl.int64))
+                # A launch turns a 1 into a constant, which has no `.to`.
+                tl.store(offender + 2, tl.cast(classes, tl.int64))
+                tl.store(offender + 3, tl.cast(ignore_index, tl.int64))
+                tl.store(offender, wrong_row)
 
 
 def census(
@@ -108,59 +90,68 @@ def census(
     classes: int,
     ignore_index: int,
     labelled: bool = True,
-) -> Census:
-    """Count the labels and find the first wrong one."""
-    device = target.device
-    parts = min(MOST_PARTS, triton.next_power_of_2(triton.cdiv(rows, BLOCK)))
-    sums = torch.empty(2, parts, dtype=torch.float32, device=device)
-    first = torch.empty(parts, dtype=torch.int64, device=device)
-    with on(device):
-        census_kernel[(parts,)](
-            target,
-            sums if weight is None else weight,
-            sums if row_factor is None else row_factor,
-            sums,
-            first,
-            rows,
-            triton.cdiv(rows, parts),
-            classes,
-            ignore_index,
-            LABELS=labelled,
-            WEIGHT=weight is not None,
-            FACTOR=row_factor is not None,
-            BLOCK=BLOCK,
-            PARTS=parts,
-        )
-    return Census(sums, first, offender_of(device))
+) -> Scratch:
+    """Count the labels and report the first wrong one; the totals are the first two numbers."""
+    scratch = scratch_of(rows, target.device)
+    numbers, counters = scratch
+    parts = len(counters) - 2
+    launch(
+        census_kernel,
+        parts,
+        target.device,
+        target,
+        numbers if weight is None else weight,
+        numbers if row_factor is None else row_factor,
+        numbers,
+        counters,
+        offender_of(target.device),
+        rows,
+        -(-rows // parts),
+        classes,
+        ignore_index,
+        LABELS=labelled,
+        WEIGHT=weight is not None,
+        FACTOR=row_factor is not None,
+        BLOCK=BLOCK,
+        PARTS=parts,
+    )
+    return scratch
 
 
 def look(target: Tensor, classes: int, ignore_index: int) -> None:
     target = target.contiguous()
     poll(target.device)
-    result = census(target, None, None, target.numel(), classes, ignore_index)
-    with on(target.device):
-        report_kernel[(1,)](
-            target, result.first, result.offender, classes, ignore_index, PARTS=len(result.first)
-        )
+    census(target, None, None, target.numel(), classes, ignore_index)
 
 
-offenders: dict[torch.device, Tensor] = {}
+class _Offender(NamedTuple):
+    """Host memory that a device reports to, (4): row, label, classes and ignore_index."""
+
+    memory: Tensor
+    view: Any  # the same as a NumPy array, which is read without PyTorch
+
+
+_offenders: dict[torch.device, _Offender] = {}
 
 
 def offender_of(device: torch.device) -> Tensor:
-    """Return the host memory that a device reports to."""
-    if device not in offenders:
-        offenders[device] = torch.full(
-            (4,), -1, dtype=torch.int64, device="cpu", pin_memory=device.type != "cpu"
-        )
-    return offenders[device]
+    return _offender(device).memory
+
+
+def _offender(device: torch.device) -> _Offender:
+    if device not in _offenders:
+        pinned = device.type != "cpu"
+        memory = torch.full((4,), -1, dtype=torch.int64, device="cpu", pin_memory=pinned)
+        _offenders[device] = _Offender(memory, memory.numpy())
+    return _offenders[device]
 
 
 def poll(device: torch.device) -> None:
     """Raise IndexError for a wrong label that the device has reported, without waiting for it."""
-    row, label, classes, ignore_index = offender_of(device).tolist()
-    if row >= 0:
-        offender_of(device).fill_(-1)
+    view = _offender(device).view
+    if view[0] >= 0:
+        row, label, classes, ignore_index = view.tolist()
+        view[0] = -1
         where = "" if device.type == "cpu" else f" of an earlier call, on {device}"
         raise IndexError(
             f"expected labels in [0, {classes - 1}] or ignore_index={ignore_index}, got "
@@ -169,7 +160,7 @@ def poll(device: torch.device) -> None:
 
 
 def check() -> None:
-    for device in list(offenders):
+    for device in list(_offenders):
         if device.type != "cpu":
             torch.cuda.synchronize(device)
         poll(device)

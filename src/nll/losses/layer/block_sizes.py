@@ -13,8 +13,9 @@ HALF = (torch.float16, torch.bfloat16)
 
 # Logits in memory at once by default, and at least so many rows: each block reads the head and the
 # sum of its gradient twice, which takes a CPU as long as multiplying about 50 rows. Measured in
-# docs/memory.md. An accelerator multiplies faster by more than it reads faster.
-LOGITS, ROWS, LOGITS_ON_ACCELERATOR = 10_000_000, 256, 1 << 28
+# docs/memory.md. An accelerator multiplies faster by more than it reads faster: blocks of its rows
+# are as large as its products need, and equal.
+LOGITS, ROWS, LOGITS_ON_ACCELERATOR, ROWS_ON_ACCELERATOR = 10_000_000, 256, 1 << 29, 4096
 
 # Numbers of the head that are multiplied at once. The workspace of the library for matrix products
 # grows with them; its speed does not.
@@ -24,8 +25,9 @@ _DERIVATIVE_TENSORS = 20  # of a block that a derivative holds, with every optio
 
 
 def default_logits(input: Tensor, classes: int) -> int:
-    on_cpu = input.device.type in ("cpu", "meta")
-    return max(LOGITS, ROWS * classes) if on_cpu else LOGITS_ON_ACCELERATOR
+    if input.device.type in ("cpu", "meta"):
+        return max(LOGITS, ROWS * classes)
+    return min(LOGITS_ON_ACCELERATOR, ROWS_ON_ACCELERATOR * classes)
 
 
 class Plan(NamedTuple):
@@ -55,6 +57,10 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
     dtype, logits, slab, constant = input.dtype, logits_dtype(input), classes, 0
     piece = _slab(classes, features, budget // 24 if on_cpu else SLAB)
     by_row = classes * logits.itemsize + 2 * features * size
+    if not on_cpu and input.dtype is not torch.float16:
+        by_row = classes * size  # the products read and write where rows belong
+        rows = _equal(len(input), budget // by_row)
+        return Plan(rows, classes, piece, dtype, logits, rows * by_row)
     if input.dtype in HALF and not multiplies_fast(input):
         dtype = torch.float32
         slab = piece
@@ -71,6 +77,13 @@ def plan(input: Tensor, head: Tensor | None, max_memory: int | None) -> Plan:
         constant = size * slab * features  # the library repacks it
     rows = max(1, min(len(input), (budget - constant) // max(by_row, 1)))
     return Plan(rows, slab, piece, dtype, logits, constant + rows * by_row)
+
+
+def _equal(rows: int, most: int) -> int:
+    """Return the rows of equal blocks, a multiple of 64 where that fits."""
+    count = -(-rows // max(1, most))
+    each = -(-rows // count)
+    return min(max(1, most), rows, -(-each // 64) * 64)
 
 
 def _slab(classes: int, features: int, budget: int) -> int:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from nll.kernels import reductions, reference
-from nll.kernels.types import Options
+from nll.kernels.types import BlockKernels, Options
 from nll.losses import autograd, dispatch, operators
+from nll.losses.layer import device
 from nll.losses.layer.block_sizes import (
     HALF,
     Plan,
@@ -107,31 +108,26 @@ def cross_entropy_of_first(
 
 
 @torch.no_grad()
-def route_of_blocks(problem: Problem, options: Options) -> dispatch.Route:
+def route_of_blocks(problem: Problem) -> dispatch.Route:
     """Return the route of the blocks, which autograd does not see."""
-    logits = like(problem, logits_dtype(problem.input))
-    allowed = None if _filled(problem, options) else problem.allowed
+    on_cpu = problem.input.device.type == "cpu"
+    # an accelerator's kernels take any number of rows, of the head's type
+    logits = like(problem, logits_dtype(problem.input)) if on_cpu else problem.head
     factor = problem.row_weights
     factor = None if factor is None else factor.to(sum_dtype(problem.input))
-    return dispatch.route(logits, problem.target, problem.weight, factor, allowed)
-
-
-def _filled(problem: Problem, options: Options) -> bool:
-    """Whether logits of -inf exclude classes for kernels that take no mask."""
-    return (
-        problem.allowed is not None
-        and problem.input.device.type == "cuda"
-        and problem.target.dim() == 1
-        and options.softcap is None
-        and options.label_smoothing == 0.0
-    )
+    return dispatch.route(logits, problem.target, problem.weight, factor, problem.allowed)
 
 
 # ---- The loss and its first derivatives ----------------------------------------------------------
 
 
 def _one_pass(
-    problem: Problem, factor: Tensor | None, options: Options, plan: Plan, wanted: Wanted
+    problem: Problem,
+    factor: Tensor | None,
+    options: Options,
+    kernels: BlockKernels,
+    plan: Plan,
+    wanted: Wanted,
 ) -> tuple[Tensor, Gradients]:
     """The rows' losses times their factors and, where requested, the gradients of their sum.
 
@@ -140,25 +136,19 @@ def _one_pass(
     x, with_gradient = problem.input, any(wanted)
     products = products_of(x, problem.head, problem.bias, plan, wanted)
     losses = x.new_zeros(len(x), dtype=sum_dtype(x))
-    filled, kernels = _filled(problem, options), route_of_blocks(problem, options).kernels
     options = options._replace(reduction="sum")
     for rows in kept_blocks(problem.target, options.ignore_index, plan.rows):
         block = x[rows]
         logits = products.logits(block, rows)
-        allowed = mask_of(problem.allowed, rows)
-        if filled:
-            logits.masked_fill_(~allowed, -torch.inf)  # type: ignore[operator]
         losses[rows] = kernels.cross_entropy_block(
             logits,
             problem.target[rows],
             problem.weight,
             None if factor is None else factor[rows],
-            None if filled else allowed,
+            mask_of(problem.allowed, rows),
             options,
             with_gradient,
         )
-        if filled and with_gradient:  # also at a label that is not allowed
-            logits.masked_fill_(~allowed, 0.0)  # type: ignore[operator]
         if with_gradient:
             products.add(rows, block, logits)
     return losses, products.gradients
@@ -203,10 +193,9 @@ def _precise(numbers: Tensor) -> torch.dtype:
 
 
 def like(problem: Problem, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a tensor of the logits' shape and type that takes no memory."""
-    return problem.input.new_zeros((), dtype=dtype).expand(
-        problem.input.shape[0], problem.head.shape[0]
-    )
+    """Return a tensor of the logits' shape and type, without values, that takes no memory."""
+    shape = problem.input.shape[0], problem.head.shape[0]
+    return problem.input.new_empty_strided(shape, (0, 0), dtype=dtype)
 
 
 def _value(
@@ -217,10 +206,20 @@ def _value(
 
     The factor is left until the upstream gradient is known: float16 would lose digits to either.
     """
+    blocks, route = plan(problem.input, problem.head, max_memory), route_of_blocks(problem)
+    if (
+        route.name == "triton"
+        and len(problem.input)
+        and blocks.logits is blocks.dtype is problem.input.dtype
+    ):
+        x, head, bias, *others = problem
+        all_rows = route.kernels.rows_of(x, len(head), *others, options)
+        gradients = device.value(x, head, bias, all_rows, blocks, wanted)
+        return all_rows.loss(), gradients, 1.0
+    dispatch.look_at_labels(problem.target, len(problem.head), options.ignore_index)
     normalised = _normalised(problem, options)
     options = options._replace(z_loss=normalised.z_loss)
-    blocks = plan(problem.input, problem.head, max_memory)
-    rows, gradients = _one_pass(problem, normalised.factor, options, blocks, wanted)
+    rows, gradients = _one_pass(problem, normalised.factor, options, route.kernels, blocks, wanted)
     if options.reduction == "none":
         return rows, gradients, 1.0
     loss = (rows.sum(dtype=_precise(rows)) * normalised.scale).to(rows.dtype)
@@ -228,10 +227,7 @@ def _value(
 
 
 def _forward(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]:
-    problem = Problem(*tensors)
-    dispatch.look_at_labels(problem.target, len(problem.head), flat.ignore_index)
-    loss, gradients, scale = _value(problem, flat.loss, flat.max_memory, wanted)
-    scale = scale if isinstance(scale, Tensor) else loss.new_full((), scale)
+    loss, gradients, scale = _value(Problem(*tensors), flat.loss, flat.max_memory, wanted)
     return (loss,), (*gradients, scale)
 
 
@@ -239,8 +235,7 @@ def _shapes(flat: _Options, tensors: Any, wanted: Wanted) -> tuple[tuple, tuple]
     x, dtype = tensors[0], sum_dtype(tensors[0])
     loss = x.new_empty(x.shape[:1] if flat.reduction == "none" else (), dtype=dtype)
     gradients = operators.unfilled(tensors[:3], wanted, logits_dtype(x), dtype, dtype)
-    late = x.dtype in HALF and flat.reduction == "mean"  # as in `_normalised`
-    return (loss,), (*gradients, loss.new_empty((), dtype=_precise(loss) if late else dtype))
+    return (loss,), (*gradients, operators.number(1.0, x))
 
 
 def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: Any) -> Gradients:
@@ -257,7 +252,8 @@ def _gradients(flat: _Options, tensors: Any, wanted: Wanted, saved: Any, grads: 
 
 def _scaled(dtype: torch.dtype, stored: Any, grads: Any, consume: bool) -> Gradients:
     *gradients, scale = stored
-    return multiplied(gradients, grads[0] * scale, dtype, consume)  # type: ignore[return-value]
+    by = grads[0] if isinstance(scale, float) else grads[0] * scale
+    return multiplied(gradients, by, dtype, consume)  # type: ignore[return-value]
 
 
 def multiplied(
@@ -266,6 +262,9 @@ def multiplied(
     """Return gradients times a factor, multiplied in float32 or better, in the type of the layer or
     in their own; without waiting for an accelerator.
     """
+    kernels: Any = autograd.TRITON.kernels if consume and dispatch.on_triton(*gradients) else None
+    if kernels is not None and isinstance(factor, Tensor):
+        return tuple(None if g is None else kernels.rescaled(g, factor, dtype) for g in gradients)
     if isinstance(factor, Tensor) and (factor.device.type != "cpu" or not consume):
         results = (None if g is None else autograd.times(g, factor) for g in gradients)
     elif float(factor) == 1.0:

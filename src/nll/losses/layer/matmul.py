@@ -118,7 +118,7 @@ class Products:
         if total.dtype is a.dtype:
             total.addmm_(a, b, beta=self.started)
             return
-        if _adds_in_float32(a.device, a.dtype):
+        if adds_in_float32(a.device, a.dtype):
             torch.addmm(total, a, b, out_dtype=total.dtype, beta=self.started, out=total)
             return
         for rows in blocks(len(a), self.plan.piece):
@@ -217,7 +217,7 @@ def products_of(
 
 
 @cache
-def _adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+def adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether PyTorch adds the unrounded product of half-type matrices to float32."""
     if device.type != "cuda":
         return False
@@ -230,7 +230,7 @@ def _adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _in_float32(a: Tensor, b: Tensor) -> Tensor:
-    if _adds_in_float32(a.device, a.dtype):
+    if adds_in_float32(a.device, a.dtype):
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
 

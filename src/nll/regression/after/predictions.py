@@ -21,8 +21,8 @@ from torch import Tensor
 
 from nll.data.prefetch import blocks
 from nll.estimation.inference import wald
-from nll.regression.contrasts import Classes, without
 from nll.regression.columns import plain, require_finite
+from nll.regression.contrasts import Classes, without
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,11 +25,11 @@ from nll.regression.choice.conclude import fit_choices
 from nll.regression.choice.data import Choices, column, columns_of, read_long, read_wide
 from nll.regression.choice.objective import ConditionalLikelihood, log_softmax_by_case
 from nll.regression.collinear import DependentColumnsError
+from nll.regression.columns import plain
 from nll.regression.covariance import KINDS, CovarianceOptions
 from nll.regression.design_matrix import Columns
 from nll.regression.ridge import require_alpha
 from nll.regression.softmax.fit import code_of
-from nll.regression.columns import plain
 from nll.solvers.outcome import Progress
 
 

@@ -14,13 +14,13 @@ from nll._torch import on_processor
 from nll.data.classes import as_array, label
 from nll.data.stream import Stream
 from nll.data.weights import kind_of
+from nll.regression.columns import known_finite
 from nll.regression.covariance import KINDS, CovarianceOptions
 from nll.regression.ridge import require_alpha
 from nll.regression.softmax.fit import code_of, fit_softmax
 from nll.regression.softmax.fitted import FittedSoftmax
 from nll.regression.softmax.inputs import Given, Training
 from nll.regression.softmax.streamed import fit_streamed
-from nll.regression.columns import known_finite
 from nll.solvers.outcome import Progress
 
 

@@ -19,13 +19,13 @@ from nll.regression.after.evaluation import Evaluation, evaluate
 from nll.regression.after.influence import Influence
 from nll.regression.after.margins import Margins, predictor_margins
 from nll.regression.after.predictions import Predictions, Predictor
+from nll.regression.columns import columns_given, length, shared
 from nll.regression.contrasts import Classes
 from nll.regression.design_matrix import Columns, Response
 from nll.regression.result import RegressionFit
 from nll.regression.softmax.fit import influence_on
 from nll.regression.softmax.inputs import class_factors, classes_given, offset_of
 from nll.regression.softmax.objective import InMemory
-from nll.regression.columns import columns_given, length, shared
 
 _MOST_DENSE = 1 << 27  # numbers of a sparse matrix that are written out
 

@@ -24,10 +24,10 @@ from nll.data.arrays import (
 from nll.data.classes import cluster_codes, coded, require_one_type
 from nll.data.prefetch import blocks
 from nll.data.weights import frequencies, scaled
+from nll.regression.columns import column_names, columns_given, length, plain, shared
 from nll.regression.design_matrix import Columns, StoredColumns
 from nll.regression.softmax.set_valued import sets_of
 from nll.regression.softmax.sparse import SparseColumns
-from nll.regression.columns import column_names, columns_given, length, plain, shared
 
 _LOOKED_AT = 1 << 13  # rows that show whether a search for copies is worth its price
 _WORTH = 2  # so many times fewer rows
