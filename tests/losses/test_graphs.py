@@ -54,7 +54,9 @@ def test_arguments_made_of_one_tensor(name, create_graph, backend):
     """As a head that is the embedding too: each argument is a function of the one before it and of
     one seed.
     """
-    loss, dtype = LOSSES[name], dtype_of(backend)
+    loss = LOSSES[name]
+    # log_softmax and nll_loss are PyTorch's own on an accelerator: in float32 they differ by digits
+    dtype = torch.float64 if name in ("log_softmax", "nll_loss") else dtype_of(backend)
     seed = torch.linspace(-1.0, 1.0, 7, dtype=dtype)
 
     def build(seed: Tensor) -> list[Tensor]:
