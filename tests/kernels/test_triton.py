@@ -141,6 +141,46 @@ def test_any_upstream_gradient(factor, dtype):
         )
 
 
+@pytest.mark.parametrize("gap", [0, 3, 8, 500])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_lie_apart_or_begin_anywhere(dtype, offset, gap):
+    """The gradient has a factor, and nothing between the rows is written."""
+    rows, classes = 6, 301
+    memory = torch.randn(
+        offset + rows * (classes + gap), generator=torch.Generator().manual_seed(0)
+    )
+    memory = memory.to(dtype).to(DEVICE)
+    x = memory[offset:].view(rows, classes + gap)[:, :classes].requires_grad_()
+    y = torch.arange(rows, device=DEVICE) * 50
+    (gradient,) = torch.autograd.grad(3 * nll.cross_entropy(x, y), x)
+    truth = torch.autograd.grad(3 * F.cross_entropy(x.double(), y), x)[0]
+    torch.testing.assert_close(
+        gradient, truth.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-7
+    )
+    computed = memory[offset:].view(rows, classes + gap).clone()
+    between = computed[:, classes:].clone()
+    seen = computed[:, :classes].requires_grad_()
+    loss = nll.cross_entropy(Shared.apply(seen), y, inplace_backward=True)
+    torch.autograd.grad(3 * loss, seen)
+    torch.testing.assert_close(
+        seen.detach(), truth.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-7
+    )
+    assert torch.equal(computed[:, classes:], between)
+
+
+class Shared(torch.autograd.Function):
+    """What a model computes: logits in the memory of the argument."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
 @pytest.mark.parametrize("classes", [5, 300, 9000])
 def test_a_row_has_the_same_bits_in_any_company(classes):
     x, y = problem(40, classes)

@@ -20,8 +20,11 @@ def rescale_kernel(gradient, factor, result, count, COPY: tl.constexpr, BLOCK: t
 
 
 def rescale(gradient: Tensor, factor: Tensor, result: Tensor) -> None:
-    """Fill `result`, of the gradient's layout without gaps, or the gradient itself."""
-    count = gradient.numel()
+    """Fill `result`, of the layout of a contiguous gradient, or the gradient itself, whose rows may
+    be apart: what lies between them is multiplied too.
+    """
+    size, stride = gradient.shape, gradient.stride()
+    count = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     launch(
         rescale_kernel,
         -(-count // 4096),

@@ -108,7 +108,9 @@ def compiled_for(warps: int, options: bool = True, cuda: bool | None = None) -> 
     thread, which the compiler would rather spill than take from other programs.
     """
     cuda = torch.version.hip is None if cuda is None else cuda
-    return {"num_warps": warps} | ({"maxnreg": 255} if cuda and options and warps <= 8 else {})
+    if not cuda:  # twice the threads in a warp, of 1024 at most
+        return {"num_warps": min(warps, 16)}
+    return {"num_warps": warps} | ({"maxnreg": 255} if options and warps <= 8 else {})
 
 
 def launch(kernel: Any, grid: Any, device: torch.device, *arguments: Any, **options: Any) -> None:
