@@ -293,7 +293,6 @@ def run(
     spread = probabilities or smooth or weight is not None or allowed is not None
     shape = tile(x.classes, x.inner, input.itemsize, spread or capped)
     lie, lead = lines(x, input.data_ptr(), input.itemsize, (g, to.data_ptr()))
-    unused = target
     others = weight, row_factor, allowed, upstream, sums, rows, totals
     z_loss, z_tensor = options.z_loss, isinstance(options.z_loss, Tensor)
     launch(
@@ -303,7 +302,7 @@ def run(
         input,
         to,
         target,
-        *(unused if tensor is None else tensor for tensor in others),
+        *(target if tensor is None else tensor for tensor in others),
         z_loss,
         *x,
         *g[3:],

@@ -104,7 +104,7 @@ def census(
         numbers if row_factor is None else row_factor,
         numbers,
         counters,
-        offender_of(target.device),
+        _offender(target.device).memory,
         rows,
         -(-rows // parts),
         classes,
@@ -132,10 +132,6 @@ class _Offender(NamedTuple):
 
 
 _offenders: dict[torch.device, _Offender] = {}
-
-
-def offender_of(device: torch.device) -> Tensor:
-    return _offender(device).memory
 
 
 def _offender(device: torch.device) -> _Offender:
