@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DEVICES
+from pairwise import by_turns
 
 import nll
 from nll.kernels.types import Options
@@ -141,9 +142,10 @@ def test_any_upstream_gradient(factor, dtype):
         )
 
 
-@pytest.mark.parametrize("gap", [0, 3, 8, 500])
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "gap", "offset"),
+    by_turns([torch.float32, torch.bfloat16], [0, 3, 8, 500], [0, 1]),
+)
 def test_rows_that_lie_apart_or_begin_anywhere(dtype, offset, gap):
     """The gradient has a factor, and nothing between the rows is written."""
     rows, classes = 6, 301

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import DEVICES
+from pairwise import by_turns
 
 import nll
 from nll.losses import dispatch
@@ -65,11 +66,16 @@ def results(backend: str, tensors: list[torch.Tensor], options: dict, memory: in
         return loss, torch.autograd.grad(0.7 * total, tensors)
 
 
-@pytest.mark.parametrize("memory", [None, 10 * CLASSES * 4])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("options", list(OPTIONS))
-def test_value_and_gradients(options, dtype, bias, memory):
+@pytest.mark.parametrize(
+    ("options", "bias", "memory", "dtype"),
+    by_turns(
+        OPTIONS,
+        [False, True],
+        [None, 10 * CLASSES * 4],
+        [torch.float32, torch.bfloat16, torch.float16],
+    ),
+)
+def test_value_and_gradients(options, bias, memory, dtype):
     shapes = [(ROWS, FEATURES), (CLASSES, FEATURES), *[(CLASSES,)] * bias]
     generator = draw()
     tensors = [
