@@ -123,7 +123,6 @@ def cross_entropy_kernel(
         at_label += 1.0 - smoothing
         if WEIGHT:
             at_label *= tl.load(weight + label, read, other=0.0).to(tl.float32)
-    if LABELS:
         x_label = tl.load(x + begin + label.to(tl.int64) * x_class, read, other=0.0)
         label_may = allowed_of(allowed, a_begin, label[:, None], a_class, read[:, None], ALLOWED)
     f = tl.full([ROWS], 1.0, tl.float32)
@@ -188,8 +187,7 @@ def cross_entropy_kernel(
         share = smoothing / n_allowed
     all_u = all_q + share * all_w
     if LABELS:
-        y_label = logits_of(x_label[:, None], label_may, softcap, CAP, ALLOWED)
-        y_label = tl.sum(y_label, 1)
+        y_label = tl.sum(logits_of(x_label[:, None], label_may, softcap, CAP, ALLOWED), 1)
         d_label = exponent(y_label, inverse_temperature * LOG2E, m, FUSED)
 
     # ---- Their losses
@@ -202,8 +200,12 @@ def cross_entropy_kernel(
     if FORWARD:
         value = all_u * log_total - (all_qd + share * all_wd)
         if LABELS:
-            z_label = d_label * LN2 if FUSED else (y_label - m) * inverse_temperature
-            of_label = log_total - z_label
+            if FUSED:  # in float64, once a row: a loss of float32 loses no digit to log2
+                scale = (none + inverse_temperature * LOG2E).to(tl.float64)
+                d = y_label.to(tl.float64) * scale - m.to(tl.float64)
+                of_label = ((tl.log2(total).to(tl.float64) - d) * LN2).to(tl.float32)
+            else:
+                of_label = log_total - (y_label - m) * inverse_temperature
             of_label = tl.where(of_label < 0.0, 0.0, of_label)  # by rounding alone
             of_label = tl.where((at_label == 0.0) & (of_label == float("inf")), 0.0, of_label)
             value += at_label * of_label
