@@ -117,7 +117,7 @@ def on_triton(*tensors: Tensor | None) -> bool:
     there = [t for t in tensors if t is not None]
     return bool(there) and all(
         t.numel() > 0
-        and (t.device.type == "cuda" or forced() == "triton")
+        and (forced() == "triton" or (t.device.type == "cuda" and forced() != "reference"))
         and _missing_for_triton(t) is None
         for t in there
     )
